@@ -1,0 +1,117 @@
+"""The Cartoon Set schema: 18 categorical attributes, their CSV form and their one-hot form.
+
+Facts: Google's Cartoon Set (CC BY 4.0), https://google.github.io/cartoonset/. A CSV has one line per
+attribute, ``"eye_angle", 2, 3``: the quoted name, the chosen variant and the number of variants. This
+module imports neither torch nor numpy, so that command lines and config checks stay fast.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.cli import InputError
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One categorical label: its name and the number of its variants (values 0 .. variants - 1)."""
+
+    name: str
+    variants: int
+
+
+CARTOON_SET: tuple[Attribute, ...] = (
+    Attribute("eye_angle", 3),
+    Attribute("eye_lashes", 2),
+    Attribute("eye_lid", 2),
+    Attribute("chin_length", 3),
+    Attribute("eyebrow_weight", 2),
+    Attribute("eyebrow_shape", 14),
+    Attribute("eyebrow_thickness", 4),
+    Attribute("face_shape", 7),
+    Attribute("facial_hair", 15),
+    Attribute("hair", 111),
+    Attribute("eye_color", 5),
+    Attribute("face_color", 11),
+    Attribute("hair_color", 10),
+    Attribute("glasses", 12),
+    Attribute("glasses_color", 7),
+    Attribute("eye_slant", 3),
+    Attribute("eyebrow_width", 3),
+    Attribute("eye_eyebrow_distance", 3),
+)
+
+
+def one_hot_width(schema: Sequence[Attribute]) -> int:
+    """Width of the concatenated one-hot vector; 217 for Cartoon Set."""
+    return sum(attribute.variants for attribute in schema)
+
+
+def one_hot_offsets(schema: Sequence[Attribute]) -> list[int]:
+    """First column of each attribute in the concatenated one-hot vector."""
+    offsets, total = [], 0
+    for attribute in schema:
+        offsets.append(total)
+        total += attribute.variants
+    return offsets
+
+
+def parse_csv(path: Path) -> dict[str, int]:
+    """Read one ``csX.csv`` into ``{name: variant}`` in the schema's order.
+
+    Accepts the official form (a space after each comma) and the form without the space. Raises
+    InputError, with file and line, for a wrong name, a missing or doubled attribute, a variant out of
+    range or a number of variants that differs from the schema's.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file ({error.reason})") from error
+    return parse_csv_text(text, where=str(path))
+
+
+def parse_csv_text(text: str, where: str) -> dict[str, int]:
+    """``parse_csv`` for text already in memory; ``where`` names the origin in errors."""
+    expected = {attribute.name: attribute.variants for attribute in CARTOON_SET}
+    found: dict[str, int] = {}
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{where}: not a CSV ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        if not row:
+            continue
+        line = f"{where}, line {number}"
+        if len(row) != 3:
+            raise InputError(f'{line}: expected "name", variant, variants; got {len(row)} fields')
+        name = row[0].strip()
+        if name not in expected:
+            raise InputError(f"{line}: unknown attribute {name!r}; allowed: {', '.join(expected)}")
+        if name in found:
+            raise InputError(f"{line}: attribute {name!r} appears twice")
+        variant, variants = (_integer(field, line) for field in row[1:])
+        if variants != expected[name]:
+            raise InputError(f"{line}: {name} has {expected[name]} variants, the file says {variants}")
+        if not 0 <= variant < variants:
+            raise InputError(f"{line}: {name} is {variant}; allowed: 0 to {variants - 1}")
+        found[name] = variant
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise InputError(f"{where}: attribute missing: {', '.join(missing)}")
+    return {name: found[name] for name in expected}
+
+
+def _integer(field: str, line: str) -> int:
+    field = field.strip()
+    # str.isdigit and int() accept other scripts' digits and underscores; the format is plain ASCII.
+    if not (field.isascii() and field.isdigit() and len(field) <= 9):
+        raise InputError(f"{line}: expected a whole number, got {field!r}")
+    return int(field)
+
+
+def format_csv(labels: Mapping[str, int]) -> str:
+    """The official CSV text of one avatar: ``"name", variant, variants`` lines in the schema's order."""
+    return "".join(f'"{a.name}", {labels[a.name]}, {a.variants}\n' for a in CARTOON_SET)
