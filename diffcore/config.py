@@ -1,0 +1,358 @@
+"""The typed config tree: one YAML a run, dotted overrides on the command line.
+
+    deepspeed diffcore/train.py --config configs/demo.yaml --optimizer.lr 1e-4 --engine.zero 2
+
+pydantic holds the tree and its checks, pydantic-settings turns it into ``--help`` and dotted flags, so a
+field is written once, with its doc string. Nothing here imports torch. Relative paths in a YAML are
+relative to that YAML; on the command line, to the working directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shards.cli import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Section):
+    path: Path
+    """Folder of packed shards: the --out of shards.pack."""
+    prefetch: int = Field(default=4, ge=1)
+    """Micro batches read ahead of the step that needs them."""
+
+
+class AvatarModel(Section):
+    """The UNet with Tau and cross-attention (models/avatar.py)."""
+
+    kind: Literal["avatar"] = "avatar"
+    channels: tuple[int, ...] = (128, 256, 512, 1024)
+    """Width of each level; the resolution halves from one to the next."""
+    blocks: int = Field(default=1, ge=1)
+    """Residual blocks a level on the way down (the way up has as many)."""
+    attention_levels: tuple[int, ...] = (1, 2, 3)
+    """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads."""
+    attributes: Literal["one_hot", "integer", "none"] = "one_hot"
+    """How Tau reads the labels; none: no condition at all."""
+    tau_tokens: int = Field(default=6, ge=1)
+    """Key/value tokens that one projection of Tau gives an attention block."""
+    tau_projections: int = Field(default=1, ge=1)
+    """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout inside the residual blocks."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        levels = range(len(self.channels))
+        if len(self.channels) < 2 or any(c < 8 or c % 8 for c in self.channels):
+            raise ValueError(f"channels must be two or more multiples of 8, got {list(self.channels)}")
+        for level in self.attention_levels:
+            if level not in levels:
+                raise ValueError(f"attention_levels: {level} is not a level; allowed: 0 to {levels[-1]}")
+            if self.channels[level] % self.heads:
+                raise ValueError(
+                    f"heads: {self.heads} does not divide the {self.channels[level]} channels of level {level}"
+                )
+        return self
+
+
+class Diffusion(Section):
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule: linear betas (Ho et al. 2020) or cosine (Nichol & Dhariwal 2021)."""
+    timesteps: int = Field(default=1000, ge=2)
+    """T, the number of noise levels."""
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    """First beta of the linear schedule."""
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
+    """Last beta of the linear schedule."""
+    target: Literal["eps", "v"] = "eps"
+    """What the network predicts: the noise, or v (Salimans & Ho 2022)."""
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} is above beta_end {self.beta_end}")
+        return self
+
+
+class Optimizer(Section):
+    kind: Literal["adam", "adamw"] = "adamw"
+    """Adam, or AdamW (decoupled weight decay)."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's moment decays."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay."""
+
+
+class LrSchedule(Section):
+    kind: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant, or a cosine to zero at the last step."""
+    warmup_samples: int = Field(default=0, ge=0)
+    """Samples over which the rate rises linearly from zero."""
+
+
+class Batch(Section):
+    size: int = Field(ge=1)
+    """Global batch: samples an optimizer step, over all ranks."""
+    micro: int | None = Field(default=None, ge=1)
+    """Samples a forward pass on one rank; empty: size / world, without accumulation."""
+
+    def split(self, world: int) -> tuple[int, int]:
+        """(micro, accumulation) for ``world`` ranks: the only place where the three are related.
+
+        size = micro x accumulation x world; InputError with the three numbers if that has no solution.
+        """
+        micro = self.micro or self.size // world
+        accumulation = self.size // (micro * world) if micro else 0
+        if accumulation * micro * world != self.size or not accumulation:
+            raise InputError(
+                f"batch.size {self.size} is not micro x accumulation x world with micro {micro or 1} and "
+                f"world {world}: give a batch.size that is a multiple of {(micro or 1) * world}"
+            )
+        return micro, accumulation
+
+
+class Engine(Section):
+    zero: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage (Rajbhandari et al. 2020)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute precision; bf16 keeps fp32 master weights."""
+    gradient_clipping: float = Field(default=1.0, ge=0)
+    """Bound on the gradient's norm; 0: none."""
+    deepspeed: Path | None = None
+    """JSON with what is DeepSpeed's own; empty: configs/deepspeed/zero{stage}.json."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads a rank; empty: cores / ranks on this node."""
+
+    @property
+    def json_path(self) -> Path:
+        return self.deepspeed or REPOSITORY / "configs" / "deepspeed" / f"zero{self.zero}.json"
+
+
+class Ema(Section):
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    """Decay of the weights' exponential moving average a step."""
+    warmup: bool = True
+    """Lower the decay early: min(decay, (1 + step) / (10 + step))."""
+
+
+class Train(Section):
+    steps: int = Field(ge=1)
+    """Optimizer steps of the whole run."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between two lines of the log and points of TensorBoard."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    deterministic: bool = False
+    """Deterministic kernels only: the same command gives the same bits."""
+
+
+class Sampling(Section):
+    every: int = Field(default=1000, ge=1)
+    """Training steps between two sample grids."""
+    count: int = Field(default=16, ge=1, le=1024)
+    """Images in a grid."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """Sampler of the grids."""
+    steps: int = Field(default=20, ge=1)
+    """Network evaluations an image (ddpm: all timesteps, whatever this says)."""
+    guidance: float = Field(default=2.0, ge=0)
+    """Guidance scale as in diffusers: 0 is unconditional, 1 plain conditional."""
+
+
+Model = Annotated[AvatarModel, Field()]
+
+
+class Config(Section):
+    """One run. Fields marked identity must match when a run folder is resumed; the others may change."""
+
+    run: Path
+    """Run folder: config, metrics, checkpoints, samples and reports. The same command resumes it."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the weights, the data order and every sample's noise, timestep and label drop."""
+    data: Data
+    model: Model
+    diffusion: Diffusion = Diffusion()
+    optimizer: Optimizer = Optimizer()
+    lr_schedule: LrSchedule = LrSchedule()
+    batch: Batch
+    engine: Engine = Engine()
+    ema: Ema = Ema()
+    train: Train
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model.attributes == "none" and self.diffusion.label_dropout:
+            raise ValueError("diffusion.label_dropout must be 0 for model.attributes none: there is no label")
+        if self.sampling.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sampling.steps {self.sampling.steps} is above diffusion.timesteps {self.diffusion.timesteps}"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this the same experiment, as flat dotted keys.
+
+        World size, micro batch, ZeRO stage, precision, paths, lengths and logging are placement and left
+        out; the data is told apart by its index's hash, which the checkpoint holds, not by its path.
+        """
+        tree = self.model_dump(
+            mode="json",
+            include={"seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"},
+        )
+        del tree["batch"]["micro"]
+        return dict(flatten(tree))
+
+    def to_yaml(self) -> str:
+        """The resolved config, every field written out; loads back to an equal Config."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mapping -> (dotted key, leaf) pairs."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@dataclass(frozen=True)
+class _Flags:
+    config: Path | None
+    overrides: dict[str, Any]
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
+    _anchor_paths(tree, Config, path.parent)
+    tree = _merged(tree, overrides or {})
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
+    """``--config FILE`` plus dotted overrides -> Config. ``--help`` lists every field."""
+    flags = _parse_flags(argv, prog)
+    if flags.config is None:
+        raise InputError("--config FILE is missing; examples are in configs/")
+    return load(flags.config, flags.overrides)
+
+
+def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
+    from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+    class Flags(Config, BaseSettings):  # Config's fields as flags; validation happens after the merge
+        model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise InputError(message)
+
+    parser = Parser(prog=prog, description="YAML config plus dotted overrides.", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the run's config (configs/)")
+    # The deepspeed launcher appends it; the rank itself is read from the environment.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    source: Any = CliSettingsSource(
+        Flags, root_parser=parser, cli_parse_args=False, cli_avoid_json=True, cli_enforce_required=False
+    )
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        names = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(flag, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
+        raise InputError(f"unknown argument {unknown[0]!r}; {hint}")
+    overrides = source(parsed_args=known)()
+    return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) -> None:
+    """Make the YAML's relative paths relative to the YAML's folder, in place."""
+    for name, field in section.model_fields.items():
+        value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
+        if isinstance(value, str) and Path in kinds:
+            tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
+        elif isinstance(value, dict):
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    _anchor_paths(value, kind, folder)
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    """The first problem as one line: dotted field, what is wrong, what is allowed."""
+    first, count = error.errors()[0], error.error_count()
+    field = ".".join(str(part) for part in first["loc"])
+    parent = _section_at(first["loc"][:-1])
+    if first["type"] == "extra_forbidden" and parent is not None:
+        names = list(parent.model_fields)
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        text = f"unknown key {field!r}"
+        text += f" (did you mean {near[0]!r}?)" if near else ""
+        text += f"; allowed here: {', '.join(names)}"
+    elif first["type"] == "missing" and parent is not None:
+        text = f"key {field!r} is missing: {parent.model_fields[str(first['loc'][-1])].description or 'a section'}"
+    else:
+        text = f"{field}: " if field else ""
+        text += first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict | BaseModel):
+            text += f", got {first['input']!r}"
+    return text + (f" (and {count - 1} more)" if count > 1 else "")
+
+
+def _section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = Config
+    for part in path:
+        field = section.model_fields.get(str(part))
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not sections:
+            return None
+        section = sections[0]
+    return section

@@ -1,0 +1,65 @@
+"""Everything random about a sample, as a function of (seed, stream, position) alone.
+
+A position is a sample's place in the endless training stream, or its number in a set of samples. Rank,
+world size, batch size and device play no part, so that a run that is resumed on other machines, or an image
+drawn in another batch, meets the same noise. Drawn with NumPy's counter-based Philox (Salmon et al. 2011),
+on the CPU: the same bits for every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# One number a use, so that no two uses share a random stream. Fixed: checkpoints and figures depend on them.
+STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4}
+
+
+def generator(seed: int, stream: str, position: int) -> np.random.Generator:
+    """The generator of one position of one stream."""
+    counter = [0, 0, position, STREAMS[stream]]  # the low words count the numbers drawn
+    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=counter))
+
+
+def normal(seed: int, stream: str, positions: Iterable[int], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise, one block a position: [B, *shape], fp32, CPU."""
+    blocks = [
+        generator(seed, stream, int(p)).standard_normal(tuple(shape), dtype=np.float32) for p in positions
+    ]
+    return torch.from_numpy(np.stack(blocks))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides for a batch: timesteps int64 [B], noise fp32 [B, C, H, W], keep bool [B]."""
+
+    t_B: Tensor
+    eps_BCHW: Tensor
+    keep_B: Tensor
+
+    @classmethod
+    def at(
+        cls,
+        positions: Iterable[int],
+        *,
+        seed: int,
+        timesteps: int,
+        label_dropout: float,
+        shape: Sequence[int],
+        stream: str = "train",
+    ) -> Draws:
+        """The draws of the samples at ``positions``; t is uniform over 0 .. timesteps - 1."""
+        t, keep, eps = [], [], []
+        for position in positions:
+            random = generator(seed, stream, int(position))
+            t.append(random.integers(timesteps))
+            keep.append(random.random() >= label_dropout)
+            eps.append(random.standard_normal(tuple(shape), dtype=np.float32))
+        return cls(torch.tensor(t), torch.from_numpy(np.stack(eps)), torch.tensor(keep))
+
+    def to(self, device: torch.device) -> Draws:
+        return Draws(*(x.to(device, non_blocking=True) for x in (self.t_B, self.eps_BCHW, self.keep_B)))

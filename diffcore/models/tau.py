@@ -1,0 +1,69 @@
+"""Tau: from labels to the keys and values of the UNet's cross-attention.
+
+Shapes: B batch, A attributes, V width of the encoded labels (217 for one-hot Cartoon Set), H heads,
+N tokens, D channels a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shards.attributes import Attribute, one_hot_offsets, one_hot_width
+
+
+class LabelEncoder(nn.Module):
+    """Integer labels -> one vector a sample; a dropped condition is the zero vector.
+
+    ``one_hot``: the concatenated one-hot vectors. ``integer``: each label as (value + 1) / variants, so that
+    no label looks like the dropped one. No parameters.
+    """
+
+    def __init__(self, schema: Sequence[Attribute], encoding: str) -> None:
+        super().__init__()
+        self.encoding = encoding
+        self.width = one_hot_width(schema) if encoding == "one_hot" else len(schema)
+        # How many entries are non-zero: Tau scales its initial weights by it.
+        self.active = len(schema)
+        # Not in the checkpoint: they follow from the schema.
+        self.register_buffer("offsets_A", torch.tensor(one_hot_offsets(schema)), persistent=False)
+        self.register_buffer("variants_A", torch.tensor([a.variants for a in schema]), persistent=False)
+
+    def forward(self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype) -> Tensor:
+        """labels int64 [B, A], keep bool [B] (False: dropped) -> [B, V]."""
+        if self.encoding == "one_hot":
+            encoded_BV = torch.zeros(len(labels_BA), self.width, dtype=dtype, device=labels_BA.device)
+            encoded_BV.scatter_(1, labels_BA + self.offsets_A, 1.0)
+        else:
+            encoded_BV = ((labels_BA + 1) / self.variants_A).to(dtype)
+        return encoded_BV * keep_B[:, None].to(dtype)
+
+
+class Tau(nn.Module):
+    """Linear projections from the encoded labels to the keys and values of one attention block.
+
+    Each of the ``projections`` gives ``tokens`` tokens of ``channels``; their biases are all that an
+    unconditional sample sees.
+    """
+
+    def __init__(
+        self, encoder: LabelEncoder, channels: int, heads: int, tokens: int, projections: int
+    ) -> None:
+        super().__init__()
+        self.heads, self.tokens = heads, tokens
+        self.projections = nn.ModuleList(
+            nn.Linear(encoder.width, 2 * tokens * channels) for _ in range(projections)
+        )
+        for projection in self.projections:
+            # Keys and values of unit variance from the start: ``active`` of the inputs are non-zero.
+            nn.init.normal_(projection.weight, std=encoder.active**-0.5)
+            nn.init.normal_(projection.bias, std=0.02)
+
+    def forward(self, encoded_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, V] -> keys and values, each [B, H, N, D], N = projections x tokens."""
+        split = (2, self.tokens, self.heads, -1)
+        pairs_B2NHD = torch.cat([p(encoded_BV).unflatten(1, split) for p in self.projections], dim=2)
+        keys_BNHD, values_BNHD = pairs_B2NHD.unbind(1)
+        return keys_BNHD.transpose(1, 2), values_BNHD.transpose(1, 2)
