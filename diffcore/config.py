@@ -57,8 +57,6 @@ class AvatarModel(Section):
     """Key/value tokens that one projection of Tau gives an attention block."""
     tau_projections: int = Field(default=1, ge=1)
     """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout inside the residual blocks."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -43,13 +43,12 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, c_in: int, c_out: int, c_time: int, dropout: float) -> None:
+    def __init__(self, c_in: int, c_out: int, c_time: int) -> None:
         super().__init__()
         self.norm_in = group_norm(c_in)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(c_time, 2 * c_out)
         self.norm_out = group_norm(c_out)
-        self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
@@ -57,7 +56,7 @@ class ResidualBlock(nn.Module):
         h_BCHW = self.conv_in(F.silu(self.norm_in(x_BCHW)))
         scale_BC11, shift_BC11 = self.time(time_BE)[:, :, None, None].chunk(2, dim=1)
         h_BCHW = self.norm_out(h_BCHW) * (1 + scale_BC11) + shift_BC11
-        return self.skip(x_BCHW) + self.conv_out(self.dropout(F.silu(h_BCHW)))
+        return self.skip(x_BCHW) + self.conv_out(F.silu(h_BCHW))
 
 
 class CrossAttention(nn.Module):
@@ -88,7 +87,7 @@ class Stage(nn.Module):
         self, c_in: int, c_out: int, c_time: int, encoder: LabelEncoder | None, config: AvatarModel
     ) -> None:
         super().__init__()
-        self.residual = ResidualBlock(c_in, c_out, c_time, config.dropout)
+        self.residual = ResidualBlock(c_in, c_out, c_time)
         self.attention = CrossAttention(c_out, encoder, config) if encoder else None
 
     def forward(self, x_BCHW: Tensor, time_BE: Tensor, encoded_BV: Tensor | None) -> Tensor:

@@ -1,0 +1,292 @@
+"""The only file that knows DeepSpeed: processes, the wrapped network, and its states as plain tensors.
+
+Checkpoints need the network's fp32 weights and Adam's moments by parameter name, whatever the ZeRO stage and
+world size were; DeepSpeed keeps them in flat partitions. ``full_states`` and ``load_full_states`` translate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcore.config import Config
+from shards.cli import InputError
+
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+# Set from the config or computed by Batch.split: a second place could contradict the first.
+OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the ranks of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def start(threads: int | None = None) -> World:
+    """Join the run's process group: one process alone, or as the launcher's environment says."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if torch.cuda.is_available():
+        # Slurm may show a task one device only: then it is number 0, whatever the local rank.
+        device = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return World(rank, size, local, device)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stop() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too."""
+    path = config.engine.json_path
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    for key in (*OURS, "bf16", "fp16", "optimizer", "scheduler"):
+        if key in settings:
+            raise InputError(f"{path}: {key} belongs in the YAML (batch, engine, optimizer), not here")
+    stage = settings.get("zero_optimization", {}).get("stage")
+    if stage != config.engine.zero:
+        raise InputError(f"{path}: zero_optimization.stage is {stage}, engine.zero is {config.engine.zero}")
+    micro, accumulation = config.batch.split(world_size)
+    return settings | {
+        "train_batch_size": config.batch.size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.engine.gradient_clipping,
+        "bf16": {"enabled": config.engine.precision == "bf16"},
+        "steps_per_print": 2**62,
+    }
+
+
+class Engine:
+    """A network under DeepSpeed: forward, backward and step, and its states by parameter name."""
+
+    def __init__(self, network: nn.Module, config: Config, world: World) -> None:
+        import deepspeed
+
+        self.world = world
+        self.stage = config.engine.zero
+        self.dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        self.micro, self.accumulation = config.batch.split(world.size)
+        self.network = network.to(world.device)
+        self.names = {parameter: name for name, parameter in self.network.named_parameters()}
+        optimizer = build_optimizer(config, self.network)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=self.network, optimizer=optimizer, config=deepspeed_settings(config, world.size)
+        )
+        self.module: nn.Module = self._engine.module
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of one micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    def step(self, lr: float) -> None:
+        """End a micro batch; on the last one of a batch the optimizer steps with this learning rate."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x_BCHW, *rest = inputs
+        output: Tensor = self._engine(x_BCHW.to(self.dtype), *rest)
+        return output
+
+    def gradient_norm(self) -> float:
+        """Norm of the last step's gradient over all ranks, before clipping."""
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    # --- states by parameter name ---------------------------------------------------------------------
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, fp32 tensor) of every parameter, whole on every rank. A collective: all ranks iterate.
+
+        The master weights where there are any. Valid until the next item.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for parameter, name in self.names.items():
+            master = None if self.replicated else safe_get_full_fp32_param(parameter)
+            yield name, (parameter.detach() if master is None else master).float()
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds the fp32 weights whole: no traffic is needed to read them."""
+        return self.stage < 3 and self.dtype == torch.float32
+
+    def full_states(self) -> Iterator[tuple[str, Tensor]]:
+        """("name.exp_avg", fp32 tensor) ... of Adam's moments, whole on every rank. A collective."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        for parameter, name in self.names.items():
+            for moment in ADAM_MOMENTS:
+                full = safe_get_full_optimizer_state(parameter, moment)
+                if full is None:
+                    full = self._base_optimizer.state[parameter][moment]
+                yield f"{name}.{moment}", full.reshape(self._shape(parameter))
+
+    def load_full_states(
+        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], steps: int
+    ) -> None:
+        """Take up weights and Adam's moments by name after ``steps`` steps, at any stage and world size."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        self._make_moments(steps)
+        for parameter, name in self.names.items():
+            value = weights[name].to(self.world.device)
+            safe_set_full_fp32_param(parameter, value)
+            states = [moments[f"{name}.{moment}"].to(self.world.device) for moment in ADAM_MOMENTS]
+            for moment, state in zip(ADAM_MOMENTS, states, strict=True):
+                safe_set_full_optimizer_state(parameter, state, moment)
+                if not self._partitioned(parameter):
+                    self._base_optimizer.state[parameter][moment].copy_(state)
+        self._write_weights(weights)
+
+    def _make_moments(self, steps: int) -> None:
+        """Adam makes its moments at the first step; make them now, so that they can be filled."""
+        for group in self._base_optimizer.param_groups:
+            for flat in group["params"]:
+                state = self._base_optimizer.state[flat]
+                state["step"] = torch.tensor(float(steps), device=flat.device if group.get("fused") else "cpu")
+                for moment in ADAM_MOMENTS:
+                    state[moment] = torch.zeros_like(flat)
+        link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            link()
+
+    @property
+    def _base_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _partitioned(self, parameter: nn.Parameter) -> bool:
+        return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
+    def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the compute weights (not the masters) on all ranks. A collective under ZeRO-3."""
+        with self._gathered(), torch.no_grad():
+            for parameter, name in self.names.items():
+                parameter.copy_(weights[name])
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Every parameter whole on every rank; under ZeRO-3 changes are partitioned again at the end."""
+        if self.stage < 3:
+            yield
+            return
+        import deepspeed
+
+        # With a modifier rank its values are broadcast at the end: every rank writes the same ones.
+        with deepspeed.zero.GatheredParameters(list(self.names), modifier_rank=0):
+            yield
+
+    @contextmanager
+    def swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Compute with other weights (the EMA, say) for a while. A collective under ZeRO-3."""
+        with self._gathered(), torch.no_grad():
+            own = {name: parameter.detach().clone() for parameter, name in self.names.items()}
+        self._write_weights(weights)
+        try:
+            yield
+        finally:
+            self._write_weights(own)
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def memory(self) -> dict[str, list[Tensor]]:
+        """The tensors that hold parameters, gradients and optimizer states on this rank, as they are now.
+
+        Under ZeRO-1 to 3 a flat fp32 master partition counts as optimizer.
+        """
+        z, base = self._optimizer, self._base_optimizer
+        parameters = [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names)
+        states = [t for state in base.state.values() for t in state.values() if torch.is_tensor(t)]
+        masters = [p for group in base.param_groups for p in group["params"] if p not in self.names]
+        gradients = [p.grad for p in [*self.names, *masters] if p.grad is not None]
+        for held in (getattr(z, "averaged_gradients", None) or {}).values():
+            gradients += [t for t in (held or []) if t is not None]
+        for name in ("ipg_buckets", "_DeepSpeedZeroOptimizer_Stage3__ipg_bucket_flat_buffer"):
+            gradients += _tensors(getattr(z, name, None))
+        gradients += _tensors(getattr(z, "grad_partitions_flat_buffer", None))
+        return {"parameters": parameters, "gradients": gradients, "optimizer": states + masters}
+
+
+def _tensors(held: Any) -> list[Tensor]:
+    """Tensors inside DeepSpeed's buckets: a tensor, a container of them or an object that holds some."""
+    if torch.is_tensor(held):
+        return [held]
+    if isinstance(held, Mapping):
+        return [t for value in held.values() for t in _tensors(value)]
+    if isinstance(held, list | tuple):
+        return [t for value in held for t in _tensors(value)]
+    buffer = getattr(held, "buffer", None)
+    return _tensors(buffer) if buffer is not None else []
+
+
+def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel a group)."""
+    c = config.optimizer
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[c.kind](
+        network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
+    )
+
+
+def gather_objects(value: Any, world: World) -> list[Any]:
+    """``value`` of every rank, in rank order, on every rank. A collective."""
+    gathered: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def mean_over_ranks(value: Tensor, world: World) -> Tensor:
+    """Mean of a small tensor over the ranks. A collective."""
+    value = value.detach().clone()
+    torch.distributed.all_reduce(value)
+    return value / world.size
+
+
+def barrier() -> None:
+    torch.distributed.barrier()
