@@ -1,0 +1,1 @@
+"""Judging samples: reading colours back, attribute accuracy, distances between distributions."""

@@ -1,0 +1,125 @@
+"""Where things are on the 500 x 500 canvas. Plain numbers; imports no skia.
+
+The y axis points down and is the canvas's own. The artwork's x axis starts in the middle of the face, so
+left and right are -x and +x: canvas x = ``CENTER_X`` + x. Proportions and placement are those of the
+published avatars: eyes at the middle of the canvas's height and a half, ears as low as the nose.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+Point = tuple[float, float]
+
+CANVAS = 500
+CENTER_X = 250.0
+# The part of the canvas that is trained on: rows and columns 70 to 430.
+CROP = 360
+
+SKULL_TOP = 124.0
+TEMPLE = 92.0
+TEMPLE_Y = 228.0
+EYE_X, EYE_Y = 44.0, 262.0
+NOSE_Y = 312.0
+MOUTH_Y = 338.0
+
+# Where colours are read back (artwork x, canvas y). The cheeks beside the nose lie below every pair of
+# glasses (which end at y = 289) and above every beard (which begins at y = 318 there); the crown lies on
+# hair in every style outside BALD_HAIR and clear of its highlights, which begin at x = +22.
+CHEEK_PLACES: tuple[Point, ...] = tuple((x, y) for x in (-52, -43, -34, 34, 43, 52) for y in (301, 305))
+CROWN_PLACES: tuple[Point, ...] = tuple((x, y) for x in (-18, -9, 0, 7) for y in (137, 142, 147))
+
+
+@dataclass(frozen=True)
+class FaceShape:
+    """Half-widths of the face at the cheek (y = 300), the jaw's corner and the chin."""
+
+    cheek: float
+    jaw: float
+    jaw_y: float
+    chin: float
+
+
+FACE_SHAPES: tuple[FaceShape, ...] = (
+    FaceShape(cheek=84, jaw=63, jaw_y=350, chin=27),  # oval
+    FaceShape(cheek=79, jaw=44, jaw_y=354, chin=13),  # pointed
+    FaceShape(cheek=87, jaw=76, jaw_y=352, chin=38),  # square
+    FaceShape(cheek=90, jaw=73, jaw_y=342, chin=32),  # round
+    FaceShape(cheek=77, jaw=57, jaw_y=352, chin=29),  # narrow
+    FaceShape(cheek=88, jaw=55, jaw_y=346, chin=15),  # heart
+    FaceShape(cheek=82, jaw=80, jaw_y=358, chin=46),  # broad jaw
+)
+
+# chin_length moves the tip of the chin and, half as far, the corner of the jaw.
+CHIN_Y: tuple[float, ...] = (379.0, 391.0, 403.0)
+
+
+def jaw_points(face_shape: int, chin_length: int, grow: float = 0.0) -> list[Point]:
+    """The face's edge from the right temple round the chin to the left one.
+
+    ``grow`` pushes the edge outwards, not at all at the temples and fully at the chin: that is how the
+    face's line swells, and how a beard stands off the chin.
+    """
+    shape, tip = FACE_SHAPES[face_shape], CHIN_Y[chin_length]
+    jaw_y = shape.jaw_y + (tip - CHIN_Y[1]) / 2
+    right = [
+        (TEMPLE, TEMPLE_Y),
+        (shape.cheek + 0.5 * grow, 300.0),
+        (shape.jaw + 0.85 * grow, jaw_y + 0.4 * grow),
+        (shape.chin + 0.4 * grow, tip - 5 + 0.9 * grow),
+    ]
+    return [*right, (0.0, tip + grow), *mirrored(right)]
+
+
+def mirrored(points: list[Point]) -> list[Point]:
+    """The same points on the other side of the face, in reversed order."""
+    return [(-x, y) for x, y in reversed(points)]
+
+
+def dome(width: float, top: float, bottom: float = 250.0) -> list[Point]:
+    """A smooth outer edge of hair, from the lower left over the crown to the lower right."""
+    shoulder = top + 0.28 * (TEMPLE_Y - top)
+    left = [(-width + 1, bottom), (-width, 206.0), (-0.87 * width, shoulder), (-0.48 * width, top + 6)]
+    return [*left, (0.0, top), *mirrored(left)]
+
+
+def catmull_rom(points: list[Point]) -> list[tuple[Point, Point, Point]]:
+    """Cubic segments (control, control, end) of a smooth curve through points, from the first on."""
+    padded = [points[0], *points, points[-1]]
+    segments = []
+    for before, start, end, after in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        c1 = (start[0] + (end[0] - before[0]) / 6, start[1] + (end[1] - before[1]) / 6)
+        c2 = (end[0] - (after[0] - start[0]) / 6, end[1] - (after[1] - start[1]) / 6)
+        segments.append((c1, c2, end))
+    return segments
+
+
+def even_points(points: list[Point], count: int) -> list[Point]:
+    """``count`` + 1 points, evenly spaced along the smooth curve through ``points``."""
+    dense = [points[0]]
+    for c1, c2, end in catmull_rom(points):
+        start = dense[-1]
+        for step in range(1, 25):
+            t = step / 24
+            a, b, c, d = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
+            dense.append(
+                (
+                    a * start[0] + b * c1[0] + c * c2[0] + d * end[0],
+                    a * start[1] + b * c1[1] + c * c2[1] + d * end[1],
+                )
+            )
+    lengths = [0.0]
+    for p, q in itertools.pairwise(dense):
+        lengths.append(lengths[-1] + math.dist(p, q))
+    result, at = [], 0
+    for index in range(count + 1):
+        wanted = lengths[-1] * index / count
+        while at < len(lengths) - 2 and lengths[at + 1] < wanted:
+            at += 1
+        span = lengths[at + 1] - lengths[at]
+        t = (wanted - lengths[at]) / span if span else 0.0
+        (x0, y0), (x1, y1) = dense[at], dense[at + 1]
+        result.append((x0 + (x1 - x0) * t, y0 + (y1 - y0) * t))
+    return result
