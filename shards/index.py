@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ _COLUMNS = [
     ("crc", "<u4"),
 ]
 KEY_CAP = 80
+KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
 
 
 def sample_dtype(key_width: int) -> np.dtype[np.void]:
@@ -264,6 +266,12 @@ def _parse_table(data: bytes, path: Path, count: int) -> NDArray[np.void]:
     if shape != (count,) or len(data) - stream.tell() != count * dtype.itemsize:
         raise InputError(f"{path}: holds another number of samples than the {count} of index.json")
     table: NDArray[np.void] = np.frombuffer(data, dtype, count, stream.tell())
+    plain = np.zeros(256, bool)
+    plain[[0, *KEY_CHARACTERS]] = True  # 0 fills up the shorter keys
+    if (table["key"] == b"").any() or not plain[np.frombuffer(table["key"].tobytes(), np.uint8)].all():
+        raise InputError(
+            f"{path}: holds an empty key or one with other characters than letters, digits, _, -"
+        )
     return table
 
 

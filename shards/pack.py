@@ -24,6 +24,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import struct
 import sys
 import tarfile
 import time
@@ -99,22 +101,23 @@ def prepare_image(data: bytes, where: str, *, crop: int, size: int) -> bytes:
     import numpy as np
     from PIL import Image
 
-    try:
-        image = Image.open(BytesIO(data), formats=("PNG",))
-        width, height = image.size
-    except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        raise InputError(f"{where}: not a PNG image ({_told(error)})") from error
-    # Pixels are decoded only now, once the dimensions are known to be sane.
+    # The first chunk, read by hand: no decoder is asked before the dimensions are known to be sane.
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
+        raise InputError(f"{where}: not a PNG image")
+    width, height = struct.unpack(">II", data[16:24])
     if width * height > PIXEL_CAP:
         raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
     if crop > min(width, height):
         raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {crop}")
+    try:
+        # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
+        Image.open(BytesIO(data), formats=("PNG",)).verify()
+        image = Image.open(BytesIO(data), formats=("PNG",))
+        image.load()
+    except Exception as error:  # Pillow raises whatever the damaged bytes lead to
+        raise InputError(f"{where}: truncated or damaged PNG ({_told(error)})") from error
     if image.mode not in MODES:
         raise InputError(f"{where}: pixel format {image.mode}; allowed: {', '.join(MODES)}")
-    try:
-        image.load()
-    except Exception as error:
-        raise InputError(f"{where}: truncated or damaged PNG ({_told(error)})") from error
 
     left, top = (width - crop) // 2, (height - crop) // 2
     cropped = image.crop((left, top, left + crop, top + crop)).convert("RGBA")
@@ -130,7 +133,7 @@ def prepare_image(data: bytes, where: str, *, crop: int, size: int) -> bytes:
 def _told(error: Exception) -> str:
     text = str(error)
     # Pillow's "cannot identify image file <_io.BytesIO object at 0x...>" tells an address, not a reason.
-    return "cannot identify it" if "BytesIO" in text or not text else text
+    return type(error).__name__ if "BytesIO" in text or not text else text
 
 
 def label_json(labels: dict[str, int]) -> bytes:
@@ -293,8 +296,12 @@ class _ShardWriter:
         return told
 
     def discard(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # on a full disk the last flush fails too
+            self._file.close()
         self.temp.unlink(missing_ok=True)
+
+
+_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,}\.tar")
 
 
 class _Journal:
@@ -320,7 +327,8 @@ class _Journal:
                     for line in lines[1:]:
                         if line.endswith(b"\n"):
                             entry = json.loads(line)
-                            self.done[entry["name"]] = entry
+                            if _SHARD_NAME.fullmatch(entry["name"]):
+                                self.done[entry["name"]] = entry
                 except (ValueError, KeyError, TypeError) as error:
                     raise InputError(f"{self.path}: not a journal of shards.pack ({error})") from error
                 _refuse_other(folder, before, begun)
@@ -356,7 +364,8 @@ class _Journal:
     def close(self, *, keep: bool) -> None:
         if not keep:
             self.path.unlink(missing_ok=True)
-        self._file.close()
+        with suppress(OSError):  # every line was flushed when it was written; a full disk fails here again
+            self._file.close()
 
 
 def _refuse_other(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import struct
 import threading
 import zlib
 from collections import OrderedDict
@@ -43,6 +44,7 @@ from shards.attributes import Attribute
 from shards.cli import InputError
 from shards.index import Index
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -165,29 +167,25 @@ class ShardReader:
             except _BadSample as error:
                 raise CorruptSampleError(self.split.shards[shard].name, key, str(error)) from error
             keys.append(key)
-        return Batch(images, labels, np.asarray(positions, np.int64), keys)
+        return Batch(images, labels, np.array(positions, np.int64), keys)
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         # The lock holds through the read, so that no other thread closes the descriptor meanwhile.
         with self._lock:
             data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
-            raise _BadSample("the shard ends before it")
+            raise _BadSample("the shard ends before it does (truncated)")
         return data
 
     def _descriptor(self, shard: int) -> int:
         if self._files is None:
             raise ValueError("the reader is closed")
         if shard not in self._files:
-            told = self.split.shards[shard]
+            path = self.index.folder / self.split.shards[shard].name
             try:
-                descriptor = os.open(self.index.folder / told.name, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise _BadSample(f"cannot open the shard ({error.strerror})") from error
-            self._files[shard] = descriptor
-            if os.fstat(descriptor).st_size != told.bytes:
-                os.close(self._files.pop(shard))
-                raise _BadSample(f"the shard is truncated or replaced; the index says {told.bytes} bytes")
             if len(self._files) > OPEN_SHARDS:
                 os.close(self._files.popitem(last=False)[1])
         self._files.move_to_end(shard)
@@ -217,18 +215,17 @@ class _BadSample(Exception):  # noqa: N818 - becomes a CorruptSampleError where 
 
 def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
     """Decode an RGB PNG of ``out``'s shape [H, W, 3] into it."""
+    height, width, _ = out.shape
+    # The PNG's first chunk, read by hand: Pillow is not asked to look at any other dimensions.
+    if data[:8] != PNG_MAGIC or data[16:24] != struct.pack(">II", width, height):
+        raise _BadSample(f"not a PNG of {width} x {height} pixels")
     try:
-        image = Image.open(BytesIO(data), formats=("PNG",))
-        fits = image.mode == "RGB" and (image.height, image.width, 3) == out.shape
-        if fits:  # pixels are decoded only for the dimensions that are expected
-            out[...] = np.asarray(image)
+        pixels = np.asarray(Image.open(BytesIO(data), formats=("PNG",)))
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        raise _BadSample(f"not a whole PNG ({type(error).__name__})") from error
-    if not fits:
-        raise _BadSample(
-            f"a {image.mode} image of {image.width} x {image.height}; "
-            f"expected RGB {out.shape[1]} x {out.shape[0]}"
-        )
+        raise _BadSample(f"damaged PNG ({type(error).__name__})") from error
+    if pixels.dtype != np.uint8 or pixels.shape != out.shape:
+        raise _BadSample("not an RGB image")
+    out[...] = pixels
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:

@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, Self
 
 from shards.attributes import CARTOON_SET, Attribute, parse_csv, parse_csv_text
 from shards.cli import InputError
@@ -133,6 +133,8 @@ class CartoonFolder:
             for file in folder.iterdir():
                 if file.suffix not in files or file.name.startswith("."):
                     continue
+                if not file.is_file():
+                    raise InputError(f"{file}: not a plain file")
                 other = files[file.suffix].setdefault(checked_key(file.stem, str(file)), file)
                 if other is not file:
                     raise InputError(f"{file}: {file.stem} is in {other.parent} too; keys must be unique")
@@ -178,6 +180,34 @@ class CartoonFolder:
         return self._read / len(self._files)
 
 
+class _Member(tarfile.TarInfo):
+    """A tar header that is whole: tarfile takes a damaged or missing one for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(512):  # the zero block that closes an archive
+                raise
+            raise tarfile.ReadError(str(error)) from error
+        # Long names and the like come as members of their own, which tarfile reads whole into memory.
+        if member.type not in tarfile.SUPPORTED_TYPES or member.size < 0:
+            raise tarfile.ReadError("a member of unknown type")
+        if member.type in _EXTENSIONS and member.size > 1 << 20:
+            raise tarfile.ReadError("an extended header of more than 1 MiB")
+        return member
+
+
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
 class CartoonArchive:
     """Cartoon Set as the official ``.tgz`` or a ``.tar``, streamed: nothing is unpacked to disk.
 
@@ -221,11 +251,6 @@ class CartoonArchive:
                         while stream.read(1 << 20):
                             pass
                 else:
-                    # Without gzip's checksum, only the closing zero blocks tell a whole tar from a cut one.
-                    raw.seek(max(0, self._size - 1024))
-                    if raw.read() != bytes(1024):
-                        raise InputError(f"{self.path}: truncated, or not a tar archive")
-                    raw.seek(0)
                     yield from self._pairs(raw)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{self.path}: truncated or damaged archive ({error})") from error
@@ -235,7 +260,7 @@ class CartoonArchive:
         tables: dict[str, dict[str, int]] = {}
         seen: set[str] = set()
         waiting = 0
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
             for member in archive:
                 # TarFile keeps every member that it has met; on a stream that is only a leak.
                 archive.members = []  # type: ignore[attr-defined]
