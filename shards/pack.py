@@ -20,6 +20,7 @@ settings or from another source is refused.
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
@@ -296,7 +297,10 @@ class _ShardWriter:
         return told
 
     def discard(self) -> None:
-        with suppress(OSError):  # on a full disk the last flush fails too
+        # On a full disk the last flush fails too. The tar goes first: its destructor would write to the file.
+        with suppress(OSError):
+            self._tar.close()
+        with suppress(OSError):
             self._file.close()
         self.temp.unlink(missing_ok=True)
 
@@ -494,7 +498,9 @@ def pack(
             splits[entry[0]][0].append(entry[1])
             splits[entry[0]][1].extend(entry[2])
         write_index(out, source.schema, about, splits)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(out)  # a failed write does not tell where
         if writer is not None:
             writer.discard()
         journal.close(keep=bool(journal.done))

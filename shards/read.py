@@ -161,10 +161,10 @@ class ShardReader:
                 image = self._pread(shard, image_offset, image_bytes)
                 label = self._pread(shard, label_offset, label_bytes)
                 if zlib.crc32(label, zlib.crc32(image)) != crc:
-                    raise _BadSample("damaged (its checksum differs from the index's)")
+                    raise BadSample("damaged (its checksum differs from the index's)")
                 decode_image(image, images[i])
                 labels[i] = decode_labels(label, self.schema)
-            except _BadSample as error:
+            except BadSample as error:
                 raise CorruptSampleError(self.split.shards[shard].name, key, str(error)) from error
             keys.append(key)
         return Batch(images, labels, np.array(positions, np.int64), keys)
@@ -174,7 +174,7 @@ class ShardReader:
         with self._lock:
             data = os.pread(self._descriptor(shard), size, offset)
         if len(data) != size:
-            raise _BadSample("the shard ends before it does (truncated)")
+            raise BadSample("the shard ends before it does (truncated)")
         return data
 
     def _descriptor(self, shard: int) -> int:
@@ -185,7 +185,7 @@ class ShardReader:
             try:
                 self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise _BadSample(f"cannot open the shard ({error.strerror})") from error
+                raise BadSample(f"cannot open the shard ({error.strerror})") from error
             if len(self._files) > OPEN_SHARDS:
                 os.close(self._files.popitem(last=False)[1])
         self._files.move_to_end(shard)
@@ -209,7 +209,7 @@ class ShardReader:
             self.close()
 
 
-class _BadSample(Exception):  # noqa: N818 - becomes a CorruptSampleError where shard and key are known
+class BadSample(Exception):  # noqa: N818 - becomes a CorruptSampleError where shard and key are known
     pass
 
 
@@ -218,13 +218,13 @@ def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
     height, width, _ = out.shape
     # The PNG's first chunk, read by hand: Pillow is not asked to look at any other dimensions.
     if data[:8] != PNG_MAGIC or data[16:24] != struct.pack(">II", width, height):
-        raise _BadSample(f"not a PNG of {width} x {height} pixels")
+        raise BadSample(f"not a PNG of {width} x {height} pixels")
     try:
         pixels = np.asarray(Image.open(BytesIO(data), formats=("PNG",)))
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        raise _BadSample(f"damaged PNG ({type(error).__name__})") from error
+        raise BadSample(f"damaged PNG ({type(error).__name__})") from error
     if pixels.dtype != np.uint8 or pixels.shape != out.shape:
-        raise _BadSample("not an RGB image")
+        raise BadSample("not an RGB image")
     out[...] = pixels
 
 
@@ -233,15 +233,15 @@ def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:
     try:
         given = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _BadSample("its labels are not JSON") from error
+        raise BadSample("its labels are not JSON") from error
     if not isinstance(given, dict) or len(given) != len(schema):
-        raise _BadSample("its labels are not the schema's")
+        raise BadSample("its labels are not the schema's")
     values = []
     for attribute in schema:
         value = given.get(attribute.name)
         # type(), not isinstance(): true and false are ints in Python.
         if type(value) is not int or not 0 <= value < attribute.variants:
-            raise _BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
+            raise BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
         values.append(value)
     return values
 

@@ -1,0 +1,89 @@
+"""Tiny Cartoon Sets: a few dozen 12 x 12 avatars, made and packed in milliseconds."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.attributes import CARTOON_SET, format_csv
+from shards.cli import run
+from shards.pack import Settings, pack
+
+EDGE = 12
+
+
+def png_of(key: str) -> bytes:
+    """A noisy RGBA avatar that depends on the key alone."""
+    noise = np.random.default_rng(list(key.encode())).integers(0, 256, (EDGE, EDGE, 4), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def labels_of(key: str) -> dict[str, int]:
+    rng = random.Random(key)
+    return {a.name: rng.randrange(a.variants) for a in CARTOON_SET}
+
+
+class MakeSource(Protocol):
+    def __call__(self, folder: Path, keys: Iterable[int], *, nested: bool = False) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def make_source() -> MakeSource:
+    """``make_source(folder, numbers)`` writes csN.png and csN.csv for each number."""
+
+    def make(folder: Path, keys: Iterable[int], *, nested: bool = False) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in keys:
+            place = folder / str(number % 10) if nested else folder
+            place.mkdir(exist_ok=True)
+            (place / f"cs{number}.png").write_bytes(png_of(f"cs{number}"))
+            (place / f"cs{number}.csv").write_text(format_csv(labels_of(f"cs{number}")))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def expected_labels() -> Callable[[str], dict[str, int]]:
+    return labels_of
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Settings]:
+    """Settings that suit the 12 x 12 avatars."""
+    return lambda **given: Settings(**{"size": 4, "crop": 8, "shard_size": 7, "val": 0.2, **given})
+
+
+@pytest.fixture(scope="session")
+def packed(
+    tmp_path_factory: pytest.TempPathFactory, make_source: MakeSource, tiny: Callable[..., Settings]
+) -> Path:
+    """Forty avatars packed, for tests that only read."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack(make_source(folder / "source", range(40)), folder / "out", tiny())
+    return folder / "out"
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``command(main, *arguments)`` runs a command line here: exit code, stdout and stderr."""
+
+    def call(main: Callable[[list[str]], None], *arguments: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            run(lambda: main([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call

@@ -1,0 +1,187 @@
+"""The index: what it tells, and that nothing wrong in it gets past loading."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards.attributes import CARTOON_SET
+from shards.cli import InputError
+from shards.index import FILE, Index, sample_dtype, write_atomic
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    header = json.loads((folder / FILE).read_text())
+    change(header)
+    (folder / FILE).write_text(json.dumps(header))
+
+
+def replace_table(folder: Path, data: bytes) -> None:
+    """Another sample table, with the size and hash in index.json that it needs to be looked at."""
+    (folder / "train-samples.npy").write_bytes(data)
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit(folder, lambda header: header["splits"]["train"]["samples"].update(entry))
+
+
+def npy(array: np.ndarray, **given: Any) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, **given)
+    return stream.getvalue()
+
+
+def test_load(packed: Path) -> None:
+    index = Index.load(packed)
+    assert index.schema == CARTOON_SET
+    assert index.size == 4
+    assert index.fingerprint == hashlib.sha256((packed / FILE).read_bytes()).hexdigest()
+    assert [len(index.split(name)) for name in ("train", "val")] == [
+        header["count"] for header in json.loads((packed / FILE).read_text())["splits"].values()
+    ]
+    assert sum(len(split) for split in index.splits.values()) == 40
+    with pytest.raises(InputError, match="no split 'test'; allowed: train, val"):
+        index.split("test")
+
+
+def test_offsets_lead_to_the_members(packed: Path) -> None:
+    for split in Index.load(packed).splits.values():
+        numbers = np.arange(len(split))
+        for number, shard in zip(numbers.tolist(), split.shard_of(numbers).tolist(), strict=True):
+            row = split.samples[number]
+            data = (packed / split.shards[shard].name).read_bytes()
+            image = data[row["image_offset"] :][: row["image_bytes"]]
+            label = data[row["label_offset"] :][: row["label_bytes"]]
+            assert image.startswith(b"\x89PNG") and image.endswith(b"IEND\xaeB`\x82")
+            assert set(json.loads(label)) == {a.name for a in CARTOON_SET}
+
+
+def test_no_machine_in_the_index(packed: Path) -> None:
+    assert str(packed.parent) not in (packed / FILE).read_text()
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"index\.json: not found; pack a data set with: python -m shards\.pack"
+    ):
+        Index.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda h: h.update(version=2), "version 2; this code reads version 1"),
+        (lambda h: h.update(format="mds"), "not an index of shards.pack"),
+        (lambda h: h.pop("val"), "val: Field required"),
+        (lambda h: h.update(extra=1), "extra: Extra inputs"),
+        (lambda h: h["splits"]["train"].update(count=7), "count is 7, its shards hold another number"),
+        (lambda h: h["splits"]["train"].update(count="7"), "valid integer"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="../x.tar"), "not a plain file name"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="/etc/passwd"), "not a plain file name"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="pipe:ls"), "not a plain file name"),
+        (lambda h: h["splits"]["train"]["samples"].update(name=".."), "not a plain file name"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="train-000001.tar"), "named twice"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(bytes=10), "lie outside its shard"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(bytes=-1), "greater than or equal to 0"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(sha256="abc"), "sha256"),
+        (lambda h: h["splits"]["train"]["samples"].update(sha256="0" * 64), "damaged"),
+        (lambda h: h["schema"].append({"name": "hair", "variants": 3}), "must be unique"),
+        (lambda h: h["schema"][0].update(variants=0), "no variants"),
+        (lambda h: h["preprocessing"].update(size=10**9), "size"),
+    ],
+)
+def test_bad_header(copy: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
+    edit(copy, change)
+    with pytest.raises(InputError, match=told):
+        Index.load(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff", "[" * 100_000])
+def test_not_json(copy: Path, text: str) -> None:
+    (copy / FILE).write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"index\.json: not"):
+        Index.load(copy)
+
+
+def test_bad_table(copy: Path) -> None:
+    table = Index.load(copy).split("train").samples
+    huge = npy(table).replace(f"({len(table)},)".encode(), b"(9999999999,)")
+    odd_key, empty_key, outside = table.copy(), table.copy(), table.copy()
+    odd_key["key"][1], empty_key["key"][2], outside["image_offset"][3] = b"a/b", b"", -1
+    for data, told in (
+        (npy(table[:-1]), "holds another number of samples"),
+        (npy(table) + b"\0", "holds another number of samples"),
+        (huge, "not a sample table|another number"),
+        (npy(np.zeros(len(table))), "its columns differ"),
+        (npy(np.array([{}] * len(table), object), allow_pickle=True), "its columns differ"),
+        (b"PK\x03\x04junk", "not a sample table"),
+        (b"", "not a sample table"),
+        (npy(odd_key), "other characters"),
+        (npy(empty_key), "an empty key"),
+        (npy(outside), "row 3: the image's bytes lie outside"),
+    ):
+        replace_table(copy, data)
+        with pytest.raises(InputError, match=told):
+            Index.load(copy)
+    (copy / "train-samples.npy").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"5 bytes; index\.json says"):
+        Index.load(copy)
+    (copy / "train-samples.npy").unlink()
+    with pytest.raises(InputError, match="missing"):
+        Index.load(copy)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_index_is_told_or_valid(packed: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([FILE, "train-samples.npy"]))
+    whole = (packed / name).read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    mutated = whole[:place] + data.draw(st.binary(max_size=6)) + whole[place + data.draw(st.integers(0, 6)) :]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for file in packed.glob("*.*"):
+            if file.suffix != ".tar":
+                shutil.copy(file, folder)
+        if name == FILE:
+            (folder / FILE).write_bytes(mutated)
+        else:
+            replace_table(folder, mutated)
+        try:
+            index = Index.load(folder)
+        except InputError:
+            return
+        assert all(split.starts[-1] == len(split) for split in index.splits.values())
+
+
+def test_write_atomic(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"one")
+    write_atomic(tmp_path / "a", b"two")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"two"
+
+
+def test_row_is_compact() -> None:
+    assert sample_dtype(22).itemsize == 50  # a million samples: 50 MB
+
+
+def test_loads_without_torch() -> None:
+    code = "import shards.read, shards.index, shards.verify, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,313 @@
+"""The reader: an order that nothing but seed, epoch and position can change, and typed errors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import pickle
+import shutil
+import tempfile
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shards import read
+from shards.attributes import CARTOON_SET
+from shards.cli import InputError
+from shards.index import FILE, Index
+from shards.pack import pack
+from shards.read import CorruptSampleError, ShardReader, prefetch
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count, not paths
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+# Order.
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_order_is_a_function_of_position(make_source, tiny, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 24), "count")
+    world = data.draw(st.integers(1, 8), "world")
+    micro = data.draw(st.integers(1, 4), "micro")
+    seed = data.draw(st.integers(0, 2**64 - 1), "seed")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "out"
+        chosen = tiny(shard_size=data.draw(st.integers(1, 9), "shard size"), val=0.0)
+        pack(make_source(Path(name) / "source", range(count)), folder, chosen)
+        with ShardReader(folder, seed=seed) as reader:
+            stream = reader.read(range(3 * count)).keys
+            everything = Counter(f"cs{n}" for n in range(count))
+            for epoch in range(3):
+                assert Counter(stream[epoch * count : (epoch + 1) * count]) == everything
+
+            # Any world, any micro batch, from any resume point: by position, the same stream.
+            resume = data.draw(st.integers(0, 2 * count), "resume")
+            found: dict[int, str] = {}
+            for rank in range(world):
+                with ShardReader(folder, seed=seed) as other:
+                    mine = np.arange(resume + rank, 3 * count, world)
+                    for first in range(0, len(mine), micro):
+                        batch = other.read(mine[first : first + micro])
+                        found.update(zip(batch.positions.tolist(), batch.keys, strict=True))
+            assert [found[position] for position in range(resume, 3 * count)] == stream[resume:]
+
+
+def test_epochs_and_seeds_differ(packed: Path) -> None:
+    orders = set()
+    for seed in (0, 1):
+        with ShardReader(packed, seed=seed) as reader:
+            n = len(reader)
+            orders |= {tuple(reader.sample_of(range(e * n, (e + 1) * n)).tolist()) for e in (0, 1, 5, 2**40)}
+    assert len(orders) == 8
+
+
+def test_pinned_order() -> None:
+    """A run resumed with later code must go on in the same order."""
+    assert read.permutation(7, 3, 10).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
+    assert read.permutation(7, 3, 10).dtype == np.int64
+
+
+def test_sequential(packed: Path) -> None:
+    with ShardReader(packed, "val", order="sequential") as reader:
+        n = len(reader)
+        batch = reader.read(range(2 * n))
+        assert batch.keys[:n] == batch.keys[n:] == [reader.split.key(number) for number in range(n)]
+
+
+def test_batch(packed: Path, expected_labels: Callable[[str], dict[str, int]]) -> None:
+    with ShardReader(packed) as reader:
+        assert reader.schema == CARTOON_SET and reader.size == 4
+        assert reader.fingerprint == Index.load(packed).fingerprint
+        batch = reader.read([5, 2, 1000, 5])
+        assert batch.images.shape == (4, 4, 4, 3) and batch.images.dtype == np.uint8
+        assert batch.labels.shape == (4, 18) and batch.labels.dtype == np.int64
+        assert batch.positions.tolist() == [5, 2, 1000, 5]
+        for key, row in zip(batch.keys, batch.labels.tolist(), strict=True):
+            assert row == list(expected_labels(key).values())
+        assert (batch.images[0] == batch.images[3]).all()
+        empty = reader.read([])
+        assert empty.images.shape == (0, 4, 4, 3) and empty.keys == []
+
+
+@pytest.mark.parametrize("positions", [[-1], [0.5], ["a"], [True], [[1]], [2**63], [2**70]])
+def test_bad_positions(packed: Path, positions: list[object]) -> None:
+    with ShardReader(packed) as reader, pytest.raises(ValueError, match="position"):
+        reader.read(positions)
+
+
+def test_bad_arguments(packed: Path, make_source, tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="allowed: shuffled, sequential"):
+        ShardReader(packed, order="random")
+    with pytest.raises(ValueError, match="seed"):
+        ShardReader(packed, seed=-1)
+    with pytest.raises(InputError, match="allowed: train, val"):
+        ShardReader(packed, "test")
+    pack(make_source(tmp_path / "source", range(3)), tmp_path / "out", tiny(val=0.0))
+    with pytest.raises(InputError, match="'val' holds no samples"):
+        ShardReader(tmp_path / "out", "val")
+
+
+# Damage.
+
+
+def row_of(folder: Path, number: int) -> tuple[Path, str, dict[str, int]]:
+    """Shard, key and columns of a train sample."""
+    split = Index.load(folder).split("train")
+    shard = split.shards[split.shard_of(np.array([number]))[0]].name
+    row = split.samples[number]
+    return folder / shard, split.key(number), {n: int(row[n]) for n in row.dtype.names if n != "key"}
+
+
+def test_truncated_shard(copy: Path) -> None:
+    shard, key, row = row_of(copy, 3)
+    shard.write_bytes(shard.read_bytes()[: row["image_offset"] + 20])
+    with ShardReader(copy, order="sequential") as reader:
+        assert len(reader.read([0, 1, 2]).keys) == 3  # the ones before the cut are whole
+        with pytest.raises(CorruptSampleError, match=f"{shard.name}: sample {key}: .*truncated") as caught:
+            reader.read([0, 3])
+    assert (caught.value.shard, caught.value.key) == (shard.name, key)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # crosses worker processes
+
+
+@pytest.mark.parametrize("member", ["image", "label"])
+def test_flipped_bit(copy: Path, member: str) -> None:
+    shard, key, row = row_of(copy, 2)
+    data = bytearray(shard.read_bytes())
+    data[row[f"{member}_offset"] + row[f"{member}_bytes"] // 2] ^= 1
+    shard.write_bytes(data)
+    with ShardReader(copy, order="sequential") as reader, pytest.raises(CorruptSampleError, match=key):
+        reader.read([2])
+
+
+def test_missing_shard(copy: Path) -> None:
+    shard, key, _ = row_of(copy, 2)
+    shard.unlink()
+    with (
+        ShardReader(copy, order="sequential") as reader,
+        pytest.raises(CorruptSampleError, match=f"{shard.name}: sample {key}: cannot open"),
+    ):
+        reader.read([2])
+
+
+def reseal(folder: Path, shard: Path, number: int) -> None:
+    """Make the index agree with a shard changed in place: its checks then see the content alone."""
+    split = Index.load(folder).split("train")
+    table = split.samples.copy()
+    _, _, row = row_of(folder, number)
+    data = shard.read_bytes()
+    image = data[row["image_offset"] :][: row["image_bytes"]]
+    label = data[row["label_offset"] :][: row["label_bytes"]]
+    table["crc"][number] = zlib.crc32(label, zlib.crc32(image))
+    with (folder / "train-samples.npy").open("wb") as file:
+        np.lib.format.write_array(file, table, version=(1, 0))
+    header = json.loads((folder / FILE).read_text())
+    digest = hashlib.sha256((folder / "train-samples.npy").read_bytes()).hexdigest()
+    header["splits"]["train"]["samples"]["sha256"] = digest
+    (folder / FILE).write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (lambda text: text.replace(b'"eye_lid": ', b'"eye_lid":9'), "eye_lid is 9.; allowed: 0 to 1"),
+        (lambda text: text.replace(b'"hair": ', b'"hair":-'), "hair is -[0-9]+; allowed|not JSON"),
+        (lambda text: text.replace(b'"hair"', b'"hare"'), "hair is None; allowed: 0 to 110"),
+        (lambda text: text.replace(b"}", b"]"), "not JSON"),
+        (lambda text: b"[]".ljust(len(text)), "not the schema's"),
+        (lambda text: b"[" * len(text), "not JSON"),
+    ],
+)
+def test_bad_labels(copy: Path, label: Callable[[bytes], bytes], told: str) -> None:
+    shard, key, row = row_of(copy, 2)
+    data = bytearray(shard.read_bytes())
+    place = slice(row["label_offset"], row["label_offset"] + row["label_bytes"])
+    changed = label(bytes(data[place]))
+    assert len(changed) == row["label_bytes"]
+    data[place] = changed
+    shard.write_bytes(data)
+    reseal(copy, shard, 2)
+    with (
+        ShardReader(copy, order="sequential") as reader,
+        pytest.raises(CorruptSampleError, match=f"{key}: .*({told})"),
+    ):
+        reader.read([2])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_mutated_image_is_told_or_decoded(packed: Path, data: st.DataObject) -> None:
+    shard, _, row = row_of(packed, 0)
+    whole = shard.read_bytes()[row["image_offset"] :][: row["image_bytes"]]
+    place = data.draw(st.integers(0, len(whole) - 1))
+    mutated = whole[:place] + data.draw(st.binary(max_size=6)) + whole[place + data.draw(st.integers(0, 6)) :]
+    out = np.empty((4, 4, 3), np.uint8)
+    with contextlib.suppress(read.BadSample):
+        read.decode_image(mutated, out)
+
+
+# Descriptors and threads.
+
+
+def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "OPEN_SHARDS", 2)
+    before = descriptors()
+    reader = ShardReader(packed)
+    assert descriptors() == before  # opened when first needed
+    for epoch in range(20):
+        reader.read(range(epoch * len(reader), (epoch + 1) * len(reader)))
+        assert descriptors() <= before + 2
+    reader.close()
+    reader.close()
+    assert descriptors() == before
+    with pytest.raises(ValueError, match="closed"):
+        reader.read([0])
+
+
+def test_many_threads(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "OPEN_SHARDS", 1)
+    with ShardReader(packed) as reader:
+        expected = reader.read(range(60)).keys
+        found: list[list[str]] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(reader.read(range(60)).keys)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected] * 4
+
+
+def test_prefetch(packed: Path) -> None:
+    before, threads = descriptors(), threading.active_count()
+    with ShardReader(packed) as reader:
+        requests = [range(first, first + 4) for first in range(0, 80, 4)]
+        keys = [key for batch in prefetch(reader, requests) for key in batch.keys]
+        assert keys == reader.read(range(80)).keys
+        assert threading.active_count() == threads
+    assert descriptors() == before
+
+
+def test_prefetch_closed_early(packed: Path) -> None:
+    threads = threading.active_count()
+    asked = []
+
+    def endless() -> Iterator[list[int]]:
+        for position in itertools.count():
+            asked.append(position)
+            yield [position]
+
+    with ShardReader(packed) as reader:
+        for _ in range(50):
+            batches = prefetch(reader, endless(), depth=3)
+            for position, batch in zip(range(4), batches, strict=False):
+                assert batch.positions.tolist() == [position]
+            batches.close()
+            assert threading.active_count() == threads
+            # Four taken, one asked for by zip at most, three ahead and one in the making.
+            assert len(asked) <= 9
+            asked.clear()
+        prefetch(reader, endless()).close()  # never started: no thread, nothing to end
+
+
+def test_prefetch_passes_errors_on(copy: Path) -> None:
+    threads = threading.active_count()
+    shard, key, row = row_of(copy, 9)
+    shard.write_bytes(shard.read_bytes()[: row["image_offset"]])
+    with ShardReader(copy, order="sequential") as reader:
+        batches = prefetch(reader, ([position] for position in range(20)))
+        seen = []
+        with pytest.raises(CorruptSampleError, match=key):
+            for batch in batches:
+                seen += batch.positions.tolist()
+        assert seen == list(range(9))
+
+        def fails() -> Iterator[list[int]]:
+            yield [0]
+            raise RuntimeError("of the caller's")
+
+        batches = prefetch(reader, fails())
+        next(batches)
+        with pytest.raises(RuntimeError, match="of the caller's"):
+            next(batches)
+        with pytest.raises(ValueError, match="depth"):
+            prefetch(reader, [], depth=0)
+    assert threading.active_count() == threads

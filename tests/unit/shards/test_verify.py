@@ -1,0 +1,55 @@
+"""shards.verify: sound folders pass, and every fault is named with its shard and sample."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.index import FILE, Index
+from shards.verify import main
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+def test_sound(packed: Path, command: Command) -> None:
+    code, out, err = command(main, packed)
+    assert (code, err) == (0, "") and "sound" in out and out.count("\n") == 1
+
+
+def test_bad_usage(tmp_path: Path, command: Command) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        code, _, err = command(main, folder)
+        assert code == 2 and "not found" in err and err.count("\n") == 1
+
+
+def test_bad_index(copy: Path, command: Command) -> None:
+    (copy / FILE).write_text("{")
+    code, out, _ = command(main, copy)
+    assert code == 1 and "index.json: not JSON" in out
+
+
+def test_faults_are_named(copy: Path, command: Command) -> None:
+    split = Index.load(copy).split("train")
+    shards = [copy / shard.name for shard in split.shards]
+    flipped = bytearray(shards[0].read_bytes())
+    flipped[int(split.samples[1]["image_offset"]) + 50] ^= 1
+    shards[0].write_bytes(flipped)
+    last = int(split.starts[2]) - 1  # of the second shard
+    shards[1].write_bytes(shards[1].read_bytes()[: int(split.samples[last]["image_offset"]) + 3])
+    shards[2].unlink()
+
+    code, out, err = command(main, copy)
+    assert code == 1 and "problems" in err
+    assert f"{shards[0].name}: its SHA-256 differs" in out
+    assert f"{shards[0].name}: sample {split.key(1)}: damaged" in out
+    assert f"{shards[1].name}: sample {split.key(last)}: the shard ends before it" in out
+    assert f"{shards[2].name}: missing, with {split.shards[2].count} samples" in out
+    assert out.count(": sample ") == 2  # the others are whole
