@@ -32,11 +32,11 @@ class Outline:
         self.at = points[-1]
         return self
 
-    def curls(self, points: list[Point], depth: float) -> Outline:
-        """Round bumps outwards, one between each two points."""
-        for end in points:
+    def curls(self, points: list[Point], depths: list[float]) -> Outline:
+        """Round bumps outwards, one between each two points; ``depths`` repeats."""
+        for index, end in enumerate(points):
             (x0, y0), (x1, y1) = self.at, end
-            out_x, out_y = _outwards(self.at, end, depth * 1.33)
+            out_x, out_y = _outwards(self.at, end, depths[index % len(depths)] * 1.33)
             # Control points wider than the chord make the bump bulge like a lock of hair.
             dx, dy = (x1 - x0) * 0.12, (y1 - y0) * 0.12
             self.path.cubicTo(x0 - dx + out_x, y0 - dy + out_y, x1 + dx + out_x, y1 + dy + out_y, x1, y1)
@@ -93,9 +93,8 @@ def leaf(points: list[Point], width: float) -> skia.Path:
     over, under = [], []
     for index, (x, y) in enumerate(points[1:-1], start=1):
         (x0, y0), (x1, y1) = points[index - 1], points[index + 1]
-        nx, ny = _outwards(
-            (x0, y0), (x1, y1), width / 2 * min(1.0, 2 * min(index, last - index) / last + 0.3)
-        )
+        swell = min(1.0, 2 * min(index, last - index) / last + 0.3)
+        nx, ny = _outwards((x0, y0), (x1, y1), width / 2 * swell)
         over.append((x + nx, y + ny))
         under.append((x - nx, y - ny))
     return Outline(points[0]).spline([*over, points[-1]]).spline([*reversed(under), points[0]]).close()
@@ -126,6 +125,18 @@ def together(*paths: skia.Path) -> skia.Path:
 def both_sides(path: skia.Path) -> skia.Path:
     """The path and its mirror image."""
     return together(path, flipped(path))
+
+
+def thick(path: skia.Path, width: float) -> skia.Path:
+    """The outline of a line of ``width`` with round ends."""
+    outline = skia.Path()
+    _paint((0, 0, 0), width, 1.0).getFillPath(path, outline)
+    return outline
+
+
+def overlap(path: skia.Path, inside: skia.Path) -> skia.Path:
+    """The part of ``path`` that lies inside another one."""
+    return skia.Op(path, inside, skia.PathOp.kIntersect_PathOp)
 
 
 @lru_cache(maxsize=512)

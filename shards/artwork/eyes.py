@@ -3,7 +3,7 @@
 - ``eye_angle``: how sharply the lids meet in the corners: round, almond or narrow eyes.
 - ``eye_slant``: the whole eye turned: outer corners up, level or down.
 - ``eye_lid``: open, or a heavy lid over the top of the iris.
-- ``eye_lashes``: none, or three at each outer corner.
+- ``eye_lashes``: none, or two flicks at each outer corner.
 - ``eye_color``: the iris.
 - ``eyebrow_shape``: the brow's arc and taper (``BROWS``); ``eyebrow_thickness``: its height;
   ``eyebrow_width``: its length; ``eyebrow_weight``: soft (mixed with the skin) or solid ink;
@@ -22,9 +22,9 @@ from shards.artwork.brush import Outline, both_sides, ellipse, fill, line
 from shards.artwork.geometry import EYE_X, EYE_Y, Point
 from shards.artwork.palette import EYES, INK, RGB, WHITE, brow_of, mix
 
-EYE_WIDTH = 23.0
-OPENING = (22.0, 18.0, 13.5)  # half-height of the eye, by eye_angle
-SLANT_DEGREES = (-11.0, 0.0, 11.0)
+EYE_WIDTH = 22.5
+OPENING = (20.5, 17.0, 12.5)  # half-height of the eye, by eye_angle
+SLANT_DEGREES = (-14.0, 0.0, 14.0)
 BROW_GAP = (27.0, 34.0, 41.0)
 BROW_THICKNESS = (0.6, 1.0, 1.45, 2.0)
 BROW_LENGTH = (0.8, 1.0, 1.2)
@@ -93,15 +93,17 @@ def _eye(angle: int) -> _Eye:
     lid = skia.Path()
     lid.addRect(skia.Rect.MakeLTRB(-w - 4, -h - 8, w + 4, -h * 0.26))
     lashes = skia.Path()
-    for x, y, dx, dy in ((w + 1, -2, 11, -6), (w - 4, -h * 0.45, 10, -10), (w - 11, -h * 0.75, 7, -11)):
-        lashes.moveTo(x, y)
-        lashes.quadTo(x + dx * 0.7, y + dy * 0.3, x + dx, y + dy)
+    for x, y, dx, dy in ((w - 1, -1, 12, -6), (w - 7, -h * 0.5, 12, -8)):
+        lashes.moveTo(x - 2, y - 2)
+        lashes.quadTo(x + dx * 0.7, y + dy * 0.2, x + dx, y + dy)
+        lashes.quadTo(x + dx * 0.6, y + dy * 0.2 + 3.5, x, y + 4)
+        lashes.close()
     # The gaze is straight: the iris touches the upper lid.
     return _Eye(
         white=white,
-        iris=ellipse(-1, -1, 14.5, 14.5),
-        pupil=ellipse(-1, -2, 7.2, 8.2),
-        glint=ellipse(3.6, -7, 3, 3),
+        iris=ellipse(-1, -2, 15.5, 15.5),
+        pupil=ellipse(-1, -2.5, 7.5, 8.5),
+        glint=ellipse(4, -7.5, 2.8, 2.8),
         upper_line=upper,
         lower_line=lower,
         lid=lid,
@@ -135,17 +137,17 @@ def draw_eyes(canvas: skia.Canvas, labels: Mapping[str, int], skin: RGB) -> None
         else:
             canvas.restore()
         fill(canvas, eye.upper_line, INK)
-        line(canvas, eye.lower_line, INK, 1.6, alpha=0.75)
+        line(canvas, eye.lower_line, INK, 1.4, alpha=0.5)
         if labels["eye_lashes"]:
-            line(canvas, eye.lashes, INK, 3.0)
+            fill(canvas, eye.lashes, INK)
         canvas.restore()
 
 
 @lru_cache(maxsize=1)
 def _lid_paint() -> skia.Paint:
-    return skia.Paint(
-        AntiAlias=True, Color=skia.Color(*INK), StrokeWidth=3.2, StrokeCap=skia.Paint.kRound_Cap
-    )
+    paint = skia.Paint(AntiAlias=True, Color=skia.Color(*INK), StrokeWidth=3.2)
+    paint.setStrokeCap(skia.Paint.kRound_Cap)
+    return paint
 
 
 @lru_cache(maxsize=512)
@@ -159,14 +161,11 @@ def _brows(shape: int, thickness: int, width: int) -> skia.Path:
         over.append((x, -height - thick * scale))
         under.append((x, -height + thick * scale))
     outline = Outline(over[0]).spline(over[1:])
-    outline = (
-        outline.line(under[-1])
-        if brow.square
-        else outline.spline([(half + 1.5, -brow.heights[2]), under[-1]])
-    )
-    outline = outline.spline(list(reversed(under))[1:])
-    if not brow.square:
-        outline = outline.spline([(-half - 2, -brow.heights[0]), over[0]])
+    if brow.square:
+        outline.line(under[-1]).spline(list(reversed(under))[1:])
+    else:
+        outline.spline([(half + 1.5, -brow.heights[2]), under[-1]]).spline(list(reversed(under))[1:])
+        outline.spline([(-half - 2, -brow.heights[0]), over[0]])
     path = outline.close()
     placed = skia.Path()
     path.transform(skia.Matrix.Translate(EYE_X + 1, 0), placed)

@@ -34,14 +34,16 @@ NAMES = (
 
 def _around_jaw(face: int, chin: int, grow: float, start_y: float) -> list[Point]:
     """The jaw's edge, pushed out by ``grow``, from height ``start_y`` on the right to the left."""
-    edge = [point for point in even_points(jaw_points(face, chin, grow), 48) if point[1] >= start_y]
-    return edge[::2] if len(edge) % 2 else [*edge[:-1:2], edge[-1]]
+    return [point for point in even_points(jaw_points(face, chin, grow), 30) if point[1] >= start_y]
 
 
 def _ragged(face: int, chin: int, grow: float, start_y: float, depths: list[float]) -> Outline:
     """A beard's lower edge in locks, clockwise from the right ear to the left one."""
     edge = _around_jaw(face, chin, grow, start_y)
-    return Outline(edge[0]).spikes(edge[1:], depths, lean=0.1)
+    middle = len(edge) // 2
+    # Locks hang down on both sides: onwards on the way down, backwards on the way up.
+    outline = Outline(edge[0]).line(edge[1]).spikes(edge[2 : middle + 1], depths, lean=0.55)
+    return outline.spikes(edge[middle + 1 : -1], depths[::-1], lean=-0.55).line(edge[-1])
 
 
 def _over_lip(right_end: Point, dip: float) -> list[Point]:
@@ -58,25 +60,23 @@ def _mouth_window() -> skia.Path:
 @lru_cache(maxsize=512)
 def _beard(name: str, face: int, chin: int) -> skia.Path:
     """A beard that follows the jaw."""
-    start = 284.0
+    start = 296.0
     grow, depths = {
         "stubble": (-1.0, [0.0]),
-        "full": (7.0, [5.0, 9.0, 6.0]),
+        "full": (5.0, [7.0, 12.0, 4.0]),
         "boxed": (4.0, [1.5]),
-        "chin curtain": (5.0, [4.0, 8.0]),
-        "long": (9.0, [6.0, 12.0]),
+        "chin curtain": (4.0, [4.0, 11.0, 6.0]),
+        "long": (9.0, [8.0, 13.0, 5.0]),
     }[name]
     if name == "long":
         # Longer at the chin, but always within the crop, which ends at y = 430.
-        grow = min(20.0, 418.0 - CHIN_Y[chin])
+        grow = min(20.0, 414.0 - CHIN_Y[chin])
     outline = _ragged(face, chin, grow, start, depths)
     left = outline.at
     right = (-left[0], left[1])
     if name == "chin curtain":
-        inner = [
-            (x * 0.86, min(y, CHIN_Y[chin] - 12))
-            for x, y in reversed(_around_jaw(face, chin, -3.0, start + 24))
-        ]
+        edge = reversed(_around_jaw(face, chin, -3.0, start + 24))
+        inner = [(x * 0.86, min(y, CHIN_Y[chin] - 12)) for x, y in edge]
         return outline.spline([*inner, right]).close()
     path = outline.spline(_over_lip(right, 0.0)).close()
     if name != "long":
@@ -98,9 +98,8 @@ def _fixed(name: str, tip: float) -> skia.Path:
     if name in ("moustache", "van dyke"):
         path = _moustache([(0, 320), (20, 319), (38, 330), (43, 341), (26, 335), (8, 332)])
     elif name == "handlebar":
-        path = _moustache(
-            [(0, 321), (22, 320), (42, 333), (54, 327), (52, 319), (60, 330), (50, 341), (30, 338), (8, 332)]
-        )
+        end: list[Point] = [(54, 327), (52, 319), (60, 330), (50, 341)]
+        path = _moustache([(0, 321), (22, 320), (42, 333), *end, (30, 338), (8, 332)])
     elif name == "pencil":
         path = _moustache([(0, 326), (16, 324), (34, 332), (15, 329), (4, 330)])
     elif name == "walrus":
@@ -108,15 +107,8 @@ def _fixed(name: str, tip: float) -> skia.Path:
     elif name in ("goatee", "soul patch"):
         pass
     elif name == "circle":
-        outer = [
-            (0.0, 320.0),
-            (30.0, 321.0),
-            (43.0, 338.0),
-            (39.0, tip - 14),
-            (24.0, tip + 3),
-            (0.0, tip + 7),
-        ]
-        path = blob([*outer, *mirrored(outer[1:-1])])
+        right = [(30.0, 321.0), (43.0, 338.0), (39.0, tip - 14), (24.0, tip + 3)]
+        path = blob([(0.0, 320.0), *right, (0.0, tip + 7), *mirrored(right)])
         path.addPath(ellipse(0, MOUTH_Y + 7, 29, 14))
         path.setFillType(skia.PathFillType.kEvenOdd)
     elif name == "side-burns":

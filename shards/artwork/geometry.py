@@ -43,13 +43,13 @@ class FaceShape:
 
 
 FACE_SHAPES: tuple[FaceShape, ...] = (
-    FaceShape(cheek=84, jaw=63, jaw_y=350, chin=27),  # oval
-    FaceShape(cheek=79, jaw=44, jaw_y=354, chin=13),  # pointed
-    FaceShape(cheek=87, jaw=76, jaw_y=352, chin=38),  # square
-    FaceShape(cheek=90, jaw=73, jaw_y=342, chin=32),  # round
-    FaceShape(cheek=77, jaw=57, jaw_y=352, chin=29),  # narrow
-    FaceShape(cheek=88, jaw=55, jaw_y=346, chin=15),  # heart
-    FaceShape(cheek=82, jaw=80, jaw_y=358, chin=46),  # broad jaw
+    FaceShape(cheek=84, jaw=62, jaw_y=350, chin=28),  # oval
+    FaceShape(cheek=79, jaw=49, jaw_y=354, chin=19),  # pointed
+    FaceShape(cheek=87, jaw=75, jaw_y=350, chin=40),  # square
+    FaceShape(cheek=91, jaw=76, jaw_y=338, chin=36),  # round
+    FaceShape(cheek=76, jaw=57, jaw_y=352, chin=32),  # narrow
+    FaceShape(cheek=89, jaw=60, jaw_y=344, chin=18),  # heart
+    FaceShape(cheek=83, jaw=76, jaw_y=360, chin=50),  # broad jaw
 )
 
 # chin_length moves the tip of the chin and, half as far, the corner of the jaw.
@@ -68,7 +68,7 @@ def jaw_points(face_shape: int, chin_length: int, grow: float = 0.0) -> list[Poi
         (TEMPLE, TEMPLE_Y),
         (shape.cheek + 0.5 * grow, 300.0),
         (shape.jaw + 0.85 * grow, jaw_y + 0.4 * grow),
-        (shape.chin + 0.4 * grow, tip - 5 + 0.9 * grow),
+        (shape.chin + 0.4 * grow, tip - 2.5 - 0.25 * shape.chin + 0.9 * grow),
     ]
     return [*right, (0.0, tip + grow), *mirrored(right)]
 
@@ -80,8 +80,14 @@ def mirrored(points: list[Point]) -> list[Point]:
 
 def dome(width: float, top: float, bottom: float = 250.0) -> list[Point]:
     """A smooth outer edge of hair, from the lower left over the crown to the lower right."""
-    shoulder = top + 0.28 * (TEMPLE_Y - top)
-    left = [(-width + 1, bottom), (-width, 206.0), (-0.87 * width, shoulder), (-0.48 * width, top + 6)]
+    height = TEMPLE_Y - top
+    left = [
+        (-width + 1, bottom),
+        (-width, 208.0),
+        (-0.94 * width, top + 0.5 * height),
+        (-0.76 * width, top + 0.23 * height),
+        (-0.42 * width, top + 0.055 * height),
+    ]
     return [*left, (0.0, top), *mirrored(left)]
 
 

@@ -23,7 +23,7 @@ class Frame:
     """A pair of glasses: the lens's shape, the frame's line and how dark the lens is (0: clear)."""
 
     lens: str
-    line: float = 4.6
+    line: float = 4.2
     tint: float = 0.0
     browline: bool = False
 
@@ -90,14 +90,9 @@ def _temples() -> skia.Path:
 
 @lru_cache(maxsize=1)
 def _browline() -> skia.Path:
-    bar = [
-        (12.0, LENS_Y - 16),
-        (20.0, LENS_Y - 25),
-        (66.0, LENS_Y - 26),
-        (78.0, LENS_Y - 18),
-        (74.0, LENS_Y - 12),
-    ]
-    return both_sides(blob([*bar, (44.0, LENS_Y - 15)]))
+    inner = [(44.0, LENS_Y - 15), (12.0, LENS_Y - 16), (20.0, LENS_Y - 25)]
+    outer = [(66.0, LENS_Y - 26), (78.0, LENS_Y - 18), (74.0, LENS_Y - 12)]
+    return both_sides(blob([*inner, *outer]))
 
 
 def draw_glasses(canvas: skia.Canvas, glasses: int, color: int) -> None:
@@ -107,9 +102,9 @@ def draw_glasses(canvas: skia.Canvas, glasses: int, color: int) -> None:
     frame, paint = FRAMES[glasses], GLASSES[color]
     lens = _lens(frame.lens)
     edge = _edge(paint)
-    line(canvas, _bridge(), edge, frame.line + 2)
-    line(canvas, _temples(), edge, frame.line + 2)
-    line(canvas, lens, edge, frame.line + 2)
+    line(canvas, _bridge(), edge, frame.line + 1.6)
+    line(canvas, _temples(), edge, frame.line + 1.6)
+    line(canvas, lens, edge, frame.line + 1.6)
     if frame.tint:
         fill(canvas, lens, mix(paint, INK, 0.45), frame.tint)
     else:

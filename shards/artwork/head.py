@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import skia
 
-from shards.artwork.brush import Outline, blob, both_sides, curve, fill, line
+from shards.artwork.brush import Outline, blob, both_sides, fill, line
 from shards.artwork.geometry import MOUTH_Y, NOSE_Y, SKULL_TOP, TEMPLE, TEMPLE_Y, dome, jaw_points
 from shards.artwork.palette import INK, RGB, WHITE, mix
 
@@ -38,15 +38,15 @@ def _ears() -> skia.Path:
 def _nose() -> skia.Path:
     # A crescent: two arcs between the nostrils.
     path = skia.Path()
-    path.moveTo(-17, NOSE_Y - 4)
-    path.quadTo(0, NOSE_Y + 9, 17, NOSE_Y - 4)
-    path.quadTo(0, NOSE_Y + 2.5, -17, NOSE_Y - 4)
+    path.moveTo(-18, NOSE_Y - 5)
+    path.quadTo(0, NOSE_Y + 12, 18, NOSE_Y - 5)
+    path.quadTo(0, NOSE_Y + 3, -18, NOSE_Y - 5)
     path.close()
     return path
 
 
 @lru_cache(maxsize=1)
-def _mouth() -> tuple[skia.Path, skia.Path, skia.Path]:
+def _mouth() -> tuple[skia.Path, skia.Path]:
     lips = skia.Path()
     lips.moveTo(-26, MOUTH_Y - 3)
     lips.quadTo(0, MOUTH_Y + 3, 26, MOUTH_Y - 3)
@@ -57,14 +57,14 @@ def _mouth() -> tuple[skia.Path, skia.Path, skia.Path]:
     teeth.quadTo(0, MOUTH_Y + 4.5, 20, MOUTH_Y + 1.5)
     teeth.cubicTo(13, MOUTH_Y + 15, -13, MOUTH_Y + 15, -20, MOUTH_Y + 1.5)
     teeth.close()
-    return lips, teeth, curve([(-9, MOUTH_Y + 20), (0, MOUTH_Y + 22), (9, MOUTH_Y + 20)])
+    return lips, teeth
 
 
 def draw_head(canvas: skia.Canvas, skin: RGB, face_shape: int, chin_length: int) -> None:
     """The bare head: what lies under eyes, hair, beard and glasses."""
     face = face_path(face_shape, chin_length)
     line(canvas, face, INK, OUTLINE)
-    line(canvas, _ears(), INK, 2 * OUTLINE * 0.5)
+    line(canvas, _ears(), INK, OUTLINE)
     fill(canvas, _ears(), skin)
     fill(canvas, jaw_line(face_shape, chin_length), INK)
     fill(canvas, face, skin)
@@ -73,6 +73,6 @@ def draw_head(canvas: skia.Canvas, skin: RGB, face_shape: int, chin_length: int)
 def draw_nose_and_mouth(canvas: skia.Canvas, skin: RGB) -> None:
     """Nose and smile; drawn over beards."""
     fill(canvas, _nose(), mix(skin, INK, 0.9))
-    lips, teeth, _ = _mouth()
+    lips, teeth = _mouth()
     fill(canvas, lips, INK)
     fill(canvas, teeth, WHITE)
