@@ -45,6 +45,8 @@ class AvatarModel(Section):
     kind: Literal["avatar"] = "avatar"
     channels: tuple[int, ...] = (128, 256, 512, 1024)
     """Width of each level; the resolution halves from one to the next."""
+    patch: int = Field(default=1, ge=1)
+    """Edge of the squares of pixels that become channels before the ladder; 1: none."""
     blocks: int = Field(default=1, ge=1)
     """Residual blocks a level on the way down (the way up has as many)."""
     attention_levels: tuple[int, ...] = (1, 2, 3)
@@ -231,7 +233,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved config, every field written out; loads back to an equal Config."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -265,6 +267,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
+    """``config`` with some fields of one section changed, checked as a whole. InputError as in load."""
+    tree = _merged(config.model_dump(), {section: dict(values)})
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise InputError(_explain(error)) from error
 
 
 def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:

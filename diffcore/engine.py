@@ -22,7 +22,12 @@ from shards.cli import InputError
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 # Set from the config or computed by Batch.split: a second place could contradict the first.
-OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+OURS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,22 @@ class World:
 
 def start(threads: int | None = None) -> World:
     """Join the run's process group: one process alone, or as the launcher's environment says."""
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
         os.environ.setdefault(name, value)
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
+
+    # DeepSpeed would compile its own shared-memory collectives here, with a C++ compiler that may be missing
+    # and half a minute that a small run does not have; gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():
@@ -187,7 +201,9 @@ class Engine:
         for group in self._base_optimizer.param_groups:
             for flat in group["params"]:
                 state = self._base_optimizer.state[flat]
-                state["step"] = torch.tensor(float(steps), device=flat.device if group.get("fused") else "cpu")
+                state["step"] = torch.tensor(
+                    float(steps), device=flat.device if group.get("fused") else "cpu"
+                )
                 for moment in ADAM_MOMENTS:
                     state[moment] = torch.zeros_like(flat)
         link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)
@@ -203,6 +219,15 @@ class Engine:
 
     def _shape(self, parameter: nn.Parameter) -> torch.Size:
         return getattr(parameter, "ds_shape", parameter.shape)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, whole."""
+        return sum(self.size_of(parameter) for parameter in self.names)
+
+    def size_of(self, parameter: nn.Parameter) -> int:
+        """Elements of a parameter, whole (under ZeRO-3 the module's own tensor is empty)."""
+        return self._shape(parameter).numel()
 
     def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Set the compute weights (not the masters) on all ranks. A collective under ZeRO-3."""
@@ -268,7 +293,10 @@ def _tensors(held: Any) -> list[Tensor]:
 def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW as the config says, in PyTorch's fused form (one kernel a group)."""
     c = config.optimizer
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
     return kinds[c.kind](
         network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
     )

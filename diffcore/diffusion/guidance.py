@@ -20,14 +20,14 @@ def guided(network: nn.Module, labels_BA: Tensor, scale: float) -> Denoiser:
 
     def denoise(x_t: Tensor, t_B: Tensor) -> Tensor:
         if scale in (0, 1):
-            return network(x_t, t_B, labels_BA, keep_B if scale else ~keep_B)
+            return network(x_t, t_B, labels_BA, keep_B if scale else ~keep_B).to(x_t.dtype)
         both = network(
             torch.cat([x_t, x_t]),
             torch.cat([t_B, t_B]),
             torch.cat([labels_BA, labels_BA]),
             torch.cat([~keep_B, keep_B]),
         )
-        unconditional, conditional = both.chunk(2)
+        unconditional, conditional = both.to(x_t.dtype).chunk(2)
         return torch.lerp(unconditional, conditional, scale)
 
     return denoise

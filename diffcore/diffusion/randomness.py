@@ -19,18 +19,26 @@ from torch import Tensor
 STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4}
 
 
-def generator(seed: int, stream: str, position: int) -> np.random.Generator:
-    """The generator of one position of one stream."""
-    counter = [0, 0, position, STREAMS[stream]]  # the low words count the numbers drawn
+def generator(seed: int, stream: str, position: int, step: int = 0) -> np.random.Generator:
+    """The generator of one position of one stream; ``step`` for uses that draw anew at every step."""
+    # Philox counts in 256 bits: the lowest word counts the numbers drawn, the others tell the uses apart.
+    counter = [0, step, position, STREAMS[stream]]
     return np.random.Generator(np.random.Philox(key=[seed, 0], counter=counter))
 
 
-def normal(seed: int, stream: str, positions: Iterable[int], shape: Sequence[int]) -> Tensor:
+def normal(seed: int, stream: str, positions: Iterable[int], shape: Sequence[int], step: int = 0) -> Tensor:
     """Standard normal noise, one block a position: [B, *shape], fp32, CPU."""
     blocks = [
-        generator(seed, stream, int(p)).standard_normal(tuple(shape), dtype=np.float32) for p in positions
+        generator(seed, stream, int(p), step).standard_normal(tuple(shape), dtype=np.float32)
+        for p in positions
     ]
     return torch.from_numpy(np.stack(blocks))
+
+
+def labels(seed: int, positions: Iterable[int], variants: Sequence[int]) -> Tensor:
+    """Labels drawn uniformly, one row a position: int64 [B, A]."""
+    rows = [[generator(seed, "labels", int(p)).integers(0, variants)] for p in positions]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ def build(config: AvatarModel, schema: Sequence[Attribute], size: int) -> nn.Mod
 
     InputError if the ladder does not divide the image.
     """
-    step = 2 ** (len(config.channels) - 1)
+    step = config.patch * 2 ** (len(config.channels) - 1)
     if size % step:
         raise InputError(
             f"data: images of {size} pixels do not go through model.channels with {len(config.channels)} "
-            f"levels; allowed: multiples of {step}"
+            f"levels and model.patch {config.patch}; allowed: multiples of {step}"
         )
     return BUILDERS[config.kind](config, schema)

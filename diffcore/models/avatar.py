@@ -24,7 +24,7 @@ from shards.attributes import Attribute
 
 
 def timestep_embedding(t_B: Tensor, width: int) -> Tensor:
-    """Sinusoids of the timestep, [B] -> [B, width] in fp32 (Vaswani et al. 2017; periods 2 pi to 10^4 x 2 pi)."""
+    """Sinusoids of the timestep, [B] -> [B, width] in fp32 (Vaswani et al. 2017, section 3.5)."""
     half = width // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t_B.device, dtype=torch.float32) / half)
     angles = t_B.float()[:, None] * rates
@@ -100,7 +100,7 @@ class Stage(nn.Module):
 class AvatarUNet(nn.Module):
     """[B, 3, H, W], timesteps [B], labels [B, A], keep [B] -> [B, 3, H, W].
 
-    H and W must be multiples of 2 ** (levels - 1).
+    H and W must be multiples of patch x 2 ** (levels - 1).
     """
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
@@ -108,15 +108,22 @@ class AvatarUNet(nn.Module):
         conditional = config.attributes != "none"
         self.encoder = LabelEncoder(schema, config.attributes) if conditional else None
         channels = config.channels
+        self.width = channels[0]
         c_time = 4 * channels[0]
-        self.time = nn.Sequential(nn.Linear(channels[0], c_time), nn.SiLU(), nn.Linear(c_time, c_time), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(channels[0], c_time), nn.SiLU(), nn.Linear(c_time, c_time), nn.SiLU()
+        )
 
         def stage(c_in: int, level: int) -> Stage:
             encoder = self.encoder if level in config.attention_levels else None
             return Stage(c_in, channels[level], c_time, encoder, config)
 
         *ladder, bottom = range(len(channels))
-        self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
+        # Squares of ``patch`` pixels become channels and back: the same image on a ladder of fewer pixels.
+        pixels = 3 * config.patch**2
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(config.patch), nn.Conv2d(pixels, channels[0], 3, padding=1)
+        )
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         skips, width = [], channels[0]
         for level in ladder:
@@ -140,13 +147,16 @@ class AvatarUNet(nn.Module):
                 width = channels[level]
             self.up.append(blocks)
 
-        self.head = nn.Sequential(group_norm(width), nn.SiLU(), zeroed(nn.Conv2d(width, 3, 3, padding=1)))
+        last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
+        self.head = nn.Sequential(group_norm(width), nn.SiLU(), last, nn.PixelShuffle(config.patch))
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
-        time_BE = self.time(timestep_embedding(t_B, self.stem.out_channels).to(x_BCHW.dtype))
+        time_BE = self.time(timestep_embedding(t_B, self.width).to(x_BCHW.dtype))
         encoded_BV = self.encoder(labels_BA, keep_B, x_BCHW.dtype) if self.encoder else None
 
-        h_BCHW, skips = self.stem(x_BCHW), []
+        # Activations are channels-last (what convolutions want, and attention needs no transpose then);
+        # parameters stay contiguous, as DeepSpeed demands.
+        h_BCHW, skips = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             for block in blocks:
                 h_BCHW = block(h_BCHW, time_BE, encoded_BV)

@@ -1,0 +1,70 @@
+# make demo   render, pack, train, sample and report: minutes on two CPU cores, every GPU where there are any
+# make test   every test;  make unit   the fast ones;  make lint   ruff and mypy
+# make system installs the Debian packages below (asks for root); the others do it themselves in a container.
+# Set-up is done on the way, once. PYTHON=python3.12 picks another interpreter for .venv.
+
+PYTHON ?= python3
+DATA := data
+RUN := runs/demo
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# skia, which draws the stand-in avatars, loads these two.
+SYSTEM_PACKAGES := libegl1 libgl1
+
+.PHONY: demo test unit lint system system-check clean
+
+demo: .venv/installed system-check
+	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
+	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64
+	deepspeed --num_gpus $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
+	python -m diffcore.sample --run $(RUN) --set hair_color=3 --set glasses=11 --out $(RUN)/samples/asked.png
+	python -m diffcore.evaluation.colors --run $(RUN) --samples 256
+	cat $(RUN)/memory.txt
+	python -m diffcore.summary $(RUN)
+
+test: .venv/installed-test system-check
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+unit: .venv/installed-test
+	pytest tests/unit
+
+lint: .venv/installed-test
+	ruff check .
+	ruff format --check .
+	mypy
+
+# Python packages: once, and again when pyproject.toml changes.
+.venv/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; try make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-test: pyproject.toml | .venv/bin/python
+	pip install --quiet --disable-pip-version-check -e ".[test,dev]"
+	touch .venv/installed $@
+
+# In a container or CI (root, Debian's apt, no systemd) missing system packages are installed; on a person's
+# machine the command is named and what needs them is left out.
+system-check:
+	@if ldconfig -p | grep -q libEGL.so.1 && ldconfig -p | grep -q libGL.so.1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then \
+		$(MAKE) --no-print-directory system; \
+	else \
+		echo "*** Missing: $(SYSTEM_PACKAGES). Avatars cannot be drawn and their tests are left out." >&2; \
+		echo "*** To install them: make system" >&2; \
+	fi
+
+system:
+	@[ "$$(id -u)" = 0 ] || sudo -v
+	if [ "$$(id -u)" = 0 ]; then s=; else s=sudo; fi; \
+	$$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq $(SYSTEM_PACKAGES)
+
+clean:
+	rm -rf .venv data runs build *.egg-info

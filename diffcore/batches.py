@@ -1,0 +1,68 @@
+"""From shards to tensors: the micro batches of one rank, with everything random about them.
+
+The stream of samples is endless and the same for every run with this seed. Step k of a run with global batch
+G uses positions k G .. (k + 1) G - 1, whatever the world: ranks and micro batches only share them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffcore.config import Config
+from diffcore.diffusion.randomness import Draws
+from diffcore.engine import World
+from shards.read import ShardReader, prefetch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Images fp32 [B, 3, H, W] in [-1, 1], labels int64 [B, A], and their noise, timesteps and drops."""
+
+    images: Tensor
+    labels: Tensor
+    draws: Draws
+
+
+def positions_of(step: int, micro_step: int, rank: int, world: int, micro: int, size: int) -> np.ndarray:
+    """Positions of one micro batch in the stream: int64 [micro]."""
+    first = step * size + (micro_step * world + rank) * micro
+    return np.arange(first, first + micro)
+
+
+def to_signal(images_BHWC: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, C] in 0 .. 255 -> fp32 [B, C, H, W] in [-1, 1]."""
+    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(x_BCHW: Tensor) -> np.ndarray:
+    """fp32 [B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C]; values outside are clipped."""
+    scaled = x_BCHW.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def micro_batches(
+    config: Config, reader: ShardReader, world: World, start: int, end: int
+) -> Generator[MicroBatch, None, None]:
+    """This rank's micro batches of the steps ``start`` .. ``end`` - 1, ``accumulation`` of them a step."""
+    micro, accumulation = config.batch.split(world.size)
+    requests = (
+        positions_of(step, micro_step, world.rank, world.size, micro, config.batch.size)
+        for step in range(start, end)
+        for micro_step in range(accumulation)
+    )
+    for batch in prefetch(reader, requests, config.data.prefetch):
+        images = to_signal(batch.images)
+        draws = Draws.at(
+            batch.positions,
+            seed=config.seed,
+            timesteps=config.diffusion.timesteps,
+            label_dropout=config.diffusion.label_dropout,
+            shape=images.shape[1:],
+        )
+        labels = torch.from_numpy(batch.labels).to(world.device)
+        yield MicroBatch(images.to(world.device), labels, draws.to(world.device))

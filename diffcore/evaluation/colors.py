@@ -1,0 +1,74 @@
+"""python -m diffcore.evaluation.colors --run RUN [--samples 256]
+
+Do the samples have the face and hair colour that was asked for? Read by the palette rule, without a network,
+and printed beside its two controls: the same rule on real images (it should be right), and against shuffled
+wishes (it should fall to chance). For stand-in avatars only. Writes ``colors.json`` into the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards import cli
+from shards.attributes import CARTOON_SET
+from shards.cli import InputError
+from shards.index import write_atomic
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffcore.evaluation.colors", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
+    parser.add_argument("--samples", type=int, default=256, help="images drawn (default 256)")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
+    parser.add_argument("--steps", type=int, help="network evaluations an image (default: the run's)")
+    parser.add_argument("--sampler", help="sampler (default: the run's)")
+    arguments = parser.parse_args(argv)
+    if arguments.samples < 1:
+        raise InputError(f"--samples {arguments.samples}: at least 1")
+
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffcore.evaluation.palette import agreement
+    from diffcore.sample import choose_labels, load_run, sampling_of
+    from shards.read import ShardReader
+
+    model = load_run(arguments.run)
+    if model.schema != CARTOON_SET:
+        raise InputError(f"{arguments.run}: the palette rule reads avatars; this run's labels are others")
+    sampling = sampling_of(model.config, arguments)
+    labels_BA = choose_labels(model.schema, {}, arguments.seed, arguments.samples)
+    drawn = agreement(model.draw(labels_BA, sampling, arguments.seed), labels_BA.numpy())
+    with ShardReader(model.config.data.path, "train", order="sequential") as reader:
+        real_batch = reader.read(np.arange(min(arguments.samples, len(reader))))
+    real = agreement(real_batch.images, real_batch.labels)
+
+    result = {
+        name: {
+            "asked": drawn[name],
+            "samples": int(drawn[f"{name}_count"]),
+            "real_images": real[name],
+            "shuffled_wishes": drawn[f"{name}_shuffled"],
+        }
+        for name in ("hair_color", "face_color")
+    }
+    settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
+    record = {"step": model.step, "seed": arguments.seed, **settings, "agreement": result}
+    write_atomic(arguments.run / "colors.json", (json.dumps(record, indent=1) + "\n").encode())
+    table = Table(title=f"Colours as asked, step {model.step}, {settings}")
+    for heading in ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes"):
+        table.add_column(heading, justify="left" if heading == "attribute" else "right")
+    for name, row in result.items():
+        shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
+        table.add_row(name, str(row["samples"]), *shares)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,63 @@
+"""What the system says a process holds: NVML (nvidia-smi's source) on a GPU, the resident set without one.
+
+The only file that knows pynvml.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Total:
+    """Bytes and where the figure is from."""
+
+    bytes: int
+    source: str
+
+
+def process_total(device: torch.device) -> Total:
+    """The process's memory on ``device``. Never raises: without NVML the source says why."""
+    if device.type != "cuda":
+        return Total(_resident(), "RSS (/proc/self/statm)")
+
+    import torch
+
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                return Total(int(process.usedGpuMemory), "NVML, this process")
+        # In a container NVML knows other process numbers than ours.
+        return Total(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used), "NVML, whole device")
+    except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...
+        reserved = torch.cuda.memory_reserved(device)
+        return Total(reserved, f"torch's allocator, reserved (no NVML: {type(error).__name__}: {error})")
+
+
+def count_gpus() -> int:
+    """GPUs that NVML sees and CUDA_VISIBLE_DEVICES shows; 0 without a driver. Needs no torch."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except Exception:  # no driver, no rights: pynvml has its own types for each
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return count if visible is None else len([d for d in visible.split(",") if d.strip()])
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,134 @@
+"""Watching a run: TensorBoard, metrics.jsonl, and a progress bar on a terminal or plain lines in a log.
+
+Only rank 0 writes; on the other ranks every call does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+
+class Monitor:
+    """Opened at the step that the run starts or resumes from; figures of later steps are dropped, because
+    they are about to be made again."""
+
+    def __init__(self, run: Path, start: int, total: int, active: bool) -> None:
+        self.active = active
+        self.total = total
+        self._since = time.perf_counter()
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(run / "tensorboard", purge_step=start + 1 if start else None)
+        self._metrics = _reopened(run / "metrics.jsonl", start)
+        self._progress = _progress(start, total) if sys.stderr.isatty() else None
+        self._began, self._start = time.monotonic(), start
+
+    def rate(self, images: int) -> float:
+        """Images a second since the last call, time spent aside not counted."""
+        elapsed = time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        return images / elapsed
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Around what is no training, such as drawing samples: ``rate`` leaves its time out."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+    def text(self, tag: str, text: str) -> None:
+        if self.active:
+            self._writer.add_text(tag, f"```\n{text}\n```")
+
+    def say(self, line: str) -> None:
+        """One line for the reader of the log."""
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.console.print(line, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
+        if not self.active:
+            return
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self._metrics.flush()
+
+    def progress(self, step: int, loss: float, rate: float) -> None:
+        """Move the bar, or print the step's line: ``rate`` in images a second."""
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.update(
+                self._progress.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=f"{rate:.1f}"
+            )
+            return
+        done = step - self._start
+        left = (time.monotonic() - self._began) / max(done, 1) * (self.total - step)
+        self.say(f"step {step}/{self.total}  loss {loss:.4f}  {rate:.1f} images/s  {_clock(left)} left")
+
+    def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
+        if self.active:
+            self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.stop()
+        self._writer.close()
+        self._metrics.close()
+
+
+def _reopened(path: Path, step: int) -> IO[str]:
+    """metrics.jsonl without the lines after ``step`` and without a torn last line."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines(keepends=True):
+            try:
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:
+                continue
+    file = path.open("w", encoding="utf-8")
+    file.writelines(kept)
+    file.flush()
+    return file
+
+
+def _progress(start: int, total: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[rate]} images/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    progress.add_task("training", total=total, completed=start, loss="-", rate="-")
+    progress.start()
+    return progress
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

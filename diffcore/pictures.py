@@ -1,0 +1,31 @@
+"""Image grids as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:
+    """Tile uint8 [B, H, W, 3] into one uint8 [height, width, 3] on white, row by row.
+
+    Small images are enlarged by the smallest whole factor that makes them ``least`` pixels, unsmoothed.
+    """
+    factor = max(1, -(-least // images_BHWC.shape[1]))
+    images = images_BHWC.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def save_png(image_HWC: np.ndarray, path: Path) -> None:
+    """Write uint8 [H, W, 3] atomically."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(image_HWC).save(temporary, format="PNG")
+    temporary.replace(path)

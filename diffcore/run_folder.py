@@ -1,0 +1,66 @@
+"""The run folder: what belongs to one experiment, and the check that a resume is of the same one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from diffcore.config import REPOSITORY, Config
+from shards.cli import InputError
+from shards.index import Index, write_atomic
+
+
+def code_version() -> str:
+    """The commit of the code, with "+" if tracked files differ from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def data_record(index: Index) -> dict[str, Any]:
+    """What a run keeps of its shards: enough to tell them apart, and to draw without them."""
+    schema = [{"name": a.name, "variants": a.variants} for a in index.schema]
+    return {"fingerprint": index.fingerprint, "size": index.size, "schema": schema}
+
+
+def check(config: Config, data: dict[str, Any]) -> None:
+    """InputError, with both values, if the run folder belongs to another experiment.
+
+    ``data`` says which shards: their fingerprint among others. A folder without a run is fine.
+    """
+    record = config.run / "run.json"
+    if not record.exists():
+        if config.run.exists() and any(config.run.iterdir()):
+            raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
+        return
+    try:
+        before = json.loads(record.read_text())
+        identity, fingerprint = before["identity"], before["data"]["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error})") from error
+    now = config.identity()
+    differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
+    if differing:
+        pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        raise InputError(f"run: {config.run} holds another experiment ({pairs}); give another run folder")
+    if fingerprint != data["fingerprint"]:
+        raise InputError(
+            f"run: {config.run} was trained on other shards (index {fingerprint[:12]}, "
+            f"{config.data.path} has {data['fingerprint'][:12]}); give another run folder or the old shards"
+        )
+
+
+def record(config: Config, data: dict[str, Any]) -> None:
+    """Write the record and the resolved config; the folder is its owner's only."""
+    config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (config.run / "run.json").exists():
+        tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
+        write_atomic(config.run / "run.json", (json.dumps(tree, indent=1) + "\n").encode())
+    write_atomic(config.run / "config.yaml", config.to_yaml().encode())

@@ -1,0 +1,199 @@
+"""python -m diffcore.sample --run RUN --set hair_color=3 --guidance 2 --count 16 --out grid.png
+
+Draws avatars with a run's newest complete checkpoint. What is not set is drawn at random; a JSON beside the
+grid says the attributes of every cell. Reads safetensors and YAML only, and needs no DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffcore import config as configuration
+from shards import cli
+from shards.attributes import Attribute
+from shards.cli import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from diffcore.diffusion.schedule import NoiseSchedule
+
+
+def draw(
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    labels_BA: Tensor,
+    positions: Iterable[int],
+    sampling: configuration.Sampling,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Images for ``labels``: uint8 [B, H, W, 3].
+
+    Image i depends on its labels, ``seed`` and ``positions[i]``, not on the batch that it is drawn in.
+    """
+    import torch
+
+    from diffcore.batches import to_pixels
+    from diffcore.diffusion import randomness
+    from diffcore.diffusion.guidance import guided
+    from diffcore.diffusion.samplers import SAMPLERS
+
+    positions = list(positions)
+
+    def noise(step: int) -> Tensor:
+        return randomness.normal(seed, "sample", positions, shape, step).to(device)
+
+    with torch.no_grad():
+        denoise = guided(network, labels_BA.to(device), sampling.guidance)
+        # Step 0 of the noise is x_T; the samplers' own steps follow.
+        x0 = SAMPLERS[sampling.sampler](
+            denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1)
+        )
+    return to_pixels(x0)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with a checkpoint's weights, and what is needed to draw with it."""
+
+    config: configuration.Config
+    schema: tuple[Attribute, ...]
+    size: int
+    step: int
+    network: nn.Module
+    schedule: NoiseSchedule
+    device: torch.device
+
+    def draw(
+        self, labels_BA: Tensor, sampling: configuration.Sampling, seed: int, batch: int = 64
+    ) -> np.ndarray:
+        """Images for ``labels`` at positions 0 .. B - 1, ``batch`` at a time: uint8 [B, H, W, 3]."""
+        import numpy as np
+
+        parts = []
+        for first in range(0, len(labels_BA), batch):
+            part = labels_BA[first : first + batch]
+            positions = range(first, first + len(part))
+            shape = (3, self.size, self.size)
+            parts.append(
+                draw(
+                    self.network, self.schedule, part, positions, sampling,
+                    shape=shape, seed=seed, device=self.device,
+                )
+            )  # fmt: skip
+        return np.concatenate(parts)
+
+
+def load_run(run: Path, weights: str = "ema") -> TrainedModel:
+    """The network of a run with its newest complete checkpoint. InputError where there is none."""
+    import torch
+
+    from diffcore import checkpoint, models
+    from diffcore.diffusion.schedule import NoiseSchedule
+
+    config_path = run / "config.yaml"
+    if not config_path.exists():
+        raise InputError(f"{run}: not a run folder (no config.yaml)")
+    config = configuration.load(config_path)
+    folder, skipped = checkpoint.newest(run)
+    if folder is None:
+        raise InputError(f"{run}: no complete checkpoint ({'; '.join(skipped) or 'none was written'})")
+    state = checkpoint.read_state(folder)
+    schema = tuple(Attribute(a["name"], a["variants"]) for a in state.data["schema"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = models.build(config.model, schema, state.data["size"])
+    network.load_state_dict(checkpoint.read_weights(folder, weights))
+    network.to(device).eval().requires_grad_(False)
+    schedule = NoiseSchedule.of(config.diffusion)
+    return TrainedModel(config, schema, state.data["size"], state.step, network, schedule, device)
+
+
+def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:
+    """Labels [count, A]: ``wanted`` fixed, the rest uniform by (seed, cell)."""
+    from diffcore.diffusion import randomness
+
+    labels_BA = randomness.labels(seed, range(count), [a.variants for a in schema])
+    for column, attribute in enumerate(schema):
+        if attribute.name in wanted:
+            labels_BA[:, column] = wanted[attribute.name]
+    return labels_BA
+
+
+def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[str, int]:
+    """``name=value`` strings -> {name: value}. InputError with what is allowed."""
+    variants = {a.name: a.variants for a in schema}
+    wanted = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in variants:
+            raise InputError(f"--set {setting}: unknown attribute {name!r}; allowed: {', '.join(variants)}")
+        if not value.isascii() or not value.isdigit() or int(value) >= variants[name]:
+            raise InputError(f"--set {setting}: {name} must be a whole number, 0 to {variants[name] - 1}")
+        wanted[name] = int(value)
+    return wanted
+
+
+def sampling_of(config: configuration.Config, arguments: argparse.Namespace) -> configuration.Sampling:
+    """The run's sampling settings with the command line's in their place, checked together."""
+    given = {
+        name: value
+        for name in ("guidance", "steps", "sampler", "count")
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    return configuration.replace(config, "sampling", given).sampling
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffcore.sample", description=__doc__.split("\n\n")[1])
+    parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
+    parser.add_argument("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
+    parser.add_argument("--steps", type=int, help="network evaluations an image")
+    parser.add_argument("--sampler", help="ddim or ddpm")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
+    parser.add_argument("--count", type=int, help="images")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
+    parser.add_argument("--out", type=Path, required=True, help="the grid, a PNG; .json is put beside it")
+    arguments = parser.parse_args(argv)
+    if arguments.out.suffix.lower() != ".png":
+        raise InputError(f"--out {arguments.out}: the grid is a PNG; give a name that ends in .png")
+    if not arguments.out.parent.is_dir():
+        raise InputError(f"--out {arguments.out}: folder {arguments.out.parent} does not exist")
+
+    from diffcore import pictures
+    from shards.index import write_atomic
+
+    model = load_run(arguments.run, "weights" if arguments.weights == "raw" else "ema")
+    sampling = sampling_of(model.config, arguments)
+    wanted = parse_wanted(arguments.set, model.schema)
+    labels_BA = choose_labels(model.schema, wanted, arguments.seed, sampling.count)
+    images = model.draw(labels_BA, sampling, arguments.seed)
+    columns = min(8, sampling.count)
+    pictures.save_png(pictures.grid(images, columns), arguments.out)
+    cells = [
+        {
+            "row": i // columns,
+            "column": i % columns,
+            "attributes": {a.name: v for a, v in zip(model.schema, row, strict=True)},
+        }
+        for i, row in enumerate(labels_BA.tolist())
+    ]
+    record = {"run": str(arguments.run), "step": model.step, "weights": arguments.weights,
+              "seed": arguments.seed, "set": wanted, **sampling.model_dump(exclude={"every"}),
+              "cells": cells}  # fmt: skip
+    write_atomic(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+    print(f"{arguments.out}: {len(images)} images, step {model.step}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

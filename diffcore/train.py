@@ -1,0 +1,128 @@
+"""deepspeed diffcore/train.py --config configs/demo.yaml [--engine.zero 2 ...]
+
+Also ``python diffcore/train.py --config ...`` for one process. The same command resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __package__ in (None, ""):
+    # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from diffcore.config import Config, parse
+from shards import cli
+
+if TYPE_CHECKING:
+    from diffcore.engine import World
+
+
+def main() -> None:
+    config = parse(prog="train.py")
+
+    from diffcore import engine
+
+    world = engine.start(config.engine.threads)
+    try:
+        train(config, world)
+    finally:
+        engine.stop()
+
+
+def train(config: Config, world: World) -> None:
+    """One run, from its newest complete checkpoint or from nothing, to ``train.steps``."""
+    import torch
+
+    from diffcore import checkpoint, models, run_folder
+    from diffcore.batches import MicroBatch, micro_batches
+    from diffcore.checkpoint import State
+    from diffcore.diffusion.loss import denoising_loss
+    from diffcore.diffusion.schedule import NoiseSchedule
+    from diffcore.ema import Ema
+    from diffcore.engine import Engine, barrier, gather_objects, mean_over_ranks
+    from diffcore.grids import SampleGrids
+    from diffcore.learning_rate import learning_rate
+    from diffcore.memory import report
+    from diffcore.memory.trace import measure
+    from diffcore.monitor import Monitor
+    from shards.read import ShardReader
+
+    # What is trained on what, and whether the run folder is of the same experiment.
+    reader = ShardReader(config.data.path, "train", seed=config.seed)
+    data = run_folder.data_record(reader.index)
+    run_folder.check(config, data)
+    barrier()  # every rank has looked before rank 0 writes
+    if world.main:
+        run_folder.record(config, data)
+
+    # The network, its average and where they were: the same weights on every rank, from the seed.
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(config.train.deterministic)
+    engine = Engine(models.build(config.model, reader.schema, reader.size), config, world)
+    ema = Ema(engine, config.ema)
+    folder, skipped = checkpoint.newest(config.run)
+    start = checkpoint.load(folder, engine, ema).step if folder else 0
+
+    schedule = NoiseSchedule.of(config.diffusion)
+    grids = SampleGrids(config, reader.index)
+    monitor = Monitor(config.run, start, config.train.steps, active=world.main)
+    for line in skipped:
+        monitor.say(line)
+    monitor.text("config", config.to_yaml())
+    monitor.say(
+        f"{engine.parameters:,} parameters, {len(reader):,} images, "
+        f"{world.size} ranks on {world.device.type}, batch {config.batch.size} = {engine.micro} x {engine.accumulation} x {world.size}, "
+        f"ZeRO-{config.engine.zero}, {config.engine.precision}, from step {start}"
+    )
+
+    def loss_of(batch: MicroBatch) -> torch.Tensor:
+        return denoising_loss(engine, schedule, batch.images, batch.labels, batch.draws).mean()
+
+    batches = micro_batches(config, reader, world, start, config.train.steps)
+    total_loss, counted = torch.zeros((), device=world.device), 0
+    for step in range(start, config.train.steps):
+        lr = learning_rate(config, step * config.batch.size)
+        for _ in range(engine.accumulation):
+            loss = loss_of(next(batches))
+            engine.backward(loss)
+            engine.step(lr)
+            total_loss += loss.detach()
+            counted += 1
+        ema.update(engine, step)
+
+        done = step + 1
+        last = done == config.train.steps
+        if done % config.train.log_every == 0 or last:
+            figures = {
+                "loss": mean_over_ranks(total_loss / counted, world).item(),
+                "learning_rate": lr,
+                "gradient_norm": engine.gradient_norm(),
+                "images_per_second": monitor.rate(counted * engine.micro * world.size),
+                "samples": done * config.batch.size,
+            }
+            monitor.scalars(done, {f"train/{name}": value for name, value in figures.items()})
+            monitor.progress(done, figures["loss"], figures["images_per_second"])
+            total_loss, counted = torch.zeros_like(total_loss), 0
+        if done % config.sampling.every == 0 or last:
+            with monitor.aside():
+                grids.log(done, engine, ema, monitor)
+        if done % config.train.checkpoint_every == 0 or last:
+            with monitor.aside():
+                state = State.now(config, data, done, world)
+                checkpoint.save(config.run, state, engine, ema, config.train.keep_checkpoints)
+
+    # Where the memory went: one more micro batch, forward and backward, that is not learned from.
+    extra = micro_batches(config, reader, world, config.train.steps, config.train.steps + 1)
+    anatomy = gather_objects(measure(engine, ema, engine.micro, lambda: loss_of(next(extra))), world)
+    extra.close()
+    if world.main:
+        monitor.say(f"memory report: {report.write(config.run, anatomy)}")
+    monitor.close()
+    reader.close()
+
+
+if __name__ == "__main__":
+    cli.run(main)
