@@ -209,12 +209,12 @@ class ShardReader:
             self.close()
 
 
-class BadSample(Exception):  # noqa: N818 - becomes a CorruptSampleError where shard and key are known
-    pass
+class BadSample(Exception):  # noqa: N818 - not for callers: read() turns it into a CorruptSampleError
+    """What is wrong with a sample, told where its shard and key are not known."""
 
 
 def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
-    """Decode an RGB PNG of ``out``'s shape [H, W, 3] into it."""
+    """Decode an RGB PNG of ``out``'s shape [H, W, 3] into it; BadSample for any other data."""
     height, width, _ = out.shape
     # The PNG's first chunk, read by hand: Pillow is not asked to look at any other dimensions.
     if data[:8] != PNG_MAGIC or data[16:24] != struct.pack(">II", width, height):
@@ -229,7 +229,7 @@ def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:
-    """The variants in a label member, in the schema's order; each is checked against it."""
+    """The variants in a label member, in the schema's order; BadSample unless each fits the schema."""
     try:
         given = json.loads(data)
     except (ValueError, RecursionError) as error:
