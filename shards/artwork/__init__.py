@@ -13,4 +13,4 @@ from shards.artwork.hair_styles import BALD_HAIR
 __all__ = ["ARTWORK_VERSION", "BALD_HAIR"]
 
 # Raised whenever the same labels would give other pixels; a folder drawn by another version is refused.
-ARTWORK_VERSION = 1
+ARTWORK_VERSION = 2

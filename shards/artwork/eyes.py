@@ -3,7 +3,7 @@
 - ``eye_angle``: how sharply the lids meet in the corners: round, almond or narrow eyes.
 - ``eye_slant``: the whole eye turned: outer corners up, level or down.
 - ``eye_lid``: open, or a heavy lid over the top of the iris.
-- ``eye_lashes``: none, or two flicks at each outer corner.
+- ``eye_lashes``: none, or two darts at each outer corner.
 - ``eye_color``: the iris.
 - ``eyebrow_shape``: the brow's arc and taper (``BROWS``); ``eyebrow_thickness``: its height;
   ``eyebrow_width``: its length; ``eyebrow_weight``: soft (mixed with the skin) or solid ink;
@@ -64,7 +64,7 @@ class _Eye:
     white: skia.Path
     iris: skia.Path
     pupil: skia.Path
-    glint: skia.Path
+
     upper_line: skia.Path
     lower_line: skia.Path
     lid: skia.Path
@@ -93,17 +93,17 @@ def _eye(angle: int) -> _Eye:
     lid = skia.Path()
     lid.addRect(skia.Rect.MakeLTRB(-w - 4, -h - 8, w + 4, -h * 0.26))
     lashes = skia.Path()
-    for x, y, dx, dy in ((w - 1, -1, 12, -6), (w - 7, -h * 0.5, 12, -8)):
-        lashes.moveTo(x - 2, y - 2)
-        lashes.quadTo(x + dx * 0.7, y + dy * 0.2, x + dx, y + dy)
-        lashes.quadTo(x + dx * 0.6, y + dy * 0.2 + 3.5, x, y + 4)
+    # Two darts that go on from the upper lid.
+    for x, y, tip_x, tip_y in ((w - 3, -1.0, w + 12, -6.0), (w - 9, -h * 0.62, w + 7, -h * 0.62 - 7)):
+        lashes.moveTo(x - 4, y - 3)
+        lashes.quadTo(x + 5, y - 2, tip_x, tip_y)
+        lashes.quadTo(x + 7, y + 2.5, x, y + 3)
         lashes.close()
     # The gaze is straight: the iris touches the upper lid.
     return _Eye(
         white=white,
         iris=ellipse(-1, -2, 15.5, 15.5),
         pupil=ellipse(-1, -2.5, 7.5, 8.5),
-        glint=ellipse(4, -7.5, 2.8, 2.8),
         upper_line=upper,
         lower_line=lower,
         lid=lid,
@@ -128,7 +128,8 @@ def draw_eyes(canvas: skia.Canvas, labels: Mapping[str, int], skin: RGB) -> None
         fill(canvas, eye.iris, iris)
         canvas.scale(1 / 0.84, 1 / 0.84)
         fill(canvas, eye.pupil, INK)
-        fill(canvas, eye.glint, WHITE)
+        # The light comes from one side, whichever way the eye is mirrored.
+        canvas.drawCircle(4 * side, -7.5, 2.8, _glint_paint())
         if labels["eye_lid"]:
             fill(canvas, eye.lid, mix(skin, INK, 0.3))
             canvas.restore()
@@ -141,6 +142,11 @@ def draw_eyes(canvas: skia.Canvas, labels: Mapping[str, int], skin: RGB) -> None
         if labels["eye_lashes"]:
             fill(canvas, eye.lashes, INK)
         canvas.restore()
+
+
+@lru_cache(maxsize=1)
+def _glint_paint() -> skia.Paint:
+    return skia.Paint(AntiAlias=True, Color=skia.ColorWHITE)
 
 
 @lru_cache(maxsize=1)

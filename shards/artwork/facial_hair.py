@@ -42,8 +42,8 @@ def _ragged(face: int, chin: int, grow: float, start_y: float, depths: list[floa
     edge = _around_jaw(face, chin, grow, start_y)
     middle = len(edge) // 2
     # Locks hang down on both sides: onwards on the way down, backwards on the way up.
-    outline = Outline(edge[0]).line(edge[1]).spikes(edge[2 : middle + 1], depths, lean=0.55)
-    return outline.spikes(edge[middle + 1 : -1], depths[::-1], lean=-0.55).line(edge[-1])
+    outline = Outline(edge[0]).line(*edge[1:3]).spikes(edge[3 : middle + 1], depths, lean=0.55)
+    return outline.spikes(edge[middle + 1 : -2], depths[::-1], lean=-0.55).line(*edge[-2:])
 
 
 def _over_lip(right_end: Point, dip: float) -> list[Point]:

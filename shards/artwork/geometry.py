@@ -34,7 +34,7 @@ CROWN_PLACES: tuple[Point, ...] = tuple((x, y) for x in (-18, -9, 0, 7) for y in
 
 @dataclass(frozen=True)
 class FaceShape:
-    """Half-widths of the face at the cheek (y = 300), the jaw's corner and the chin."""
+    """The corners that round off into a face: half-widths at the cheek (y = 300), the jaw and the chin."""
 
     cheek: float
     jaw: float
@@ -43,13 +43,13 @@ class FaceShape:
 
 
 FACE_SHAPES: tuple[FaceShape, ...] = (
-    FaceShape(cheek=84, jaw=62, jaw_y=350, chin=28),  # oval
-    FaceShape(cheek=79, jaw=49, jaw_y=354, chin=19),  # pointed
-    FaceShape(cheek=87, jaw=75, jaw_y=350, chin=40),  # square
-    FaceShape(cheek=91, jaw=76, jaw_y=338, chin=36),  # round
-    FaceShape(cheek=76, jaw=57, jaw_y=352, chin=32),  # narrow
-    FaceShape(cheek=89, jaw=60, jaw_y=344, chin=18),  # heart
-    FaceShape(cheek=83, jaw=76, jaw_y=360, chin=50),  # broad jaw
+    FaceShape(cheek=84, jaw=68, jaw_y=358, chin=24),  # oval
+    FaceShape(cheek=82, jaw=51, jaw_y=353, chin=17),  # pointed
+    FaceShape(cheek=86, jaw=85, jaw_y=362, chin=34),  # square
+    FaceShape(cheek=95, jaw=84, jaw_y=352, chin=37),  # round
+    FaceShape(cheek=76, jaw=65, jaw_y=364, chin=27),  # narrow
+    FaceShape(cheek=94, jaw=58, jaw_y=342, chin=15),  # heart
+    FaceShape(cheek=79, jaw=95, jaw_y=357, chin=36),  # pear
 )
 
 # chin_length moves the tip of the chin and, half as far, the corner of the jaw.
@@ -59,18 +59,31 @@ CHIN_Y: tuple[float, ...] = (379.0, 391.0, 403.0)
 def jaw_points(face_shape: int, chin_length: int, grow: float = 0.0) -> list[Point]:
     """The face's edge from the right temple round the chin to the left one.
 
-    ``grow`` pushes the edge outwards, not at all at the temples and fully at the chin: that is how the
-    face's line swells, and how a beard stands off the chin.
+    A quadratic B-spline over the shape's corners: as convex as the corners are. ``grow`` pushes the edge
+    outwards, not at all at the temples and fully at the chin: that is how the face's line swells, and how
+    a beard stands off the chin.
     """
     shape, tip = FACE_SHAPES[face_shape], CHIN_Y[chin_length]
     jaw_y = shape.jaw_y + (tip - CHIN_Y[1]) / 2
-    right = [
-        (TEMPLE, TEMPLE_Y),
-        (shape.cheek + 0.5 * grow, 300.0),
-        (shape.jaw + 0.85 * grow, jaw_y + 0.4 * grow),
-        (shape.chin + 0.4 * grow, tip - 2.5 - 0.25 * shape.chin + 0.9 * grow),
-    ]
-    return [*right, (0.0, tip + grow), *mirrored(right)]
+    cheek = (shape.cheek + 0.5 * grow, 300.0)
+    jaw = (shape.jaw + 0.9 * grow, jaw_y + 0.5 * grow)
+    chin = (shape.chin + 0.4 * grow, tip + grow)
+    right: list[Point] = [(TEMPLE, TEMPLE_Y)]
+    middle = _between((TEMPLE, TEMPLE_Y), cheek, 0.5)
+    for corner, end in (
+        (cheek, _between(cheek, jaw, 0.5)),
+        (jaw, _between(jaw, chin, 0.5)),
+        (chin, (0.0, tip + grow)),
+    ):
+        right += [
+            _between(_between(middle, corner, t), _between(corner, end, t), t) for t in (0.0, 0.25, 0.5, 0.75)
+        ]
+        middle = end
+    return [*right, middle, *mirrored(right)]
+
+
+def _between(a: Point, b: Point, t: float) -> Point:
+    return (a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t)
 
 
 def mirrored(points: list[Point]) -> list[Point]:

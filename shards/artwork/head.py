@@ -16,7 +16,7 @@ OUTLINE = 3.6
 @lru_cache(maxsize=64)
 def face_path(face_shape: int, chin_length: int) -> skia.Path:
     """Skull and jaw; the skull is the same for every face, so that every hair fits every face."""
-    skull = dome(TEMPLE, SKULL_TOP, TEMPLE_Y)
+    skull = dome(TEMPLE + 1, SKULL_TOP, TEMPLE_Y)  # a dome's ends stand one in
     return Outline(skull[0]).spline(skull[1:]).spline(jaw_points(face_shape, chin_length)[1:]).close()
 
 
@@ -30,7 +30,19 @@ def jaw_line(face_shape: int, chin_length: int) -> skia.Path:
 @lru_cache(maxsize=1)
 def _ears() -> skia.Path:
     return both_sides(
-        blob([(84, 266), (94, 253), (107, 252), (112, 268), (107, 294), (97, 313), (82, 312), (78, 290)])
+        blob(
+            [
+                (74, 262),
+                (86, 246),
+                (98, 248),
+                (110, 257),
+                (111, 274),
+                (106, 296),
+                (96, 314),
+                (82, 311),
+                (74, 286),
+            ]
+        )
     )
 
 
