@@ -189,6 +189,14 @@ def files_of(source: Path) -> list[tuple[str, bytes]]:
     return [(f"set/{path.name}", path.read_bytes()) for path in sorted(source.iterdir())]
 
 
+def members_of(folder: Path, split: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for shard in Index.load(folder).split(split).shards:
+        with tarfile.open(folder / shard.name) as archive:
+            found |= {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+    return found
+
+
 @pytest.mark.parametrize("name", ["set.tgz", "set.tar", "set.tar.gz"])
 @pytest.mark.parametrize("apart", [False, True])
 def test_archive(make_source, tiny, tmp_path: Path, name: str, apart: bool) -> None:
@@ -202,6 +210,7 @@ def test_archive(make_source, tiny, tmp_path: Path, name: str, apart: bool) -> N
     a, b = Index.load(tmp_path / "out"), Index.load(tmp_path / "folder")
     for split in ("train", "val"):
         assert sorted(keys_of(a.folder, split)) == sorted(keys_of(b.folder, split))
+        assert members_of(a.folder, split) == members_of(b.folder, split)
     assert pack(archive, tmp_path / "out", tiny()).complete_before
 
 
