@@ -13,7 +13,7 @@ labels are independent and uniform. The CSV is written last and by renaming, so 
 is complete: running the command again draws only what is missing. ``render.json`` beside the set says what
 it is; a set of another seed, layout or artwork is refused.
 
-Attributes too fine to survive the centre crop and 64 x 64 are listed in docs/avatars.md.
+Every attribute survives the centre crop and 64 x 64; docs/avatars.md says how clearly.
 """
 
 from __future__ import annotations
@@ -174,9 +174,11 @@ def _claim(out: Path, marker: Path, count: int, seed: int, layout: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     found = _read_marker(marker)
     if found is None:
-        strangers = (path.name for path in out.rglob("*") if re.fullmatch(r"cs\d+\.(csv|png)", path.name))
+        strangers = itertools.chain(out.glob("cs*.*"), out.glob("[0-9]/cs*.*"))
         if (stranger := next(strangers, None)) is not None:
-            raise InputError(f"{out} holds avatars ({stranger}) but no {MARKER}: not drawn by this command")
+            raise InputError(
+                f"{out} holds avatars ({stranger.name}) but no {MARKER}: not drawn by this command"
+            )
         _write_marker(marker, count, seed, layout)
         return
     wanted = _description(count, seed, layout)
