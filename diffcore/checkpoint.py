@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, complete or not there, free of pickle, and the same for every ZeRO stage and world size.
+"""Checkpoints: complete or not there, free of pickle, the same for every ZeRO stage and world size.
 
 A checkpoint is a folder ``checkpoints/step-00001000`` with
 

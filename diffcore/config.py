@@ -70,7 +70,7 @@ class AvatarModel(Section):
                 raise ValueError(f"attention_levels: {level} is not a level; allowed: 0 to {levels[-1]}")
             if self.channels[level] % self.heads:
                 raise ValueError(
-                    f"heads: {self.heads} does not divide the {self.channels[level]} channels of level {level}"
+                    f"heads: {self.heads} does not divide channels[{level}], {self.channels[level]}"
                 )
         return self
 
@@ -138,7 +138,7 @@ class Batch(Section):
 
 
 class Engine(Section):
-    zero: Literal[0, 1, 2, 3] = 1
+    zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (Rajbhandari et al. 2020)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Compute precision; bf16 keeps fp32 master weights."""
@@ -211,10 +211,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model.attributes == "none" and self.diffusion.label_dropout:
-            raise ValueError("diffusion.label_dropout must be 0 for model.attributes none: there is no label")
+            raise ValueError("diffusion.label_dropout must be 0 for model.attributes none: no label")
         if self.sampling.steps > self.diffusion.timesteps:
             raise ValueError(
-                f"sampling.steps {self.sampling.steps} is above diffusion.timesteps {self.diffusion.timesteps}"
+                f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"
             )
         return self
 
@@ -346,7 +346,8 @@ def _explain(error: pydantic.ValidationError) -> str:
         text += f" (did you mean {near[0]!r}?)" if near else ""
         text += f"; allowed here: {', '.join(names)}"
     elif first["type"] == "missing" and parent is not None:
-        text = f"key {field!r} is missing: {parent.model_fields[str(first['loc'][-1])].description or 'a section'}"
+        meaning = parent.model_fields[str(first["loc"][-1])].description
+        text = f"key {field!r} is missing: {meaning or 'a section'}"
     else:
         text = f"{field}: " if field else ""
         text += first["msg"].removeprefix("Value error, ")

@@ -74,7 +74,8 @@ def train(config: Config, world: World) -> None:
     monitor.text("config", config.to_yaml())
     monitor.say(
         f"{engine.parameters:,} parameters, {len(reader):,} images, "
-        f"{world.size} ranks on {world.device.type}, batch {config.batch.size} = {engine.micro} x {engine.accumulation} x {world.size}, "
+        f"{world.size} ranks on {world.device.type}, batch {config.batch.size} = {engine.micro} micro "
+        f"x {engine.accumulation} accumulation x {world.size} ranks, "
         f"ZeRO-{config.engine.zero}, {config.engine.precision}, from step {start}"
     )
 

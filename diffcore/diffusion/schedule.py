@@ -18,7 +18,7 @@ def linear_betas(c: config.Diffusion) -> Tensor:
 
 
 def cosine_betas(c: config.Diffusion) -> Tensor:
-    """alpha_bar follows a squared cosine; betas capped at 0.999 (Nichol & Dhariwal 2021, eq. 17). [T], float64."""
+    """alpha_bar is a squared cosine; betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17). [T], float64."""
     t = torch.arange(c.timesteps + 1, dtype=torch.float64) / c.timesteps
     alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)

@@ -1,0 +1,158 @@
+"""The config tree: every YAML loads, every mistake is one line: field, value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore import config
+from diffcore.config import Batch, Config
+from shards.cli import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml"))
+DEMO = REPOSITORY / "configs" / "demo.yaml"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_yaml_loads_and_says_its_command(path: Path) -> None:
+    loaded = config.load(path)
+    assert loaded.engine.json_path.exists()
+    assert f"--config configs/{path.relative_to(REPOSITORY / 'configs')}" in path.read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_the_resolved_config_loads_back_equal(path: Path, tmp_path: Path) -> None:
+    loaded = config.load(path)
+    (tmp_path / "config.yaml").write_text(loaded.to_yaml())
+    assert config.load(tmp_path / "config.yaml") == loaded
+
+
+def test_overrides_are_dotted_and_win() -> None:
+    flags = ["--config", str(DEMO), "--optimizer.lr", "3e-5", "--model.heads=2", "--engine.zero", "3"]
+    parsed = config.parse([*flags, "--model.channels", "16,32", "--model.attention_levels", "1"])
+    assert parsed.optimizer.lr == 3e-5
+    assert (parsed.model.heads, parsed.model.channels, parsed.engine.zero) == (2, (16, 32), 3)
+    assert parsed.diffusion == config.load(DEMO).diffusion
+
+
+def test_the_launchers_local_rank_is_accepted() -> None:
+    assert config.parse(["--local_rank=1", "--config", str(DEMO)]) == config.load(DEMO)
+
+
+def test_paths_in_a_yaml_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load(DEMO)
+    assert loaded.data.path == REPOSITORY / "data" / "demo"
+    assert config.load(DEMO, {"run": "here"}).run == Path("here")
+
+
+def test_help_lists_fields_with_their_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        config.parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit_info.value.code == 0
+    assert "--optimizer.lr" in text and "Peak learning rate." in text and "--config FILE" in text
+
+
+BAD = {
+    "unknown key": ({"optimizer": {"lrr": 1}}, ["unknown key 'optimizer.lrr'", "did you mean 'lr'", "betas"]),
+    "unknown section": ({"optimiser": {}}, ["unknown key 'optimiser'", "did you mean 'optimizer'"]),
+    "unknown model key": ({"model": {"width": 3}}, ["unknown key 'model.width'", "channels"]),
+    "out of range": ({"optimizer": {"lr": -1}}, ["optimizer.lr", "greater than 0", "-1"]),
+    "not a choice": ({"engine": {"zero": 5}}, ["engine.zero", "less than or equal to 3", "5"]),
+    "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),
+    "attention level": ({"model": {"attention_levels": [7]}}, ["attention_levels: 7", "0 to"]),
+    "channels": ({"model": {"channels": [30, 64]}}, ["multiples of 8", "30"]),
+    "sampling": ({"sampling": {"steps": 5000}}, ["5000", "1000 timesteps"]),
+    "type": ({"seed": "abc"}, ["seed", "integer", "abc"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_clear_line(case: str) -> None:
+    overrides, words = BAD[case]
+    with pytest.raises(InputError) as error:
+        config.load(DEMO, overrides)
+    line = str(error.value)
+    assert "\n" not in line and "demo.yaml" in line
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize("key", ["run", "data", "model", "batch", "train", "data.path", "train.steps"])
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    tree = yaml.safe_load(DEMO.read_text())
+    *above, last = key.split(".")
+    branch = tree
+    for part in above:
+        branch = branch[part]
+    del branch[last]
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match=f"key '{key}' is missing"):
+        config.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "a: [", "\xff\xfe"])
+def test_a_file_that_is_no_config(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"c\.yaml"):
+        config.load(path)
+
+
+def test_unknown_flag_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"'--optimizer\.lrr'; did you mean --optimizer\.lr"):
+        config.parse(["--config", str(DEMO), "--optimizer.lrr", "1"])
+
+
+@given(micro=st.integers(1, 64), accumulation=st.integers(1, 8), world=st.integers(1, 64))
+def test_batch_is_micro_times_accumulation_times_world(micro: int, accumulation: int, world: int) -> None:
+    size = micro * accumulation * world
+    assert Batch(size=size, micro=micro).split(world) == (micro, accumulation)
+    assert Batch(size=size).split(world) == (micro * accumulation, 1)
+
+
+@given(size=st.integers(1, 500), micro=st.none() | st.integers(1, 64), world=st.integers(1, 64))
+def test_batch_split_is_exact_or_refused(size: int, micro: int | None, world: int) -> None:
+    try:
+        got, accumulation = Batch(size=size, micro=micro).split(world)
+    except InputError as error:
+        assert str(size) in str(error) and f"world {world}" in str(error)
+        assert size % ((micro or 1) * world)
+    else:
+        assert got * accumulation * world == size
+
+
+def changed(**sections: dict[str, object]) -> dict[str, object]:
+    before, after = config.load(DEMO).identity(), config.load(DEMO, sections).identity()
+    return {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}
+
+
+def test_identity_holds_what_makes_the_experiment() -> None:
+    assert changed(optimizer={"lr": 0.5}) == {"optimizer.lr": 0.5}
+    assert changed(model={"heads": 1}) == {"model.heads": 1}
+    assert changed(diffusion={"target": "eps"}) == {"diffusion.target": "eps"}
+    assert changed(batch={"size": 7}) == {"batch.size": 7}
+
+
+def test_identity_leaves_out_placement() -> None:
+    placement = {
+        "engine": {"zero": 3, "precision": "bf16"},
+        "batch": {"micro": 2},
+        "train": {"steps": 9, "log_every": 1, "checkpoint_every": 3},
+        "sampling": {"every": 5},
+        "data": {"path": "/elsewhere"},
+    }
+    assert changed(**placement) == {}
+
+
+def test_config_is_frozen() -> None:
+    loaded: Config = config.load(DEMO)
+    with pytest.raises(ValueError):
+        loaded.seed = 3  # type: ignore[misc]

@@ -1,0 +1,156 @@
+"""Small parts that a run is made of: learning rate, positions, checkpoints on disk, metrics, grids."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore import checkpoint, config, pictures, run_folder
+from diffcore.batches import positions_of, to_pixels, to_signal
+from diffcore.checkpoint import State
+from diffcore.learning_rate import learning_rate
+from diffcore.monitor import Monitor
+from shards.cli import InputError
+
+DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
+
+
+@given(
+    micro=st.integers(1, 5), accumulation=st.integers(1, 4), world=st.integers(1, 8), step=st.integers(0, 99)
+)
+def test_ranks_and_micro_steps_share_out_a_step(micro: int, accumulation: int, world: int, step: int) -> None:
+    size = micro * accumulation * world
+    parts = [
+        positions_of(step, micro_step, rank, world, micro, size)
+        for micro_step in range(accumulation)
+        for rank in range(world)
+    ]
+    assert sorted(np.concatenate(parts)) == list(range(step * size, (step + 1) * size))
+
+
+def test_pixels_survive_the_way_to_the_network_and_back() -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    signal = to_signal(pixels)
+    assert signal.min() == -1 and signal.max() == 1 and signal.shape == (1, 3, 16, 16)
+    assert np.array_equal(to_pixels(signal), pixels)
+    assert to_pixels(torch.tensor([[[[-9.0, 9.0]]]])).tolist() == [[[[0], [255]]]]
+
+
+def test_learning_rate_by_samples_seen() -> None:
+    c = config.load(DEMO, {"optimizer": {"lr": 1.0}, "batch": {"size": 10}, "train": {"steps": 100}})
+    c = config.replace(c, "lr_schedule", {"kind": "cosine", "warmup_samples": 200})
+    rates = [learning_rate(c, samples) for samples in range(0, 1001, 10)]
+    assert rates[0] == pytest.approx(0.05) and rates[19] == rates[20] == 1.0
+    assert rates[60] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
+    assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
+    constant = config.replace(c, "lr_schedule", {"kind": "constant"})
+    assert learning_rate(constant, 990) == 1.0
+
+
+def written(run: Path, *steps: int) -> list[Path]:
+    run.mkdir(exist_ok=True)
+    tensors = {"w": torch.arange(4.0)}
+    for step in steps:
+        state = State(step, step * 4, {}, {}, 1, 1, "fp32", "unknown")
+        checkpoint._write(run / "checkpoints", state, tensors, tensors, {"w.exp_avg": torch.zeros(4)})
+    return checkpoint.complete(run)
+
+
+def test_newest_is_the_newest_complete(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    assert checkpoint.newest(tmp_path) == (second, [])
+    assert checkpoint.read_state(second).step == 10
+    assert torch.equal(checkpoint.read_weights(second, "ema")["w"], torch.arange(4.0))
+    assert (second / "weights.safetensors").stat().st_mode & 0o077 == 0
+    assert second.stat().st_mode & 0o077 == 0
+    (second / "COMPLETE").unlink()
+    assert checkpoint.newest(tmp_path)[0] == first
+
+
+@pytest.mark.parametrize("name", checkpoint.FILES)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, name: str, damage: str) -> None:
+    first, second = written(tmp_path, 5, 10)
+    path = second / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flip" else data[:-1])
+    found, skipped = checkpoint.newest(tmp_path)
+    assert found == first
+    assert len(skipped) == 1 and "step-00000010" in skipped[0] and name in skipped[0]
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    written(tmp_path, 1, 2, 3)
+    checkpoint._prune(tmp_path, 2)
+    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step-00000002", "step-00000003"]
+
+
+def test_a_save_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    (folder / "COMPLETE").unlink()
+    (tmp_path / "checkpoints" / ".step-00000005.tmp").mkdir()
+    assert len(written(tmp_path, 5)) == 1
+    assert checkpoint.newest(tmp_path)[0] == folder
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    tree = json.loads((folder / "state.json").read_text()) | {"version": 99}
+    (folder / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(InputError, match="version 99"):
+        checkpoint.read_state(folder)
+
+
+def test_metrics_of_steps_to_be_made_again_are_dropped(tmp_path: Path) -> None:
+    for start, end in ((0, 6), (3, 5)):
+        monitor = Monitor(tmp_path, start, 10, active=True)
+        for step in range(start + 1, end):
+            monitor.scalars(step, {"train/loss": start + step / 10})
+        monitor.close()
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 1, "torn')
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()[:-1]
+    steps = [(json.loads(line)["step"], json.loads(line)["train/loss"]) for line in lines]
+    assert steps == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 3.4)]
+
+
+DATA = {"fingerprint": "f" * 64, "size": 64, "schema": []}
+
+
+def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
+    c = config.load(DEMO, {"run": str(tmp_path / "run")})
+    run_folder.check(c, DATA)
+    run_folder.record(c, DATA)
+    run_folder.check(c, DATA)
+    run_folder.check(config.replace(c, "engine", {"zero": 3}), DATA)
+    assert c.run.stat().st_mode & 0o077 == 0
+    with pytest.raises(InputError, match=r"another experiment \(optimizer\.lr was 0\.\d+, now 0\.5\)"):
+        run_folder.check(config.replace(c, "optimizer", {"lr": 0.5}), DATA)
+    with pytest.raises(InputError, match="other shards"):
+        run_folder.check(c, DATA | {"fingerprint": "0" * 64})
+
+
+def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        run_folder.check(config.load(DEMO, {"run": str(tmp_path)}), DATA)
+
+
+def test_grid_places_images_row_by_row() -> None:
+    images = np.stack([np.full((4, 4, 3), i * 10, np.uint8) for i in range(5)])
+    tiled = pictures.grid(images, columns=3, gap=1, least=8)
+    assert tiled.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
+    assert tiled[1, 1, 0] == 0 and tiled[1, 10, 0] == 10 and tiled[10, 10, 0] == 40
+    assert tiled[10, 19, 0] == 255 and tiled[0, 0, 0] == 255
