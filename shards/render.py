@@ -176,9 +176,8 @@ def _claim(out: Path, marker: Path, count: int, seed: int, layout: str) -> None:
     if found is None:
         strangers = itertools.chain(out.glob("cs*.*"), out.glob("[0-9]/cs*.*"))
         if (stranger := next(strangers, None)) is not None:
-            raise InputError(
-                f"{out} holds avatars ({stranger.name}) but no {MARKER}: not drawn by this command"
-            )
+            problem = f"{out} holds avatars ({stranger.name}) but no {MARKER}"
+            raise InputError(f"{problem}: not drawn by this command")
         _write_marker(marker, count, seed, layout)
         return
     wanted = _description(count, seed, layout)

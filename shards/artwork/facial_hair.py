@@ -120,7 +120,7 @@ def _fixed(name: str, tip: float) -> skia.Path:
         right = [(width * 0.9, tip - 2), (width * 0.3, tip + 8)]
         path.addPath(chin.spikes([*right, *mirrored(right), (-width, tip - 20)], [6.0]).close())
     if name == "soul patch":
-        path = blob([(-8, 362), (8, 362), (10, 370), (4, tip - 6), (-4, tip - 6), (-10, 370)])
+        path = blob([(-9, 358), (9, 358), (11, 366), (5, tip - 3), (-5, tip - 3), (-11, 366)])
     return path
 
 

@@ -133,9 +133,9 @@ def _bangs(outline: Outline) -> Outline:
 
 
 def _choppy(outline: Outline) -> Outline:
-    outline.spline([(83, 234), (78, 200)])
-    edge = even_points([(78, 192), (40, 188), (0, 186), (-40, 188), (-78, 196)], 7)
-    return outline.spikes(edge, [12.0, 18.0, 14.0, 20.0], lean=0.3).spline([(-83, 234)])
+    edge = even_points([(78, 194), (40, 188), (0, 186), (-40, 188), (-78, 196)], 7)
+    outline.spline([(83, 234), edge[0]])
+    return outline.spikes(edge[1:], [12.0, 18.0, 14.0, 20.0], lean=0.3).spline([(-83, 234)])
 
 
 def _curtain(outline: Outline) -> Outline:
