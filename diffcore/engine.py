@@ -198,14 +198,11 @@ class Engine:
 
     def _make_moments(self, steps: int) -> None:
         """Adam makes its moments at the first step; make them now, so that they can be filled."""
-        for group in self._base_optimizer.param_groups:
-            for flat in group["params"]:
-                state = self._base_optimizer.state[flat]
-                state["step"] = torch.tensor(
-                    float(steps), device=flat.device if group.get("fused") else "cpu"
-                )
-                for moment in ADAM_MOMENTS:
-                    state[moment] = torch.zeros_like(flat)
+        for stepped in self._stepped:
+            state = self._base_optimizer.state[stepped]
+            state["step"] = torch.tensor(float(steps), device=stepped.device)  # where fused Adam wants it
+            for moment in ADAM_MOMENTS:
+                state[moment] = torch.zeros_like(stepped)
         link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)
         if link is not None:
             link()
@@ -213,6 +210,13 @@ class Engine:
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
         return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    @property
+    def _stepped(self) -> list[Tensor]:
+        """What the optimizer steps on: this rank's flat fp32 partitions, or the parameters themselves."""
+        if self.stage == 3:  # in no param group: DeepSpeed lends them to the optimizer one at a time
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return [tensor for group in self._base_optimizer.param_groups for tensor in group["params"]]
 
     def _partitioned(self, parameter: nn.Parameter) -> bool:
         return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
@@ -268,7 +272,7 @@ class Engine:
         z, base = self._optimizer, self._base_optimizer
         parameters = [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names)
         states = [t for state in base.state.values() for t in state.values() if torch.is_tensor(t)]
-        masters = [p for group in base.param_groups for p in group["params"] if p not in self.names]
+        masters = [tensor for tensor in self._stepped if tensor not in self.names]
         gradients = [p.grad for p in [*self.names, *masters] if p.grad is not None]
         for held in (getattr(z, "averaged_gradients", None) or {}).values():
             gradients += [t for t in (held or []) if t is not None]

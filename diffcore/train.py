@@ -5,6 +5,7 @@ Also ``python diffcore/train.py --config ...`` for one process. The same command
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,14 +55,14 @@ def train(config: Config, world: World) -> None:
     reader = ShardReader(config.data.path, "train", seed=config.seed)
     data = run_folder.data_record(reader.index)
     run_folder.check(config, data)
-    barrier()  # every rank has looked before rank 0 writes
-    if world.main:
-        run_folder.record(config, data)
 
     # The network, its average and where they were: the same weights on every rank, from the seed.
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.train.deterministic)
     engine = Engine(models.build(config.model, reader.schema, reader.size), config, world)
+    barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
+    if world.main:
+        run_folder.record(config, data)
     ema = Ema(engine, config.ema)
     folder, skipped = checkpoint.newest(config.run)
     start = checkpoint.load(folder, engine, ema).step if folder else 0
@@ -126,4 +127,6 @@ def train(config: Config, world: World) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    # All ranks find the same mistake. Rank 0 says it, and its exit ends the others; a rank that is alone
+    # with its trouble speaks up a little later.
+    cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else 10)

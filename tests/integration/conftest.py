@@ -1,0 +1,117 @@
+"""Real runs in real processes: a small packed set, and a launcher that never leaves anything running."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards import pack
+from shards.attributes import CARTOON_SET, format_csv
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN = REPOSITORY / "diffcore" / "train.py"
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 random pictures of 16 x 16 with Cartoon Set labels, packed."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("packed") / "shards"
+    random = np.random.default_rng(0)
+    for i in range(96):
+        labels = {a.name: int(random.integers(a.variants)) for a in CARTOON_SET}
+        color = random.integers(0, 256, 3, np.uint8)
+        rgba = np.dstack([np.broadcast_to(color, (32, 32, 3)), np.full((32, 32), 255, np.uint8)])
+        Image.fromarray(rgba).save(source / f"cs{i}.png")
+        (source / f"cs{i}.csv").write_text(format_csv(labels))
+    pack.main([str(source), "--out", str(out), "--size", "16", "--crop", "32", "--jobs", "1", "--val", "0.1"])
+    return out
+
+
+SMALL = """
+run: run
+seed: 3
+data: {path: PACKED}
+model: {channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}
+diffusion: {schedule: cosine, timesteps: 100, target: v}
+optimizer: {lr: 1.0e-3, weight_decay: 0.01}
+batch: {size: 8}
+engine: {gradient_clipping: 0, threads: 1}
+ema: {decay: 0.9}
+train: {steps: 4, log_every: 1, checkpoint_every: 2, deterministic: true}
+sampling: {every: 100, count: 4, steps: 3}
+"""
+
+
+@pytest.fixture
+def small(packed: Path, tmp_path: Path) -> Path:
+    """A config that trains in seconds; its run folder is ``run`` beside it."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace("PACKED", str(packed)))
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+def run(command: list[str], cwd: Path, timeout: float = 180) -> Finished:
+    """Run a command in a process group of its own, which is gone when this returns."""
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK")
+    }
+    # fmt: off
+    process = subprocess.Popen(
+        command, cwd=cwd, env=env | {"OMP_NUM_THREADS": "1"}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+    # fmt: on
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return Finished(process.returncode, out, err)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Train = Callable[..., Finished]
+
+
+@pytest.fixture
+def train(small: Path, tmp_path: Path) -> Train:
+    """train(*overrides, ranks=1): the training script by path, from another folder; must end well."""
+
+    def launch(*overrides: str, ranks: int = 1, check: bool = True) -> Finished:
+        command = [sys.executable, str(TRAIN)]
+        if ranks > 1:
+            launcher = str(Path(sys.executable).parent / "deepspeed")
+            port = ["--master_port", str(free_port())]
+            command = [sys.executable, launcher, "--num_gpus", str(ranks), *port, str(TRAIN)]
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        finished = run([*command, "--config", str(small), *overrides], cwd=elsewhere)
+        if check:
+            assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+        return finished
+
+    return launch

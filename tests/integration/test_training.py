@@ -1,0 +1,234 @@
+"""Training under real DeepSpeed with real processes, against a plain PyTorch loop and against itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from diffcore import checkpoint, config, models
+from diffcore.batches import positions_of, to_signal
+from diffcore.diffusion.loss import denoising_loss
+from diffcore.diffusion.randomness import Draws
+from diffcore.diffusion.schedule import NoiseSchedule
+from shards.read import ShardReader
+from tests.integration.conftest import TRAIN, Train, run
+
+
+def plain_loop(path: Path, steps: int) -> dict[str, dict[str, Tensor]]:
+    """The same training in one process without DeepSpeed: weights, EMA and Adam's moments by name."""
+    c = config.load(path)
+    reader, schedule = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
+    torch.manual_seed(c.seed)
+    network = models.build(c.model, reader.schema, reader.size)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=c.optimizer.lr, weight_decay=c.optimizer.weight_decay
+    )
+    ema = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for step in range(steps):
+        batch = reader.read(positions_of(step, 0, 0, 1, c.batch.size, c.batch.size))
+        images = to_signal(batch.images)
+        draws = Draws.at(
+            batch.positions, seed=c.seed, timesteps=100, label_dropout=0.1, shape=images.shape[1:]
+        )
+        loss = denoising_loss(network, schedule, images, torch.from_numpy(batch.labels), draws).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay = min(c.ema.decay, (1 + step) / (10 + step))
+        for name, p in network.named_parameters():
+            ema[name] = decay * ema[name] + (1 - decay) * p.detach()
+    reader.close()
+    named = dict(network.named_parameters())
+    moments = {f"{n}.{m}": optimizer.state[p][m] for n, p in named.items() for m in ("exp_avg", "exp_avg_sq")}
+    return {"weights": {n: p.detach() for n, p in named.items()}, "ema": ema, "optimizer": moments}
+
+
+def saved(folder: Path) -> dict[str, dict[str, Tensor]]:
+    [newest, *_] = [checkpoint.newest(folder)[0]]
+    assert newest is not None
+    return {which: load_file(newest / f"{which}.safetensors") for which in ("weights", "ema", "optimizer")}
+
+
+def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]], rtol: float) -> None:
+    for which, tensors in wanted.items():
+        assert got[which].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            scale = tensor.abs().max().item()
+            torch.testing.assert_close(
+                got[which][name], tensor, rtol=rtol, atol=rtol * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_two_ranks_learn_what_a_plain_loop_learns(zero: int, train: Train, small: Path) -> None:
+    train("--engine.zero", str(zero), "--batch.micro", "2", ranks=2)  # 8 = 2 micro x 2 accumulation x 2 ranks
+    assert_near(saved(small.parent / "run"), plain_loop(small, 4), rtol=1e-4)
+
+
+def test_bf16_learns_nearly_the_same(train: Train, small: Path) -> None:
+    train("--engine.precision", "bf16", "--engine.zero", "2", ranks=2)
+    got, wanted = saved(small.parent / "run")["weights"], plain_loop(small, 4)["weights"]
+    assert {t.dtype for t in got.values()} == {torch.float32}
+    # Adam's first steps are +-lr whatever the gradient's size: a small gradient's sign may differ in bf16.
+    apart = torch.cat([(got[n] - w).abs().flatten() for n, w in wanted.items()])
+    assert apart.mean() < 1e-3 and apart.max() <= 4 * 2 * 1e-3
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, small: Path) -> None:
+    run_folder = small.parent / "run"
+    train("--train.steps", "2")
+    resumed = train()
+    assert "from step 2" in resumed.out
+    two_sittings = saved(run_folder)
+    run_folder.rename(small.parent / "first")
+    train()
+    one_sitting = saved(run_folder)
+    for which, tensors in one_sitting.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(two_sittings[which][name], tensor), f"{which}: {name}"
+    steps = [json.loads(line)["step"] for line in (small.parent / "first" / "metrics.jsonl").open()]
+    assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2)), ((2, 3), (1, 1))])
+def test_a_run_goes_on_at_another_world_size_and_stage(
+    before: tuple[int, int], after: tuple[int, int], train: Train, small: Path
+) -> None:
+    train("--train.steps", "2", "--engine.zero", str(before[1]), ranks=before[0])
+    resumed = train("--engine.zero", str(after[1]), ranks=after[0])
+    assert "from step 2" in resumed.out
+    assert_near(saved(small.parent / "run"), plain_loop(small, 4), rtol=1e-4)
+
+
+def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
+    train("--sampling.every", "2", ranks=2)
+    folder = small.parent / "run"
+    assert config.load(folder / "config.yaml") == config.load(small, {"sampling": {"every": 2}})
+    names = sorted(p.name for p in (folder / "samples").iterdir())
+    assert names == [
+        *("ema-00000002.png", "ema-00000004.png", "raw-00000002.png", "raw-00000004.png", "real.png"),
+    ]
+    assert [p.name for p in checkpoint.complete(folder)] == ["step-00000002", "step-00000004"]
+
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert {"train/loss", "train/learning_rate", "train/gradient_norm"} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert {"samples/real", "samples/raw", "samples/ema"} == set(board.Tags()["images"])
+    assert "config/text_summary" in board.Tags()["tensors"]
+
+    report = json.loads((folder / "memory.json").read_text())
+    count = sum(t.numel() for t in saved(folder)["weights"].values())
+    assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
+    for rank in report["ranks"]:
+        forward, backward = (m["bytes"] for m in rank["moments"])
+        assert rank["parameters"] == count
+        assert 4 * count <= forward["parameters"] <= 4 * count + 64  # a flat buffer, padded
+        assert forward["activations"] > 0 and backward["activations"] == 0
+        # ZeRO-1 over two ranks: a half of the fp32 master and of two moments, padded to equal shares
+        assert 6 * count <= forward["optimizer"] <= 6 * count + 4096
+        assert backward["gradients"] >= 2 * count and forward["ema"] == 4 * count
+        assert all(sum(m["bytes"].values()) == m["total"]["bytes"] for m in rank["moments"])
+    assert "activations saved for backward" in (folder / "memory.txt").read_text()
+
+
+def sample(small: Path, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "diffcore.sample", "--run", str(small.parent / "run"), *arguments]
+    finished = run(command, cwd=TRAIN.parents[1])
+    return finished.code, finished.err
+
+
+def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -> None:
+    train("--train.steps", "1")
+    out = tmp_path / "grid.png"
+    arguments = [
+        "--set",
+        "hair_color=3",
+        "--set",
+        "glasses=11",
+        "--count",
+        "5",
+        "--seed",
+        "7",
+        "--guidance",
+        "2",
+    ]
+    assert sample(small, *arguments, "--out", str(out)) == (0, "")
+    record = json.loads(out.with_suffix(".json").read_text())
+    cells = [cell["attributes"] for cell in record["cells"]]
+    assert (
+        len(cells) == 5 and {c["hair_color"] for c in cells} == {3} and {c["glasses"] for c in cells} == {11}
+    )
+    assert len({c["hair"] for c in cells}) > 1 and len(cells[0]) == 18
+    again = tmp_path / "again.png"
+    sample(small, *arguments, "--out", str(again))
+    assert again.read_bytes() == out.read_bytes()
+
+    for bad, words in {
+        ("--set", "hat=1"): "unknown attribute 'hat'; allowed: eye_angle",
+        ("--set", "hair_color=10"): "hair_color must be a whole number, 0 to 9",
+        ("--steps", "101"): "sampling.steps 101",
+        ("--guidance", "-1"): "greater than or equal to 0",
+        ("--sampler", "euler"): "'ddim' or 'ddpm'",
+    }.items():
+        code, err = sample(small, *bad, "--out", str(tmp_path / "bad.png"))
+        assert code == 2 and words in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "bad.png").exists()
+
+
+def test_an_image_does_not_depend_on_its_batch(train: Train, small: Path) -> None:
+    train("--train.steps", "1")
+    from diffcore.sample import choose_labels, load_run
+
+    model = load_run(small.parent / "run")
+    labels_BA = choose_labels(model.schema, {}, seed=1, count=7)
+    one = model.draw(labels_BA, model.config.sampling, seed=5, batch=1)
+    three = model.draw(labels_BA, model.config.sampling, seed=5, batch=3)
+    assert np.abs(one.astype(int) - three.astype(int)).max() <= 1  # kernels differ in the last bit by batch
+
+
+def refused(finished: object, *words: str) -> None:
+    assert finished.code == 2, finished.out + finished.err
+    lines = [line for line in finished.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in finished.err + finished.out
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(train: Train, small: Path) -> None:
+    folder = small.parent / "run"
+    refused(train("--data.path", "/nowhere", check=False), "/nowhere", "shards.pack")
+    refused(train("--batch.size", "7", "--batch.micro", "2", check=False), "batch.size 7", "multiple of 2")
+    refused(train("--model.channels", "16,32,64,128,256,512", check=False), "16 pixels", "multiples of 32")
+    refused(train("--run", str(small / "x"), check=False), "small.yaml")
+    assert not folder.exists()
+
+
+def test_bad_input_under_the_launcher_is_one_line(train: Train, small: Path) -> None:
+    finished = train("--data.path", "/nowhere", ranks=2, check=False)
+    errors = [line for line in finished.err.splitlines() if line.startswith("error:")]
+    assert finished.code != 0 and len(errors) == 1 and "/nowhere" in errors[0]
+
+
+def test_another_experiment_does_not_enter_a_run_folder(train: Train, small: Path) -> None:
+    train("--train.steps", "1")
+    before = {p: p.stat().st_mtime_ns for p in (small.parent / "run").rglob("*")}
+    finished = train("--optimizer.lr", "0.5", check=False)
+    refused(finished, "optimizer.lr was 0.001, now 0.5")
+    assert before == {p: p.stat().st_mtime_ns for p in (small.parent / "run").rglob("*")}
+
+
+def test_a_truncated_shard_names_shard_and_sample(train: Train, small: Path, packed: Path) -> None:
+    copy = small.parent / "copy"
+    copy.mkdir()
+    for path in packed.iterdir():
+        data = path.read_bytes()
+        (copy / path.name).write_bytes(data[: len(data) // 2] if path.name.startswith("train-0") else data)
+    refused(train("--data.path", str(copy), check=False), "train-000000.tar", "cs")
