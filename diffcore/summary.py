@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     grids = [grid] if grid.exists() else sorted((run / "samples").glob("ema-*.png"))
     print(f"sample grid    {grids[-1] if grids else 'none yet'}")
     print(f"memory report  {run / 'memory.txt' if (run / 'memory.txt').exists() else 'none yet'}")
-    print(f"tensorboard    tensorboard --logdir {run / 'tensorboard'}")
+    print(f"tensorboard    {_tensorboard()} --logdir {run / 'tensorboard'}")
 
 
 def numbers(run: Path) -> dict[str, str]:
@@ -68,6 +69,14 @@ def numbers(run: Path) -> dict[str, str]:
         result[f"{name}, control: real images"] = f"{row['real_images']:.1%}"
         result[f"{name}, control: shuffled wishes"] = f"{row['shuffled_wishes']:.1%}"
     return result
+
+
+def _tensorboard() -> str:
+    """The command as this interpreter's environment has it, whether or not that is activated."""
+    command = Path(sys.executable).with_name("tensorboard")
+    if not command.exists():
+        return "tensorboard"
+    return str(command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
