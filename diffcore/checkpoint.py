@@ -33,7 +33,7 @@ from diffcore.ema import Ema
 from diffcore.engine import Engine, World, barrier
 from diffcore.run_folder import code_version
 from shards.cli import InputError
-from shards.index import sync_folder, write_atomic
+from shards.files import sync_folder, write_atomic
 
 VERSION = 1
 FILES = ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shards.files import renamed
+
 
 def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:
     """Tile uint8 [B, H, W, 3] into one uint8 [height, width, 3] on white, row by row.
@@ -26,6 +28,5 @@ def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -
 
 def save_png(image_HWC: np.ndarray, path: Path) -> None:
     """Write uint8 [H, W, 3] atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image_HWC).save(temporary, format="PNG")
-    temporary.replace(path)
+    with renamed(path) as temporary:
+        Image.fromarray(image_HWC).save(temporary, format="PNG")

@@ -8,7 +8,8 @@ from typing import Any
 
 from diffcore.config import REPOSITORY, Config
 from shards.cli import InputError
-from shards.index import Index, write_atomic
+from shards.files import write_atomic
+from shards.index import Index
 
 
 def code_version() -> str:

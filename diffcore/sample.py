@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--out {arguments.out}: folder {arguments.out.parent} does not exist")
 
     from diffcore import pictures
-    from shards.index import write_atomic
+    from shards.files import write_atomic
 
     model = load_run(arguments.run, "weights" if arguments.weights == "raw" else "ema")
     sampling = sampling_of(model.config, arguments)

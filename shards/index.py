@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from shards.attributes import Attribute
 from shards.cli import InputError
+from shards.files import write_atomic
 
 FILE = "index.json"
 FORMAT = "diffcore-shards"
@@ -273,29 +273,6 @@ def _parse_table(data: bytes, path: Path, count: int) -> NDArray[np.void]:
             f"{path}: holds an empty key or one with other characters than letters, digits, _, -"
         )
     return table
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a kill leaves the old file or the new one, never a part."""
-    temp = path.with_name(f".{path.name}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-    finally:
-        temp.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 Row = tuple[str, int, int, int, int, int]  # key, then the columns in the table's order

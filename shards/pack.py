@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shards.cli import InputError, run
+from shards.files import sync_folder
 from shards.sources import SOURCES, Sample, Source, detect
 
 if TYPE_CHECKING:
@@ -285,8 +286,6 @@ class _ShardWriter:
 
     def finish(self) -> tuple[Shard, list[Row]]:
         """Make the shard durable under its name; what ``describe`` says of it."""
-        from shards.index import sync_folder
-
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())

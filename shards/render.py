@@ -32,7 +32,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -40,6 +39,7 @@ from typing import NoReturn, TypeVar
 from shards.artwork import ARTWORK_VERSION
 from shards.attributes import CARTOON_SET, format_csv
 from shards.cli import InputError, run
+from shards.files import renamed, write_atomic
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> i
     folder = archive.name.split(".")[0]
     order = sorted(range(count), key=lambda index: stem_of(index, layout))
     with (
-        _renamed(archive) as temporary,
+        renamed(archive) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
@@ -124,26 +124,11 @@ def _write_batch(out: Path, seed: int, layout: str, indices: list[int]) -> list[
     for index in indices:
         png, csv = draw(seed, index)
         stem = f"{out}/{stem_of(index, layout)}"
-        _write(Path(stem + ".png"), png)
-        _write(Path(stem + ".csv"), csv)
+        # Renamed, not synced: waiting for the disk at each file takes longer than drawing.
+        for path, data in ((Path(f"{stem}.png"), png), (Path(f"{stem}.csv"), csv)):
+            with renamed(path) as temporary:
+                temporary.write_bytes(data)
     return indices
-
-
-def _write(path: Path, data: bytes) -> None:
-    with _renamed(path) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _description(count: int, seed: int, layout: str) -> dict[str, object]:
@@ -151,7 +136,7 @@ def _description(count: int, seed: int, layout: str) -> dict[str, object]:
 
 
 def _write_marker(marker: Path, count: int, seed: int, layout: str) -> None:
-    _write(marker, (json.dumps(_description(count, seed, layout), indent=2) + "\n").encode())
+    write_atomic(marker, (json.dumps(_description(count, seed, layout), indent=2) + "\n").encode())
 
 
 def _read_marker(marker: Path) -> dict[str, object] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from shards import cli
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
-from shards.index import write_atomic
+from shards.files import write_atomic
 
 
 def main(argv: Sequence[str] | None = None) -> None:

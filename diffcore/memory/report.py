@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffcore.memory.trace import CATEGORIES, Anatomy
-from shards.index import write_atomic
+from shards.files import write_atomic
 
 MIB = 2**20
 WORDS = {

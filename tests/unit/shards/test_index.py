@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
-from shards.index import FILE, Index, sample_dtype, write_atomic
+from shards.index import FILE, Index, sample_dtype
 
 
 @pytest.fixture
@@ -168,13 +168,6 @@ def test_mutated_index_is_told_or_valid(packed: Path, data: st.DataObject) -> No
         except InputError:
             return
         assert all(split.starts[-1] == len(split) for split in index.splits.values())
-
-
-def test_write_atomic(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "a", b"one")
-    write_atomic(tmp_path / "a", b"two")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a").read_bytes() == b"two"
 
 
 def test_row_is_compact() -> None:
