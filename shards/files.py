@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes otherwise.
 
-    Safe against a kill; against a power cut only when the block also syncs the file. The name holds the
-    process's number, so that two processes that write the same file never share a temporary one.
+    Safe against a kill, not against a power cut: see ``open_atomic``. The name holds the process's number, so
+    that two processes that write the same file never share a temporary one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,13 +25,23 @@ def renamed(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: after a kill or a power cut there is the old file or the new one."""
+@contextmanager
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into that becomes ``path``, on the disk, when the block ends well.
+
+    After a kill or a power cut there is the old file or the new one.
+    """
     with renamed(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Make ``data`` the whole of ``path``, as ``open_atomic`` does."""
+    with open_atomic(path) as file:
+        file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -39,7 +39,7 @@ from typing import NoReturn, TypeVar
 from shards.artwork import ARTWORK_VERSION
 from shards.attributes import CARTOON_SET, format_csv
 from shards.cli import InputError, run
-from shards.files import renamed, write_atomic
+from shards.files import open_atomic, renamed, write_atomic
 
 T = TypeVar("T")
 
@@ -96,8 +96,7 @@ def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> i
     folder = archive.name.split(".")[0]
     order = sorted(range(count), key=lambda index: stem_of(index, layout))
     with (
-        renamed(archive) as temporary,
-        temporary.open("wb") as raw,
+        open_atomic(archive) as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):

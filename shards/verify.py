@@ -18,8 +18,9 @@ from shards.cli import InputError, run
 def problems(folder: Path) -> Iterator[str]:
     """Every fault of a packed folder, one line each; InputError where the index itself cannot be read."""
     from shards.index import Index
-    from shards.pack import describe, split_of
+    from shards.plan import split_of
     from shards.read import CorruptSampleError, ShardReader
+    from shards.tar import describe
 
     index = Index.load(folder)
     seen: set[str] = set()
@@ -36,7 +37,7 @@ def problems(folder: Path) -> Iterator[str]:
                 if path.stat().st_size != shard.bytes:
                     yield f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}"
                 try:
-                    told, found = describe(path, shard.name)
+                    told, found = describe(path)
                     if told.sha256 != shard.sha256:
                         yield f"{shard.name}: its SHA-256 differs from the index's"
                     # The order of the columns is the table's, with the key as text.

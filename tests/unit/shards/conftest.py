@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_set import Command, labels_of, png_of
 
-from shards.attributes import CARTOON_SET, format_csv
+from shards.attributes import format_csv
 from shards.cli import run
 from shards.pack import Settings, pack
-
-EDGE = 12
-
-
-def png_of(key: str) -> bytes:
-    """A noisy RGBA avatar that depends on the key alone."""
-    noise = np.random.default_rng(list(key.encode())).integers(0, 256, (EDGE, EDGE, 4), np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noise).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def labels_of(key: str) -> dict[str, int]:
-    rng = random.Random(key)
-    return {a.name: rng.randrange(a.variants) for a in CARTOON_SET}
 
 
 class MakeSource(Protocol):
@@ -53,11 +35,6 @@ def make_source() -> MakeSource:
 
 
 @pytest.fixture(scope="session")
-def expected_labels() -> Callable[[str], dict[str, int]]:
-    return labels_of
-
-
-@pytest.fixture(scope="session")
 def tiny() -> Callable[..., Settings]:
     """Settings that suit the 12 x 12 avatars."""
     return lambda **given: Settings(**{"size": 4, "crop": 8, "shard_size": 7, "val": 0.2, **given})
@@ -74,7 +51,7 @@ def packed(
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """``command(main, *arguments)`` runs a command line here: exit code, stdout and stderr."""
 
     def call(main: Callable[[list[str]], None], *arguments: object) -> tuple[int, str, str]:

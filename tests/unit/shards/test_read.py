@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_set import labels_of
 
 from shards import read
 from shards.attributes import CARTOON_SET
@@ -92,7 +93,7 @@ def test_sequential(packed: Path) -> None:
         assert batch.keys[:n] == batch.keys[n:] == [reader.split.key(number) for number in range(n)]
 
 
-def test_batch(packed: Path, expected_labels: Callable[[str], dict[str, int]]) -> None:
+def test_batch(packed: Path) -> None:
     with ShardReader(packed) as reader:
         assert reader.schema == CARTOON_SET and reader.size == 4
         assert reader.fingerprint == Index.load(packed).fingerprint
@@ -101,7 +102,7 @@ def test_batch(packed: Path, expected_labels: Callable[[str], dict[str, int]]) -
         assert batch.labels.shape == (4, 18) and batch.labels.dtype == np.int64
         assert batch.positions.tolist() == [5, 2, 1000, 5]
         for key, row in zip(batch.keys, batch.labels.tolist(), strict=True):
-            assert row == list(expected_labels(key).values())
+            assert row == list(labels_of(key).values())
         assert (batch.images[0] == batch.images[3]).all()
         empty = reader.read([])
         assert empty.images.shape == (0, 4, 4, 3) and empty.keys == []

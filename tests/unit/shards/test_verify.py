@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_set import Command
 
 from shards.index import FILE, Index
 from shards.verify import main
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

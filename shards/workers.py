@@ -1,0 +1,59 @@
+"""Work spread over processes, its results in order. No process outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from shards.cli import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Generator[Result, None, None]:
+    """``work(item)`` for each item, in order, by ``jobs`` processes; in this one where ``jobs`` is 1.
+
+    Items are taken only a few ahead of the results, so both may be endless. An exception of ``work`` is
+    raised here in its place. Close the generator to end the processes.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    # Not forked: the caller may have threads.
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * jobs:  # enough to keep every worker busy, few enough to bound memory
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError("a worker died (out of memory?); the same command goes on where it was") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; a worker ends with its parent, even one killed outright."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,149 @@
+"""A pack that was stopped goes on to the same bytes, and no other folder is touched."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_set import TINY, Command, contents
+
+from shards.cli import InputError
+from shards.index import Index
+from shards.pack import Settings, main, pack
+from shards.resume import JOURNAL
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(samples: int) -> Callable[[int, int | None], None]:
+    def report(done: int, total: int | None) -> None:
+        if done >= samples:
+            raise StoppedError
+
+    return report
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_goes_on_after_a_stop(make_source, tiny, tmp_path: Path, jobs: int) -> None:
+    source = make_source(tmp_path / "source", range(100))
+    chosen = tiny(shard_size=10)
+    pack(source, tmp_path / "whole", chosen)
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        pack(source, out, chosen, jobs=jobs, report=stop_after(45))
+    names = {path.name for path in out.iterdir()}
+    assert JOURNAL in names and "index.json" not in names
+    assert not [name for name in names if name.endswith(".tmp")]
+    kept = [name for name in names if name.endswith(".tar")]
+    assert len(kept) >= 3
+
+    # A shard whose bytes changed meanwhile is packed again; a half line of the journal is passed over.
+    damaged = out / sorted(kept)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with (out / JOURNAL).open("ab") as journal:
+        journal.write(b'{"name": "train-')
+    (out / ".train-000099.tar.tmp").touch()
+    summary = pack(source, out, chosen)
+    assert summary.written <= 100 - 10 * (len(kept) - 1)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_goes_on_after_the_bad_file_is_mended(make_source, tiny, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(100))
+    chosen = tiny(shard_size=10)
+    pack(source, tmp_path / "whole", chosen)
+    good = (source / "cs80.png").read_bytes()
+    (source / "cs80.png").write_bytes(good[:100])
+    with pytest.raises(InputError, match=r"cs80\.png"):
+        pack(source, tmp_path / "out", chosen)
+    assert not (tmp_path / "out" / "index.json").exists()
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+    (source / "cs80.png").write_bytes(good)
+    assert pack(source, tmp_path / "out", chosen).written < 50
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_shards_of_a_larger_attempt_go(make_source, tiny, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(60))
+    with pytest.raises(StoppedError):
+        pack(source, tmp_path / "out", tiny(), report=stop_after(55))
+    for number in range(20, 60):
+        (source / f"cs{number}.png").unlink()
+        (source / f"cs{number}.csv").unlink()
+    pack(source, tmp_path / "out", tiny())
+    pack(source, tmp_path / "small", tiny())
+    assert contents(tmp_path / "out") == contents(tmp_path / "small")
+
+
+def test_finished_folder(make_source, tmp_path: Path, command: Command) -> None:
+    source = make_source(tmp_path / "source", range(20))
+    out = tmp_path / "out"
+    assert command(main, source, "--out", out, *TINY)[0] == 0
+    before = contents(out)
+    code, told, err = command(main, source, "--out", out, *TINY)
+    assert code == 0 and "complete already" in told and not err
+    source.rename(tmp_path / "moved")  # moving the source does not change it
+    source = tmp_path / "moved"
+    assert "complete already" in command(main, source, "--out", out, *TINY)[1]
+
+    for flags, told in ((["--size", 5], "size is 4 there, 5 asked"), (["--val", 0.5], "val is 0.02 there")):
+        code, _, err = command(main, source, "--out", out, *TINY, *flags)
+        assert code == 2 and told in err and err.count("\n") == 1
+    (source / "cs3.csv").write_text((source / "cs4.csv").read_text())
+    code, _, err = command(main, source, "--out", out, *TINY)
+    assert code == 2 and "source content differs" in err
+    assert contents(out) == before
+
+
+def test_begun_folder_with_other_settings(make_source, tiny, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(40))
+    with pytest.raises(StoppedError):
+        pack(source, tmp_path / "out", tiny(), report=stop_after(30))
+    with pytest.raises(InputError, match="size is 4 there, 5 asked"):
+        pack(source, tmp_path / "out", tiny(size=5))
+    with pytest.raises(InputError, match="source is 'source' there, 'other' asked"):
+        pack(make_source(tmp_path / "other", range(40)), tmp_path / "out", tiny())
+
+
+def test_two_packs_at_once(make_source, tiny, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(40))
+    refused = []
+
+    def report(done: int, total: int | None) -> None:
+        with pytest.raises(InputError, match=r"another shards\.pack is writing here"):
+            pack(source, tmp_path / "out", tiny())
+        refused.append(done)
+
+    pack(source, tmp_path / "out", tiny(), report=report)
+    assert refused and len(Index.load(tmp_path / "out").splits) == 2
+
+
+def test_killed_outright(make_source, tiny, tmp_path: Path) -> None:
+    """kill -9 on the parent: the workers end too, and the same command goes on to the same bytes."""
+    source = make_source(tmp_path / "source", range(600))
+    out = tmp_path / "out"
+    command_line = [sys.executable, "-m", "shards.pack", source, "--out", out, "--size", "4", "--crop", "8"]
+    command_line += ["--shard-size", "20", "--jobs", "2"]
+    process = subprocess.Popen(command_line, stderr=subprocess.PIPE)
+    journal = out / JOURNAL
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    # The workers hold the other end of stderr: communicate returns when the last one has gone.
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "index.json").exists()
+
+    chosen = Settings(size=4, crop=8, shard_size=20)
+    assert pack(source, out, chosen).written < 600
+    pack(source, tmp_path / "whole", chosen)
+    assert contents(out) == contents(tmp_path / "whole")

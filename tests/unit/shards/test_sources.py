@@ -1,0 +1,136 @@
+"""Archives as sources: read like the folder, or refused in one line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_set import TINY, Command, keys_of, labels_of, png_of
+
+from shards.attributes import format_csv
+from shards.cli import InputError
+from shards.index import Index
+from shards.pack import main, pack
+from shards.sources import CartoonArchive
+
+
+def archive_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def files_of(source: Path) -> list[tuple[str, bytes]]:
+    return [(f"set/{path.name}", path.read_bytes()) for path in sorted(source.iterdir())]
+
+
+def members_of(folder: Path, split: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for shard in Index.load(folder).split(split).shards:
+        with tarfile.open(folder / shard.name) as archive:
+            found |= {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
+    return found
+
+
+@pytest.mark.parametrize("name", ["set.tgz", "set.tar", "set.tar.gz"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_archive(make_source, tiny, tmp_path: Path, name: str, apart: bool) -> None:
+    source = make_source(tmp_path / "source", range(12))
+    files = files_of(source)
+    if apart:
+        files.sort(key=lambda file: file[0].endswith(".csv"))
+    archive = archive_of(tmp_path / name, [("set/render.json", b"{}"), ("set/._cs1.png", b"junk"), *files])
+    pack(archive, tmp_path / "out", tiny(), jobs=1)
+    pack(source, tmp_path / "folder", tiny(), jobs=1)
+    a, b = Index.load(tmp_path / "out"), Index.load(tmp_path / "folder")
+    for split in ("train", "val"):
+        assert sorted(keys_of(a.folder, split)) == sorted(keys_of(b.folder, split))
+        assert members_of(a.folder, split) == members_of(b.folder, split)
+    assert pack(archive, tmp_path / "out", tiny()).complete_before
+
+
+def test_bad_archives(make_source, tmp_path: Path, command: Command) -> None:
+    files = files_of(make_source(tmp_path / "source", range(3)))
+    whole = archive_of(tmp_path / "whole.tgz", files).read_bytes()
+    plain = gzip.decompress(whole)
+    link = tarfile.TarInfo("cs9.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    device = tarfile.TarInfo("cs9.png")
+    device.type = tarfile.CHRTYPE
+    pending = archive_of(tmp_path / "x.tar", files[:-1]).read_bytes()
+    # (file name, bytes, what is told)
+    cases: list[tuple[str, bytes, str]] = [
+        ("cut.tgz", whole[:-20], "truncated or damaged archive"),
+        ("cut.tar", plain[: len(plain) // 2], "truncated or damaged|ends inside"),
+        ("boundary.tar", plain[: tar_end(plain)], "truncated or damaged archive"),
+        ("flip.tgz", whole[:-8] + b"\0\0\0\0" + whole[-4:], "truncated or damaged archive"),
+        ("header.tar", flipped_header(plain), "truncated or damaged archive"),
+        ("empty.tar", b"", "truncated or damaged archive"),
+        ("junk.tgz", b"junk" * 300, "truncated or damaged archive"),
+        ("nothing.tar", archive_of(tmp_path / "y.tar", []).read_bytes(), "no csX.png and csX.csv"),
+        ("half.tar", pending, r"cs2\.csv: has no \.png"),
+        ("up.tar", archive_of(tmp_path / "y.tar", [("../cs1.png", b"1")]).read_bytes(), "leads out"),
+        ("root.tar", archive_of(tmp_path / "y.tar", [("/cs1.png", b"1")]).read_bytes(), "leads out"),
+        ("twice.tar", archive_of(tmp_path / "y.tar", files + files).read_bytes(), "appears twice"),
+        ("link.tar", link.tobuf() + bytes(1024), "a link or device"),
+        ("device.tar", device.tobuf() + bytes(1024), "a link or device"),
+    ]
+    for name, data, told in cases:
+        (tmp_path / name).write_bytes(data)
+        code, out, err = command(main, tmp_path / name, "--out", tmp_path / "out", *TINY)
+        assert (code, out, err.count("\n")) == (2, "", 1), (name, err)
+        assert re.search(told, err) and name in err, (name, err)
+        assert not (tmp_path / "out").exists(), name
+
+
+def tar_end(plain: bytes) -> int:
+    """Where the last member's header begins: cut there, every member before it is whole."""
+    with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
+        return archive.getmembers()[-1].offset
+
+
+def flipped_header(plain: bytes) -> bytes:
+    end = tar_end(plain)
+    return plain[:end] + bytes([plain[end] ^ 1]) + plain[end + 1 :]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_archive_is_told_or_read(data: st.DataObject) -> None:
+    whole = MUTABLE_TAR
+    place = data.draw(st.integers(0, len(whole) - 1))
+    noise = data.draw(st.binary(max_size=8))
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "x.tar"
+        path.write_bytes(whole[:place] + noise + whole[place + len(noise) :])
+        try:
+            keys = [sample.key for sample in CartoonArchive(path).samples()]
+        except InputError as error:
+            assert "x.tar" in str(error)
+            return
+        assert keys
+
+
+def _mutable_tar() -> bytes:
+    stream = io.BytesIO()
+    table = format_csv(labels_of("cs1")).encode()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, payload in (("a" * 120 + "/cs1.png", png_of("cs1")), ("a" * 120 + "/cs1.csv", table)):
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            info.pax_headers = {"comment": "é"}
+            archive.addfile(info, io.BytesIO(payload))
+    return stream.getvalue()
+
+
+MUTABLE_TAR = _mutable_tar()

@@ -1,0 +1,57 @@
+"""The ordered map over processes: order, bounds, errors, and what becomes of a worker that dies."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from contextlib import closing
+
+import pytest
+
+from shards.cli import InputError
+from shards.workers import map_in_order
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.02 * (number % 3 == 0))  # later items are ready before earlier ones
+    return number * number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise InputError("three is bad")
+    return number
+
+
+def die_at_three(number: int) -> int:
+    if number == 3:
+        os._exit(9)
+    return number
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_in_order(jobs: int) -> None:
+    assert list(map_in_order(slow_square, range(20), jobs)) == [n * n for n in range(20)]
+    assert list(map_in_order(slow_square, [], jobs)) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_takes_only_a_few_items_ahead(jobs: int) -> None:
+    items = itertools.count()
+    with closing(map_in_order(slow_square, items, jobs)) as results:
+        assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert next(items) <= 3 + 2 * jobs
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_error_comes_in_its_place(jobs: int) -> None:
+    results = map_in_order(fail_at_three, range(9), jobs)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(InputError, match="three is bad"):
+        next(results)
+
+
+def test_worker_that_dies_is_told() -> None:
+    with pytest.raises(InputError, match="a worker died"):
+        list(map_in_order(die_at_three, range(9), 2))

@@ -1,0 +1,48 @@
+"""What several tests here share: tiny avatars, their labels, and how to look at a packed folder."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from shards.attributes import CARTOON_SET
+from shards.index import Index
+
+EDGE = 12  # pixels of an avatar
+TINY = ["--size", "4", "--crop", "8", "--jobs", "1"]  # flags that suit the avatars
+
+Command = Callable[..., tuple[int, str, str]]  # the fixture ``command``
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def png_of(key: str) -> bytes:
+    """A noisy RGBA avatar that depends on the key alone."""
+    return png(np.random.default_rng(list(key.encode())).integers(0, 256, (EDGE, EDGE, 4), np.uint8))
+
+
+def labels_of(key: str) -> dict[str, int]:
+    rng = random.Random(key)
+    return {a.name: rng.randrange(a.variants) for a in CARTOON_SET}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def keys_of(folder: Path, split: str) -> list[str]:
+    table = Index.load(folder).split(split)
+    return [table.key(number) for number in range(len(table))]
