@@ -131,7 +131,9 @@ class Engine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self.network, optimizer=optimizer, config=deepspeed_settings(config, world.size)
         )
-        self.module: nn.Module = self._engine.module
+        # ZeRO-0 in fp32 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
+        self._unwrapped = self._optimizer is optimizer
+        self._norm = torch.zeros(())
 
     def backward(self, loss: Tensor) -> None:
         """Backward of one micro batch's mean loss."""
@@ -141,6 +143,9 @@ class Engine:
         """End a micro batch; on the last one of a batch the optimizer steps with this learning rate."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
+        if self._unwrapped and self._engine.is_gradient_accumulation_boundary():
+            gradients = [p.grad for p in self.names if p.grad is not None]
+            self._norm = torch.nn.utils.get_total_norm(gradients)
         self._engine.step()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -150,8 +155,7 @@ class Engine:
 
     def gradient_norm(self) -> float:
         """Norm of the last step's gradient over all ranks, before clipping."""
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return float(self._norm if self._unwrapped else self._engine.get_global_grad_norm())
 
     # --- states by parameter name ---------------------------------------------------------------------
 
@@ -177,9 +181,10 @@ class Engine:
 
         for parameter, name in self.names.items():
             for moment in ADAM_MOMENTS:
-                full = safe_get_full_optimizer_state(parameter, moment)
-                if full is None:
+                if self._unwrapped:
                     full = self._base_optimizer.state[parameter][moment]
+                else:
+                    full = safe_get_full_optimizer_state(parameter, moment)
                 yield f"{name}.{moment}", full.reshape(self._shape(parameter))
 
     def load_full_states(
@@ -195,7 +200,7 @@ class Engine:
             states = [moments[f"{name}.{moment}"].to(self.world.device) for moment in ADAM_MOMENTS]
             for moment, state in zip(ADAM_MOMENTS, states, strict=True):
                 safe_set_full_optimizer_state(parameter, state, moment)
-                if not self._partitioned(parameter):
+                if self._unwrapped:
                     self._base_optimizer.state[parameter][moment].copy_(state)
         self._write_weights(weights)
 
@@ -220,9 +225,6 @@ class Engine:
         if self.stage == 3:  # in no param group: DeepSpeed lends them to the optimizer one at a time
             return list(self._optimizer.fp32_partitioned_groups_flat)
         return [tensor for group in self._base_optimizer.param_groups for tensor in group["params"]]
-
-    def _partitioned(self, parameter: nn.Parameter) -> bool:
-        return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
     def _shape(self, parameter: nn.Parameter) -> torch.Size:
         return getattr(parameter, "ds_shape", parameter.shape)

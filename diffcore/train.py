@@ -123,7 +123,9 @@ def train(config: Config, world: World) -> None:
     if world.main:
         monitor.say(f"memory report: {report.write(config.run, anatomy)}")
     monitor.close()
+    batches.close()
     reader.close()
+    barrier()  # no rank takes the process group down while another still needs it
 
 
 if __name__ == "__main__":

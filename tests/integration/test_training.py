@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from shards.read import ShardReader
 from tests.integration.conftest import TRAIN, Train, run
 
 
-def plain_loop(path: Path, steps: int) -> dict[str, dict[str, Tensor]]:
-    """The same training in one process without DeepSpeed: weights, EMA and Adam's moments by name."""
+def plain_loop(path: Path, steps: int) -> dict[str, Any]:
+    """The same training in one process without DeepSpeed: weights, EMA and Adam's moments by name, norms."""
     c = config.load(path)
     reader, schedule = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
     torch.manual_seed(c.seed)
@@ -32,6 +33,7 @@ def plain_loop(path: Path, steps: int) -> dict[str, dict[str, Tensor]]:
         network.parameters(), lr=c.optimizer.lr, weight_decay=c.optimizer.weight_decay
     )
     ema = {name: p.detach().clone() for name, p in network.named_parameters()}
+    norms: list[float] = []
     for step in range(steps):
         batch = reader.read(positions_of(step, 0, 0, 1, c.batch.size, c.batch.size))
         images = to_signal(batch.images)
@@ -41,6 +43,7 @@ def plain_loop(path: Path, steps: int) -> dict[str, dict[str, Tensor]]:
         loss = denoising_loss(network, schedule, images, torch.from_numpy(batch.labels), draws).mean()
         optimizer.zero_grad()
         loss.backward()
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]).item())
         optimizer.step()
         decay = min(c.ema.decay, (1 + step) / (10 + step))
         for name, p in network.named_parameters():
@@ -48,7 +51,12 @@ def plain_loop(path: Path, steps: int) -> dict[str, dict[str, Tensor]]:
     reader.close()
     named = dict(network.named_parameters())
     moments = {f"{n}.{m}": optimizer.state[p][m] for n, p in named.items() for m in ("exp_avg", "exp_avg_sq")}
-    return {"weights": {n: p.detach() for n, p in named.items()}, "ema": ema, "optimizer": moments}
+    return {
+        "weights": {n: p.detach() for n, p in named.items()},
+        "ema": ema,
+        "optimizer": moments,
+        "norms": norms,
+    }
 
 
 def saved(folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -57,8 +65,9 @@ def saved(folder: Path) -> dict[str, dict[str, Tensor]]:
     return {which: load_file(newest / f"{which}.safetensors") for which in ("weights", "ema", "optimizer")}
 
 
-def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, Tensor]], rtol: float) -> None:
-    for which, tensors in wanted.items():
+def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, Any], rtol: float) -> None:
+    for which in ("weights", "ema", "optimizer"):
+        tensors = wanted[which]
         assert got[which].keys() == tensors.keys()
         for name, tensor in tensors.items():
             scale = tensor.abs().max().item()
@@ -70,7 +79,10 @@ def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, dict[str, T
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_two_ranks_learn_what_a_plain_loop_learns(zero: int, train: Train, small: Path) -> None:
     train("--engine.zero", str(zero), "--batch.micro", "2", ranks=2)  # 8 = 2 micro x 2 accumulation x 2 ranks
-    assert_near(saved(small.parent / "run"), plain_loop(small, 4), rtol=1e-4)
+    wanted = plain_loop(small, 4)
+    lines = [json.loads(line) for line in (small.parent / "run" / "metrics.jsonl").open()]
+    assert [line["train/gradient_norm"] for line in lines] == pytest.approx(wanted.pop("norms"), rel=1e-4)
+    assert_near(saved(small.parent / "run"), wanted, rtol=1e-4)
 
 
 def test_bf16_learns_nearly_the_same(train: Train, small: Path) -> None:

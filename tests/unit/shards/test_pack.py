@@ -162,6 +162,14 @@ def test_bad_settings(make_source, tmp_path: Path, command: Command, flags: list
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "flags", [["--size", "x"], ["--out"], ["--colour"], ["--jobs", "many"]], ids=lambda flags: flags[0]
+)
+def test_bad_flags_are_one_line(command: Command, flags: list[str]) -> None:
+    code, out, err = command(main, "source", "--out", "out", *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ") and flags[0] in err
+
+
 def test_bad_out(make_source, tmp_path: Path, command: Command) -> None:
     source = make_source(tmp_path / "source", range(2))
     (tmp_path / "file").touch()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tiny_set import TINY, Command, contents
@@ -106,10 +108,12 @@ def test_begun_folder_with_other_settings(make_source, tiny, tmp_path: Path) -> 
     source = make_source(tmp_path / "source", range(40))
     with pytest.raises(StoppedError):
         pack(source, tmp_path / "out", tiny(), report=stop_after(30))
+    before = contents(tmp_path / "out")
     with pytest.raises(InputError, match="size is 4 there, 5 asked"):
         pack(source, tmp_path / "out", tiny(size=5))
     with pytest.raises(InputError, match="source is 'source' there, 'other' asked"):
         pack(make_source(tmp_path / "other", range(40)), tmp_path / "out", tiny())
+    assert contents(tmp_path / "out") == before
 
 
 def test_two_packs_at_once(make_source, tiny, tmp_path: Path) -> None:
@@ -123,6 +127,44 @@ def test_two_packs_at_once(make_source, tiny, tmp_path: Path) -> None:
 
     pack(source, tmp_path / "out", tiny(), report=report)
     assert refused and len(Index.load(tmp_path / "out").splits) == 2
+
+
+def test_pack_that_ends_just_before_the_lock(make_source, tiny, tmp_path: Path, monkeypatch) -> None:
+    """The journal that was opened is then no file any more: a lock on it would protect nothing."""
+    source = make_source(tmp_path / "source", range(9))
+    flock = fcntl.flock
+
+    def late(file: IO[bytes], flags: int) -> None:
+        (tmp_path / "out" / JOURNAL).unlink()
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InputError, match=r"another shards\.pack has just ended here"):
+        pack(source, tmp_path / "out", tiny())
+
+
+@pytest.mark.parametrize(
+    "text", [b"junk\n", b"[]\n", b"{}\njunk\n", b"{}\n[]\n", b'{}\n{"name": 3}\n', b"{}\n{}\n"]
+)
+def test_not_a_journal(make_source, tiny, tmp_path: Path, text: bytes) -> None:
+    source = make_source(tmp_path / "source", range(9))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / JOURNAL).write_bytes(text)
+    with pytest.raises(InputError, match="not a journal of shards.pack"):
+        pack(source, tmp_path / "out", tiny())
+    assert contents(tmp_path / "out") == {JOURNAL: text}
+
+
+def test_journal_names_no_other_files(make_source, tiny, tmp_path: Path) -> None:
+    """Shards of the journal that the source no longer gives are removed; nothing else ever is."""
+    source = make_source(tmp_path / "source", range(40))
+    with pytest.raises(StoppedError):
+        pack(source, tmp_path / "out", tiny(), report=stop_after(30))
+    (tmp_path / "thesis.txt").touch()
+    with (tmp_path / "out" / JOURNAL).open("ab") as journal:
+        journal.write(b'{"name": "../thesis.txt", "sha256": "", "samples": ""}\n')
+    pack(source, tmp_path / "out", tiny())
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_killed_outright(make_source, tiny, tmp_path: Path) -> None:
