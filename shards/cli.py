@@ -1,4 +1,4 @@
-"""What every command line of the toolkit shares: one clear line for the user's mistakes.
+"""What every command line of the toolkit shares: one clear line for the user's mistakes, a progress bar.
 
 ``InputError`` is a mistake in what was given (a file, a key, a value): its message says what, where and
 what is allowed. Everything else is ours and keeps its traceback.
@@ -6,15 +6,25 @@ what is allowed. Everything else is ours and keeps its traceback.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 
 
 class InputError(ValueError):
     """A user's mistake, told in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are InputErrors too, without argparse's usage lines before them."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
 
 
 def run(main: Callable[[], None], hold_back: float = 0) -> None:
@@ -38,7 +48,37 @@ def run(main: Callable[[], None], hold_back: float = 0) -> None:
         sys.exit(130)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print ``error: message`` as one line on stderr and leave with exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
+
+
+@contextmanager
+def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar with rate and time left on a terminal; nothing elsewhere, where logs would fill with it.
+
+    Yields ``report(done, total)``, both in images; total is None while it cannot be told.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task("", total=None, rate="")
+        start = time.monotonic()
+
+        def report(done: int, total: int | None) -> None:
+            rate = done / max(time.monotonic() - start, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.0f} images/s")
+
+        yield report

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Sequence
 from io import BytesIO
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from shards import png
 from shards.cli import InputError
 from shards.sources import Sample
 
@@ -58,10 +58,10 @@ def prepare_image(data: bytes, where: str, *, crop: int, size: int) -> bytes:
 
 
 def _decode(data: bytes, where: str, crop: int) -> Image.Image:
-    # The first chunk, read by hand: no decoder is asked before the dimensions are known to be sane.
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or len(data) < 24:
+    dimensions = png.size_of(data)
+    if dimensions is None:
         raise InputError(f"{where}: not a PNG image")
-    width, height = struct.unpack(">II", data[16:24])
+    width, height = dimensions
     if width * height > PIXEL_CAP:
         raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
     if crop > min(width, height):

@@ -48,6 +48,7 @@ _COLUMNS = [
     ("label_bytes", "<i4"),
     ("crc", "<u4"),
 ]
+Row = tuple[str, int, int, int, int, int]  # key, then the columns in the table's order
 KEY_CAP = 80
 KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
 
@@ -151,6 +152,10 @@ class Split:
     def key(self, number: int) -> str:
         """The key of one sample."""
         return str(self.samples["key"][number].decode("ascii"))
+
+    def rows(self, first: int, count: int) -> list[Row]:
+        """The table's rows of ``count`` samples from number ``first`` on."""
+        return [(row[0].decode("ascii"), *row[1:]) for row in self.samples[first : first + count].tolist()]
 
 
 @dataclass(frozen=True)
@@ -273,9 +278,6 @@ def _parse_table(data: bytes, path: Path, count: int) -> NDArray[np.void]:
             f"{path}: holds an empty key or one with other characters than letters, digits, _, -"
         )
     return table
-
-
-Row = tuple[str, int, int, int, int, int]  # key, then the columns in the table's order
 
 
 def write_index(

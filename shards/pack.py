@@ -18,23 +18,20 @@ settings or from another source is refused.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards.cli import InputError, run
-from shards.plan import Plan, Settings, plans
+from shards.cli import Parser, progress_bar, run
+from shards.plan import Plan, Settings, plan_shards
 from shards.sources import SOURCES, Sample, detect
-from shards.workers import map_in_order
+from shards.workers import map_in_order, worker_count
 
 if TYPE_CHECKING:
     from shards.encode import Encoded
@@ -68,7 +65,7 @@ def pack(
     # Not on top: --help answers without loading numpy.
     from shards.encode import encode
     from shards.index import write_index
-    from shards.resume import begun, check_out, finished
+    from shards.resume import check_out, finished, open_journal
     from shards.tar import write_shard
 
     source = detect(path, kind)
@@ -91,7 +88,7 @@ def pack(
 
     def missing_chunks() -> Iterator[list[Sample]]:
         """The samples of the shards that are still to be written; the others enter ``packed``."""
-        for plan in plans(source.samples(), settings):
+        for plan in plan_shards(source.samples(), settings):
             names[plan.split].append(plan.name)
             there = journal.find(plan)
             if there is not None:
@@ -108,7 +105,7 @@ def pack(
             written += len(chunk)
             progress(len(chunk))
 
-    with begun(out, about) as journal:
+    with open_journal(out, about) as journal:
         work = partial(encode, crop=settings.crop, size=settings.size)
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:
@@ -130,37 +127,10 @@ def pack(
     return Summary({name: len(rows) for name, (_, rows) in splits.items()}, written, complete_before=False)
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with rate and time left on a terminal; nothing elsewhere, where logs would fill with it."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("packing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=None, rate="")
-        start = time.monotonic()
-
-        def report(done: int, total: int | None) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.0f} images/s")
-
-        yield report
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line; see ``--help``."""
     defaults = Settings()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m shards.pack",
         description="Pack labelled images into WebDataset tar shards with an index. The same command, run "
         "again after a kill, goes on where it was.",
@@ -183,12 +153,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     args = parser.parse_args(argv)
 
-    jobs = len(os.sched_getaffinity(0)) if args.jobs is None else args.jobs
-    if not 1 <= jobs <= 1024:
-        raise InputError(f"--jobs {jobs}: allowed: 1 to 1024")
+    jobs = worker_count(args.jobs)
     settings = Settings(size=args.size, crop=args.crop, shard_size=args.shard_size, val=args.val)
     start = time.monotonic()
-    with _progress_bar() as report:
+    with progress_bar("packing") as report:
         summary = pack(args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report)
     told = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     if summary.complete_before:

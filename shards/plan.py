@@ -73,7 +73,7 @@ class Plan:
         return [self.samples[first : first + CHUNK] for first in range(0, len(self.samples), CHUNK)]
 
 
-def plans(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]:
+def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]:
     """Cut the samples of each split into shards. Holds one shard of each split in memory."""
     waiting: dict[str, list[Sample]] = {"train": [], "val": []}
     numbers = dict.fromkeys(waiting, 0)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import struct
 import threading
 import zlib
 from collections import OrderedDict
@@ -40,11 +39,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards import png
 from shards.attributes import Attribute
 from shards.cli import InputError
 from shards.index import Index
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -216,8 +215,7 @@ class BadSample(Exception):  # noqa: N818 - not for callers: read() turns it int
 def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
     """Decode an RGB PNG of ``out``'s shape [H, W, 3] into it; BadSample for any other data."""
     height, width, _ = out.shape
-    # The PNG's first chunk, read by hand: Pillow is not asked to look at any other dimensions.
-    if data[:8] != PNG_MAGIC or data[16:24] != struct.pack(">II", width, height):
+    if png.size_of(data) != (width, height):
         raise BadSample(f"not a PNG of {width} x {height} pixels")
     try:
         pixels = np.asarray(Image.open(BytesIO(data), formats=("PNG",)))

@@ -23,23 +23,21 @@ import gzip
 import io
 import itertools
 import json
-import multiprocessing
-import os
 import random
 import re
-import signal
-import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from shards.artwork import ARTWORK_VERSION
 from shards.attributes import CARTOON_SET, format_csv
-from shards.cli import InputError, run
+from shards.cli import InputError, Parser, progress_bar, run
 from shards.files import open_atomic, renamed, write_atomic
+from shards.workers import map_in_order, worker_count
 
 T = TypeVar("T")
 
@@ -174,57 +172,29 @@ def _claim(out: Path, marker: Path, count: int, seed: int, layout: str) -> None:
 def _map_batches(work: Callable[[list[int]], list[T]], indices: list[int], jobs: int) -> Iterator[list[T]]:
     """``work`` on batches of indices, in order, in ``jobs`` processes; progress on a terminal."""
     batches = [indices[at : at + BATCH] for at in range(0, len(indices), BATCH)]
-    results: Iterable[list[T]]
-    if jobs == 1 or len(batches) < 2:
-        yield from _with_progress(map(work, batches), len(indices))
-        return
-    # Spawned, not forked: the caller may have threads (skia, torch, a test runner).
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(jobs, len(batches)), initializer=_ignore_interrupt) as pool:
-        # In windows, so that results waiting for a slow disk stay bounded.
-        windows = (batches[at : at + 8 * jobs] for at in range(0, len(batches), 8 * jobs))
-        results = itertools.chain.from_iterable(pool.imap(work, window) for window in windows)
-        yield from _with_progress(results, len(indices))
-
-
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _with_progress(results: Iterable[list[T]], total: int) -> Iterator[list[T]]:
-    if not (sys.stderr.isatty() and total):
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("drawing", total=total)
+    done = 0
+    with (
+        progress_bar("drawing") as report,
+        closing(map_in_order(work, batches, min(jobs, max(len(batches), 1)))) as results,
+    ):
         for result in results:
-            progress.advance(bar, len(result))
+            done += len(result)
+            report(done, len(indices))
             yield result
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = _Parser(prog="python -m shards.render", description=__doc__.split("\n", 1)[0])
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m shards.render", description=__doc__.split("\n", 1)[0])
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="folder to write csX.png and csX.csv into")
     target.add_argument("--tgz", type=Path, metavar="FILE", help="archive to write instead of a folder")
     parser.add_argument("--count", type=int, required=True, metavar="N", help="number of avatars")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
-    parser.add_argument("--jobs", type=int, default=0, metavar="J", help="processes; default: all cores")
+    parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     parser.add_argument("--layout", choices=LAYOUTS, default="flat", help="one folder or ten (default flat)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.count <= 0:
         raise InputError(f"--count is {arguments.count}; allowed: 1 or more")
-    if arguments.jobs < 0:
-        raise InputError(f"--jobs is {arguments.jobs}; allowed: 0 (all cores) or more")
     return arguments
 
 
@@ -240,11 +210,11 @@ def _require_skia() -> None:
         raise InputError(f"drawing needs skia, which does not load ({error}): {hint}") from error
 
 
-def main() -> None:
-    """The command line."""
-    arguments = _arguments()
+def main(argv: list[str] | None = None) -> None:
+    """The command line; see ``--help``."""
+    arguments = _arguments(argv)
+    jobs = worker_count(arguments.jobs)
     _require_skia()
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
     write, target = (write_folder, arguments.out) if arguments.out else (write_tgz, arguments.tgz)
     started = time.monotonic()
     drawn = write(target, arguments.count, arguments.seed, jobs, arguments.layout)

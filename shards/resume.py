@@ -20,7 +20,7 @@ from typing import Any
 from shards.cli import InputError
 from shards.index import FILE, Index, Row, Shard
 from shards.plan import Plan
-from shards.tar import describe
+from shards.tar import read_back
 
 JOURNAL = ".pack.jsonl"
 _SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,}\.tar")
@@ -60,7 +60,7 @@ def check_out(out: Path, source: Path) -> None:
 
 
 @contextmanager
-def begun(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
+def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a pack into ``out``, for as long as the pack runs.
 
     It goes when the pack ends well. When it does not, the finished shards stay with it; where there are none,
@@ -106,6 +106,8 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{self.folder}: another shards.pack is writing here") from None
+        if os.fstat(self._file.fileno()).st_nlink == 0:  # it ended between our open and our lock
+            raise InputError(f"{self.folder}: another shards.pack has just ended here; run this one again")
 
     def _take_up(self, settings: dict[str, Any]) -> None:
         """Read what an earlier attempt left, or begin with the line of the settings."""
@@ -132,7 +134,7 @@ class Journal:
         if entry is None or entry.get("samples") != plan.digest or not path.is_file():
             return None
         try:
-            shard, rows = describe(path)
+            shard, rows = read_back(path)
         except (tarfile.TarError, ValueError):
             return None
         return (shard, rows) if shard.sha256 == entry.get("sha256") else None

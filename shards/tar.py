@@ -14,7 +14,7 @@ from shards.index import Row, Shard
 
 
 def write_shard(path: Path, samples: Iterable[Encoded]) -> tuple[Shard, list[Row]]:
-    """Write one shard, whole and durable or not at all; returns what ``describe`` says of it.
+    """Write one shard, whole and durable or not at all; returns what ``read_back`` tells of it.
 
     Owner, mode and time of the members are fixed: the same samples give the same bytes.
     """
@@ -26,10 +26,10 @@ def write_shard(path: Path, samples: Iterable[Encoded]) -> tuple[Shard, list[Row
     ):
         for sample in samples:
             tar.write({"__key__": sample.key, "png": sample.image, "json": sample.label})
-    return describe(path)
+    return read_back(path)
 
 
-def describe(path: Path) -> tuple[Shard, list[Row]]:
+def read_back(path: Path) -> tuple[Shard, list[Row]]:
     """Read a tar shard back: what the index tells of it, and one row a sample.
 
     Raises ValueError, or tarfile's errors, unless it is a whole shard of image and label pairs.

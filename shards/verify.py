@@ -6,13 +6,12 @@ for bad data, 2 for bad usage (no such folder, or one that was never packed).
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.cli import InputError, run
+from shards.cli import InputError, Parser, run
 
 
 def problems(folder: Path) -> Iterator[str]:
@@ -20,7 +19,7 @@ def problems(folder: Path) -> Iterator[str]:
     from shards.index import Index
     from shards.plan import split_of
     from shards.read import CorruptSampleError, ShardReader
-    from shards.tar import describe
+    from shards.tar import read_back
 
     index = Index.load(folder)
     seen: set[str] = set()
@@ -33,15 +32,13 @@ def problems(folder: Path) -> Iterator[str]:
                 if not path.is_file():
                     yield f"{shard.name}: missing, with {shard.count} samples"
                     continue
-                rows = split.samples[start : start + shard.count]
                 if path.stat().st_size != shard.bytes:
                     yield f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}"
                 try:
-                    told, found = describe(path)
+                    told, found = read_back(path)
                     if told.sha256 != shard.sha256:
                         yield f"{shard.name}: its SHA-256 differs from the index's"
-                    # The order of the columns is the table's, with the key as text.
-                    if found != [(row[0].decode(), *row[1:]) for row in rows.tolist()]:
+                    if found != split.rows(start, shard.count):
                         yield f"{shard.name}: its members are not the ones of the index"
                 except (tarfile.TarError, ValueError) as error:
                     yield f"{shard.name}: not a whole shard ({error})"
@@ -61,7 +58,7 @@ def problems(folder: Path) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m shards.verify",
         description="Check counts, sizes, hashes, images and labels of a packed folder. "
         "Exit code 1: bad data, 2: bad usage.",

@@ -41,9 +41,17 @@ def map_in_order(
         while ahead:
             yield ahead.popleft().result()
     except BrokenProcessPool as error:
-        raise InputError("a worker died (out of memory?); the same command goes on where it was") from error
+        raise InputError("a worker died (out of memory?); run the same command again") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def worker_count(given: int | None) -> int:
+    """The value of a --jobs flag; without one, the cores that this process may use."""
+    jobs = len(os.sched_getaffinity(0)) if given is None else given
+    if not 1 <= jobs <= 1024:
+        raise InputError(f"--jobs {jobs}: allowed: 1 to 1024")
+    return jobs
 
 
 def _start_worker() -> None:

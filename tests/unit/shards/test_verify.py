@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_set import Command
 
-from shards.index import FILE, Index, write_index
+from shards.index import FILE, Index, Row, Shard, write_index
 from shards.verify import main
 
 
@@ -53,42 +53,33 @@ def test_faults_are_named(copy: Path, command: Command) -> None:
     assert out.count(": sample ") == 2  # the others are whole
 
 
-def test_key_in_both_splits(copy: Path, command: Command) -> None:
+def replace_split(folder: Path, name: str, shards: list[Shard], rows: list[Row]) -> None:
+    """Write the index anew, with another content of one split."""
+    index = Index.load(folder)
+    splits = {n: (list(split.shards), split.rows(0, len(split))) for n, split in index.splits.items()}
+    about = index.header.model_dump(include={"preprocessing", "source", "shard_size", "val"})
+    write_index(folder, index.schema, about, {**splits, name: (shards, rows)})
+
+
+def test_train_shard_in_val(copy: Path, command: Command) -> None:
     """Files that agree with each other may still hold what the packer never writes."""
-    index = Index.load(copy)
-    train, val = index.split("train"), index.split("val")
-    rows = {"train": train.samples.tolist(), "val": train.samples.tolist()[: train.shards[0].count]}
-    shutil.copy(copy / train.shards[0].name, copy / val.shards[0].name)
-    shards = {
-        "train": list(train.shards),
-        "val": [train.shards[0].model_copy(update={"name": val.shards[0].name})],
-    }
-    about = index.header.model_dump(include={"preprocessing", "source", "shard_size", "val"})
-    splits = {
-        name: (shards[name], [(row[0].decode(), *row[1:]) for row in rows[name]]) for name in ("train", "val")
-    }
-    write_index(copy, index.schema, about, splits)
+    train = Index.load(copy).split("train")
+    first = train.shards[0]
+    shutil.copy(copy / first.name, copy / "val-000000.tar")
+    shard = first.model_copy(update={"name": "val-000000.tar"})
+    replace_split(copy, "val", [shard], train.rows(0, first.count))
 
     code, out, _ = command(main, copy)
-    assert code == 1
-    for key in (train.key(0), train.key(train.shards[0].count - 1)):
-        assert f"{val.shards[0].name}: sample {key}: its key appears twice" in out
-        assert f"{val.shards[0].name}: sample {key}: belongs to another split" in out
-    assert out.count("\n") == 2 * train.shards[0].count
+    assert code == 1 and out.count("\n") == 2 * first.count
+    for number in range(first.count):
+        assert f"val-000000.tar: sample {train.key(number)}: its key appears twice" in out
+        assert f"val-000000.tar: sample {train.key(number)}: belongs to another split" in out
 
 
-def test_index_of_other_members(copy: Path, command: Command) -> None:
-    """A table whose rows are exchanged reads well, sample by sample; the keys are wrong."""
-    index = Index.load(copy)
-    train = index.split("train")
-    rows = [(row[0].decode(), *row[1:]) for row in train.samples.tolist()]
-    (first, *_), (second, *_) = rows[:2]
-    rows[0], rows[1] = (second, *rows[0][1:]), (first, *rows[1][1:])
-    val = index.split("val")
-    kept = [(row[0].decode(), *row[1:]) for row in val.samples.tolist()]
-    about = index.header.model_dump(include={"preprocessing", "source", "shard_size", "val"})
-    write_index(
-        copy, index.schema, about, {"train": (list(train.shards), rows), "val": (list(val.shards), kept)}
-    )
+def test_exchanged_keys(copy: Path, command: Command) -> None:
+    """Every sample reads well then: only the members tell that their keys are wrong."""
+    train = Index.load(copy).split("train")
+    one, two, *rest = train.rows(0, len(train))
+    replace_split(copy, "train", list(train.shards), [(two[0], *one[1:]), (one[0], *two[1:]), *rest])
     code, out, _ = command(main, copy)
-    assert code == 1 and out == f"{train.shards[0].name}: its members are not the ones of the index\n"
+    assert (code, out) == (1, f"{train.shards[0].name}: its members are not the ones of the index\n")
