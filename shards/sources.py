@@ -192,7 +192,7 @@ class _Member(tarfile.TarInfo):
                 raise
             raise tarfile.ReadError(str(error)) from error
         # Long names and the like come as members of their own, which tarfile reads whole into memory.
-        if member.type not in tarfile.SUPPORTED_TYPES or member.size < 0:
+        if member.type not in (*tarfile.SUPPORTED_TYPES, *_EXTENSIONS) or member.size < 0:
             raise tarfile.ReadError("a member of unknown type")
         if member.type in _EXTENSIONS and member.size > 1 << 20:
             raise tarfile.ReadError("an extended header of more than 1 MiB")

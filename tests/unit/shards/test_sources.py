@@ -1,4 +1,4 @@
-"""Archives as sources: read like the folder, or refused in one line."""
+"""Folders and archives as sources: the same samples, or refused in one line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_set import TINY, Command, keys_of, labels_of, png_of
 
+from shards import sources
 from shards.attributes import format_csv
 from shards.cli import InputError
 from shards.index import Index
 from shards.pack import main, pack
-from shards.sources import CartoonArchive
+from shards.sources import CartoonArchive, CartoonFolder
 
 
 def archive_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
@@ -102,6 +103,63 @@ def tar_end(plain: bytes) -> int:
 def flipped_header(plain: bytes) -> bytes:
     end = tar_end(plain)
     return plain[:end] + bytes([plain[end] ^ 1]) + plain[end + 1 :]
+
+
+def test_archive_with_extended_headers(tmp_path: Path) -> None:
+    """Long names and comments are members of their own, as GNU tar --posix and bsdtar write them."""
+    (tmp_path / "x.tar").write_bytes(MUTABLE_TAR)
+    (sample,) = CartoonArchive(tmp_path / "x.tar").samples()
+    assert (sample.key, sample.image, sample.labels) == ("cs1", png_of("cs1"), labels_of("cs1"))
+
+
+def test_images_that_wait_are_bounded(make_source, tmp_path: Path, monkeypatch) -> None:
+    files = files_of(make_source(tmp_path / "source", range(12)))
+    monkeypatch.setattr(sources, "PENDING_CAP", 3 * max(len(data) for _, data in files))
+    together = archive_of(tmp_path / "together.tar", files)
+    assert len(list(CartoonArchive(together).samples())) == 12
+    apart = archive_of(tmp_path / "apart.tar", sorted(files, key=lambda file: file[0].endswith(".csv")))
+    with pytest.raises(InputError, match="MiB of images wait for their CSV"):
+        list(CartoonArchive(apart).samples())
+
+
+@pytest.mark.parametrize("cap", ["IMAGE_CAP", "CSV_CAP"])
+def test_large_files_are_refused(make_source, tmp_path: Path, monkeypatch, cap: str) -> None:
+    source = make_source(tmp_path / "source", range(3))
+    archive = archive_of(tmp_path / "set.tar", files_of(source))
+    monkeypatch.setattr(sources, cap, 100)
+    for read in (lambda: CartoonFolder(source), lambda: list(CartoonArchive(archive).samples())):
+        with pytest.raises(InputError, match="at most 100 are allowed"):
+            read()
+
+
+def test_long_extended_header_is_refused(make_source, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("cs1.png")
+        member.pax_headers = {"comment": "x" * (1 << 20)}
+        archive.addfile(member)
+    with pytest.raises(InputError, match="an extended header of more than 1 MiB"):
+        list(CartoonArchive(tmp_path / "x.tar").samples())
+
+
+def test_key_in_two_folders(make_source, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(12), nested=True)
+    make_source(source / "3", [5])
+    with pytest.raises(InputError, match=r"cs5 is in .* too; keys must be unique"):
+        CartoonFolder(source)
+
+
+def test_halves_in_two_folders(make_source, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", range(12), nested=True)
+    (source / "5" / "cs5.csv").rename(source / "3" / "cs5.csv")
+    with pytest.raises(InputError, match=r"cs5\.png: its cs5\.csv lies in"):
+        CartoonFolder(source)
+
+
+def test_fraction_grows_to_one(make_source, tmp_path: Path) -> None:
+    # More than the 10,240 bytes that are read at a time.
+    archive = CartoonArchive(archive_of(tmp_path / "x.tar", files_of(make_source(tmp_path / "a", range(60)))))
+    shares = [archive.fraction() for _ in archive.samples()]
+    assert shares == sorted(shares) and shares[0] < 0.5 and archive.fraction() == 1
 
 
 @settings(max_examples=150, deadline=None)
