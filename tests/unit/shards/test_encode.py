@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import pixels_of, png, png_of
+from tiny_set import EDGE, pixels_of, png, png_of
 
 from shards.cli import InputError
 from shards.encode import prepare_image
+from shards.png import size_of
 
 
 def test_alpha_over_white_equals_compositing_first() -> None:
@@ -66,3 +67,19 @@ def test_mutated_png_is_told_or_packed(data: st.DataObject) -> None:
         assert "x.png" in str(error)
         return
     assert pixels_of(found).shape == (4, 4, 3)
+
+
+def test_reason_tells_no_memory_address() -> None:
+    whole = png_of("cs0")
+    junk = whole[:24] + bytes(len(whole) - 24)
+    with pytest.raises(InputError, match=r"x\.png: truncated or damaged PNG") as caught:
+        prepare_image(junk, "x.png", crop=8, size=4)
+    assert "0x" not in str(caught.value)
+
+
+def test_head_of_a_png() -> None:
+    whole = png_of("cs0")
+    assert size_of(whole) == (EDGE, EDGE)
+    assert [size_of(whole[:length]) for length in range(24)] == [None] * 24
+    assert size_of(whole.replace(b"IHDR", b"IDAT")) is None
+    assert size_of(b"GIF89a\0\0" + whole[8:]) is None

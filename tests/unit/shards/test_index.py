@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards import index
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
 from shards.index import FILE, Index, sample_dtype
@@ -116,6 +117,15 @@ def test_bad_header(copy: Path, change: Callable[[dict[str, Any]], object], told
 def test_not_json(copy: Path, text: str) -> None:
     (copy / FILE).write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"index\.json: not"):
+        Index.load(copy)
+
+
+def test_caps(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MEMBER_CAP", 100)
+    with pytest.raises(InputError, match="lie outside"):
+        Index.load(copy)
+    monkeypatch.setattr(index, "INDEX_CAP", 100)
+    with pytest.raises(InputError, match=r"index\.json: larger than 100 bytes"):
         Index.load(copy)
 
 

@@ -47,6 +47,10 @@ def test_same_bytes_and_stable_splits(make_source, tiny, numbers, more, shard_si
             f"cs{number}" for number in numbers
         )
 
+        for split in Index.load(folder / "a").splits.values():
+            counts = [shard.count for shard in split.shards]
+            assert all(count == shard_size for count in counts[:-1]) and counts[-1:] <= [shard_size]
+
         make_source(source, more)
         pack(source, folder / "more", tiny(shard_size=shard_size))
         for split in ("train", "val"):

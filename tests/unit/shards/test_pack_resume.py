@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import pytest
-from tiny_set import TINY, Command, contents
+from tiny_set import TINY, Command, contents, png
 
 from shards.cli import InputError
 from shards.index import Index
@@ -52,9 +54,26 @@ def test_goes_on_after_a_stop(make_source, tiny, tmp_path: Path, jobs: int) -> N
     with (out / JOURNAL).open("ab") as journal:
         journal.write(b'{"name": "train-')
     (out / ".train-000099.tar.tmp").touch()
-    summary = pack(source, out, chosen)
+    with pytest.raises(StoppedError):  # the journal must be whole again for a third attempt
+        pack(source, out, chosen, report=stop_after(70))
+    told: list[tuple[int, int | None]] = []
+    summary = pack(source, out, chosen, report=lambda *now: told.append(now))
     assert summary.written <= 100 - 10 * (len(kept) - 1)
+    assert told[-1] == (100, 100)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("half", ["png", "csv"])
+def test_changed_sample_is_packed_again(make_source, tiny, tmp_path: Path, half: str) -> None:
+    source = make_source(tmp_path / "source", range(40))
+    with pytest.raises(StoppedError):
+        pack(source, tmp_path / "out", tiny(), report=stop_after(35))
+    # Flat grey is smaller than noise; an image of as many bytes would not be noticed.
+    other = {"png": png(np.full((12, 12), 99, np.uint8)), "csv": (source / "cs4.csv").read_bytes()}
+    (source / f"cs3.{half}").write_bytes(other[half])
+    pack(source, tmp_path / "out", tiny())
+    pack(source, tmp_path / "whole", tiny())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_goes_on_after_the_bad_file_is_mended(make_source, tiny, tmp_path: Path) -> None:
@@ -98,10 +117,16 @@ def test_finished_folder(make_source, tmp_path: Path, command: Command) -> None:
     for flags, told in ((["--size", 5], "size is 4 there, 5 asked"), (["--val", 0.5], "val is 0.02 there")):
         code, _, err = command(main, source, "--out", out, *TINY, *flags)
         assert code == 2 and told in err and err.count("\n") == 1
+    whole = (source / "cs3.csv").read_text()
     (source / "cs3.csv").write_text((source / "cs4.csv").read_text())
     code, _, err = command(main, source, "--out", out, *TINY)
     assert code == 2 and "source content differs" in err
     assert contents(out) == before
+
+    (source / "cs3.csv").write_text(whole)
+    (out / "train-000000.tar").write_bytes(before["train-000000.tar"][:-1])
+    code, _, err = command(main, source, "--out", out, *TINY)
+    assert code == 2 and "train-000000.tar: missing or damaged" in err
 
 
 def test_begun_folder_with_other_settings(make_source, tiny, tmp_path: Path) -> None:
@@ -167,18 +192,34 @@ def test_journal_names_no_other_files(make_source, tiny, tmp_path: Path) -> None
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_killed_outright(make_source, tiny, tmp_path: Path) -> None:
-    """kill -9 on the parent: the workers end too, and the same command goes on to the same bytes."""
-    source = make_source(tmp_path / "source", range(600))
-    out = tmp_path / "out"
+def started(source: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A pack with two workers in a session of its own, once it has finished two shards."""
     command_line = [sys.executable, "-m", "shards.pack", source, "--out", out, "--size", "4", "--crop", "8"]
     command_line += ["--shard-size", "20", "--jobs", "2"]
-    process = subprocess.Popen(command_line, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command_line, stderr=subprocess.PIPE, start_new_session=True)
     journal = out / JOURNAL
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
+    return process
+
+
+def test_interrupted(make_source, tmp_path: Path) -> None:
+    """Ctrl-C reaches the workers too: the parent alone answers it, in one line."""
+    source = make_source(tmp_path / "source", range(600))
+    process = started(source, tmp_path / "out")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"interrupted\n")
+    assert not list((tmp_path / "out").glob(".*.tmp"))
+
+
+def test_killed_outright(make_source, tmp_path: Path) -> None:
+    """kill -9 on the parent: the workers end too, and the same command goes on to the same bytes."""
+    source = make_source(tmp_path / "source", range(600))
+    out = tmp_path / "out"
+    process = started(source, out)
     process.kill()
     # The workers hold the other end of stderr: communicate returns when the last one has gone.
     process.communicate(timeout=30)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import labels_of
+from tiny_set import labels_of, png
 
 from shards import read
 from shards.attributes import CARTOON_SET
@@ -158,6 +158,20 @@ def test_flipped_bit(copy: Path, member: str) -> None:
         reader.read([2])
 
 
+def test_exchanged_label(copy: Path) -> None:
+    """A variant that is as good as the right one: only the checksum can tell."""
+    shard, key, row = row_of(copy, 2)
+    data = bytearray(shard.read_bytes())
+    place = data.index(b'"eye_lid": ', row["label_offset"]) + len(b'"eye_lid": ')
+    data[place] ^= 1  # "0" and "1" differ in one bit
+    shard.write_bytes(data)
+    with (
+        ShardReader(copy, order="sequential") as reader,
+        pytest.raises(CorruptSampleError, match=f"{key}: damaged .*checksum"),
+    ):
+        reader.read([2])
+
+
 def test_missing_shard(copy: Path) -> None:
     shard, key, _ = row_of(copy, 2)
     shard.unlink()
@@ -210,6 +224,26 @@ def test_bad_labels(copy: Path, label: Callable[[bytes], bytes], told: str) -> N
         pytest.raises(CorruptSampleError, match=f"{key}: .*({told})"),
     ):
         reader.read([2])
+
+
+def test_labels_are_whole_numbers_of_the_schema_alone() -> None:
+    good = labels_of("cs1")
+    assert read.decode_labels(json.dumps(good).encode(), CARTOON_SET) == list(good.values())
+    for bad in ({**good, "eye_lid": True}, {**good, "eye_lid": 1.0}, {**good, "ear": 0}, [*good.values()]):
+        with pytest.raises(read.BadSample):
+            read.decode_labels(json.dumps(bad).encode(), CARTOON_SET)
+
+
+def test_image_of_other_dimensions_or_mode() -> None:
+    out = np.empty((4, 4, 3), np.uint8)
+    for pixels, told in (
+        (np.zeros((4, 5, 3), np.uint8), "not a PNG of 4 x 4 pixels"),
+        (np.zeros((8, 8, 3), np.uint8), "not a PNG of 4 x 4 pixels"),
+        (np.zeros((4, 4), np.uint8), "not an RGB image"),
+        (np.zeros((4, 4, 4), np.uint8), "not an RGB image"),
+    ):
+        with pytest.raises(read.BadSample, match=told):
+            read.decode_image(png(pixels), out)
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_set import labels_of, pixels_of
 
 from shards.index import Index
+from shards.tar import read_back
 
 
 def test_stock_readers_agree(packed: Path) -> None:
@@ -33,7 +36,19 @@ def test_stock_readers_agree(packed: Path) -> None:
     for sample in stock.decode("rgb8"):
         key = sample["__key__"]
         assert sample["json"] == labels_of(key) == json.loads(seen[f"{key}.json"])
+        assert list(sample["json"]) == sorted(sample["json"])
         assert sample["png"].shape == (4, 4, 3)
         assert np.array_equal(sample["png"], pixels_of(seen[f"{key}.png"]))
         count += 1
     assert count == 40
+
+
+@pytest.mark.parametrize(
+    "names", [["a.json"], ["a.json", "b.png"], ["a.png", "a.json"], ["a.json", "a.jpg"]], ids=" ".join
+)
+def test_read_back_wants_pairs(tmp_path: Path, names: list[str]) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ValueError, match=r"no pair|shorter|longer"):
+        read_back(tmp_path / "x.tar")

@@ -1,0 +1,48 @@
+"""What the command lines share: one line for a mistake, a bar on terminals only."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from shards.cli import InputError, progress_bar, run
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (InputError("a: bad\nallowed: b"), 2, "error: a: bad allowed: b\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.csv"), 2, "error: a.csv: No such file"),
+        (OSError("no space"), 2, "error: no space\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_mistakes_are_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, told: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: fail(error))
+    err = capsys.readouterr().err
+    assert ended.value.code == code and err.startswith(told) and err.count("\n") == 1
+
+
+def test_our_own_errors_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: fail(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bar_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with progress_bar("packing") as report:
+        report(3, None)
+        report(7, 8)
+    out, err = capsys.readouterr()
+    assert out == "" and ("packing" in err and "7/8" in err if terminal else err == "")
