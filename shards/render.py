@@ -83,7 +83,8 @@ def write_folder(out: Path, count: int, seed: int, jobs: int, layout: str) -> in
 def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> int:
     """Write the set as one archive, whose bytes depend on the arguments alone; returns how many were drawn.
 
-    The set lies in a folder named like the archive, as in Google's own.
+    The set lies in a folder named like the archive, as in Google's own. The avatars stand in the order of
+    their numbers, in which the packer takes a folder's: both pack to the same shards.
     """
     marker = archive.with_name(archive.name + ".json")
     if archive.exists():
@@ -92,13 +93,12 @@ def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> i
         raise InputError(f"{archive} exists and is not this set; remove it or choose another --tgz")
     archive.parent.mkdir(parents=True, exist_ok=True)
     folder = archive.name.split(".")[0]
-    order = sorted(range(count), key=lambda index: stem_of(index, layout))
     with (
         open_atomic(archive) as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for drawn in _map_batches(partial(_draw_batch, seed), order, jobs):
+        for drawn in _map_batches(partial(_draw_batch, seed), list(range(count)), jobs):
             for index, png, csv in drawn:
                 name = f"{folder}/{stem_of(index, layout)}"
                 _add(tar, f"{name}.csv", csv)
