@@ -196,7 +196,13 @@ def started(source: Path, out: Path) -> subprocess.Popen[bytes]:
     """A pack with two workers in a session of its own, once it has finished two shards."""
     command_line = [sys.executable, "-m", "shards.pack", source, "--out", out, "--size", "4", "--crop", "8"]
     command_line += ["--shard-size", "20", "--jobs", "2"]
-    process = subprocess.Popen(command_line, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command_line,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A test run in a shell's background inherits that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     journal = out / JOURNAL
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
