@@ -49,7 +49,9 @@ def test_faults_are_named(copy: Path, command: Command) -> None:
     assert f"{shards[0].name}: its SHA-256 differs" in out
     assert f"{shards[0].name}: sample {split.key(1)}: damaged" in out
     assert f"{shards[1].name}: sample {split.key(last)}: the shard ends before it" in out
-    assert f"{shards[1].name}: {shards[1].stat().st_size} bytes; the index says {split.shards[1].bytes}" in out
+    assert (
+        f"{shards[1].name}: {shards[1].stat().st_size} bytes; the index says {split.shards[1].bytes}" in out
+    )
     assert f"{shards[2].name}: missing, with {split.shards[2].count} samples" in out
     assert out.count(": sample ") == 2  # the others are whole
 
