@@ -17,7 +17,7 @@ SYSTEM_PACKAGES := libegl1 libgl1
 demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
 	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64
-	deepspeed --num_gpus $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
+	deepspeed $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
 	python -m diffcore.sample --run $(RUN) --set hair_color=3 --set glasses=11 --out $(RUN)/samples/asked.png
 	python -m diffcore.evaluation.colors --run $(RUN) --samples 256
 	cat $(RUN)/memory.txt

@@ -164,6 +164,16 @@ def _prune(run: Path, keep: int) -> None:
         shutil.rmtree(folder)
 
 
+def clear_after(run: Path, step: int) -> None:
+    """Remove what a run that goes on from ``step`` is about to make again, and what a cut-off save left."""
+    for folder in folder_of(run).glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            (folder / "COMPLETE").unlink(missing_ok=True)
+            shutil.rmtree(folder)
+    for leftover in folder_of(run).glob(".step-*.tmp"):
+        shutil.rmtree(leftover)
+
+
 def read_state(folder: Path) -> State:
     tree = json.loads((folder / "state.json").read_text())
     if tree.get("version") != VERSION:

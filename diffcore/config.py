@@ -15,13 +15,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.cli import InputError
+from shards.cli import InputError, Parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class Section(BaseModel):
     """A part of the config: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -96,12 +96,15 @@ class Diffusion(Section):
         return self
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(Section):
     kind: Literal["adam", "adamw"] = "adamw"
     """Adam, or AdamW (decoupled weight decay)."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's moment decays."""
     eps: float = Field(default=1e-8, gt=0)
     """Adam's epsilon."""
@@ -148,6 +151,13 @@ class Engine(Section):
     """JSON with what is DeepSpeed's own; empty: configs/deepspeed/zero{stage}.json."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads a rank; empty: cores / ranks on this node."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.precision == "bf16" and self.zero == 0:
+            # DeepSpeed steps there without fp32 masters that could be saved or averaged.
+            raise ValueError("precision bf16 needs zero 1, 2 or 3; one process with zero 1 is plain bf16")
+        return self
 
     @property
     def json_path(self) -> Path:
@@ -212,6 +222,11 @@ class Config(Section):
     def _check(self) -> Self:
         if self.model.attributes == "none" and self.diffusion.label_dropout:
             raise ValueError("diffusion.label_dropout must be 0 for model.attributes none: no label")
+        if not self.diffusion.label_dropout and self.sampling.guidance not in (0, 1):
+            raise ValueError(
+                f"sampling.guidance {self.sampling.guidance} needs a network that was trained without labels "
+                f"too: diffusion.label_dropout above 0, or guidance 1 (conditional) or 0"
+            )
         if self.sampling.steps > self.diffusion.timesteps:
             raise ValueError(
                 f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"
@@ -229,6 +244,7 @@ class Config(Section):
             include={"seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"},
         )
         del tree["batch"]["micro"]
+        tree["engine"] = {"gradient_clipping": self.engine.gradient_clipping}
         return dict(flatten(tree))
 
     def to_yaml(self) -> str:
@@ -283,6 +299,7 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     flags = _parse_flags(argv, prog)
     if flags.config is None:
         raise InputError("--config FILE is missing; examples are in configs/")
+    _anchor_paths(flags.overrides, Config, Path.cwd())
     return load(flags.config, flags.overrides)
 
 
@@ -291,10 +308,6 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
 
     class Flags(Config, BaseSettings):  # Config's fields as flags; validation happens after the merge
         model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise InputError(message)
 
     parser = Parser(prog=prog, description="YAML config plus dotted overrides.", allow_abbrev=False)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the run's config (configs/)")
@@ -323,7 +336,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) -> None:
-    """Make the YAML's relative paths relative to the YAML's folder, in place."""
+    """Make relative paths absolute, in place: a YAML's from its folder, the command line's from here."""
     for name, field in section.model_fields.items():
         value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
         if isinstance(value, str) and Path in kinds:

@@ -56,6 +56,7 @@ def start(threads: int | None = None) -> World:
         os.environ.setdefault(name, value)
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for train.deterministic, before CUDA starts
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed calls collectives by names that torch is renaming; a user can do nothing about it.
@@ -69,11 +70,15 @@ def start(threads: int | None = None) -> World:
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():
         # Slurm may show a task one device only: then it is number 0, whatever the local rank.
-        device = torch.device("cuda", local % torch.cuda.device_count())
+        shown = torch.cuda.device_count()
+        if shown > 1 and local >= shown:
+            raise InputError(f"local rank {local} has no GPU: this node shows {shown} (one process a GPU)")
+        device = torch.device("cuda", local if shown > 1 else 0)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        # torchrun says LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
@@ -84,6 +89,11 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone (gloo raises a bare RuntimeError)."""
+    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
 
 
 def stop() -> None:
@@ -98,6 +108,8 @@ def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}), dict):
+        raise InputError(f"{path}: expected an object with an object zero_optimization in it")
     for key in (*OURS, "bf16", "fp16", "optimizer", "scheduler"):
         if key in settings:
             raise InputError(f"{path}: {key} belongs in the YAML (batch, engine, optimizer), not here")
@@ -167,8 +179,10 @@ class Engine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         for parameter, name in self.names.items():
-            master = None if self.replicated else safe_get_full_fp32_param(parameter)
-            yield name, (parameter.detach() if master is None else master).float()
+            if self.replicated:
+                yield name, parameter.detach()
+            else:
+                yield name, safe_get_full_fp32_param(parameter).reshape(self._shape(parameter))
 
     @property
     def replicated(self) -> bool:
@@ -191,18 +205,39 @@ class Engine:
         self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], steps: int
     ) -> None:
         """Take up weights and Adam's moments by name after ``steps`` steps, at any stage and world size."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
         self._make_moments(steps)
         for parameter, name in self.names.items():
-            value = weights[name].to(self.world.device)
-            safe_set_full_fp32_param(parameter, value)
-            states = [moments[f"{name}.{moment}"].to(self.world.device) for moment in ADAM_MOMENTS]
-            for moment, state in zip(ADAM_MOMENTS, states, strict=True):
-                safe_set_full_optimizer_state(parameter, state, moment)
-                if self._unwrapped:
-                    self._base_optimizer.state[parameter][moment].copy_(state)
+            self._set(parameter, None, weights[name])
+            for moment in ADAM_MOMENTS:
+                self._set(parameter, moment, moments[f"{name}.{moment}"])
         self._write_weights(weights)
+
+    def _set(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
+        """Set this rank's share of a parameter's fp32 master (None) or of one of Adam's moments."""
+        from deepspeed.utils import (
+            safe_set_full_fp32_param,
+            safe_set_full_optimizer_state,
+            safe_set_local_fp32_param,
+            safe_set_local_optimizer_state,
+        )
+
+        value = value.to(self.world.device)
+        if self.stage == 3:
+            # DeepSpeed's "full" setters fail where a parameter does not divide among the ranks: it is padded.
+            share = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(value.flatten(), (0, share * self.world.size - value.numel()))
+            local = padded[self.world.rank * share : (self.world.rank + 1) * share]
+            if moment is None:
+                safe_set_local_fp32_param(parameter, local)
+            else:
+                safe_set_local_optimizer_state(parameter, local, moment)
+        elif self._unwrapped:
+            if moment is not None:
+                self._base_optimizer.state[parameter][moment].copy_(value)
+        elif moment is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
 
     def _make_moments(self, steps: int) -> None:
         """Adam makes its moments at the first step; make them now, so that they can be filled."""

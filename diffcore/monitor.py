@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from shards.files import write_atomic
+
 
 class Monitor:
     """Opened at the step that the run starts or resumes from; figures of later steps are dropped, because
@@ -102,12 +104,10 @@ def _reopened(path: Path, step: int) -> IO[str]:
             try:
                 if line.endswith("\n") and json.loads(line)["step"] <= step:
                     kept.append(line)
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 continue
-    file = path.open("w", encoding="utf-8")
-    file.writelines(kept)
-    file.flush()
-    return file
+    write_atomic(path, "".join(kept).encode())
+    return path.open("a", encoding="utf-8")
 
 
 def _progress(start: int, total: int) -> Any:

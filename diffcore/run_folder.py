@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import subprocess
-from typing import Any
+from typing import IO, Any
 
 from diffcore.config import REPOSITORY, Config
 from shards.cli import InputError
 from shards.files import write_atomic
 from shards.index import Index
 
+LOCK = ".lock"
 
+
+@functools.cache  # the code that was loaded, not what the checkout became since
 def code_version() -> str:
     """The commit of the code, with "+" if tracked files differ from it; "unknown" outside a checkout."""
 
@@ -38,12 +43,12 @@ def check(config: Config, data: dict[str, Any]) -> None:
     """
     record = config.run / "run.json"
     if not record.exists():
-        if config.run.exists() and any(config.run.iterdir()):
+        if config.run.exists() and any(path.name != LOCK for path in config.run.iterdir()):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     try:
         before = json.loads(record.read_text())
-        identity, fingerprint = before["identity"], before["data"]["fingerprint"]
+        identity, fingerprint = dict(before["identity"]), before["data"]["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error})") from error
     now = config.identity()
@@ -58,10 +63,20 @@ def check(config: Config, data: dict[str, Any]) -> None:
         )
 
 
-def record(config: Config, data: dict[str, Any]) -> None:
-    """Write the record and the resolved config; the folder is its owner's only."""
+def claim(config: Config, data: dict[str, Any]) -> IO[str]:
+    """Make the folder this process's, and write the record and the resolved config.
+
+    The returned file holds the claim until it is closed or the process ends. InputError if another process
+    has it: the same command started twice, or a job that was requeued before its first life ended.
+    """
     config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (config.run / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"run: another process is training in {config.run}") from None
     if not (config.run / "run.json").exists():
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
         write_atomic(config.run / "run.json", (json.dumps(tree, indent=1) + "\n").encode())
     write_atomic(config.run / "config.yaml", config.to_yaml().encode())
+    return lock

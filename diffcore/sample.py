@@ -153,8 +153,13 @@ def sampling_of(config: configuration.Config, arguments: argparse.Namespace) -> 
     return configuration.replace(config, "sampling", given).sampling
 
 
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"--seed {seed}: allowed are 0 to 2**63 - 1")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffcore.sample", description=__doc__.split("\n\n")[1])
+    parser = cli.Parser(prog="python -m diffcore.sample", description=__doc__.split("\n\n")[1])
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
     parser.add_argument("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
@@ -169,6 +174,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--out {arguments.out}: the grid is a PNG; give a name that ends in .png")
     if not arguments.out.parent.is_dir():
         raise InputError(f"--out {arguments.out}: folder {arguments.out.parent} does not exist")
+    if arguments.out.resolve().parent == arguments.run.resolve():
+        raise InputError(
+            f"--out {arguments.out}: its JSON could replace one of the run's; use another folder"
+        )
+    check_seed(arguments.seed)
 
     from diffcore import pictures
     from shards.files import write_atomic

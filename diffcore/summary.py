@@ -18,7 +18,7 @@ from shards.cli import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffcore.summary", description=__doc__)
+    parser = cli.Parser(prog="python -m diffcore.summary", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
     run: Path = parser.parse_args(argv).run
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def numbers(run: Path) -> dict[str, str]:
     """The figures of a run folder by name, as text; what was not measured is left out."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    text = (run / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be torn
     training = [line for line in lines if "train/loss" in line]
     if not training:
         raise InputError(f"{run}: no step was logged yet")

@@ -5,8 +5,10 @@ Also ``python diffcore/train.py --config ...`` for one process. The same command
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,13 @@ if __package__ in (None, ""):
 
 from diffcore.config import Config, parse
 from shards import cli
+from shards.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.engine import World
+
+HOLD_BACK = 10.0
+"""Seconds that a rank other than 0 waits before it speaks: long enough for a launcher to end it."""
 
 
 def main() -> None:
@@ -29,6 +35,11 @@ def main() -> None:
     world = engine.start(config.engine.threads)
     try:
         train(config, world)
+    except RuntimeError as error:
+        if world.size > 1 and engine.is_lost_peer(error):
+            # The rank that left says why after HOLD_BACK at most, and its exit ends this one meanwhile.
+            time.sleep(2 * HOLD_BACK)
+        raise
     finally:
         engine.stop()
 
@@ -61,11 +72,14 @@ def train(config: Config, world: World) -> None:
     torch.use_deterministic_algorithms(config.train.deterministic)
     engine = Engine(models.build(config.model, reader.schema, reader.size), config, world)
     barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
-    if world.main:
-        run_folder.record(config, data)
+    # Held until this process ends: one writer a run folder.
+    lock = run_folder.claim(config, data) if world.main else None
     ema = Ema(engine, config.ema)
-    folder, skipped = checkpoint.newest(config.run)
+    # Rank 0 looks, all take what it found.
+    folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
     start = checkpoint.load(folder, engine, ema).step if folder else 0
+    if world.main:
+        checkpoint.clear_after(config.run, start)
 
     schedule = NoiseSchedule.of(config.diffusion)
     grids = SampleGrids(config, reader.index)
@@ -97,7 +111,8 @@ def train(config: Config, world: World) -> None:
 
         done = step + 1
         last = done == config.train.steps
-        if done % config.train.log_every == 0 or last:
+        saving = done % config.train.checkpoint_every == 0 or last
+        if done % config.train.log_every == 0 or saving:
             figures = {
                 "loss": mean_over_ranks(total_loss / counted, world).item(),
                 "learning_rate": lr,
@@ -105,13 +120,16 @@ def train(config: Config, world: World) -> None:
                 "images_per_second": monitor.rate(counted * engine.micro * world.size),
                 "samples": done * config.batch.size,
             }
+            if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
+                # The same on every rank. No checkpoint is written, so the newest one is still good.
+                raise InputError(f"step {done}: no longer finite: {figures}; a lower optimizer.lr may help")
             monitor.scalars(done, {f"train/{name}": value for name, value in figures.items()})
             monitor.progress(done, figures["loss"], figures["images_per_second"])
             total_loss, counted = torch.zeros_like(total_loss), 0
         if done % config.sampling.every == 0 or last:
             with monitor.aside():
                 grids.log(done, engine, ema, monitor)
-        if done % config.train.checkpoint_every == 0 or last:
+        if saving:
             with monitor.aside():
                 state = State.now(config, data, done, world)
                 checkpoint.save(config.run, state, engine, ema, config.train.keep_checkpoints)
@@ -125,10 +143,12 @@ def train(config: Config, world: World) -> None:
     monitor.close()
     batches.close()
     reader.close()
+    if lock is not None:
+        lock.close()
     barrier()  # no rank takes the process group down while another still needs it
 
 
 if __name__ == "__main__":
     # All ranks find the same mistake. Rank 0 says it, and its exit ends the others; a rank that is alone
     # with its trouble speaks up a little later.
-    cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else 10)
+    cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else HOLD_BACK)

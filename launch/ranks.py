@@ -1,7 +1,7 @@
-"""python -m launch.ranks: how many processes a run on this machine wants (for deepspeed --num_gpus).
+"""python -m launch.ranks: the deepspeed launcher's arguments for a run on all of this machine.
 
-One a GPU. Without a GPU one a core, four at most: on a CPU two processes of one thread train faster than one
-of two threads, and each holds the whole model.
+One process a GPU. Without a GPU one a core, four at most: on a CPU two processes of one thread train faster
+than one of two threads, and each holds the whole model.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from diffcore.memory.nvml import count_gpus
 CPU_RANKS = 4
 
 
-def local_ranks() -> int:
-    """Processes for one node."""
+def launcher_arguments() -> str:
+    """``--num_gpus N``, or nothing where CUDA_VISIBLE_DEVICES already says which GPUs are ours.
+
+    The launcher takes that variable for itself, but deletes it when it is told a number.
+    """
+    if gpus := count_gpus():
+        return "" if os.environ.get("CUDA_VISIBLE_DEVICES") else f"--num_gpus {gpus}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    powers = [n for n in (1, 2, 4) if n <= min(cores, CPU_RANKS)]
-    return count_gpus() or powers[-1]
+    ranks = max(n for n in (1, 2, CPU_RANKS) if n <= max(cores, 1))
+    return f"--num_gpus {ranks}"
 
 
 if __name__ == "__main__":
-    print(local_ranks())
+    print(launcher_arguments())

@@ -44,7 +44,8 @@ class NoiseSchedule:
 
     def signal_noise(self, t_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [B, 1, 1, 1] in ``like``'s dtype and device."""
-        alpha_bar_B = self.alpha_bar_T[t_B.cpu()]
+        # The table goes to the timesteps, not they to it: reading a GPU's tensor would wait for all its work.
+        alpha_bar_B = self.alpha_bar_T.to(t_B.device)[t_B]
         shape = (-1, *[1] * (like.ndim - 1))
         pair = (alpha_bar_B.sqrt(), (1 - alpha_bar_B).sqrt())
         signal, noise = (a.view(shape).to(like.device, like.dtype) for a in pair)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffcore.sample import check_seed
 from shards import cli
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
@@ -19,7 +20,7 @@ from shards.files import write_atomic
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffcore.evaluation.colors", description=__doc__)
+    parser = cli.Parser(prog="python -m diffcore.evaluation.colors", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
     parser.add_argument("--samples", type=int, default=256, help="images drawn (default 256)")
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.samples < 1:
         raise InputError(f"--samples {arguments.samples}: at least 1")
+    check_seed(arguments.seed)
 
     import numpy as np
     from rich.console import Console

@@ -55,7 +55,11 @@ def count_gpus() -> int:
     except Exception:  # no driver, no rights: pynvml has its own types for each
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return count if visible is None else len([d for d in visible.split(",") if d.strip()])
+    if visible is None:
+        return count
+    shown = [device.strip() for device in visible.split(",")]
+    # CUDA ignores what follows the first invalid entry, -1 by custom.
+    return len(shown[: shown.index("-1")] if "-1" in shown else [device for device in shown if device])
 
 
 def _resident() -> int:

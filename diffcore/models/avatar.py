@@ -32,7 +32,7 @@ def timestep_embedding(t_B: Tensor, width: int) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(32, channels // 4), channels)
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -154,8 +154,8 @@ class AvatarUNet(nn.Module):
         time_BE = self.time(timestep_embedding(t_B, self.width).to(x_BCHW.dtype))
         encoded_BV = self.encoder(labels_BA, keep_B, x_BCHW.dtype) if self.encoder else None
 
-        # Activations are channels-last (what convolutions want, and attention needs no transpose then);
-        # parameters stay contiguous, as DeepSpeed demands.
+        # Activations are channels-last: faster convolutions on the CPU and on tensor cores, and attention
+        # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
         h_BCHW, skips = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             for block in blocks:

@@ -51,7 +51,3 @@ def test_render_pack_train_sample_report(tmp_path: Path) -> None:
     assert f"--logdir {folder / 'tensorboard'}" in summary
     for words in ("hair_color as asked", "control: real images", "control: shuffled wishes", "parameters"):
         assert words in summary
-
-
-def test_the_rank_count_is_a_number() -> None:
-    assert int(python("-m", "launch.ranks").out) >= 1

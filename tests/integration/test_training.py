@@ -50,7 +50,8 @@ def plain_loop(path: Path, steps: int) -> dict[str, Any]:
             ema[name] = decay * ema[name] + (1 - decay) * p.detach()
     reader.close()
     named = dict(network.named_parameters())
-    moments = {f"{n}.{m}": optimizer.state[p][m] for n, p in named.items() for m in ("exp_avg", "exp_avg_sq")}
+    stepped = {n: optimizer.state[p] for n, p in named.items() if p in optimizer.state}
+    moments = {f"{n}.{m}": state[m] for n, state in stepped.items() for m in ("exp_avg", "exp_avg_sq")}
     return {
         "weights": {n: p.detach() for n, p in named.items()},
         "ema": ema,
@@ -63,6 +64,10 @@ def saved(folder: Path) -> dict[str, dict[str, Tensor]]:
     [newest, *_] = [checkpoint.newest(folder)[0]]
     assert newest is not None
     return {which: load_file(newest / f"{which}.safetensors") for which in ("weights", "ema", "optimizer")}
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
 def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, Any], rtol: float) -> None:
@@ -85,13 +90,22 @@ def test_two_ranks_learn_what_a_plain_loop_learns(zero: int, train: Train, small
     assert_near(saved(small.parent / "run"), wanted, rtol=1e-4)
 
 
-def test_bf16_learns_nearly_the_same(train: Train, small: Path) -> None:
-    train("--engine.precision", "bf16", "--engine.zero", "2", ranks=2)
-    got, wanted = saved(small.parent / "run")["weights"], plain_loop(small, 4)["weights"]
-    assert {t.dtype for t in got.values()} == {torch.float32}
-    # Adam's first steps are +-lr whatever the gradient's size: a small gradient's sign may differ in bf16.
-    apart = torch.cat([(got[n] - w).abs().flatten() for n, w in wanted.items()])
-    assert apart.mean() < 1e-3 and apart.max() <= 4 * 2 * 1e-3
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_bf16_learns_nearly_the_same_in_two_sittings(zero: int, train: Train, small: Path) -> None:
+    bf16 = ("--engine.precision", "bf16", "--engine.zero", str(zero))
+    train(*bf16, "--train.steps", "2", ranks=2)
+    train(*bf16, ranks=2)
+    got, wanted, start = saved(small.parent / "run"), plain_loop(small, 4), plain_loop(small, 0)
+    lines = [json.loads(line) for line in (small.parent / "run" / "metrics.jsonl").open()]
+    assert [line["train/gradient_norm"] for line in lines] == pytest.approx(wanted["norms"], rel=0.05)
+    for which in ("weights", "ema"):
+        assert {t.dtype for t in got[which].values()} == {torch.float32}
+        moved = flat(wanted[which]) - flat(start[which])
+        apart = flat(got[which]) - flat(wanted[which])
+        # Adam's first steps are +-lr whatever the gradient's size: where it is tiny bf16 may turn the sign.
+        assert apart.norm() < 0.4 * moved.norm()  # 0.31 seen, at every stage
+    moments = [{n: t for n, t in x["optimizer"].items() if n.endswith("exp_avg")} for x in (got, wanted)]
+    assert (flat(moments[0]) - flat(moments[1])).norm() < 0.05 * flat(moments[1]).norm()
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, small: Path) -> None:
@@ -237,10 +251,40 @@ def test_another_experiment_does_not_enter_a_run_folder(train: Train, small: Pat
     assert before == {p: p.stat().st_mtime_ns for p in (small.parent / "run").rglob("*")}
 
 
-def test_a_truncated_shard_names_shard_and_sample(train: Train, small: Path, packed: Path) -> None:
-    copy = small.parent / "copy"
+def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint(train: Train, small: Path) -> None:
+    # A rate that throws the weights out of fp32's range
+    refused(train("--optimizer.lr", "1e38", check=False), "no longer finite")
+    assert checkpoint.complete(small.parent / "run") == []
+
+
+def truncated(packed: Path, copy: Path) -> Path:
     copy.mkdir()
     for path in packed.iterdir():
         data = path.read_bytes()
-        (copy / path.name).write_bytes(data[: len(data) // 2] if path.name.startswith("train-0") else data)
+        (copy / path.name).write_bytes(
+            data[: len(data) * 3 // 4] if path.name == "train-000000.tar" else data
+        )
+    return copy
+
+
+def test_trouble_of_one_rank_is_one_line(train: Train, small: Path, packed: Path) -> None:
+    # Sooner or later one rank's share of a batch has a damaged sample and the other's has none.
+    copy = truncated(packed, small.parent / "copy")
+    finished = train(
+        "--data.path",
+        str(copy),
+        "--train.steps",
+        "40",
+        "--train.checkpoint_every",
+        "40",
+        ranks=2,
+        check=False,
+    )
+    errors = [line for line in finished.err.splitlines() if line.startswith("error:")]
+    assert finished.code != 0 and len(errors) == 1 and "train-000000.tar" in errors[0]
+    assert "Traceback" not in finished.err + finished.out
+
+
+def test_a_truncated_shard_names_shard_and_sample(train: Train, small: Path, packed: Path) -> None:
+    copy = truncated(packed, small.parent / "copy")
     refused(train("--data.path", str(copy), check=False), "train-000000.tar", "cs")

@@ -72,6 +72,11 @@ def test_a_dropped_condition_does_not_reach_the_output(attributes: str) -> None:
     assert (out[0] - other[0]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("width", [8, 24, 136, 200])
+def test_any_allowed_width_builds(width: int) -> None:
+    small(channels=(width, width), heads=1)
+
+
 def test_samples_of_a_batch_do_not_meet() -> None:
     network, all_of = small(), inputs()
     together = network(*all_of)

@@ -59,16 +59,31 @@ def test_help_lists_fields_with_their_words(capsys: pytest.CaptureFixture[str]) 
     assert "--optimizer.lr" in text and "Peak learning rate." in text and "--config FILE" in text
 
 
+def test_paths_on_the_command_line_are_relative_to_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parsed = config.parse(["--config", str(DEMO), "--run", "runs/x", "--data.path", "y"])
+    assert (parsed.run, parsed.data.path) == (tmp_path / "runs" / "x", tmp_path / "y")
+    parsed.run.mkdir(parents=True)
+    (parsed.run / "config.yaml").write_text(parsed.to_yaml())
+    assert config.load(parsed.run / "config.yaml") == parsed
+
+
 BAD = {
     "unknown key": ({"optimizer": {"lrr": 1}}, ["unknown key 'optimizer.lrr'", "did you mean 'lr'", "betas"]),
     "unknown section": ({"optimiser": {}}, ["unknown key 'optimiser'", "did you mean 'optimizer'"]),
     "unknown model key": ({"model": {"width": 3}}, ["unknown key 'model.width'", "channels"]),
     "out of range": ({"optimizer": {"lr": -1}}, ["optimizer.lr", "greater than 0", "-1"]),
     "not a choice": ({"engine": {"zero": 5}}, ["engine.zero", "less than or equal to 3", "5"]),
+    "bf16 without masters": ({"engine": {"precision": "bf16", "zero": 0}}, ["bf16 needs zero 1, 2 or 3"]),
     "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),
     "attention level": ({"model": {"attention_levels": [7]}}, ["attention_levels: 7", "0 to"]),
     "channels": ({"model": {"channels": [30, 64]}}, ["multiples of 8", "30"]),
     "sampling": ({"sampling": {"steps": 5000}}, ["5000", "1000 timesteps"]),
+    "betas": ({"optimizer": {"betas": [2, 0.9]}}, ["optimizer.betas", "less than 1"]),
+    "infinite": ({"optimizer": {"lr": float("inf")}}, ["optimizer.lr", "finite"]),
+    "guidance": ({"diffusion": {"label_dropout": 0}}, ["guidance 2.0", "label_dropout above 0"]),
     "type": ({"seed": "abc"}, ["seed", "integer", "abc"]),
 }
 
@@ -138,6 +153,7 @@ def test_identity_holds_what_makes_the_experiment() -> None:
     assert changed(optimizer={"lr": 0.5}) == {"optimizer.lr": 0.5}
     assert changed(model={"heads": 1}) == {"model.heads": 1}
     assert changed(diffusion={"target": "eps"}) == {"diffusion.target": "eps"}
+    assert changed(engine={"gradient_clipping": 0}) == {"engine.gradient_clipping": 0.0}
     assert changed(batch={"size": 7}) == {"batch.size": 7}
 
 

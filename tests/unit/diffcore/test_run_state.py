@@ -132,7 +132,10 @@ DATA = {"fingerprint": "f" * 64, "size": 64, "schema": []}
 def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
     c = config.load(DEMO, {"run": str(tmp_path / "run")})
     run_folder.check(c, DATA)
-    run_folder.record(c, DATA)
+    claim = run_folder.claim(c, DATA)
+    with pytest.raises(InputError, match="another process is training"):
+        run_folder.claim(c, DATA)
+    claim.close()
     run_folder.check(c, DATA)
     run_folder.check(config.replace(c, "engine", {"zero": 3}), DATA)
     assert c.run.stat().st_mode & 0o077 == 0
@@ -154,3 +157,11 @@ def test_grid_places_images_row_by_row() -> None:
     assert tiled.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
     assert tiled[1, 1, 0] == 0 and tiled[1, 10, 0] == 10 and tiled[10, 10, 0] == 40
     assert tiled[10, 19, 0] == 255 and tiled[0, 0, 0] == 255
+
+
+def test_what_is_made_again_is_cleared(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    (second / "weights.safetensors").write_bytes(b"torn")
+    (first.parent / ".step-00000015.tmp").mkdir()
+    checkpoint.clear_after(tmp_path, 5)
+    assert list(first.parent.iterdir()) == [first] and checkpoint.newest(tmp_path) == (first, [])
