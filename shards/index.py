@@ -21,7 +21,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ class Preprocessing(_Strict):
     size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
     resample: str
     background: str
-    encoding: str
+    encoding: Literal["png", "webp", "npy"]
 
 
 class SourceEntry(_Strict):

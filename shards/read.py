@@ -31,17 +31,15 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from shards import png
 from shards.attributes import Attribute
 from shards.cli import InputError
+from shards.decode import BadSample, decode_image
 from shards.index import Index
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
@@ -161,7 +159,7 @@ class ShardReader:
                 label = self._pread(shard, label_offset, label_bytes)
                 if zlib.crc32(label, zlib.crc32(image)) != crc:
                     raise BadSample("damaged (its checksum differs from the index's)")
-                decode_image(image, images[i])
+                decode_image(image, images[i], self.index.header.preprocessing.encoding)
                 labels[i] = decode_labels(label, self.schema)
             except BadSample as error:
                 raise CorruptSampleError(self.split.shards[shard].name, key, str(error)) from error
@@ -206,24 +204,6 @@ class ShardReader:
     def __del__(self) -> None:
         if getattr(self, "_files", None):  # absent when __init__ raised
             self.close()
-
-
-class BadSample(Exception):  # noqa: N818 - not for callers: read() turns it into a CorruptSampleError
-    """What is wrong with a sample, told where its shard and key are not known."""
-
-
-def decode_image(data: bytes, out: NDArray[np.uint8]) -> None:
-    """Decode an RGB PNG of ``out``'s shape [H, W, 3] into it; BadSample for any other data."""
-    height, width, _ = out.shape
-    if png.size_of(data) != (width, height):
-        raise BadSample(f"not a PNG of {width} x {height} pixels")
-    try:
-        pixels = np.asarray(Image.open(BytesIO(data), formats=("PNG",)))
-    except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        raise BadSample(f"damaged PNG ({type(error).__name__})") from error
-    if pixels.dtype != np.uint8 or pixels.shape != out.shape:
-        raise BadSample("not an RGB image")
-    out[...] = pixels
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:
