@@ -1,4 +1,4 @@
-"""One source sample as it stands in a shard: a small RGB PNG over white, and its labels as JSON."""
+"""One source sample as it stands in a shard: a small RGB image over white, and its labels as JSON."""
 
 from __future__ import annotations
 
@@ -8,74 +8,132 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from shards import png
 from shards.cli import InputError
+from shards.decode import npy_head, webp_size
 from shards.sources import Sample
 
-PIXEL_CAP = 1 << 24  # pixels of a source image (4096 x 4096): a decompression bomb stops here
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # what Pillow gives for PNGs of up to 8 bits a channel
+PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
+# What Pillow gives for images of up to 8 bits a channel.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 
 
 class Encoded(NamedTuple):
-    """A sample's key and the bytes of its two members."""
+    """A sample's key, the bytes of its members and what the image is encoded as."""
 
     key: str
     image: bytes
     label: bytes
+    encoding: str
+    cls: bytes | None  # the number of the class, where the only label is ``class``
 
 
-def encode(samples: Sequence[Sample], *, crop: int, size: int) -> list[Encoded]:
+def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: str) -> list[Encoded]:
     """The samples' members; InputError names the first bad image. The work of a worker process."""
-    return [
-        Encoded(
-            sample.key,
-            prepare_image(sample.read_image(), sample.where, crop=crop, size=size),
-            json.dumps(sample.labels, sort_keys=True).encode(),
-        )
-        for sample in samples
-    ]
+    return [_encode(sample, crop, size, encoding) for sample in samples]
 
 
-def prepare_image(data: bytes, where: str, *, crop: int, size: int) -> bytes:
-    """One source PNG as a packed one: RGB, ``size`` x ``size``, over white.
+def _encode(sample: Sample, crop: int | None, size: int, encoding: str) -> Encoded:
+    data = sample.read_image()
+    if sample.planes:
+        planes = np.frombuffer(data, np.uint8).reshape(3, sample.planes, sample.planes)
+        image = Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    else:
+        image = decode_source(data, sample.where)
+    pixels = prepare(image, sample.where, crop, size)
+    label = json.dumps(sample.labels, sort_keys=True).encode()
+    return Encoded(sample.key, encode_pixels(pixels, encoding), label, encoding, class_of(label))
 
-    Raises InputError, naming ``where``, for data that is no whole PNG, has unfit dimensions or more than 8
-    bits a channel.
+
+def class_of(label: bytes) -> bytes | None:
+    """What the ``.cls`` member beside these labels holds; None for labels of any other schema."""
+    labels = json.loads(label)
+    if not isinstance(labels, dict) or labels.keys() != {"class"}:
+        return None
+    return str(labels["class"]).encode()
+
+
+def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encoding: str = "png") -> bytes:
+    """One source image file as a packed one: RGB, ``size`` x ``size`` pixels, over white.
+
+    ``crop`` is the edge of the centre crop taken first, None the largest centred square. Raises InputError,
+    naming ``where``, for data that is no whole PNG, JPEG or WebP, has unfit dimensions or more than 8 bits a
+    channel.
     """
-    image = _decode(data, where, crop)
-    left, top = (image.width - crop) // 2, (image.height - crop) // 2
-    cropped = image.crop((left, top, left + crop, top + crop)).convert("RGBA")
+    return encode_pixels(prepare(decode_source(data, where), where, crop, size), encoding)
+
+
+def prepare(image: Image.Image, where: str, crop: int | None, size: int) -> NDArray[np.uint8]:
+    """Centre crop, antialiased resize and white ground: uint8 [size, size, 3]."""
+    width, height = image.size
+    edge = min(width, height) if crop is None else crop
+    if edge > min(width, height):
+        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
+    left, top = (width - edge) // 2, (height - edge) // 2
+    cropped = image.crop((left, top, left + edge, top + edge))
+    if cropped.mode in ("RGB", "L", "CMYK") and "transparency" not in image.info:  # no alpha to care for
+        rgb = cropped.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(rgb, np.uint8)
     # On premultiplied alpha ("RGBa"), so that the colour of transparent pixels never bleeds in.
-    small = cropped.convert("RGBa").resize((size, size), Image.Resampling.BICUBIC)
+    small = cropped.convert("RGBA").convert("RGBa").resize((size, size), Image.Resampling.BICUBIC)
     # Over white, premultiplied: c + (255 - alpha). The filter's overshoot may leave c a little above alpha.
     pixels = np.asarray(small).astype(np.int16)
-    white = np.minimum(pixels[..., :3] + (255 - pixels[..., 3:]), 255).astype(np.uint8)
+    white: NDArray[np.uint8] = np.minimum(pixels[..., :3] + (255 - pixels[..., 3:]), 255).astype(np.uint8)
+    return white
+
+
+def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:
+    """RGB pixels [H, W, 3] as a file: png, webp (lossless) or npy (raw, as ``np.save`` writes them)."""
+    if encoding == "npy":
+        return npy_head(*pixels.shape) + pixels.tobytes()
     stream = BytesIO()
-    Image.fromarray(white).save(stream, "PNG")
+    image = Image.fromarray(pixels)
+    if encoding == "webp":
+        image.save(stream, "WEBP", lossless=True)
+    else:
+        image.save(stream, "PNG")
     return stream.getvalue()
 
 
-def _decode(data: bytes, where: str, crop: int) -> Image.Image:
-    dimensions = png.size_of(data)
+def decode_source(data: bytes, where: str) -> Image.Image:
+    """A source image file, decoded and upright; InputError, naming ``where``, for any other data.
+
+    The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
+    """
+    name, dimensions = _head(data)
     if dimensions is None:
-        raise InputError(f"{where}: not a PNG image")
+        raise InputError(f"{where}: not a PNG, JPEG or WebP image")
     width, height = dimensions
     if width * height > PIXEL_CAP:
         raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
-    if crop > min(width, height):
-        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {crop}")
     try:
-        # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
-        Image.open(BytesIO(data), formats=("PNG",)).verify()
-        image = Image.open(BytesIO(data), formats=("PNG",))
+        if name == "PNG":
+            # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
+            Image.open(BytesIO(data), formats=(name,)).verify()
+        image: Image.Image = Image.open(BytesIO(data), formats=(name,))
         image.load()
+        if name != "PNG":  # a photo that was taken with the camera on its side
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        raise InputError(f"{where}: truncated or damaged PNG ({_reason(error)})") from error
+        raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
     if image.mode not in MODES:
         raise InputError(f"{where}: pixel format {image.mode}; allowed: {', '.join(MODES)}")
     return image
+
+
+def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
+    """Format and dimensions, in pixels, of an image; the dimensions are None where it is none of ours."""
+    if data[:3] == b"\xff\xd8\xff":
+        try:
+            return "JPEG", Image.open(BytesIO(data), formats=("JPEG",)).size  # reads no pixel
+        except Exception:  # Pillow raises whatever the damaged bytes lead to
+            return "JPEG", None
+    if data[:4] == b"RIFF":
+        return "WEBP", webp_size(data)
+    return "PNG", png.size_of(data)
 
 
 def _reason(error: Exception) -> str:

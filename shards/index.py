@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,9 +99,12 @@ class SplitEntry(_Strict):
 
 
 class Preprocessing(_Strict):
-    """What was done to every image: centre crop and edge in pixels, filter, ground, encoding."""
+    """What was done to every image: centre crop and edge in pixels, filter, ground, encoding.
 
-    crop: Annotated[int, Field(ge=1)]
+    ``crop`` is None where the largest centred square of each image was taken.
+    """
+
+    crop: Annotated[int, Field(ge=1)] | None
     size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
     resample: str
     background: str
@@ -117,11 +120,12 @@ class SourceEntry(_Strict):
 
 
 class Header(_Strict):
-    """The whole of index.json."""
+    """The whole of index.json. ``variant_names`` names the variants of some attributes, for people."""
 
     format: str
     version: int
     attributes: Annotated[tuple[Attribute, ...], Field(alias="schema")]
+    variant_names: dict[str, tuple[str, ...]] = {}
     preprocessing: Preprocessing
     source: SourceEntry
     shard_size: Annotated[int, Field(ge=1)]
@@ -222,6 +226,10 @@ def _parse_header(data: bytes, path: Path) -> Header:
         raise InputError(f"{path}: schema: attribute names must be unique and not empty")
     if any(attribute.variants < 1 for attribute in header.attributes):
         raise InputError(f"{path}: schema: an attribute has no variants")
+    variants = {attribute.name: attribute.variants for attribute in header.attributes}
+    for name, given_names in header.variant_names.items():
+        if len(given_names) != variants.get(name):
+            raise InputError(f"{path}: variant_names.{name}: not one name for each variant of the schema's")
     files = [e.samples.name for e in header.splits.values()]
     files += [shard.name for e in header.splits.values() for shard in e.shards]
     if len(set(files)) != len(files):
@@ -285,6 +293,7 @@ def write_index(
     schema: Sequence[Attribute],
     about: dict[str, Any],
     splits: dict[str, tuple[list[Shard], list[Row]]],
+    variant_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write the sample tables, then index.json, each atomically: index.json last makes the folder whole.
 
@@ -311,6 +320,7 @@ def write_index(
         "format": FORMAT,
         "version": VERSION,
         "schema": [{"name": a.name, "variants": a.variants} for a in schema],
+        **({"variant_names": variant_names} if variant_names else {}),
         **about,
         "splits": entries,
     }

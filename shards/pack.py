@@ -1,11 +1,12 @@
 """Pack a source of labelled images into WebDataset tar shards.
 
-    python -m shards.pack SOURCE --out DIR [--size 64] [--crop 360] [--shard-size 1000] [--val 0.02]
+    python -m shards.pack SOURCE --out DIR [--size 64] [--image png] [--shard-size 1000] [--val 0.02]
 
 1. The source yields its samples in a fixed order (shards.sources).
 2. A hash of the key alone sends each one to ``train`` or ``val``, so adding data never moves a sample from
    one to the other. Each split is cut into shards of ``--shard-size``: ``train-000000.tar`` (shards.plan).
-3. Worker processes turn portions of samples into PNGs: centre crop, resize, over white (shards.encode).
+3. Worker processes turn portions of samples into small images: centre crop, resize, over white
+   (shards.encode).
 4. The parent writes them, in order, as ``<key>.json`` and ``<key>.png``. The same input gives the same bytes
    whatever ``--jobs``. A shard appears under its name when it is whole and on the disk (shards.tar).
 5. ``.pack.jsonl``, the journal, gets a line for it (shards.resume). The index comes last (shards.index) and
@@ -28,9 +29,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.attributes import one_hot_width
 from shards.cli import Parser, progress_bar, run
-from shards.plan import Plan, Settings, plan_shards
-from shards.sources import SOURCES, Sample, detect
+from shards.plan import ENCODINGS, Plan, Settings, plan_shards
+from shards.sources import SOURCES, Sample, Source, detect
 from shards.workers import map_in_order, worker_count
 
 if TYPE_CHECKING:
@@ -55,12 +57,14 @@ def pack(
     kind: str | None = None,
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
+    found: Callable[[Source], None] = lambda source: None,
 ) -> Summary:
     """Pack the source at ``path`` into the folder ``out``; see the module's text.
 
-    ``report(done, total)`` is called as samples are done; total is None while it cannot be told. Raises
-    InputError for a mistake in the source or the settings and OSError where the disk fails; then no
-    index.json and no temporary file is left, and finished shards stay for the next attempt.
+    ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
+    total is None while it cannot be told. Raises InputError for a mistake in the source or the settings and
+    OSError where the disk fails; then no index.json and no temporary file is left, and finished shards stay
+    for the next attempt.
     """
     # Not on top: --help answers without loading numpy.
     from shards.encode import encode
@@ -69,6 +73,7 @@ def pack(
     from shards.tar import write_shard
 
     source = detect(path, kind)
+    found(source)
     about = settings.about(source, source.digest())
     counts = finished(out, about)
     if counts is not None:
@@ -106,7 +111,7 @@ def pack(
             progress(len(chunk))
 
     with open_journal(out, about) as journal:
-        work = partial(encode, crop=settings.crop, size=settings.size)
+        work = partial(encode, crop=settings.crop_for(source), size=settings.size, encoding=settings.image)
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:
                 # Exactly this plan's chunks, so that its shard is safe before the next plan's are awaited.
@@ -123,8 +128,23 @@ def pack(
             )
             for split, shards in names.items()
         }
-        write_index(out, source.schema, about, splits)
+        write_index(out, source.schema, about, splits, source.variant_names)
     return Summary({name: len(rows) for name, (_, rows) in splits.items()}, written, complete_before=False)
+
+
+def describe(source: Source) -> str:
+    """Kind and labels of a source, in a few words."""
+    if not source.schema:
+        labels = "no labels"
+    elif len(source.schema) == 1:
+        (label,) = source.schema
+        names = source.variant_names.get(label.name, ())
+        some = f" ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""
+        labels = f"one label, {label.name}, of {label.variants} variants{some}"
+    else:
+        labels = f"{len(source.schema)} labels of {one_hot_width(source.schema)} variants in all"
+    total = "" if source.total is None else f", {source.total} samples"
+    return f"{source.kind}, {labels}{total}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,7 +162,12 @@ def main(argv: list[str] | None = None) -> None:
         "--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)"
     )
     parser.add_argument(
-        "--crop", type=int, default=defaults.crop, help="edge of the centre crop, pixels (%(default)s)"
+        "--crop",
+        type=int,
+        help="edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)",
+    )
+    parser.add_argument(
+        "--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)"
     )
     parser.add_argument(
         "--shard-size", type=int, default=defaults.shard_size, help="samples a shard (%(default)s)"
@@ -154,10 +179,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     jobs = worker_count(args.jobs)
-    settings = Settings(size=args.size, crop=args.crop, shard_size=args.shard_size, val=args.val)
+    settings = Settings(
+        size=args.size, crop=args.crop, image=args.image, shard_size=args.shard_size, val=args.val
+    )
+
+    def found(source: Source) -> None:
+        print(f"{args.source}: {describe(source)}", flush=True)
+
     start = time.monotonic()
     with progress_bar("packing") as report:
-        summary = pack(args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report)
+        summary = pack(args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report, found=found)
     told = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     if summary.complete_before:
         print(f"{args.out}: complete already ({told} samples); nothing to do")

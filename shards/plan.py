@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from shards.cli import InputError
 from shards.sources import Sample, Source
 
+ENCODINGS = ("png", "webp", "npy")
 CHUNK = 32  # samples a worker gets at a time: 0.15 s of work, 1.5 MB of source images
 
 
@@ -18,30 +20,37 @@ class Settings:
     """What the bytes of a packed folder depend on, besides the source. Lengths in pixels."""
 
     size: int = 64
-    crop: int = 360
+    crop: int | None = None  # None: the source's usual one
+    image: str = "png"
     shard_size: int = 1000
     val: float = 0.02
 
     def __post_init__(self) -> None:
         for flag, value, low, high in (
             ("--size", self.size, 1, 4096),
-            ("--crop", self.crop, 1, 4096),
+            ("--crop", 1 if self.crop is None else self.crop, 1, 4096),
             ("--shard-size", self.shard_size, 1, 1_000_000),
         ):
             if not low <= value <= high:
                 raise InputError(f"{flag} {value}: allowed: {low} to {high}")
+        if self.image not in ENCODINGS:
+            raise InputError(f"--image {self.image}: unknown; allowed: {', '.join(ENCODINGS)}")
         if not 0 <= self.val < 1:
             raise InputError(f"--val {self.val}: allowed: 0 up to, not including, 1")
+
+    def crop_for(self, source: Source) -> int | None:
+        """Edge of the centre crop; None for the largest centred square of each image."""
+        return source.crop if self.crop is None else self.crop
 
     def about(self, source: Source, digest: str) -> dict[str, Any]:
         """The index's fields that tell how and from what the shards were made."""
         return {
             "preprocessing": {
-                "crop": self.crop,
+                "crop": self.crop_for(source),
                 "size": self.size,
                 "resample": "bicubic, antialiased, premultiplied alpha",
                 "background": "white",
-                "encoding": "png",
+                "encoding": self.image,
             },
             "source": {"kind": source.kind, "name": source.name, "digest": digest},
             "shard_size": self.shard_size,
@@ -65,7 +74,12 @@ class Plan:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        lines = (f"{s.key} {s.image_bytes} {sorted(s.labels.items())}\n" for s in self.samples)
+        lines = (
+            # A file's bytes are the workers' to read; those of an archive are here already.
+            f"{s.key} {s.image_bytes} {zlib.crc32(s.image) if isinstance(s.image, bytes) else '-'} "
+            f"{sorted(s.labels.items())}\n"
+            for s in self.samples
+        )
         self.digest = hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def chunks(self) -> list[list[Sample]]:

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_set import TINY, Command, keys_of, labels_of, png_of
 
-from shards import sources
 from shards.attributes import format_csv
 from shards.cli import InputError
 from shards.index import Index
 from shards.pack import main, pack
-from shards.sources import CartoonArchive, CartoonFolder
+from shards.sources import cartoonset
+from shards.sources.cartoonset import CartoonArchive, CartoonFolder
 
 
 def archive_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
@@ -89,7 +89,7 @@ def test_bad_archives(make_source, tmp_path: Path, command: Command) -> None:
     for name, data, told in cases:
         (tmp_path / name).write_bytes(data)
         code, out, err = command(main, tmp_path / name, "--out", tmp_path / "out", *TINY)
-        assert (code, out, err.count("\n")) == (2, "", 1), (name, err)
+        assert (code, err.count("\n")) == (2, 1) and out.count("\n") <= 1, (name, err)
         assert re.search(told, err) and name in err, (name, err)
         assert not (tmp_path / "out").exists(), name
 
@@ -114,7 +114,7 @@ def test_archive_with_extended_headers(tmp_path: Path) -> None:
 
 def test_images_that_wait_are_bounded(make_source, tmp_path: Path, monkeypatch) -> None:
     files = files_of(make_source(tmp_path / "source", range(12)))
-    monkeypatch.setattr(sources, "PENDING_CAP", 3 * max(len(data) for _, data in files))
+    monkeypatch.setattr(cartoonset, "PENDING_CAP", 3 * max(len(data) for _, data in files))
     together = archive_of(tmp_path / "together.tar", files)
     assert len(list(CartoonArchive(together).samples())) == 12
     apart = archive_of(tmp_path / "apart.tar", sorted(files, key=lambda file: file[0].endswith(".csv")))
@@ -126,7 +126,7 @@ def test_images_that_wait_are_bounded(make_source, tmp_path: Path, monkeypatch) 
 def test_large_files_are_refused(make_source, tmp_path: Path, monkeypatch, cap: str) -> None:
     source = make_source(tmp_path / "source", range(3))
     archive = archive_of(tmp_path / "set.tar", files_of(source))
-    monkeypatch.setattr(sources, cap, 100)
+    monkeypatch.setattr(cartoonset, cap, 100)
     for read in (lambda: CartoonFolder(source), lambda: list(CartoonArchive(archive).samples())):
         with pytest.raises(InputError, match="at most 100 are allowed"):
             read()

@@ -1,0 +1,44 @@
+"""Where samples come from: one adapter a kind of source, in the dict ``SOURCES``.
+
+An adapter is a class over one path. It knows its label schema and yields samples, lazily and always in
+the same order: image bytes (or the path to read them from, so that workers read in parallel) and labels.
+
+Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.cli import InputError
+from shards.sources.base import Sample, Source, checked_key, describe, natural
+from shards.sources.cartoonset import CartoonArchive, CartoonFolder
+from shards.sources.cifar10 import CifarArchive
+from shards.sources.imagefolder import ImageFolder
+
+__all__ = ["SOURCES", "Sample", "Source", "checked_key", "detect", "natural"]
+
+# The adapters of each kind; the first that claims a path takes it, the pickiest come first.
+SOURCES: dict[str, tuple[type[Source], ...]] = {
+    "cifar10": (CifarArchive,),
+    "cartoonset": (CartoonFolder, CartoonArchive),
+    "imagefolder": (ImageFolder,),
+}
+
+
+def detect(path: Path, kind: str | None = None) -> Source:
+    """The adapter for ``path``, found out by itself or named by ``kind``; InputError where none fits."""
+    if kind is not None and kind not in SOURCES:
+        raise InputError(f"--kind {kind}: unknown; allowed: {', '.join(SOURCES)}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    for name in SOURCES if kind is None else [kind]:
+        for adapter in SOURCES[name]:
+            if adapter.claims(path):
+                return adapter(path)
+    raise InputError(
+        f"{path}: not a source that can be packed{f' as {kind}' if kind else ''} ({describe(path)}); "
+        "allowed: a folder of csX.png and csX.csv pairs, flat or in sub-folders 0 to 9, or their .tgz or "
+        ".tar (cartoonset); a folder of png, jpg or webp images or of class folders of them (imagefolder); "
+        "cifar-10-binary.tar.gz (cifar10)"
+    )

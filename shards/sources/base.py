@@ -1,0 +1,92 @@
+"""What every adapter shares: the sample, what the packer asks of a source, keys and their order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shards.attributes import Attribute
+from shards.cli import InputError
+
+IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
+
+# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes.
+KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant."""
+
+    key: str
+    where: str
+    image: bytes | Path
+    image_bytes: int
+    labels: dict[str, int]
+    planes: int = 0  # edge in pixels of an image given raw: its red, then green, then blue bytes; 0: a file
+
+    def read_image(self) -> bytes:
+        """The encoded image; an unreadable file raises OSError, which names it."""
+        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
+
+class Source(Protocol):
+    """What the packer needs of an adapter."""
+
+    kind: str
+    name: str  # the last part of the path only: an index never tells where a machine keeps its data
+    schema: tuple[Attribute, ...]
+    variant_names: Mapping[str, tuple[str, ...]]  # of the attributes whose variants have names
+    crop: int | None  # edge of the usual centre crop, pixels; None: the shorter side of each image
+    total: int | None  # samples, where known before reading
+
+    def __init__(self, path: Path) -> None: ...
+
+    @staticmethod
+    def claims(path: Path) -> bool:
+        """Whether ``path`` looks like this kind of source."""
+
+    def digest(self) -> str:
+        """Hex digest by which a source is known again; reads no image of a folder."""
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample once, in a fixed order; InputError names the first bad one."""
+
+    def fraction(self) -> float:
+        """Share of the source read so far, 0 to 1: the progress bar's estimate where total is None."""
+
+
+def natural(key: str) -> tuple[tuple[int, str], ...]:
+    """Sort key by which cs2 comes before cs10; ties of value (cs1, cs01) fall back to the text."""
+    parts = re.split(r"([0-9]+)", key)
+    # Odd parts are the numbers: compared by length, then as text, they need no big integers.
+    numbers = [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(parts)]
+    return (*numbers, (0, key))
+
+
+def checked_key(stem: str, where: str) -> str:
+    """``stem`` as a sample key; InputError unless it is plain (letters, digits, ``_``, ``-``; 80 at most)."""
+    if not KEY.fullmatch(stem):
+        raise InputError(
+            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot"
+        )
+    return stem
+
+
+def check_size(where: str, size: int, cap: int) -> None:
+    """InputError for a file that is empty or larger than ``cap`` bytes."""
+    if size == 0:
+        raise InputError(f"{where}: an empty file")
+    if size > cap:
+        raise InputError(f"{where}: {size} bytes; at most {cap} are allowed")
+
+
+def describe(path: Path) -> str:
+    """The first names in a folder, for errors."""
+    if not path.is_dir():
+        return "a file" if path.is_file() else "neither a file nor a folder"
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+    return f"found {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "an empty folder"
