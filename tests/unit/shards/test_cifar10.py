@@ -1,0 +1,142 @@
+"""CIFAR-10's binary archive, in its official form and small."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_set import Command, contents, keys_of
+
+from shards.cli import InputError
+from shards.index import Index
+from shards.pack import Settings, main, pack
+from shards.read import ShardReader
+from shards.sources import detect
+from shards.sources.cifar10 import CLASSES, CifarArchive
+from shards.verify import problems
+
+FOLDER = "cifar-10-batches-bin"
+META = "\n".join([*CLASSES, "", ""]).encode()
+# The order of the official archive.
+BATCHES = ["data_batch_1", "data_batch_3", "data_batch_4", "test_batch", "data_batch_5", "data_batch_2"]
+RECORDS = 6
+
+
+def record(batch: str, number: int) -> tuple[int, np.ndarray]:
+    """Label and pixels [32, 32, 3] of one record."""
+    rng = np.random.default_rng([*batch.encode(), number])
+    pixels = np.asarray(
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)
+    )
+    return int(rng.integers(10)), pixels
+
+
+def batch_of(name: str) -> bytes:
+    records = (record(name, number) for number in range(RECORDS))
+    return b"".join(bytes([label]) + pixels.transpose(2, 0, 1).tobytes() for label, pixels in records)
+
+
+def official() -> list[tuple[str, bytes]]:
+    return [
+        ("batches.meta.txt", META),
+        *((f"{name}.bin", batch_of(name)) for name in BATCHES[:4]),
+        ("readme.html", b"<html>"),
+        *((f"{name}.bin", batch_of(name)) for name in BATCHES[4:]),
+    ]
+
+
+def archive_of(path: Path, files: list[tuple[str, bytes]], folder: str = FOLDER) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        top = tarfile.TarInfo(folder)
+        top.type = tarfile.DIRTYPE
+        archive.addfile(top)
+        for name, data in files:
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Path:
+    return archive_of(tmp_path / "cifar-10-binary.tar.gz", official())
+
+
+def test_pixels_and_labels(cifar: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack(cifar, out, Settings(size=32, val=0))
+    index = Index.load(out)
+    assert index.header.variant_names == {"class": CLASSES} and index.header.source.kind == "cifar10"
+    assert keys_of(out, "train")[:2] == ["data_batch_1_00000", "data_batch_1_00001"]
+    assert not [key for key in keys_of(out, "train") if key.startswith("test")]
+    with ShardReader(out, order="sequential") as reader:
+        batch = reader.read(range(5 * RECORDS))
+    for key, image, labels in zip(batch.keys, batch.images, batch.labels, strict=True):
+        label, pixels = record(key[:-6], int(key[-5:]))
+        assert labels.tolist() == [label]
+        assert np.array_equal(image, pixels)
+    assert list(problems(out)) == []
+
+
+def test_upscaled_as_pillow_does(cifar: Path, tmp_path: Path) -> None:
+    pack(cifar, tmp_path / "out", Settings(size=64, val=0))
+    with ShardReader(tmp_path / "out", order="sequential") as reader:
+        image = reader.read([0]).images[0]
+    pixels = Image.fromarray(record("data_batch_1", 0)[1])
+    assert np.array_equal(image, np.asarray(pixels.resize((64, 64), Image.Resampling.BICUBIC)))
+
+
+def test_same_bytes_whatever_jobs(cifar: Path, tmp_path: Path, command: Command) -> None:
+    for out, jobs in (("one", 1), ("two", 2)):
+        code, told, _ = command(main, cifar, "--out", tmp_path / out, "--jobs", jobs, "--shard-size", 7)
+        assert code == 0
+    assert "cifar10, one label, class, of 10 variants (airplane, automobile, " in told
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_pickled_archive_is_refused(tmp_path: Path, command: Command) -> None:
+    for files in ([("data_batch_1", pickle.dumps({}))], [("readme.html", b""), ("test_batch", b"")]):
+        archive = archive_of(tmp_path / "cifar-10-python.tar.gz", files, "cifar-10-batches-py")
+        code, out, err = command(main, archive, "--out", tmp_path / "out")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "cifar-10-binary.tar.gz" in err
+
+
+def change(files: list[tuple[str, bytes]], name: str, data: bytes | None) -> list[tuple[str, bytes]]:
+    return [(n, data if n == name else d) for n, d in files if data is not None or n != name]  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("data_batch_4.bin", None, r"data_batch_4\.bin is missing"),
+        ("data_batch_4.bin", b"", r"data_batch_4\.bin: 0 bytes; allowed"),
+        ("data_batch_4.bin", bytes(3072), r"data_batch_4\.bin: 3072 bytes; allowed"),
+        ("data_batch_4.bin", bytes(10_001 * 3073), "allowed: 1 to 10000 records"),
+        ("data_batch_4.bin", bytes([10]) + bytes(3072), "record 0: label 10; allowed: 0 to 9"),
+        ("batches.meta.txt", b"cat\ndog\n", "other classes than CIFAR-10's"),
+        ("batches.meta.txt", b"\xff" * 10_000, "other classes than CIFAR-10's"),
+    ],
+)
+def test_bad_archives(tmp_path: Path, name: str, data: bytes | None, told: str) -> None:
+    archive = archive_of(tmp_path / "x.tar.gz", change(official(), name, data))
+    assert isinstance(detect(archive), CifarArchive)
+    with pytest.raises(InputError, match=told):
+        list(CifarArchive(archive).samples())
+
+
+def test_cut_archive(cifar: Path) -> None:
+    cifar.write_bytes(cifar.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"truncated or damaged archive|ends inside"):
+        list(CifarArchive(cifar).samples())
+
+
+def test_batch_twice(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "x.tar.gz", [*official(), ("data_batch_1.bin", batch_of("data_batch_1"))])
+    with pytest.raises(InputError, match=r"data_batch_1\.bin: appears twice"):
+        list(CifarArchive(archive).samples())
