@@ -76,16 +76,22 @@ class AvatarModel(Section):
 
 
 class Diffusion(Section):
-    schedule: Literal["linear", "cosine"] = "linear"
-    """Noise schedule: linear betas (Ho et al. 2020) or cosine (Nichol & Dhariwal 2021)."""
+    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
+    """Noise schedule: linear betas (Ho et al. 2020), cosine (Nichol & Dhariwal 2021) or sigmoid betas."""
     timesteps: int = Field(default=1000, ge=2)
     """T, the number of noise levels."""
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     """First beta of the linear schedule."""
     beta_end: float = Field(default=0.02, gt=0, lt=1)
     """Last beta of the linear schedule."""
-    target: Literal["eps", "v"] = "eps"
-    """What the network predicts: the noise, or v (Salimans & Ho 2022)."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that its last level is pure noise (Lin et al. 2024); not for target eps."""
+    input_scale: float = Field(default=1.0, gt=0)
+    """Factor b on the images: moves logSNR by 2 log b with the schedule fixed (Chen 2023)."""
+    target: Literal["eps", "v", "x0"] = "eps"
+    """What the network predicts: the noise, v (Salimans & Ho 2022) or the image."""
+    loss_weight: Literal["uniform", "min_snr"] = "uniform"
+    """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
 
@@ -93,10 +99,13 @@ class Diffusion(Section):
     def _check(self) -> Self:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start} is above beta_end {self.beta_end}")
+        if self.zero_terminal_snr and self.target == "eps":
+            raise ValueError("zero_terminal_snr needs target v or x0: pure noise says nothing of the image")
         return self
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Optimizer(Section):
@@ -189,12 +198,28 @@ class Sampling(Section):
     """Training steps between two sample grids."""
     count: int = Field(default=16, ge=1, le=1024)
     """Images in a grid."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Sampler of the grids."""
+    sampler: Literal["ddim", "ddpm", "dpm++", "heun"] = "ddim"
+    """Sampler (diffusion/samplers.py); dpm++ is DPM-Solver++ 2M."""
     steps: int = Field(default=20, ge=1)
-    """Network evaluations an image (ddpm: all timesteps, whatever this says)."""
+    """Steps of the sampler (heun evaluates the network twice in each; ddpm takes all timesteps)."""
+    eta: float = Field(default=0.0, ge=0, le=1)
+    """Fresh noise of ddim: 0 none, 1 as much as ddpm."""
     guidance: float = Field(default=2.0, ge=0)
     """Guidance scale as in diffusers: 0 is unconditional, 1 plain conditional."""
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """Share by which guided predictions get the conditional one's contrast back (Lin et al. 2024)."""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Range of t / (T - 1) in which guidance acts (Kynkaanniemi et al. 2024)."""
+    clamp: bool = True
+    """Keep every step's x_0 in the images' range."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta {self.eta} is for sampler ddim, not {self.sampler}")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {list(self.guidance_interval)} ends before it begins")
+        return self
 
 
 Model = Annotated[AvatarModel, Field()]

@@ -54,12 +54,19 @@ def draw(
         return randomness.normal(seed, "sample", positions, shape, step).to(device)
 
     with torch.no_grad():
-        denoise = guided(network, labels_BA.to(device), sampling.guidance)
-        # Step 0 of the noise is x_T; the samplers' own steps follow.
-        x0 = SAMPLERS[sampling.sampler](
-            denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1)
+        denoise = guided(
+            network,
+            schedule,
+            labels_BA.to(device),
+            sampling.guidance,
+            rescale=sampling.guidance_rescale,
+            interval=sampling.guidance_interval,
+            clamp=sampling.clamp,
         )
-    return to_pixels(x0)
+        sampler = SAMPLERS[sampling.sampler]
+        # Step 0 of the noise is x_T; the samplers' own steps follow.
+        x0 = sampler(denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1), sampling.eta)
+    return to_pixels(schedule.unscale(x0))
 
 
 @dataclass(frozen=True)
@@ -163,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
     parser.add_argument("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
-    parser.add_argument("--steps", type=int, help="network evaluations an image")
-    parser.add_argument("--sampler", help="ddim or ddpm")
+    parser.add_argument("--steps", type=int, help="steps of the sampler")
+    parser.add_argument("--sampler", help="ddim, ddpm, dpm++ or heun")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
     parser.add_argument("--count", type=int, help="images")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")

@@ -51,7 +51,7 @@ def train(config: Config, world: World) -> None:
     from diffcore import checkpoint, models, run_folder
     from diffcore.batches import MicroBatch, micro_batches
     from diffcore.checkpoint import State
-    from diffcore.diffusion.loss import denoising_loss
+    from diffcore.diffusion.loss import WEIGHTS, denoising_loss
     from diffcore.diffusion.schedule import NoiseSchedule
     from diffcore.ema import Ema
     from diffcore.engine import Engine, barrier, gather_objects, mean_over_ranks
@@ -82,9 +82,10 @@ def train(config: Config, world: World) -> None:
         checkpoint.clear_after(config.run, start)
 
     schedule = NoiseSchedule.of(config.diffusion)
+    weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
     grids = SampleGrids(config, reader.index)
     monitor = Monitor(config.run, start, config.train.steps, active=world.main)
-    for line in skipped:
+    for line in [*skipped, *schedule.warnings]:
         monitor.say(line)
     monitor.text("config", config.to_yaml())
     monitor.say(
@@ -95,7 +96,7 @@ def train(config: Config, world: World) -> None:
     )
 
     def loss_of(batch: MicroBatch) -> torch.Tensor:
-        return denoising_loss(engine, schedule, batch.images, batch.labels, batch.draws).mean()
+        return denoising_loss(engine, schedule, weights_T, batch.images, batch.labels, batch.draws).mean()
 
     batches = micro_batches(config, reader, world, start, config.train.steps)
     total_loss, counted = torch.zeros((), device=world.device), 0

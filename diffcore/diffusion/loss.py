@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
 
+MIN_SNR_GAMMA = 5.0
+
+
+def uniform(schedule: NoiseSchedule) -> Tensor:
+    """Every level counts the same, whatever the target: L_simple (Ho et al. 2020, eq. 14). [T]"""
+    return torch.ones_like(schedule.alpha_bar_T)
+
+
+def min_snr(schedule: NoiseSchedule) -> Tensor:
+    """Weight of x_0's error min(SNR, 5), in terms of the target's error (Hang et al. 2023, section 3.4). [T]
+
+    The error in x_0 is that in eps over SNR, and that in v over SNR + 1.
+    """
+    snr = schedule.snr
+    clipped = snr.clamp(max=MIN_SNR_GAMMA)
+    if schedule.target == "x0":
+        return clipped
+    # At zero SNR eps says nothing of x_0: the limit of min(SNR, 5) / SNR is 1.
+    return clipped / (snr + 1) if schedule.target == "v" else torch.where(snr > 0, clipped / snr, 1.0)
+
+
+WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {"uniform": uniform, "min_snr": min_snr}
+
 
 def denoising_loss(
-    network: nn.Module, schedule: NoiseSchedule, x0_BCHW: Tensor, labels_BA: Tensor, draws: Draws
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    weights_T: Tensor,
+    images_BCHW: Tensor,
+    labels_BA: Tensor,
+    draws: Draws,
 ) -> Tensor:
-    """Mean squared error of the prediction, one value a sample: [B], fp32 (Ho et al. 2020, eq. 14)."""
+    """Weighted mean squared error of the prediction, one value a sample: [B], fp32."""
+    x0_BCHW = schedule.scale(images_BCHW)
     x_t = schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B)
     target = schedule.target_of(x0_BCHW, draws.eps_BCHW, draws.t_B)
     prediction = network(x_t, draws.t_B, labels_BA, draws.keep_B)
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+    error_B = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
+    return error_B * weights_T.to(draws.t_B.device)[draws.t_B].float()

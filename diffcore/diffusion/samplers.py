@@ -1,65 +1,127 @@
 """Samplers: from noise to images, by name from a plain dict.
 
-Each is ``sampler(denoise, schedule, x_T, steps, noise) -> x_0`` where ``denoise(x_t, t_B)`` is the guided
-network and ``noise(i)`` gives step i's fresh noise (used by stochastic samplers only). x_0 is clamped to
-[-1, 1] at every step: guided noise leaves the images' range, and at high t it would be divided by a tiny
-sqrt(alpha_bar) and never come back.
+Each is ``sampler(denoise, schedule, x_T, steps, noise, eta) -> x_0`` where ``denoise(x_t, t)`` gives x_0
+of the guided network and ``noise(i)`` step i's fresh noise, which stochastic samplers use. All walk down the
+same levels: alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), from T - 1 to the clean image, which is
+level None with alpha 1 and sigma 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from diffcore.diffusion.guidance import Denoiser
 from diffcore.diffusion.schedule import NoiseSchedule
 
 Noise = Callable[[int], Tensor]
+Sampler = Callable[[Denoiser, NoiseSchedule, Tensor, int, Noise, float], Tensor]
 
 
 def spaced_timesteps(timesteps: int, steps: int) -> list[int]:
-    """``steps`` of the T levels, noisiest first, equally spaced and ending in T - 1.
+    """``steps`` of the T levels, noisiest first, equally spaced from T - 1 down.
 
     "trailing" in diffusers and in Lin et al. 2024, table 2: sampling starts where training's noise ends.
     """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps is {steps}; allowed: 1 to {timesteps}")
     return [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
 
 
-def ddim(denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise) -> Tensor:
-    """Deterministic DDIM (Song et al. 2021, eq. 12 with sigma = 0)."""
-    return _walk(denoise, schedule, x, spaced_timesteps(schedule.timesteps, steps), noise, eta=0.0)
+def _walk(ts: list[int]) -> Iterator[tuple[int, int, int | None]]:
+    """(step, level, next level) from the noisiest level to the clean image."""
+    for i, (t, t_next) in enumerate(pairwise([*ts, None])):
+        assert t is not None
+        yield i, t, t_next
 
 
-def ddpm(denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise) -> Tensor:
-    """Ancestral sampling over all T levels (Ho et al. 2020, eqs. 6 and 7); ``steps`` is not used.
+def _alpha_sigma(schedule: NoiseSchedule, t: int | None) -> tuple[float, float]:
+    if t is None:
+        return 1.0, 0.0
+    alpha_bar = schedule.alpha_bar_T[t].item()
+    return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
 
-    DDIM's eq. 12 with eta = 1 at every level is the same walk.
+
+def ddim(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12); eta 0 is deterministic, 1 takes DDPM's noise (eq. 16)."""
+    return _ddim(denoise, schedule, x, spaced_timesteps(schedule.timesteps, steps), noise, eta)
+
+
+def ddpm(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 1.0
+) -> Tensor:
+    """Ancestral sampling over all T levels (Ho et al. 2020, eqs. 6, 7), whatever ``steps`` and ``eta`` say.
+
+    DDIM with eta = 1 at every level is the same walk.
     """
-    return _walk(denoise, schedule, x, list(range(schedule.timesteps))[::-1], noise, eta=1.0)
+    return _ddim(denoise, schedule, x, list(range(schedule.timesteps))[::-1], noise, 1.0)
 
 
-def _walk(
+def _ddim(
     denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, ts: list[int], noise: Noise, eta: float
 ) -> Tensor:
-    for i, t in enumerate(ts):
-        t_B = torch.full((len(x),), t, device=x.device)
-        x0 = schedule.x0_of(denoise(x, t_B), x, t_B).clamp(-1, 1)
-        if i + 1 == len(ts):
-            return x0
-        alpha_bar, alpha_bar_next = schedule.alpha_bar_T[t].item(), schedule.alpha_bar_T[ts[i + 1]].item()
-        # Song et al. 2021, eq. 16
-        variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
-        sigma = eta * variance**0.5
-        eps = schedule.eps_of(x0, x, t_B)
-        x = alpha_bar_next**0.5 * x0 + (1 - alpha_bar_next - sigma**2) ** 0.5 * eps
-        if sigma:
-            x = x + sigma * noise(i)
-    raise ValueError("a sampler needs at least one step")
+    for i, t, t_next in _walk(ts):
+        (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
+        x0 = denoise(x, t)
+        eps = (x - alpha * x0) / sigma
+        # eta sigma_next / sigma sqrt(1 - alpha_bar / alpha_bar_next)
+        fresh = eta * sigma_next / sigma * math.sqrt(1 - (alpha / alpha_next) ** 2)
+        x = alpha_next * x0 + math.sqrt(sigma_next**2 - fresh**2) * eps
+        if fresh:
+            x = x + fresh * noise(i)
+    return x
 
 
-SAMPLERS: dict[str, Callable[[Denoiser, NoiseSchedule, Tensor, int, Noise], Tensor]] = {
-    "ddim": ddim,
-    "ddpm": ddpm,
-}
+def dpmpp_2m(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+) -> Tensor:
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
+
+    The first and the last step are of first order, as in diffusers: the one has no step before it, the other
+    ends at infinite logSNR.
+    """
+    before: tuple[Tensor, float] | None = None  # x_0 and lambda of the step before
+    for _, t, t_next in _walk(spaced_timesteps(schedule.timesteps, steps)):
+        (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
+        x0 = denoise(x, t)
+        lambda_t = math.log(alpha / sigma) if alpha else -math.inf
+        direction = x0
+        if before is not None and t_next is not None and math.isfinite(before[1]):
+            h = math.log(alpha_next / sigma_next) - lambda_t
+            ratio = (lambda_t - before[1]) / h
+            direction = x0 + (x0 - before[0]) / (2 * ratio)
+        # exp(-h) = (alpha / sigma) (sigma_next / alpha_next), which is 0 where h is infinite
+        decay = alpha / sigma * sigma_next / alpha_next
+        x = sigma_next / sigma * x + alpha_next * (1 - decay) * direction
+        before = x0, lambda_t
+    return x
+
+
+def heun(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+) -> Tensor:
+    """Heun's method on dx/ds = (x - x_0) / s, s = sigma / alpha (Karras et al. 2022, algorithm 1).
+
+    Second order, two evaluations a step, but one for the last step, which ends at s = 0.
+    """
+    for _, t, t_next in _walk(spaced_timesteps(schedule.timesteps, steps)):
+        (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
+        x0 = denoise(x, t)
+        # Euler's step, written without 1 / alpha: at zero terminal SNR s is infinite.
+        euler = alpha_next * x0 + sigma_next / sigma * (x - alpha * x0)
+        if t_next is None or not alpha:
+            x = euler
+            continue
+        s, s_next = sigma / alpha, sigma_next / alpha_next
+        slope = (x / alpha - x0) / s
+        slope_next = (euler / alpha_next - denoise(euler, t_next)) / s_next
+        x = alpha_next * (x / alpha + (s_next - s) * (slope + slope_next) / 2)
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpmpp_2m, "heun": heun}

@@ -1,4 +1,8 @@
-"""Noise schedules: how much of the image is left at each of T noise levels."""
+"""Noise schedules: how much of the image is left at each of T noise levels.
+
+With an input scale b (Chen 2023) everything here and in the samplers works on b x_0, which moves logSNR by
+2 log b; images come back by ``unscale``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ import torch
 from torch import Tensor
 
 from diffcore import config
+
+INVISIBLE_SNR = 1e-4
+"""Below this the signal is a hundredth of the noise: no network sees an image there."""
 
 
 def linear_betas(c: config.Diffusion) -> Tensor:
@@ -24,7 +31,23 @@ def cosine_betas(c: config.Diffusion) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
-BETAS: dict[str, Callable[[config.Diffusion], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+def sigmoid_betas(c: config.Diffusion) -> Tensor:
+    """Betas on a sigmoid over [-6, 6] from beta_start to beta_end (Xu et al. 2022, GeoDiff). [T], float64."""
+    ramp = torch.linspace(-6, 6, c.timesteps, dtype=torch.float64).sigmoid()
+    return c.beta_start + (c.beta_end - c.beta_start) * ramp
+
+
+BETAS: dict[str, Callable[[config.Diffusion], Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+
+
+def with_zero_terminal_snr(alpha_bar_T: Tensor) -> Tensor:
+    """Shift and scale sqrt(alpha_bar) so that the last level is pure noise (Lin et al. 2024, algorithm 1)."""
+    root = alpha_bar_T.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
 @dataclass(frozen=True)
@@ -33,14 +56,44 @@ class NoiseSchedule:
 
     alpha_bar_T: Tensor
     target: str
+    input_scale: float = 1.0
 
     @classmethod
     def of(cls, c: config.Diffusion) -> NoiseSchedule:
-        return cls(torch.cumprod(1 - BETAS[c.schedule](c), dim=0), c.target)
+        alpha_bar_T = torch.cumprod(1 - BETAS[c.schedule](c), dim=0)
+        if c.zero_terminal_snr:
+            alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)
+        return cls(alpha_bar_T, c.target, c.input_scale)
 
     @property
     def timesteps(self) -> int:
         return len(self.alpha_bar_T)
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio b^2 alpha_bar / (1 - alpha_bar) of each level, for data of unit scale. [T]"""
+        return self.input_scale**2 * self.alpha_bar_T / (1 - self.alpha_bar_T)
+
+    @property
+    def wasted(self) -> float:
+        """Share of the levels that show nothing of the image: training there teaches next to nothing."""
+        return float((self.snr < INVISIBLE_SNR).double().mean())
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each way in which the schedule is likely to hurt."""
+        lines = []
+        if self.wasted > 0.1:
+            lines.append(
+                f"warning: {self.wasted:.0%} of the {self.timesteps} noise levels show nothing of the image "
+                f"(SNR below {INVISIBLE_SNR:g}): smaller betas or fewer timesteps would waste fewer steps"
+            )
+        if self.snr[-1] > 0.01:
+            lines.append(
+                f"warning: the last noise level still has SNR {self.snr[-1]:.2g}, but sampling starts from "
+                f"pure noise: more timesteps, larger betas or zero_terminal_snr"
+            )
+        return lines
 
     def signal_noise(self, t_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [B, 1, 1, 1] in ``like``'s dtype and device."""
@@ -51,21 +104,37 @@ class NoiseSchedule:
         signal, noise = (a.view(shape).to(like.device, like.dtype) for a in pair)
         return signal, noise
 
+    def scale(self, images: Tensor) -> Tensor:
+        """x_0 of images in [-1, 1]: b times them (Chen 2023, section 2.2)."""
+        return images * self.input_scale if self.input_scale != 1 else images
+
+    def unscale(self, x0: Tensor) -> Tensor:
+        """Images of an x_0."""
+        return x0 / self.input_scale if self.input_scale != 1 else x0
+
+    def clamp(self, x0: Tensor) -> Tensor:
+        """x_0 within what an image can be."""
+        return x0.clamp(-self.input_scale, self.input_scale)
+
     def diffuse(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al. 2020, eq. 4)."""
         signal, noise = self.signal_noise(t_B, x0)
         return signal * x0 + noise * eps
 
     def target_of(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
-        """What the network should say: eps, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
+        """What the network should say: eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
         (Salimans & Ho 2022, appendix D)."""
         if self.target == "eps":
             return eps
+        if self.target == "x0":
+            return x0
         signal, noise = self.signal_noise(t_B, x0)
         return signal * eps - noise * x0
 
     def x0_of(self, prediction: Tensor, x_t: Tensor, t_B: Tensor) -> Tensor:
         """The x_0 that a network's output at x_t stands for."""
+        if self.target == "x0":
+            return prediction
         signal, noise = self.signal_noise(t_B, x_t)
         if self.target == "eps":
             return (x_t - noise * prediction) / signal

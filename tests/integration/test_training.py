@@ -34,13 +34,14 @@ def plain_loop(path: Path, steps: int) -> dict[str, Any]:
     )
     ema = {name: p.detach().clone() for name, p in network.named_parameters()}
     norms: list[float] = []
+    ones = torch.ones(100)
     for step in range(steps):
         batch = reader.read(positions_of(step, 0, 0, 1, c.batch.size, c.batch.size))
         images = to_signal(batch.images)
         draws = Draws.at(
             batch.positions, seed=c.seed, timesteps=100, label_dropout=0.1, shape=images.shape[1:]
         )
-        loss = denoising_loss(network, schedule, images, torch.from_numpy(batch.labels), draws).mean()
+        loss = denoising_loss(network, schedule, ones, images, torch.from_numpy(batch.labels), draws).mean()
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]).item())
@@ -202,7 +203,7 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
         ("--set", "hair_color=10"): "hair_color must be a whole number, 0 to 9",
         ("--steps", "101"): "sampling.steps 101",
         ("--guidance", "-1"): "greater than or equal to 0",
-        ("--sampler", "euler"): "'ddim' or 'ddpm'",
+        ("--sampler", "euler"): "'ddim', 'ddpm', 'dpm++' or 'heun'",
     }.items():
         code, err = sample(small, *bad, "--out", str(tmp_path / "bad.png"))
         assert code == 2 and words in err and err.startswith("error: ") and err.count("\n") == 1
