@@ -17,6 +17,9 @@ from torch import Tensor
 from diffcore.diffusion.guidance import Denoiser
 from diffcore.diffusion.schedule import NoiseSchedule
 
+HEUN_MAX = 100.0
+"""Largest s = sigma / alpha from which Heun corrects; Karras et al. 2022 begin at 80."""
+
 Noise = Callable[[int], Tensor]
 Sampler = Callable[[Denoiser, NoiseSchedule, Tensor, int, Noise, float], Tensor]
 
@@ -107,14 +110,16 @@ def heun(
 ) -> Tensor:
     """Heun's method on dx/ds = (x - x_0) / s, s = sigma / alpha (Karras et al. 2022, algorithm 1).
 
-    Second order, two evaluations a step, but one for the last step, which ends at s = 0.
+    Second order, two evaluations a step, but one for the last step, which ends at s = 0, and for steps from
+    above HEUN_MAX: there the trapezoid is so long that its correction, (s - s') / s' times the change of x_0,
+    swamps the image (a cosine schedule begins at s = 20,000).
     """
     for _, t, t_next in _walk(spaced_timesteps(schedule.timesteps, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
         x0 = denoise(x, t)
         # Euler's step, written without 1 / alpha: at zero terminal SNR s is infinite.
         euler = alpha_next * x0 + sigma_next / sigma * (x - alpha * x0)
-        if t_next is None or not alpha:
+        if t_next is None or sigma > HEUN_MAX * alpha:
             x = euler
             continue
         s, s_next = sigma / alpha, sigma_next / alpha_next
