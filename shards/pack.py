@@ -9,8 +9,8 @@
    (shards.encode).
 4. The parent writes them, in order, as ``<key>.json`` and ``<key>.png``. The same input gives the same bytes
    whatever ``--jobs``. A shard appears under its name when it is whole and on the disk (shards.tar).
-5. ``.pack.jsonl``, the journal, gets a line for it (shards.resume). The index comes last (shards.index) and
-   the journal goes.
+5. ``.pack.jsonl``, the journal, gets a line for it (shards.resume). ``card.html``, for people (shards.card),
+   and the index come last (shards.index) and the journal goes.
 
 After a kill the same command goes on: a shard is kept when the journal has it, its bytes have the hash
 recorded there and its samples (keys, image sizes, labels) are still the same. A folder packed with other
@@ -20,7 +20,7 @@ settings or from another source is refused.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -67,6 +67,7 @@ def pack(
     for the next attempt.
     """
     # Not on top: --help answers without loading numpy.
+    from shards.card import write_card
     from shards.encode import encode
     from shards.index import write_index
     from shards.resume import check_out, finished, open_journal
@@ -83,6 +84,7 @@ def pack(
     names: dict[str, list[str]] = {"train": [], "val": []}  # of the shards, in order
     packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
     waiting: deque[Plan] = deque()  # plans whose samples are being encoded; they come back in this order
+    variants: dict[str, Counter[int]] = {attribute.name: Counter() for attribute in source.schema}
     done = written = 0
 
     def progress(samples: int) -> None:
@@ -95,6 +97,9 @@ def pack(
         """The samples of the shards that are still to be written; the others enter ``packed``."""
         for plan in plan_shards(source.samples(), settings):
             names[plan.split].append(plan.name)
+            for sample in plan.samples:
+                for name, variant in sample.labels.items():
+                    variants[name][variant] += 1
             there = journal.find(plan)
             if there is not None:
                 packed[plan.name] = there
@@ -128,6 +133,28 @@ def pack(
             )
             for split, shards in names.items()
         }
+        write_card(
+            out,
+            f"{source.name} ({source.kind})",
+            {
+                **{f"{split} samples": len(rows) for split, (_, rows) in splits.items()},
+                **{
+                    "image" if k == "encoding" else k: v or "largest square"
+                    for k, v in about["preprocessing"].items()
+                },
+            },
+            source.schema,
+            source.variant_names,
+            variants,
+            [
+                (packed[name][0], row)
+                for shards in names.values()
+                for name in shards
+                for row in packed[name][1]
+            ],
+            settings.size,
+            settings.image,
+        )
         write_index(out, source.schema, about, splits, source.variant_names)
     return Summary({name: len(rows) for name, (_, rows) in splits.items()}, written, complete_before=False)
 
