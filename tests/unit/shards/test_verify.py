@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
-from tiny_set import Command
+from tiny_set import Command, png_of
 
 from shards.index import FILE, Index, Row, Shard, write_index
-from shards.verify import main
+from shards.pack import Settings, pack
+from shards.verify import main, problems
 
 
 @pytest.fixture
@@ -54,6 +56,35 @@ def test_faults_are_named(copy: Path, command: Command) -> None:
     )
     assert f"{shards[2].name}: missing, with {split.shards[2].count} samples" in out
     assert out.count(": sample ") == 2  # the others are whole
+    assert command(main, copy, "--jobs", 1) == command(main, copy, "--jobs", 3) == (code, out, err)
+
+
+def test_folder_mended_between_two_looks(packed: Path, copy: Path) -> None:
+    shard = copy / Index.load(copy).split("train").shards[0].name
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert len(list(problems(copy))) > 1
+    shutil.copy(packed / shard.name, shard)
+    assert list(problems(copy)) == []
+
+
+def test_class_member_must_agree(tmp_path: Path, command: Command) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.png").write_bytes(png_of(name))
+    pack(tmp_path / "set", tmp_path / "out", Settings(size=4, val=0))
+    shard = tmp_path / "out" / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    assert data[512:513] in (b"0", b"1")  # the first member, a .cls, begins after its header
+    data[512] ^= 1
+    shard.write_bytes(data)
+    code, out, _ = command(main, tmp_path / "out", "--jobs", 1)
+    assert code == 1 and re.search(r"not a whole shard \(\w+__a\.cls tells another class", out)
+
+
+@pytest.mark.parametrize("jobs", [0, "many"])
+def test_bad_jobs(packed: Path, command: Command, jobs: object) -> None:
+    code, _, err = command(main, packed, "--jobs", jobs)
+    assert code == 2 and "--jobs" in err and err.count("\n") == 1
 
 
 def replace_split(folder: Path, name: str, shards: list[Shard], rows: list[Row]) -> None:
