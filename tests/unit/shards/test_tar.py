@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_set import labels_of, pixels_of
+from tiny_set import labels_of, pixels_of, png_of
 
 from shards.index import Index
+from shards.pack import pack
+from shards.plan import ENCODINGS
+from shards.read import ShardReader
 from shards.tar import read_back
 
 
@@ -52,3 +56,32 @@ def test_read_back_wants_pairs(tmp_path: Path, names: list[str]) -> None:
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(ValueError, match=r"no pair|not labels and images"):
         read_back(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_hugging_face_datasets_agree(make_source, tiny, tmp_path: Path, monkeypatch, encoding: str) -> None:
+    # Not among the test extra's packages: with pyarrow and pandas it weighs 300 MB.
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "a.png").write_bytes(png_of("a"))
+    (tmp_path / "classes").mkdir()
+    shutil.copytree(flat, tmp_path / "classes" / "ant")
+    for source in (make_source(tmp_path / "cartoon", range(9)), flat, tmp_path / "classes"):
+        out = tmp_path / f"{source.name}-out"
+        pack(source, out, tiny(image=encoding, val=0.0, shard_size=100))
+        (row, *_), batch = (
+            datasets.load_dataset(
+                "webdataset",
+                data_files={"train": str(out / "train-*.tar")},
+                split="train",
+                cache_dir=str(tmp_path / "cache"),
+            ),
+            ShardReader(out, order="sequential").read([0]),
+        )
+        names = [attribute.name for attribute in Index.load(out).schema]
+        assert row["__key__"] == batch.keys[0]
+        assert np.array_equal(np.asarray(row[encoding]), batch.images[0])
+        assert [(row["json"] or {})[name] for name in names] == batch.labels[0].tolist()
+        assert row.get("cls") == (0 if names == ["class"] else None)
