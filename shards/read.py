@@ -2,21 +2,26 @@
 
 The pipeline, and who may rely on what:
 
-1. The stream is endless: epoch after epoch, each a fresh permutation of all samples of a split. Position p
-   belongs to epoch ``p // n``; its sample is ``permutation(seed, p // n)[p % n]`` for n samples.
+1. The stream is endless: epoch after epoch, each a fresh permutation of all samples of a split. What lies at
+   a position is computed from (seed, epoch, place), in O(1) (``shards.order``, which also says what the
+   block orders bound).
 2. A caller asks for positions. Step k of a run with global batch G asks, over all its ranks, for positions
    k * G to (k + 1) * G - 1; how they are dealt to ranks, workers and micro batches is the caller's choice
    and cannot change what the global batch holds.
-3. A position becomes a sample number, the index tells its shard, offsets and sizes, and two ``os.pread`` get
-   the image and its labels. Nothing that goes before is read, and nothing is extracted.
+3. A position becomes a sample number, and the index tells its shard, offsets and sizes. The members that a
+   batch needs are read by position, neighbours in one read. Nothing that goes before is read, and nothing is
+   extracted.
 4. Checksum, sizes, image dimensions and label ranges are checked; a bad sample is a CorruptSampleError that
-   names shard and key. Nothing is unpickled.
-5. ``prefetch`` does 3 and 4 in a background thread, a few batches ahead.
+   names shard and key, or is replaced by a fixed rule. Nothing is unpickled.
+5. ``threads`` threads share 3 and 4 of one batch; ``prefetch`` does them in the background, a few batches
+   ahead.
 
-The contract of resume: the state is one position. The same folder (compare ``fingerprint``), split, seed
-and order give the same samples from that position on, at any world size, whether or not anything was read
-before. Resuming in an epoch costs its permutation: about 20 ms and 8 MB for a million samples. Permutations
-come from numpy's Philox; they are the same on all machines, for the same numpy.
+The contract of resume: the state is one position and the name of its stream (``ReaderState``). The same
+folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
+any world size, whether or not anything was read before.
+
+Memory: the index's table (50 bytes a sample), the batches that ``prefetch`` holds, and one read of at most
+RUN_CAP bytes (or one member, if that is larger) a thread. Descriptors: at most OPEN_SHARDS.
 
 Needs numpy and Pillow, not torch.
 """
@@ -26,10 +31,11 @@ from __future__ import annotations
 import json
 import os
 import queue
+import sys
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +46,15 @@ from numpy.typing import NDArray
 from shards.attributes import Attribute
 from shards.cli import InputError
 from shards.decode import BadSample, decode_image
+from shards.descriptors import Descriptors
 from shards.index import Index
+from shards.order import Extent, Order, ReaderState
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
+GAP = 4096  # bytes between two members that are read along rather than skipped: less than a seek costs
+RUN_CAP = 1 << 20  # bytes of one read
+REPLACEMENT_TRIES = 16
+ON_ERROR = ("raise", "replace")
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -67,33 +79,56 @@ class Batch:
     keys: list[str]
 
 
-def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of epoch ``epoch``: int64 [count], every number below ``count`` once."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    return generator.permutation(count)
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 class ShardReader:
     """One split of a packed folder as an endless stream; see the module's text.
 
-    ``order`` is "shuffled" or, for fixed evaluation sets, "sequential": the packed order in every epoch.
-    Safe to use from several threads. Raises InputError for a bad folder, an unknown or empty split.
+    ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), ``tail`` one in
+    ``shards.order.TAILS``, ``batch`` the global batch (only the tail ``drop`` needs it).
+
+    ``on_error``: what becomes of a corrupt sample. ``raise``: a CorruptSampleError. ``replace``: the next
+    good one of the packed order (after the last comes the first) takes its place, labels and key and all. It
+    depends on the data alone, so the stream stays the same for every world size. ``replaced`` counts them,
+    ``report`` gets one line for each, and more than ``replace_limit`` of them in one reader are an error.
+
+    Safe to use from several threads, and in a process forked from the one that made it. Raises InputError for
+    a bad folder, an unknown or empty split, ValueError for a setting that is not allowed.
     """
 
-    def __init__(self, folder: Path, split: str = "train", *, seed: int = 0, order: str = "shuffled") -> None:
-        if order not in ("shuffled", "sequential"):
-            raise ValueError(f"order is {order!r}; allowed: shuffled, sequential")
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed is {seed}; allowed: 0 to 2**64 - 1")
+    def __init__(
+        self,
+        folder: Path,
+        split: str = "train",
+        *,
+        seed: int = 0,
+        order: str = "full",
+        tail: str = "wrap",
+        batch: int | None = None,
+        on_error: str = "raise",
+        replace_limit: int = 100,
+        report: Callable[[str], None] = _warn,
+        threads: int = 1,
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
+        if not 1 <= threads <= 256:
+            raise ValueError(f"threads is {threads}; allowed: 1 to 256")
         self.index = Index.load(Path(folder))
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{folder}: split {split!r} holds no samples")
-        self.seed = seed
-        self.order = order
-        self._epochs: OrderedDict[int, NDArray[np.int64]] = OrderedDict()  # the last two permutations
-        self._files: OrderedDict[int, int] | None = OrderedDict()  # shard -> descriptor, oldest use first
+        extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
+        self.order = Order(order, seed, extent, tail, batch)
+        self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
+        self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
+        self._report = report
+        self._decode = _decoder(self.index.header.preprocessing.encoding)
+        self._files = Descriptors(self._open, OPEN_SHARDS)
         self._lock = threading.Lock()
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
@@ -111,8 +146,20 @@ class ShardReader:
         return self.index.fingerprint
 
     def __len__(self) -> int:
-        """Samples in one epoch."""
+        """Samples in the split."""
         return len(self.split)
+
+    def state(self, position: int) -> ReaderState:
+        """What to keep in order to go on from ``position``."""
+        order = self.order
+        return ReaderState(
+            position, self.fingerprint, self.split.name, order.seed, order.batch, order.name, order.tail
+        )
+
+    def resume(self, state: ReaderState) -> int:
+        """The position to go on from; InputError if ``state`` is of other data or another stream."""
+        state.check(self.state(0))
+        return state.position
 
     def sample_of(self, positions: Positions) -> NDArray[np.int64]:
         """Sample numbers, int64 [B], at the stream's ``positions`` [B]; ValueError for a bad position."""
@@ -123,77 +170,164 @@ class ShardReader:
             raise ValueError("positions must be one row of whole numbers below 2**62")
         if (places < 0).any():
             raise ValueError(f"position {places.min()} is negative")
-        epochs, rests = np.divmod(places.astype(np.int64), len(self))
-        if self.order == "sequential":
-            return rests
-        numbers = np.empty_like(rests)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            numbers[here] = self._permutation(epoch)[rests[here]]
-        return numbers
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        with self._lock:
-            if epoch not in self._epochs:
-                self._epochs[epoch] = permutation(self.seed, epoch, len(self))
-                while len(self._epochs) > 2:  # a batch across the end of an epoch needs two
-                    self._epochs.popitem(last=False)
-            self._epochs.move_to_end(epoch)
-            return self._epochs[epoch]
+        return self.order.sample_of(places.astype(np.int64))
 
     def read(self, positions: Positions) -> Batch:
         """The samples at the stream's ``positions``, in that order.
 
-        Raises CorruptSampleError for a sample that is damaged or missing, ValueError for a bad position.
+        Raises CorruptSampleError for the first sample that is damaged or missing (unless it is replaced),
+        InputError beyond the limit of replacements, ValueError for a bad position.
         """
         numbers = self.sample_of(positions)
-        shards = self.split.shard_of(numbers)
+        if self.replaced:
+            numbers = np.array([self.replaced.get(n, n) for n in numbers.tolist()], np.int64)
         images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         labels = np.empty((len(numbers), len(self.schema)), np.int64)
-        keys = []
-        for i, (number, shard) in enumerate(zip(numbers.tolist(), shards.tolist(), strict=True)):
-            key, image_offset, label_offset, image_bytes, label_bytes, crc = self.split.samples[number].item()
-            key = key.decode("ascii")
-            try:
-                image = self._pread(shard, image_offset, image_bytes)
-                label = self._pread(shard, label_offset, label_bytes)
-                if zlib.crc32(label, zlib.crc32(image)) != crc:
-                    raise BadSample("damaged (its checksum differs from the index's)")
-                decode_image(image, images[i], self.index.header.preprocessing.encoding)
-                labels[i] = decode_labels(label, self.schema)
-            except BadSample as error:
-                raise CorruptSampleError(self.split.shards[shard].name, key, str(error)) from error
-            keys.append(key)
+        bad = self._fill_all(numbers, images, labels)
+        for i in sorted(bad):
+            numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1], labels[i : i + 1])
+        keys = [key.decode("ascii") for key in self.split.samples["key"][numbers].tolist()]
         return Batch(images, labels, np.array(positions, np.int64), keys)
 
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        # The lock holds through the read, so that no other thread closes the descriptor meanwhile.
-        with self._lock:
-            data = os.pread(self._descriptor(shard), size, offset)
-        if len(data) != size:
-            raise BadSample("the shard ends before it does (truncated)")
-        return data
+    def _fill_all(
+        self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> dict[int, BadSample]:
+        """Fill rows of ``images`` and ``labels`` with the samples ``numbers``; tells what is bad."""
+        rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
+        if self.threads == 1 or len(rows) < 2:
+            return self._fill(numbers, rows, images, labels)
+        portions = np.array_split(rows, min(self.threads, len(rows)))
+        tasks = [self._threads().submit(self._fill, numbers, p, images, labels) for p in portions[1:]]
+        bad: dict[int, BadSample] = {}
+        try:
+            bad.update(self._fill(numbers, portions[0], images, labels))  # this thread is one of them
+        finally:
+            for task in tasks:  # to the end, whatever happens: they write into the arrays
+                task.exception()
+        for task in tasks:
+            bad.update(task.result())
+        return bad
 
-    def _descriptor(self, shard: int) -> int:
-        if self._files is None:
-            raise ValueError("the reader is closed")
-        if shard not in self._files:
-            path = self.index.folder / self.split.shards[shard].name
+    def _fill(
+        self,
+        numbers: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+    ) -> dict[int, BadSample]:
+        bad: dict[int, BadSample] = {}
+        mine = numbers[rows]
+        shards = self.split.shard_of(mine).tolist()
+        table = self.split.samples[mine].tolist()
+        first = 0
+        while first < len(table):
+            last, start, end = first + 1, *_span(table[first])
+            while last < len(table) and shards[last] == shards[first]:
+                low, high = _span(table[last])
+                reach = max(end, high)
+                # The packer writes in ascending order; what another one wrote is read sample by sample.
+                if not (start <= low <= end + GAP and reach - start <= RUN_CAP):
+                    break
+                last, end = last + 1, reach
             try:
-                self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise BadSample(f"cannot open the shard ({error.strerror})") from error
-            if len(self._files) > OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-        self._files.move_to_end(shard)
-        return self._files[shard]
+                if end - start > RUN_CAP:
+                    assert last == first + 1
+                    self._fill_one(shards[first], table[first], images[rows[first]], labels[rows[first]])
+                else:
+                    run = self._pread(shards[first], start, end - start)
+                    for i in range(first, last):
+                        row, (_, at, label_at, size, label_size, crc) = int(rows[i]), table[i]
+                        image = run[at - start : at - start + size]
+                        label = run[label_at - start : label_at - start + label_size]
+                        try:
+                            self._unpack(image, label, size, label_size, crc, images[row], labels[row])
+                        except BadSample as error:
+                            bad[row] = error
+            except BadSample as error:
+                bad.update((int(row), error) for row in rows[first:last])
+            first = last
+        return bad
+
+    def _fill_one(
+        self, shard: int, row: tuple[Any, ...], image_out: NDArray[np.uint8], label_out: NDArray[np.int64]
+    ) -> None:
+        """A sample whose members are large or lie far apart: each is a read of its own."""
+        _, at, label_at, size, label_size, crc = row
+        image, label = self._pread(shard, at, size), self._pread(shard, label_at, label_size)
+        self._unpack(image, label, size, label_size, crc, image_out, label_out)
+
+    def _unpack(
+        self,
+        image: bytes,
+        label: bytes,
+        size: int,
+        label_size: int,
+        crc: int,
+        image_out: NDArray[np.uint8],
+        label_out: NDArray[np.int64],
+    ) -> None:
+        if len(image) != size or len(label) != label_size:
+            raise BadSample("the shard ends before it does (truncated)")
+        if zlib.crc32(label, zlib.crc32(image)) != crc:
+            raise BadSample("damaged (its checksum differs from the index's)")
+        self._decode(image, image_out)
+        label_out[:] = decode_labels(label, self.schema)
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes; less at the shard's end."""
+        descriptor = self._files.acquire(shard)
+        try:
+            return os.pread(descriptor, size, offset)
+        except OSError as error:
+            raise BadSample(f"cannot be read ({error.strerror})") from error
+        finally:
+            self._files.release(shard)
+
+    def _open(self, shard: int) -> int:
+        path = self.index.folder / self.split.shards[shard].name
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BadSample(f"cannot open the shard ({error.strerror})") from error
+
+    def _replace(
+        self, number: int, error: BadSample, image_out: NDArray[np.uint8], label_out: NDArray[np.int64]
+    ) -> int:
+        """Fill the rows [1, ...] with another sample and return its number, or raise."""
+        told = self._error(number, error)
+        if self.on_error == "raise":
+            raise told from error
+        for step in range(1, min(REPLACEMENT_TRIES, len(self) - 1) + 1):
+            other = (number + step) % len(self)
+            if not self._fill(np.array([other]), np.array([0]), image_out, label_out):
+                break
+        else:
+            raise InputError(f"{told}; none of the {REPLACEMENT_TRIES} samples after it is good either")
+        with self._lock:
+            if number not in self.replaced:
+                if len(self.replaced) >= self.replace_limit:
+                    raise InputError(f"{told}; more samples to replace than the limit, {self.replace_limit}")
+                self.replaced[number] = other
+                self._report(f"{told}; {self.split.key(other)} takes its place")
+        return other
+
+    def _error(self, number: int, error: BadSample) -> CorruptSampleError:
+        shard = int(self.split.shard_of(np.array([number]))[0])
+        return CorruptSampleError(self.split.shards[shard].name, self.split.key(number), str(error))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            # Threads do not live on in a forked process.
+            if self._pool is None or self._pool[0] != os.getpid():
+                self._pool = os.getpid(), ThreadPoolExecutor(self.threads - 1, "shards-read")
+            return self._pool[1]
 
     def close(self) -> None:
-        """Close the shards; the reader cannot read afterwards."""
-        with self._lock:
-            files, self._files = self._files or OrderedDict(), None
-            for descriptor in files.values():
-                os.close(descriptor)
+        """Close the shards and end the threads; the reader cannot read afterwards."""
+        pool, self._pool = self._pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].shutdown()
+        self._files.close()
 
     def __enter__(self) -> ShardReader:
         return self
@@ -202,8 +336,18 @@ class ShardReader:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_files", None):  # absent when __init__ raised
+        if hasattr(self, "_pool"):  # absent when __init__ raised
             self.close()
+
+
+def _span(row: tuple[Any, ...]) -> tuple[int, int]:
+    """First byte and end of a sample's two members."""
+    _, image, label, image_bytes, label_bytes, _ = row
+    return min(image, label), max(image + image_bytes, label + label_bytes)
+
+
+def _decoder(encoding: str) -> Callable[[bytes, NDArray[np.uint8]], None]:
+    return lambda data, out: decode_image(data, out, encoding)
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -26,6 +27,7 @@ from shards import read
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
 from shards.index import FILE, Index
+from shards.order import TAILS, ReaderState
 from shards.pack import pack
 from shards.read import CorruptSampleError, ShardReader, prefetch
 
@@ -37,6 +39,16 @@ def descriptors() -> int:
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory, make_source, tiny) -> list[Path]:
+    """Fifty avatars in shards of several sizes."""
+    folder = tmp_path_factory.mktemp("packs")
+    source = make_source(folder / "source", range(50))
+    for size in (1, 3, 8, 100):
+        pack(source, folder / str(size), tiny(shard_size=size, val=0.0))
+    return [folder / str(size) for size in (1, 3, 8, 100)]
 
 
 # Order.
@@ -80,12 +92,6 @@ def test_epochs_and_seeds_differ(packed: Path) -> None:
     assert len(orders) == 8
 
 
-def test_pinned_order() -> None:
-    """A run resumed with later code must go on in the same order."""
-    assert read.permutation(7, 3, 10).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
-    assert read.permutation(7, 3, 10).dtype == np.int64
-
-
 def test_sequential(packed: Path) -> None:
     with ShardReader(packed, "val", order="sequential") as reader:
         n = len(reader)
@@ -115,7 +121,7 @@ def test_bad_positions(packed: Path, positions: list[object]) -> None:
 
 
 def test_bad_arguments(packed: Path, make_source, tiny, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="allowed: shuffled, sequential"):
+    with pytest.raises(ValueError, match="allowed: full, block, shards, sequential"):
         ShardReader(packed, order="random")
     with pytest.raises(ValueError, match="seed"):
         ShardReader(packed, seed=-1)
@@ -258,7 +264,180 @@ def test_mutated_image_is_told_or_decoded(packed: Path, data: st.DataObject) -> 
         read.decode_image(mutated, out)
 
 
+# Replacement.
+
+
+def flip(folder: Path, number: int) -> str:
+    """Damage one sample's image; its key."""
+    shard, key, row = row_of(folder, number)
+    data = bytearray(shard.read_bytes())
+    data[row["image_offset"] + 30] ^= 1
+    shard.write_bytes(data)
+    return key
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_replace(copy: Path, threads: int) -> None:
+    with ShardReader(copy, order="sequential") as whole:
+        n = len(whole)
+        good = whole.read([4, 10, 0])
+    bad = [flip(copy, number) for number in (2, 3, 9, n - 1)]
+    told: list[str] = []
+    with ShardReader(
+        copy, order="sequential", on_error="replace", report=told.append, threads=threads
+    ) as reader:
+        for _ in range(3):
+            batch = reader.read(range(n))
+            assert [batch.keys[i] for i in (2, 3, 9, n - 1)] == [good.keys[i] for i in (0, 0, 1, 2)]
+            np.testing.assert_array_equal(batch.images[[2, 3, 4]], good.images[[0, 0, 0]])
+            np.testing.assert_array_equal(batch.labels[9], good.labels[1])
+        assert reader.replaced == {2: 4, 3: 4, 9: 10, n - 1: 0}
+    assert len(told) == 4  # once a sample, not once a read
+    assert all(key in line and "checksum" in line for key, line in zip(bad, told, strict=True))
+
+
+def test_replace_is_the_same_for_every_world(copy: Path) -> None:
+    for number in (0, 5, 6, 20):
+        flip(copy, number)
+    streams = []
+    for world in (1, 3):
+        found = {}
+        for rank in range(world):
+            with ShardReader(copy, seed=4, on_error="replace", report=lambda line: None) as reader:
+                for position in range(rank, 2 * len(reader), world):
+                    found[position] = reader.read([position]).keys[0]
+        streams.append([found[position] for position in sorted(found)])
+    assert streams[0] == streams[1]
+
+
+def test_replace_up_to_a_limit(copy: Path) -> None:
+    for number in (1, 3, 5):
+        flip(copy, number)
+    with ShardReader(copy, order="sequential", on_error="replace", replace_limit=2) as reader:
+        reader.read([1, 3])
+        with pytest.raises(InputError, match="more samples to replace than the limit, 2"):
+            reader.read([1, 3, 5])
+    for number in range(20):
+        if number not in (1, 3, 5):
+            flip(copy, number)
+    with (
+        ShardReader(copy, order="sequential", on_error="replace") as reader,
+        pytest.raises(InputError, match="none of the 16 samples after it is good"),
+    ):
+        reader.read([0])
+
+
+def test_bad_settings(packed: Path) -> None:
+    for wrong, told in (
+        ({"on_error": "skip"}, "allowed: raise, replace"),
+        ({"threads": 0}, "threads is 0"),
+        ({"tail": "pad"}, "allowed: wrap, drop"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            ShardReader(packed, **wrong)
+
+
+# State.
+
+
+def test_resume_from_a_state(packed: Path) -> None:
+    with ShardReader(packed, seed=3, tail="drop", batch=4) as reader:
+        expected = reader.read(range(40, 80)).keys
+        text = reader.state(40).to_json()
+    with ShardReader(packed, seed=3, tail="drop", batch=4) as reader:
+        position = reader.resume(ReaderState.from_json(text))
+        assert reader.read(range(position, position + 40)).keys == expected
+    with (
+        ShardReader(packed, seed=4, tail="drop", batch=4) as reader,
+        pytest.raises(InputError, match="its seed is 3, here it is 4"),
+    ):
+        reader.resume(ReaderState.from_json(text))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_world_prefetch_and_resume_point(packs: list[Path], data: st.DataObject) -> None:
+    """Ranks deal out global batches; together they see each key once an epoch, in the stream's order."""
+    folder = data.draw(st.sampled_from(packs), "shard size")
+    world = data.draw(st.integers(1, 64), "world")
+    micro = data.draw(st.integers(1, 3), "micro")
+    tail = data.draw(st.sampled_from(TAILS), "tail")
+    with ShardReader(folder, order="sequential") as all_of_it:
+        everything = all_of_it.read(range(len(all_of_it))).keys
+    batch = world * micro
+    if batch > len(everything):
+        tail = "wrap"
+    name = data.draw(st.sampled_from(["full", "block", "shards"]), "order")
+    stream_is = {"order": name, "seed": data.draw(st.integers(0, 2**64 - 1), "seed")}
+    stream_is |= {"tail": tail, "batch": batch}
+    with ShardReader(folder, **stream_is) as reader:
+        length = reader.order.length
+        steps = -(-2 * length // batch)
+        stream = reader.read(range(steps * batch)).keys
+        for epoch in range(2):
+            seen = stream[epoch * length : (epoch + 1) * length]
+            assert len(set(seen)) == length and set(seen) <= set(everything)
+
+    resume = data.draw(st.integers(0, steps - 1), "resume")
+    depth = data.draw(st.integers(1, 8), "prefetch")
+    threads = data.draw(st.integers(1, 3), "threads")
+    found: dict[int, str] = {}
+    with ShardReader(folder, **stream_is, threads=threads) as reader:
+        for rank in range(world):
+            first = [k * batch + rank * micro for k in range(resume, steps)]
+            for part in prefetch(reader, (range(p, p + micro) for p in first), depth):
+                found.update(zip(part.positions.tolist(), part.keys, strict=True))
+    assert sorted(found) == list(range(resume * batch, steps * batch))
+    assert [found[position] for position in sorted(found)] == stream[resume * batch :]
+
+
 # Descriptors and threads.
+
+
+def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:
+    before, threads = descriptors(), threading.active_count()
+    for life in range(20):
+        with ShardReader(packed, seed=life, threads=2) as reader:
+            n = len(reader)
+            for batch in prefetch(reader, (range(e * n, e * n + n) for e in range(50)), depth=2):
+                assert len(set(batch.keys)) == n
+            assert descriptors() <= before + len(reader.split.shards)
+        assert (descriptors(), threading.active_count()) == (before, threads)
+
+
+def test_reader_that_is_forgotten(packed: Path) -> None:
+    before, threads = descriptors(), threading.active_count()
+    reader = ShardReader(packed, threads=3)
+    batches = prefetch(reader, ([p, p + 1, p + 2] for p in itertools.count()))
+    next(batches)
+    del batches, reader  # as a consumer that dies leaves them
+    gc.collect()
+    assert (descriptors(), threading.active_count()) == (before, threads)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_reader_in_a_forked_process(packed: Path) -> None:
+    with ShardReader(packed, threads=2) as reader:
+        expected = reader.read(range(30)).keys
+        child = os.fork()
+        if not child:
+            os._exit(0 if reader.read(range(30)).keys == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_neighbours_are_one_read(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *given: reads.append(given) or pread(*given))
+    with ShardReader(packed, order="sequential") as reader:
+        expected = reader.read(range(len(reader)))
+        assert len(reads) == len(reader.split.shards)
+        reads.clear()
+        monkeypatch.setattr(read, "RUN_CAP", 100)  # members far apart, or large: a read each
+        found = reader.read(range(len(reader)))
+        assert len(reads) == 2 * len(reader)
+    np.testing.assert_array_equal(found.images, expected.images)
+    np.testing.assert_array_equal(found.labels, expected.labels)
 
 
 def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""Open shards, bounded in number, shared by threads: none is closed while another thread reads from it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass
+class _Open:
+    descriptor: int
+    users: int
+
+
+class Descriptors:
+    """Descriptors by shard number, opened by ``open_shard`` when first asked for, ``limit`` of them kept.
+
+    More than ``limit`` are open only while more than ``limit`` are in use at one moment.
+    """
+
+    def __init__(self, open_shard: Callable[[int], int], limit: int) -> None:
+        self._open_shard = open_shard
+        self._limit = limit
+        self._files: OrderedDict[int, _Open] = OrderedDict()  # the oldest use first
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def acquire(self, shard: int) -> int:
+        """The shard's descriptor, good until ``release``. Errors are those of ``open_shard``.
+
+        Raises ValueError after ``close``.
+        """
+        with self._lock:
+            found = self._find(shard)
+        if found is not None:
+            return found
+        # Opened outside the lock: it may be a download, and other threads need not wait for it.
+        descriptor = self._open_shard(shard)
+        with self._lock:
+            try:
+                found = self._find(shard)
+            except ValueError:
+                os.close(descriptor)
+                raise
+            if found is not None:  # another thread was first
+                os.close(descriptor)
+                return found
+            self._files[shard] = _Open(descriptor, 1)
+            self._shrink(self._limit)
+        return descriptor
+
+    def release(self, shard: int) -> None:
+        """The end of one use of ``acquire``."""
+        with self._lock:
+            self._files[shard].users -= 1
+            self._shrink(0 if self._closed else self._limit)
+
+    def drop_idle(self) -> int:
+        """Close every descriptor that nobody reads from; how many those were."""
+        with self._lock:
+            before = len(self._files)
+            self._shrink(0)
+            return before - len(self._files)
+
+    def close(self) -> None:
+        """Close all; those in use, when their use ends. Nothing can be acquired afterwards."""
+        with self._lock:
+            self._closed = True
+            self._shrink(0)
+
+    def _find(self, shard: int) -> int | None:
+        if self._closed:
+            raise ValueError("the reader is closed")
+        if shard not in self._files:
+            return None
+        self._files.move_to_end(shard)
+        self._files[shard].users += 1
+        return self._files[shard].descriptor
+
+    def _shrink(self, limit: int) -> None:
+        for shard in [shard for shard, file in self._files.items() if not file.users]:
+            if len(self._files) <= limit:
+                return
+            os.close(self._files.pop(shard).descriptor)
