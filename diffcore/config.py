@@ -60,6 +60,15 @@ class AvatarModel(Section):
     tau_projections: int = Field(default=1, ge=1)
     """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
 
+    @property
+    def conditional(self) -> bool:
+        return self.attributes != "none"
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         levels = range(len(self.channels))
@@ -71,6 +80,74 @@ class AvatarModel(Section):
             if self.channels[level] % self.heads:
                 raise ValueError(
                     f"heads: {self.heads} does not divide channels[{level}], {self.channels[level]}"
+                )
+        return self
+
+
+class DdpmModel(Section):
+    """The class-conditional DDPM UNet (models/ddpm.py)."""
+
+    kind: Literal["ddpm"]
+    width: int = Field(default=64, ge=8, multiple_of=8)
+    """Channels at full resolution; the ladder is 1, 2, 4, 4 times that, and 8 at the bottom."""
+    heads: int = Field(default=4, ge=1)
+    """Heads of the self-attention."""
+    embedding: int = Field(default=256, ge=2, multiple_of=2)
+    """Width of the time and label embedding."""
+    labels: Literal["embedding", "none"] = "embedding"
+    """embedding: every label has one, added to the time's; none: no condition."""
+
+    @property
+    def conditional(self) -> bool:
+        return self.labels != "none"
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return 8
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width, {self.width}")
+        return self
+
+
+class DiffusersModel(Section):
+    """diffusers' UNet2DConditionModel behind Tau (models/diffusers_unet.py)."""
+
+    kind: Literal["diffusers"]
+    block_out_channels: tuple[int, ...] = (128, 256, 512)
+    """Width of each level; all have cross-attention."""
+    layers_per_block: int = Field(default=2, ge=1)
+    """Residual blocks a level on the way down."""
+    cross_attention_dim: int = Field(default=1280, ge=8)
+    """Width of Tau's tokens."""
+    tau_tokens: int = Field(default=256, ge=1)
+    """Number of Tau's tokens."""
+    attention_head_dim: int = Field(default=32, ge=1)
+    """diffusers' name; in this class it is the number of attention heads."""
+    only_cross_attention: bool = True
+    """No self-attention before the cross-attention: both of a block's attentions read the tokens."""
+    attributes: Literal["one_hot", "integer"] = "one_hot"
+    """How Tau reads the labels."""
+
+    @property
+    def conditional(self) -> bool:
+        return True
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for width in self.block_out_channels:
+            if width % 32 or width % self.attention_head_dim:
+                raise ValueError(
+                    f"block_out_channels: {width} is not a multiple of 32 and of attention_head_dim "
+                    f"{self.attention_head_dim}"
                 )
         return self
 
@@ -222,7 +299,7 @@ class Sampling(Section):
         return self
 
 
-Model = Annotated[AvatarModel, Field()]
+Model = Annotated[AvatarModel | DdpmModel | DiffusersModel, Field(discriminator="kind")]
 
 
 class Config(Section):
@@ -245,8 +322,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.model.attributes == "none" and self.diffusion.label_dropout:
-            raise ValueError("diffusion.label_dropout must be 0 for model.attributes none: no label")
+        if not self.model.conditional and self.diffusion.label_dropout:
+            raise ValueError("diffusion.label_dropout must be 0 for a model without labels")
         if not self.diffusion.label_dropout and self.sampling.guidance not in (0, 1):
             raise ValueError(
                 f"sampling.guidance {self.sampling.guidance} needs a network that was trained without labels "
@@ -367,22 +444,24 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) 
         if isinstance(value, str) and Path in kinds:
             tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
         elif isinstance(value, dict):
-            for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    _anchor_paths(value, kind, folder)
+            for kind in _sections(field.annotation):
+                _anchor_paths(value, kind, folder)
 
 
 def _explain(error: pydantic.ValidationError) -> str:
     """The first problem as one line: dotted field, what is wrong, what is allowed."""
     first, count = error.errors()[0], error.error_count()
-    field = ".".join(str(part) for part in first["loc"])
-    parent = _section_at(first["loc"][:-1])
-    if first["type"] == "extra_forbidden" and parent is not None:
-        names = list(parent.model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+    parent, names = _locate(first["loc"])
+    field = ".".join(names)
+    if first["type"].startswith("union_tag"):
+        kinds = [kind for section in _sections(get_args(Model)[0]) for kind in _kinds(section)]
+        text = f"{field}.kind must be one of {', '.join(kinds)}"
+    elif first["type"] == "extra_forbidden" and parent is not None:
+        allowed = list(parent.model_fields)
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         text = f"unknown key {field!r}"
         text += f" (did you mean {near[0]!r}?)" if near else ""
-        text += f"; allowed here: {', '.join(names)}"
+        text += f"; allowed here: {', '.join(allowed)}"
     elif first["type"] == "missing" and parent is not None:
         meaning = parent.model_fields[str(first["loc"][-1])].description
         text = f"key {field!r} is missing: {meaning or 'a section'}"
@@ -394,13 +473,33 @@ def _explain(error: pydantic.ValidationError) -> str:
     return text + (f" (and {count - 1} more)" if count > 1 else "")
 
 
-def _section_at(path: Sequence[int | str]) -> type[BaseModel] | None:
-    section: type[BaseModel] = Config
-    for part in path:
-        field = section.model_fields.get(str(part))
-        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-        if not sections:
-            return None
-        section = sections[0]
-    return section
+def _locate(path: Sequence[int | str]) -> tuple[type[BaseModel] | None, list[str]]:
+    """The section that holds the last part of an error's path, and the path as the user writes it.
+
+    pydantic puts the chosen member of a union into the path (model.avatar.heads); a YAML does not.
+    """
+    section: type[BaseModel] | None = Config
+    choices: list[type[BaseModel]] = []
+    names: list[str] = []
+    for i, part in enumerate(path):
+        if len(choices) > 1 and (chosen := [c for c in choices if part in _kinds(c)]):
+            section, choices = chosen[0], chosen
+            continue
+        names.append(str(part))
+        if i == len(path) - 1:
+            break
+        field = section.model_fields.get(str(part)) if section else None
+        choices = list(_sections(field.annotation)) if field else []
+        section = choices[0] if choices else None
+    return section, names
+
+
+def _kinds(section: type[BaseModel]) -> tuple[Any, ...]:
+    kind = section.model_fields.get("kind")
+    return get_args(kind.annotation) if kind else ()
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield kind

@@ -11,23 +11,36 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from diffcore.config import AvatarModel
+from diffcore.config import DiffusersModel, Model
 from diffcore.models.avatar import AvatarUNet
+from diffcore.models.ddpm import DdpmUNet
 from shards.attributes import Attribute
 from shards.cli import InputError
 
-BUILDERS: dict[str, Callable[[AvatarModel, Sequence[Attribute]], nn.Module]] = {"avatar": AvatarUNet}
+
+def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module:
+    from diffcore.models.diffusers_unet import DiffusersUNet  # a second of imports that other models spare
+
+    return DiffusersUNet(config, schema)
 
 
-def build(config: AvatarModel, schema: Sequence[Attribute], size: int) -> nn.Module:
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "avatar": AvatarUNet,
+    "ddpm": DdpmUNet,
+    "diffusers": _diffusers,
+}
+
+
+def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
     """The network of ``config`` for labels of ``schema`` and images of ``size`` pixels.
 
-    InputError if the ladder does not divide the image.
+    InputError if the network cannot halve the image as often as it must, or wants labels and there are none.
     """
-    step = config.patch * 2 ** (len(config.channels) - 1)
-    if size % step:
+    if size % config.divisor:
         raise InputError(
-            f"data: images of {size} pixels do not go through model.channels with {len(config.channels)} "
-            f"levels and model.patch {config.patch}; allowed: multiples of {step}"
+            f"data: images of {size} pixels do not go through this model.{config.kind} network; "
+            f"allowed: multiples of {config.divisor}"
         )
+    if config.conditional and not schema:
+        raise InputError("data: these shards have no labels: set model.attributes or model.labels to none")
     return BUILDERS[config.kind](config, schema)

@@ -19,16 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcore.config import AvatarModel
+from diffcore.models.embedding import timestep_embedding
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.attributes import Attribute
-
-
-def timestep_embedding(t_B: Tensor, width: int) -> Tensor:
-    """Sinusoids of the timestep, [B] -> [B, width] in fp32 (Vaswani et al. 2017, section 3.5)."""
-    half = width // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t_B.device, dtype=torch.float32) / half)
-    angles = t_B.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -105,8 +98,7 @@ class AvatarUNet(nn.Module):
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
-        conditional = config.attributes != "none"
-        self.encoder = LabelEncoder(schema, config.attributes) if conditional else None
+        self.encoder = LabelEncoder(schema, config.attributes) if config.conditional else None
         channels = config.channels
         self.width = channels[0]
         c_time = 4 * channels[0]

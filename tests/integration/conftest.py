@@ -42,7 +42,7 @@ SMALL = """
 run: run
 seed: 3
 data: {path: PACKED}
-model: {channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}
+model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}
 diffusion: {schedule: cosine, timesteps: 100, target: v}
 optimizer: {lr: 1.0e-3, weight_decay: 0.01}
 batch: {size: 8}

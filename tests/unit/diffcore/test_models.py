@@ -1,0 +1,136 @@
+"""Every network of configs/: its size, one signature, a step at full size without memory, and that it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffcore import config, models
+from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
+from shards.attributes import CARTOON_SET, Attribute
+from shards.cli import InputError
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}
+SIZES = {
+    "avatar": 76_902_915,
+    "ddpm-cifar10": 23_335_299,
+    "ddpm-landscapes": 23_332_739,
+    "diffusers-32": 188_511_363,
+    "diffusers-16": 180_483_203,
+    "diffusers-8": 180_483_203,
+}
+
+
+def schema_of(c: config.Config) -> tuple[Attribute, ...]:
+    return SCHEMAS.get(c.data.path.name, CARTOON_SET)
+
+
+def batch(schema: tuple[Attribute, ...], size: int, count: int = 2) -> tuple[torch.Tensor, ...]:
+    labels_BA = torch.stack(
+        [torch.zeros(count).long(), *(torch.arange(count) % a.variants for a in schema)], 1
+    )
+    return torch.randn(count, 3, size, size), torch.arange(count), labels_BA[:, 1:], torch.ones(count).bool()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_full_size_network_steps_on_fake_tensors(name: str) -> None:
+    c = config.load(CONFIGS / f"{name}.yaml")
+    with FakeTensorMode():
+        network = models.build(c.model, schema_of(c), 64)
+        assert sum(p.numel() for p in network.parameters()) == SIZES[name]
+        optimizer = torch.optim.AdamW(network.parameters())
+        out = network(*batch(schema_of(c), 64))
+        assert out.shape == (2, 3, 64, 64)
+        out.square().mean().backward()
+        optimizer.step()
+    assert f"{SIZES[name]:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
+
+
+# An eighth of the width, or the least that the architecture allows.
+SMALL: dict[str, Model] = {
+    "avatar": AvatarModel(channels=(16, 32, 64, 128), heads=4, tau_tokens=2),
+    "ddpm": DdpmModel(kind="ddpm", width=8),
+    "diffusers": DiffusersModel(
+        kind="diffusers",
+        block_out_channels=(32, 32, 64),
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        tau_tokens=4,
+    ),
+    "diffusers-self": DiffusersModel(
+        kind="diffusers",
+        block_out_channels=(32, 32, 64),
+        attention_head_dim=4,
+        cross_attention_dim=32,
+        tau_tokens=4,
+        only_cross_attention=False,
+    ),
+}
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build(SMALL[name], CARTOON_SET, 16)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_network_learns_what_its_labels_say(name: str) -> None:
+    network = small(name)
+    x, t_B, labels_BA, keep_B = batch(CARTOON_SET, 16, count=4)
+    wanted = torch.linspace(-1, 1, 4).view(4, 1, 1, 1).expand(4, 3, 16, 16)
+    x = x[:1].expand(4, -1, -1, -1)  # the same picture and time for all: only the labels tell them apart
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = (network(x, t_B * 0, labels_BA, keep_B) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_dropped_condition_hides_the_labels(name: str) -> None:
+    network = small(name)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, t_B, labels_BA, _ = batch(CARTOON_SET, 16)
+    dropped = torch.zeros(2).bool()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(x, t_B, labels_BA, dropped), network(x, t_B, labels_BA * 0, dropped)
+        )
+        apart = network(x, t_B, labels_BA, ~dropped) - network(x, t_B, labels_BA * 0, ~dropped)
+    assert apart[1].abs().max() > 1e-5
+
+
+def test_ddpm_attention_is_torchs_multihead_attention() -> None:
+    from diffcore.models.ddpm import SelfAttention
+
+    torch.manual_seed(0)
+    ours, theirs = SelfAttention(32, heads=4), nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.in_proj.weight.data, ours.in_proj.bias.data
+    theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
+    x_BCHW = torch.randn(2, 32, 4, 4)
+    x_BLC = x_BCHW.flatten(2).transpose(1, 2)
+    normed = ours.norm(x_BLC)
+    read = x_BLC + theirs(normed, normed, normed)[0]
+    expected = (read + ours.feed_forward(read)).transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(ours(x_BCHW), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["avatar", "ddpm", "diffusers"])
+def test_a_condition_needs_labels(name: str) -> None:
+    with pytest.raises(InputError, match="no labels"):
+        models.build(SMALL[name], (), 16)
+
+
+def test_kinds_are_named() -> None:
+    with pytest.raises(InputError, match=r"model\.kind must be one of avatar, ddpm, diffusers"):
+        config.load(CONFIGS / "demo.yaml", {"model": {"kind": "unet"}})
