@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,30 @@ def test_changed_sample_is_packed_again(make_source, tiny, tmp_path: Path, half:
     (source / f"cs3.{half}").write_bytes(other[half])
     pack(source, tmp_path / "out", tiny())
     pack(source, tmp_path / "whole", tiny())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_exchanged_image_in_an_archive_is_noticed(make_source, tiny, tmp_path: Path) -> None:
+    """Another image of as many bytes: an archive's samples are recognised by their content."""
+    source = make_source(tmp_path / "source", range(40))
+    archive = tmp_path / "set.tar"
+
+    def write(swapped: dict[str, str]) -> None:
+        with tarfile.open(archive, "w") as tar:
+            for number in range(40):
+                for end in ("png", "csv"):
+                    name = f"cs{number}.{end}"
+                    tar.add(source / swapped.get(name, name), name)
+
+    for key, shade in (("cs3", 7), ("cs4", 8)):
+        (source / f"{key}.png").write_bytes(png(np.full((12, 12), shade, np.uint8)))
+    assert (source / "cs3.png").stat().st_size == (source / "cs4.png").stat().st_size
+    write({})
+    with pytest.raises(StoppedError):
+        pack(archive, tmp_path / "out", tiny(), report=stop_after(35))
+    write({"cs3.png": "cs4.png", "cs4.png": "cs3.png"})
+    pack(archive, tmp_path / "out", tiny())
+    pack(archive, tmp_path / "whole", tiny())
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
