@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.attributes import Attribute
+from shards.cache import Cache, RemoteFolder, is_url
 from shards.cli import InputError
 from shards.decode import BadSample, decode_image
 from shards.descriptors import Descriptors
@@ -51,6 +52,7 @@ from shards.index import Index
 from shards.order import Extent, Order, ReaderState
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
+OPEN_REMOTE = 32  # of cached shards: two windows of the order ``shards``; the cache cannot drop an open one
 GAP = 4096  # bytes between two members that are read along rather than skipped: less than a seek costs
 RUN_CAP = 1 << 20  # bytes of one read
 REPLACEMENT_TRIES = 16
@@ -94,13 +96,15 @@ class ShardReader:
     depends on the data alone, so the stream stays the same for every world size. ``replaced`` counts them,
     ``report`` gets one line for each, and more than ``replace_limit`` of them in one reader are an error.
 
+    ``folder`` may be a URL; then ``cache`` says where its files are kept meanwhile (``shards.cache``).
+
     Safe to use from several threads, and in a process forked from the one that made it. Raises InputError for
     a bad folder, an unknown or empty split, ValueError for a setting that is not allowed.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         split: str = "train",
         *,
         seed: int = 0,
@@ -111,22 +115,35 @@ class ShardReader:
         replace_limit: int = 100,
         report: Callable[[str], None] = _warn,
         threads: int = 1,
+        cache: Cache | None = None,
     ) -> None:
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
         if not 1 <= threads <= 256:
             raise ValueError(f"threads is {threads}; allowed: 1 to 256")
-        self.index = Index.load(Path(folder))
+        self._remote: RemoteFolder | None = None
+        if isinstance(folder, str) and is_url(folder):
+            self._remote = RemoteFolder(folder, cache or Cache())
+            self.index = self._remote.index
+        else:
+            self.index = Index.load(Path(folder))
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{folder}: split {split!r} holds no samples")
         extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
         self.order = Order(order, seed, extent, tail, batch)
+        if self._remote and order in ("full", "block"):
+            needed, limit = sum(shard.bytes for shard in self.split.shards), self._remote.cache.limit
+            if needed > limit:  # every shard would be fetched again and again
+                raise InputError(
+                    f"{folder}: order {order} needs the whole split ({needed} bytes) in the cache, "
+                    f"whose limit is {limit}; give more, or order shards"
+                )
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
         self._decode = _decoder(self.index.header.preprocessing.encoding)
-        self._files = Descriptors(self._open, OPEN_SHARDS)
+        self._files = Descriptors(self._open, OPEN_REMOTE if self._remote else OPEN_SHARDS)
         self._lock = threading.Lock()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
@@ -284,6 +301,8 @@ class ShardReader:
             self._files.release(shard)
 
     def _open(self, shard: int) -> int:
+        if self._remote:
+            return self._remote.open(self.split.shards[shard], self._files.drop_idle)
         path = self.index.folder / self.split.shards[shard].name
         try:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)

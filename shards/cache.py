@@ -1,0 +1,372 @@
+"""Packed folders behind a URL, read through a node-local cache: http(s), and any scheme that fsspec knows.
+
+1. ``index.json`` is fetched anew each time a reader opens; its hash names the folder in the cache, so data
+   that changes behind a URL never mixes. Tables and shards are fetched when first needed and checked by the
+   sizes and SHA-256 that the index tells.
+2. A file is written as ``.NAME.part`` and renamed when it is whole. The part file is also the lock (flock):
+   of many processes one downloads and the others wait. A killed process lets go of it, and whoever comes
+   next starts that file again.
+3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
+   files that were opened longest ago are deleted, never one that somebody holds.
+4. Dropped connections, answers of 5xx, 408 or 429 and wrong bytes are tried again, with a growing pause;
+   where the server can, a broken download goes on where it was. Then an InputError names URL and attempts.
+
+Nothing here runs a command: ``pipe:`` and other schemes that would are refused, and names come from the
+index, which holds plain ones only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from shards.cli import InputError
+from shards.files import write_atomic
+from shards.index import FILE, INDEX_CAP, Index, Shard, Table, _parse_header
+
+LIMIT = 64 << 30  # bytes
+ATTEMPTS = 6
+PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
+TIMEOUT = 30.0  # seconds without a byte
+PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
+CHUNK = 1 << 20
+
+# Schemes that start commands, run code elsewhere, or are recipes that point at other addresses.
+REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab")
+
+
+T = TypeVar("T")
+
+
+class _BrokenError(Exception):
+    """A failure that may pass."""
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether ``place`` is an address rather than a local path."""
+    return isinstance(place, str) and re.match(r"pipe:|[A-Za-z][\w+.-]*:(//|:)", place) is not None
+
+
+def check_url(url: str) -> None:
+    """InputError for an address that could run something, or whose scheme is unknown."""
+    scheme = url.split(":", 1)[0].lower()
+    if scheme in REFUSED or "::" in url:
+        raise InputError(f"{url}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+    if scheme not in ("http", "https"):
+        from fsspec.registry import available_protocols
+
+        if scheme not in available_protocols():
+            raise InputError(f"{url}: unknown scheme {scheme!r}")
+
+
+def default_folder() -> Path:
+    """The job's scratch folder where Slurm made one, else the user's cache folder."""
+    if scratch := os.environ.get("SLURM_TMPDIR"):
+        return Path(scratch) / "diffcore-shards"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diffcore" / "shards"
+
+
+class Cache:
+    """A folder of at most ``limit`` bytes, shared by all processes of a node; see the module's text."""
+
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; allowed: 1 or more bytes")
+        self.folder = default_folder() if folder is None else Path(folder)
+        self.limit = limit
+
+    def open(
+        self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int] = lambda: 0
+    ) -> int:
+        """A descriptor of ``path`` in the cache, fetched from ``url`` if it is not there, held until closed.
+
+        ``make_way`` is asked to close what the caller can spare when the cache is full; it returns how many.
+        Raises InputError where the file cannot be had or finds no room.
+        """
+        while (descriptor := self._held(path, size)) is None:
+            self._fetch(url, path, size, sha256, make_way)
+        return descriptor
+
+    def put(self, path: Path, data: bytes) -> int:
+        """Like ``open``, for bytes that are here already."""
+        while (descriptor := self._held(path, len(data))) is None:
+            with self._locked():
+                write_atomic(path, data)
+        return descriptor
+
+    def _held(self, path: Path, size: int) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: it is locked otherwise only to be deleted
+        there = os.fstat(descriptor)
+        if there.st_nlink and there.st_size == size:
+            os.utime(descriptor)  # what was opened longest ago goes first
+            return descriptor
+        if there.st_nlink:  # somebody cut it
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        return None
+
+    def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
+        if size > self.limit:
+            raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is(part, descriptor) or path.exists():
+                return  # another process finished or gave up while we waited: look again
+            try:
+                os.ftruncate(descriptor, 0)
+                self._reserve(url, descriptor, size, make_way)
+                _download(url, descriptor, size, sha256)
+                os.fsync(descriptor)
+                part.rename(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _reserve(self, url: str, descriptor: int, size: int, make_way: Callable[[], int]) -> None:
+        """Give the file its size on the disk, once the others leave room for it."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            with self._locked():
+                held = self._evict(self.limit - size)
+                if held + size <= self.limit:
+                    if size:
+                        os.posix_fallocate(descriptor, 0, size)
+                    return
+            if not make_way():
+                if time.monotonic() > until:
+                    raise InputError(
+                        f"{url}: no room in the cache {self.folder}: {held} of its {self.limit} bytes are in "
+                        f"use and {size} more are needed; give it more"
+                    )
+                time.sleep(min(0.2, PATIENCE))
+
+    def _evict(self, target: int) -> int:
+        """Delete files that nobody holds, the oldest use first, down to ``target`` bytes; what is left."""
+        files = []
+        for path in self.folder.glob("*/*"):  # part files as well
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            files.append((found.st_mtime_ns, path, found.st_size))
+        total = sum(size for _, _, size in files)
+        for _, path, size in sorted(files):
+            if total <= target:
+                break
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is(path, descriptor):
+                    path.unlink()
+                    total -= size
+            except BlockingIOError:  # somebody has it open
+                continue
+            finally:
+                os.close(descriptor)
+        return total
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` still leads to the open file: another process may have renamed or deleted it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+class RemoteFolder:
+    """A packed folder at ``url``: its index, here, and its shards as they are needed.
+
+    Raises InputError for an address that is refused or cannot be reached and for a bad index.
+    """
+
+    def __init__(self, url: str, cache: Cache) -> None:
+        check_url(url)
+        self.url, self.cache = url, cache
+        place = address(url, FILE)
+        data = fetch_small(place, INDEX_CAP)
+        folder = cache.folder / hashlib.sha256(data).hexdigest()
+        try:
+            header = _parse_header(data, Path(FILE))
+        except InputError as error:
+            raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as held:
+            for entry in header.splits.values():  # held, so that nobody makes room with them before the load
+                held.callback(os.close, self._open(folder, entry.samples, lambda: 0))
+            held.callback(os.close, cache.put(folder / FILE, data))
+            self.index = Index.load(folder)
+
+    def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
+        """A descriptor of one shard; see ``Cache.open``."""
+        return self._open(self.index.folder, shard, make_way)
+
+    def _open(self, folder: Path, file: Shard | Table, make_way: Callable[[], int]) -> int:
+        place = address(self.url, file.name)
+        return self.cache.open(place, folder / file.name, file.bytes, file.sha256, make_way)
+
+
+def address(url: str, name: str) -> str:
+    """The URL of a file of the folder at ``url``; a query (a signature, say) stays behind it."""
+    if not url.startswith(("http:", "https:")):
+        return f"{url.rstrip('/')}/{name}"
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def fetch_small(url: str, cap: int) -> bytes:
+    """The whole of a file of at most ``cap`` bytes. InputError as ``Cache.open``."""
+
+    def attempt() -> bytes:
+        data = b""
+        with _open(url, 0) as (_, chunks):
+            for chunk in chunks:
+                data += chunk
+                if len(data) > cap:
+                    raise InputError(f"{url}: larger than {cap} bytes")
+        return data
+
+    return _retried(url, attempt)
+
+
+def _download(url: str, descriptor: int, size: int, sha256: str) -> None:
+    """Fill the file with the ``size`` bytes at ``url``."""
+    done = 0
+
+    def attempt() -> None:
+        nonlocal done
+        if done < size:
+            with _open(url, done) as (done, chunks):
+                for chunk in chunks:
+                    if done + len(chunk) > size:
+                        done = 0
+                        raise _BrokenError(f"more than the {size} bytes of the index")
+                    os.pwrite(descriptor, chunk, done)
+                    done += len(chunk)
+            if done < size:
+                raise _BrokenError(f"{done} bytes came, the index says {size}")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            done = 0
+            raise _BrokenError("its SHA-256 differs from the index's")
+
+    _retried(url, attempt)
+
+
+def _retried(url: str, attempt: Callable[[], T]) -> T:
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except _BrokenError as error:
+            if number == ATTEMPTS:
+                raise InputError(f"{url}: {error} (gave up after {ATTEMPTS} attempts)") from error
+            time.sleep(PAUSE * 2 ** (number - 1))
+    raise AssertionError
+
+
+@contextmanager
+def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The bytes at ``url`` from ``start`` on, or from where the server begins instead, and that place."""
+    with (_open_http if url.startswith(("http:", "https:")) else _open_fsspec)(url, start) as opened:
+        yield opened
+
+
+@contextmanager
+def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        told = f"HTTP {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 429):
+            raise _BrokenError(told) from error
+        raise InputError(f"{url}: {told}") from error
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while chunk := response.read(CHUNK):
+                yield chunk
+            if response.length:  # a short body ends like a whole one; only the length tells
+                raise _BrokenError("the connection was dropped")
+        except (OSError, http.client.HTTPException) as error:
+            raise _BrokenError(f"the connection was dropped ({type(error).__name__})") from error
+
+    with closing(response):
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {start}-"
+        )
+        yield start if resumed else 0, chunks()
+
+
+@contextmanager
+def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(url)
+    except ImportError as error:  # tells which package
+        raise InputError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise InputError(f"{url}: {error.strerror or type(error).__name__}") from error
+        except Exception as error:  # every backend has its own
+            raise _BrokenError(f"{type(error).__name__}: {error}") from error
+
+    with told():
+        file = system.open(path, "rb")
+
+    def chunks() -> Iterator[bytes]:
+        with told():
+            file.seek(start)
+        while True:
+            with told():
+                chunk = file.read(CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+    with closing(file):
+        yield start, chunks()
