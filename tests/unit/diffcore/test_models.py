@@ -1,4 +1,4 @@
-"""Every network of configs/: its size, one signature, a step at full size without memory, and that it learns."""
+"""Every network of configs/: its size, a step at full size on fake tensors, and that it learns."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def schema_of(c: config.Config) -> tuple[Attribute, ...]:
 
 
 def batch(schema: tuple[Attribute, ...], size: int, count: int = 2) -> tuple[torch.Tensor, ...]:
-    labels_BA = torch.stack(
-        [torch.zeros(count).long(), *(torch.arange(count) % a.variants for a in schema)], 1
-    )
-    return torch.randn(count, 3, size, size), torch.arange(count), labels_BA[:, 1:], torch.ones(count).bool()
+    labels_BA = torch.zeros(count, len(schema)).long()
+    for column, attribute in enumerate(schema):
+        labels_BA[:, column] = torch.arange(count) % attribute.variants
+    return torch.randn(count, 3, size, size), torch.arange(count), labels_BA, torch.ones(count).bool()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -51,25 +51,18 @@ def test_a_full_size_network_steps_on_fake_tensors(name: str) -> None:
     assert f"{SIZES[name]:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
 
 
+TINY = {
+    "block_out_channels": (32, 32, 64),
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+    "tau_tokens": 4,
+}
 # An eighth of the width, or the least that the architecture allows.
 SMALL: dict[str, Model] = {
     "avatar": AvatarModel(channels=(16, 32, 64, 128), heads=4, tau_tokens=2),
     "ddpm": DdpmModel(kind="ddpm", width=8),
-    "diffusers": DiffusersModel(
-        kind="diffusers",
-        block_out_channels=(32, 32, 64),
-        attention_head_dim=4,
-        cross_attention_dim=32,
-        tau_tokens=4,
-    ),
-    "diffusers-self": DiffusersModel(
-        kind="diffusers",
-        block_out_channels=(32, 32, 64),
-        attention_head_dim=4,
-        cross_attention_dim=32,
-        tau_tokens=4,
-        only_cross_attention=False,
-    ),
+    "diffusers": DiffusersModel(kind="diffusers", **TINY),
+    "diffusers-self": DiffusersModel(kind="diffusers", **TINY, only_cross_attention=False),
 }
 
 
