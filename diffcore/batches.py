@@ -16,6 +16,8 @@ from torch import Tensor
 from diffcore.config import Config
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine import World
+from diffcore.pictures import to_signal
+from shards.cache import Cache
 from shards.read import ShardReader, prefetch
 
 
@@ -28,21 +30,27 @@ class MicroBatch:
     draws: Draws
 
 
+def training_reader(config: Config) -> ShardReader:
+    """The stream that a run of ``config`` learns from."""
+    data = config.data
+    return ShardReader(
+        data.path,
+        "train",
+        seed=config.seed,
+        order=data.order,
+        tail=data.tail,
+        batch=config.batch.size,
+        on_error=data.on_error,
+        replace_limit=data.replace_limit,
+        threads=data.threads,
+        cache=Cache(data.cache, data.cache_bytes),
+    )
+
+
 def positions_of(step: int, micro_step: int, rank: int, world: int, micro: int, size: int) -> np.ndarray:
     """Positions of one micro batch in the stream: int64 [micro]."""
     first = step * size + (micro_step * world + rank) * micro
     return np.arange(first, first + micro)
-
-
-def to_signal(images_BHWC: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, C] in 0 .. 255 -> fp32 [B, C, H, W] in [-1, 1]."""
-    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def to_pixels(x_BCHW: Tensor) -> np.ndarray:
-    """fp32 [B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C]; values outside are clipped."""
-    scaled = x_BCHW.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def micro_batches(

@@ -33,10 +33,32 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    path: Path
-    """Folder of packed shards: the --out of shards.pack."""
+    path: Path | str
+    """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
+    order: Literal["full", "block", "shards"] = "full"
+    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
+    tail: Literal["wrap", "drop"] = "wrap"
+    """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
+    on_error: Literal["raise", "replace"] = "raise"
+    """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
+    replace_limit: int = Field(default=100, ge=0)
+    """Corrupt samples that one process may replace; one more ends the run."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """Threads that read and decode a micro batch."""
     prefetch: int = Field(default=4, ge=1)
     """Micro batches read ahead of the step that needs them."""
+    cache: Path | None = None
+    """Node-local folder for the shards of a URL; none: $SLURM_TMPDIR, else the user's cache folder."""
+    cache_bytes: int = Field(default=64 << 30, ge=1)
+    """Most that the cache may hold, for all runs of a node that share it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _local_paths(cls, given: Any) -> Any:
+        # Of a union with str pydantic would keep every path as text.
+        if isinstance(given, dict) and isinstance(path := given.get("path"), str) and "://" not in path:
+            return {**given, "path": Path(path)}
+        return given
 
 
 class AvatarModel(Section):
@@ -343,7 +365,8 @@ class Config(Section):
         """
         tree = self.model_dump(
             mode="json",
-            include={"seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"},
+            include={"data": {"order", "tail", "on_error"}}
+            | dict.fromkeys(("seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"), True),
         )
         del tree["batch"]["micro"]
         tree["engine"] = {"gradient_clipping": self.engine.gradient_clipping}
@@ -441,7 +464,7 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) 
     """Make relative paths absolute, in place: a YAML's from its folder, the command line's from here."""
     for name, field in section.model_fields.items():
         value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str) and Path in kinds:
+        if isinstance(value, str) and Path in kinds and "://" not in value:
             tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
         elif isinstance(value, dict):
             for kind in _sections(field.annotation):

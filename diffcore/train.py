@@ -49,7 +49,7 @@ def train(config: Config, world: World) -> None:
     import torch
 
     from diffcore import checkpoint, models, run_folder
-    from diffcore.batches import MicroBatch, micro_batches
+    from diffcore.batches import MicroBatch, micro_batches, training_reader
     from diffcore.checkpoint import State
     from diffcore.diffusion.loss import WEIGHTS, denoising_loss
     from diffcore.diffusion.schedule import NoiseSchedule
@@ -60,10 +60,9 @@ def train(config: Config, world: World) -> None:
     from diffcore.memory import report
     from diffcore.memory.trace import measure
     from diffcore.monitor import Monitor
-    from shards.read import ShardReader
 
     # What is trained on what, and whether the run folder is of the same experiment.
-    reader = ShardReader(config.data.path, "train", seed=config.seed)
+    reader = training_reader(config)
     data = run_folder.data_record(reader.index)
     run_folder.check(config, data)
 
