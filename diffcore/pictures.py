@@ -1,13 +1,26 @@
-"""Image grids as PNG files."""
+"""Images as tensors and back, and grids of them as PNG files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from shards.files import renamed
+
+
+def to_signal(images_BHWC: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, C] in 0 .. 255 -> fp32 [B, C, H, W] in [-1, 1]."""
+    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_pixels(x_BCHW: Tensor) -> np.ndarray:
+    """fp32 [B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C]; values outside are clipped."""
+    scaled = x_BCHW.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:

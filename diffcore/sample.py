@@ -43,10 +43,10 @@ def draw(
     """
     import torch
 
-    from diffcore.batches import to_pixels
     from diffcore.diffusion import randomness
     from diffcore.diffusion.guidance import guided
     from diffcore.diffusion.samplers import SAMPLERS
+    from diffcore.pictures import to_pixels
 
     positions = list(positions)
 

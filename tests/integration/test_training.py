@@ -15,10 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from diffcore import checkpoint, config, models
-from diffcore.batches import positions_of, to_signal
+from diffcore.batches import positions_of
 from diffcore.diffusion.loss import denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.pictures import to_signal
 from shards.read import ShardReader
 from tests.integration.conftest import TRAIN, Train, run
 

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffcore import checkpoint, config, pictures, run_folder
-from diffcore.batches import positions_of, to_pixels, to_signal
+from diffcore.batches import positions_of
 from diffcore.checkpoint import State
 from diffcore.learning_rate import learning_rate
 from diffcore.monitor import Monitor
+from diffcore.pictures import to_pixels, to_signal
 from shards.cli import InputError
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"

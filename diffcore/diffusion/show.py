@@ -1,0 +1,96 @@
+"""python -m diffcore.diffusion.show --config configs/demo.yaml --image cs0.png --out forward.png
+
+Looks at a noise schedule before anything is trained: the picture at twelve noise levels, and log10 of the
+signal-to-noise ratio over all levels, in one PNG. What is likely to hurt is printed. Overrides as in
+training: ``--diffusion.timesteps 500 --diffusion.beta_end 0.2``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from diffcore import config as configuration
+from diffcore import pictures
+from diffcore.diffusion import randomness
+from diffcore.diffusion.schedule import INVISIBLE_SNR, NoiseSchedule
+from diffcore.pictures import to_pixels, to_signal
+from shards import cli
+from shards.cli import InputError
+
+LEVELS = 12
+SIZE = 64
+PLOT_HEIGHT = 240
+SNR_RANGE = (-6.0, 6.0)  # of log10
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m diffcore.diffusion.show", add_help=False, allow_abbrev=False)
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--out", type=Path)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return
+    own, rest = parser.parse_known_args(words)
+    if own.image is None or own.out is None:
+        raise InputError("--image PICTURE and --out FILE.png are needed")
+    schedule = NoiseSchedule.of(configuration.parse(rest).diffusion)
+    strip = forward_process(schedule, read_image(own.image))
+    pictures.save_png(np.concatenate([strip, snr_curve(schedule, strip.shape[1])]), own.out)
+    print(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")
+    for line in schedule.warnings:
+        print(line)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Any picture over white, centre square, uint8 [1, SIZE, SIZE, 3]."""
+    try:
+        with Image.open(path) as picture:
+            rgba = picture.convert("RGBA")
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image") from None
+    edge = min(rgba.size)
+    left, top = ((side - edge) // 2 for side in rgba.size)
+    square = rgba.crop((left, top, left + edge, top + edge)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    white = Image.new("RGBA", square.size, "white")
+    return np.array(Image.alpha_composite(white, square).convert("RGB"))[None]
+
+
+def forward_process(schedule: NoiseSchedule, image_1HWC: np.ndarray) -> np.ndarray:
+    """The picture at LEVELS equally spaced levels with one noise, as a grid: uint8 [height, width, 3]."""
+    t_B = torch.linspace(0, schedule.timesteps - 1, LEVELS).round().long()
+    x0 = schedule.scale(to_signal(image_1HWC)).expand(LEVELS, -1, -1, -1)
+    eps = randomness.normal(0, "sample", [0], x0.shape[1:]).expand_as(x0)
+    return pictures.grid(to_pixels(schedule.diffuse(x0, eps, t_B)), columns=LEVELS)
+
+
+def snr_curve(schedule: NoiseSchedule, width: int) -> np.ndarray:
+    """log10 SNR over t, with lines at 1 and at INVISIBLE_SNR: uint8 [PLOT_HEIGHT, width, 3]."""
+    canvas = Image.new("RGB", (width, PLOT_HEIGHT), "white")
+    pen = ImageDraw.Draw(canvas)
+    low, high = SNR_RANGE
+
+    def y(log_snr: float) -> float:
+        return (high - min(max(log_snr, low), high)) / (high - low) * (PLOT_HEIGHT - 1)
+
+    for log_snr, words in (
+        (0.0, "SNR 1"),
+        (np.log10(INVISIBLE_SNR), f"SNR {INVISIBLE_SNR:g}: no image left"),
+    ):
+        pen.line([(0, y(log_snr)), (width, y(log_snr))], fill="#bbbbbb")
+        pen.text((8, y(log_snr) + 2), words, fill="#777777")
+    log_snr = torch.log10(schedule.snr.clamp(min=10**low)).tolist()
+    step = (width - 1) / (len(log_snr) - 1)
+    pen.line([(i * step, y(value)) for i, value in enumerate(log_snr)], fill="#c0392b", width=2)
+    pen.text((width - 160, 4), f"log10 SNR, t = 0 .. {schedule.timesteps - 1}", fill="black")
+    return np.asarray(canvas)
+
+
+if __name__ == "__main__":
+    cli.run(main)
