@@ -102,7 +102,10 @@ class TrainedModel:
 
 
 def load_run(run: Path, weights: str = "ema") -> TrainedModel:
-    """The network of a run with its newest complete checkpoint. InputError where there is none."""
+    """The network of a run with its newest complete checkpoint. InputError where there is none.
+
+    ``weights``: ema, or raw for what the optimizer has.
+    """
     import torch
 
     from diffcore import checkpoint, models
@@ -119,7 +122,7 @@ def load_run(run: Path, weights: str = "ema") -> TrainedModel:
     schema = tuple(Attribute(a["name"], a["variants"]) for a in state.data["schema"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = models.build(config.model, schema, state.data["size"])
-    network.load_state_dict(checkpoint.read_weights(folder, weights))
+    network.load_state_dict(checkpoint.read_weights(folder, {"raw": "weights"}.get(weights, weights)))
     network.to(device).eval().requires_grad_(False)
     schedule = NoiseSchedule.of(config.diffusion)
     return TrainedModel(config, schema, state.data["size"], state.step, network, schedule, device)
@@ -175,6 +178,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
     parser.add_argument("--count", type=int, help="images")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="four rows, same labels and noise: raw weights with guidance 1 and as set, EMA weights likewise",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the grid, a PNG; .json is put beside it")
     arguments = parser.parse_args(argv)
     if arguments.out.suffix.lower() != ".png":
@@ -187,27 +195,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     check_seed(arguments.seed)
 
+    import numpy as np
+
     from diffcore import pictures
     from shards.files import write_atomic
 
-    model = load_run(arguments.run, "weights" if arguments.weights == "raw" else "ema")
+    models = {which: load_run(arguments.run, which) for which in ("raw", "ema")} if arguments.compare else {}
+    model = models.get(arguments.weights) or load_run(arguments.run, arguments.weights)
     sampling = sampling_of(model.config, arguments)
     wanted = parse_wanted(arguments.set, model.schema)
     labels_BA = choose_labels(model.schema, wanted, arguments.seed, sampling.count)
-    images = model.draw(labels_BA, sampling, arguments.seed)
-    columns = min(8, sampling.count)
-    pictures.save_png(pictures.grid(images, columns), arguments.out)
-    cells = [
-        {
-            "row": i // columns,
-            "column": i % columns,
-            "attributes": {a.name: v for a, v in zip(model.schema, row, strict=True)},
-        }
-        for i, row in enumerate(labels_BA.tolist())
-    ]
-    record = {"run": str(arguments.run), "step": model.step, "weights": arguments.weights,
-              "seed": arguments.seed, "set": wanted, **sampling.model_dump(exclude={"every"}),
-              "cells": cells}  # fmt: skip
+    # With --compare four rows of the same labels and noise, without it one grid.
+    kinds = [(which, scale) for which in models for scale in (1.0, sampling.guidance)]
+    columns = sampling.count if kinds else min(8, sampling.count)
+    images, cells = [], []
+    for which, scale in kinds or [(arguments.weights, sampling.guidance)]:
+        drawn = models.get(which, model).draw(
+            labels_BA, sampling.model_copy(update={"guidance": scale}), arguments.seed
+        )
+        images.extend(drawn)
+        for row in labels_BA.tolist():
+            attributes = {a.name: v for a, v in zip(model.schema, row, strict=True)}
+            place = {"row": len(cells) // columns, "column": len(cells) % columns}
+            cells.append({**place, "weights": which, "guidance": scale, "attributes": attributes})
+    pictures.save_png(pictures.grid(np.stack(images), columns), arguments.out)
+    record = {
+        "run": str(arguments.run),
+        "step": model.step,
+        "seed": arguments.seed,
+        "set": wanted,
+        **sampling.model_dump(mode="json", exclude={"every", "guidance"}),
+        "cells": cells,
+    }
     write_atomic(arguments.out.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
     print(f"{arguments.out}: {len(images)} images, step {model.step}")
 

@@ -195,6 +195,14 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
         len(cells) == 5 and {c["hair_color"] for c in cells} == {3} and {c["glasses"] for c in cells} == {11}
     )
     assert len({c["hair"] for c in cells}) > 1 and len(cells[0]) == 18
+    assert {(c["weights"], c["guidance"]) for c in record["cells"]} == {("ema", 2.0)}
+    four = tmp_path / "four.png"
+    assert sample(small, *arguments, "--compare", "--out", str(four)) == (0, "")
+    rows = [
+        (c["row"], c["weights"], c["guidance"])
+        for c in json.loads(four.with_suffix(".json").read_text())["cells"]
+    ]
+    assert rows[::5] == [(0, "raw", 1.0), (1, "raw", 2.0), (2, "ema", 1.0), (3, "ema", 2.0)]
     again = tmp_path / "again.png"
     sample(small, *arguments, "--out", str(again))
     assert again.read_bytes() == out.read_bytes()
