@@ -73,16 +73,16 @@ def prepare(image: Image.Image, where: str, crop: int | None, size: int) -> NDAr
     if edge > min(width, height):
         raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
     left, top = (width - edge) // 2, (height - edge) // 2
-    cropped = image.crop((left, top, left + edge, top + edge))
-    if cropped.mode in ("RGB", "L", "CMYK") and "transparency" not in image.info:  # no alpha to care for
-        rgb = cropped.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-        return np.asarray(rgb, np.uint8)
-    # On premultiplied alpha ("RGBa"), so that the colour of transparent pixels never bleeds in.
-    small = cropped.convert("RGBA").convert("RGBa").resize((size, size), Image.Resampling.BICUBIC)
-    # Over white, premultiplied: c + (255 - alpha). The filter's overshoot may leave c a little above alpha.
-    pixels = np.asarray(small).astype(np.int16)
-    white: NDArray[np.uint8] = np.minimum(pixels[..., :3] + (255 - pixels[..., 3:]), 255).astype(np.uint8)
-    return white
+    square = image.crop((left, top, left + edge, top + edge))
+    if square.mode in ("RGB", "L", "CMYK") and "transparency" not in image.info:  # no alpha to care for
+        ground = square.convert("RGB")
+    else:
+        # Over white before the resize: at a silhouette's edge the filter overshoots, and colours and alpha,
+        # each cut off at 8 bits, would not add up again afterwards (RMS error 1.5 of 255 instead of 0.3).
+        square = square.convert("RGBA")
+        ground = Image.new("RGB", square.size, "white")
+        ground.paste(square, mask=square)
+    return np.asarray(ground.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
 
 
 def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:
@@ -92,9 +92,10 @@ def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:
     stream = BytesIO()
     image = Image.fromarray(pixels)
     if encoding == "webp":
-        image.save(stream, "WEBP", lossless=True)
+        # A fifth of the default effort's time for 5 % more bytes; still a quarter less than PNG.
+        image.save(stream, "WEBP", lossless=True, method=1, quality=50)
     else:
-        image.save(stream, "PNG")
+        image.save(stream, "PNG", compress_level=3)  # 3/4 of the default level's time, 1 % more bytes
     return stream.getvalue()
 
 

@@ -48,7 +48,7 @@ class Settings:
             "preprocessing": {
                 "crop": self.crop_for(source),
                 "size": self.size,
-                "resample": "bicubic, antialiased, premultiplied alpha",
+                "resample": "bicubic, antialiased",
                 "background": "white",
                 "encoding": self.image,
             },
