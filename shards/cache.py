@@ -41,6 +41,7 @@ PAUSE = 0.5  # seconds after the first failure; twice as long after each further
 TIMEOUT = 30.0  # seconds without a byte
 PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
 CHUNK = 1 << 20
+POLL = 0.02  # seconds between two looks at another process's download
 
 # Schemes that start commands, run code elsewhere, or are recipes that point at other addresses.
 REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab")
@@ -128,9 +129,14 @@ class Cache:
         part = path.with_name(f".{path.name}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
+            # reads it may hold his for the rest of the run.
+            while not _locks(descriptor):
+                if not _is(part, descriptor):
+                    return  # another process finished or gave up: look again
+                time.sleep(POLL)
             if not _is(part, descriptor) or path.exists():
-                return  # another process finished or gave up while we waited: look again
+                return
             try:
                 os.ftruncate(descriptor, 0)
                 self._reserve(url, descriptor, size, make_way)
@@ -179,12 +185,9 @@ class Cache:
             except FileNotFoundError:
                 continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(path, descriptor):
+                if _locks(descriptor) and _is(path, descriptor):  # else somebody has it open
                     path.unlink()
                     total -= size
-            except BlockingIOError:  # somebody has it open
-                continue
             finally:
                 os.close(descriptor)
         return total
@@ -194,6 +197,15 @@ class Cache:
         with (self.folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _locks(descriptor: int) -> bool:
+    """Take the exclusive lock of a file, unless somebody holds one."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is(path: Path, descriptor: int) -> bool:
