@@ -117,7 +117,7 @@ def sequential(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
 
 def _blocks(seed: int, epoch: int, count: int, size: int, places: Places) -> Places:
     whole = count // size
-    width = max(2, WINDOW // size) * size  # samples of a window
+    width = _width(size)
     numbers = np.empty_like(places)
     windows, rests = np.divmod(places, width)
     for window in np.unique(windows).tolist():
@@ -130,6 +130,11 @@ def _blocks(seed: int, epoch: int, count: int, size: int, places: Places) -> Pla
         slots[full_blocks] = scramble((seed, epoch, 4), whole, slots[full_blocks])
         numbers[here] = slots * size + offsets
     return numbers
+
+
+def _width(size: int) -> int:
+    """Samples of a window of blocks of ``size``."""
+    return max(2, WINDOW // size) * size
 
 
 Algorithm = Callable[[int, int, Extent, Places], Places]
@@ -165,6 +170,23 @@ class Order:
         """Epochs and places in them, int64 [B] each, of the stream's ``positions`` [B]."""
         epochs, places = np.divmod(positions, self.length)
         return epochs, places
+
+    def windows(self, position: int) -> list[range]:
+        """The positions of the window that holds ``position`` and of the next; none where an order has none.
+
+        Their samples are few runs of consecutive ones: worth reading before they are asked for one by one.
+        """
+        if self.name not in ("block", "shards"):
+            return []
+        width = _width(BLOCK if self.name == "block" else self.extent.shard)
+        found: list[range] = []
+        while len(found) < 2:
+            epoch, place = divmod(position, self.length)
+            first = place // width * width
+            start = epoch * self.length
+            found.append(range(start + first, start + min(first + width, self.length)))
+            position = found[-1].stop
+        return found
 
     def sample_of(self, positions: Places) -> Places:
         """Sample numbers at ``positions``, both int64 [B]; positions are not negative and below 2**62."""

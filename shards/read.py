@@ -34,6 +34,7 @@ import queue
 import sys
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,8 +47,9 @@ from numpy.typing import NDArray
 from shards.attributes import Attribute
 from shards.cache import Cache, RemoteFolder, is_url
 from shards.cli import InputError
-from shards.decode import BadSample, decode_image
+from shards.decode import BadSample
 from shards.descriptors import Descriptors
+from shards.fast_decode import decoder
 from shards.index import Index
 from shards.order import Extent, Order, ReaderState
 
@@ -142,9 +144,10 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._decode = _decoder(self.index.header.preprocessing.encoding)
+        self._decode = decoder(self.index.header.preprocessing.encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if self._remote else OPEN_SHARDS)
         self._lock = threading.Lock()
+        self._asked: deque[range] = deque(maxlen=8)  # windows that the system was asked to read
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     @property
@@ -196,6 +199,8 @@ class ShardReader:
         InputError beyond the limit of replacements, ValueError for a bad position.
         """
         numbers = self.sample_of(positions)
+        if len(numbers):
+            self._read_ahead(int(np.min(positions)))
         if self.replaced:
             numbers = np.array([self.replaced.get(n, n) for n in numbers.tolist()], np.int64)
         images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
@@ -205,6 +210,32 @@ class ShardReader:
             numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1], labels[i : i + 1])
         keys = [key.decode("ascii") for key in self.split.samples["key"][numbers].tolist()]
         return Batch(images, labels, np.array(positions, np.int64), keys)
+
+    def _read_ahead(self, position: int) -> None:
+        """Have the system read the runs of this window and the next as wholes, into its page cache.
+
+        A block order's samples are asked for one by one all over a window; a network disk serves the window's
+        few long runs far better. The processes of a node share what was read.
+        """
+        for window in self.order.windows(position) if not self._remote else ():
+            with self._lock:
+                if window in self._asked:
+                    continue
+                self._asked.append(window)
+            numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
+            shards = self.split.shard_of(numbers)
+            cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
+            for run in np.split(np.arange(len(numbers)), cuts):
+                first, last = self.split.samples[numbers[run[[0, -1]]]].tolist()
+                shard, start = int(shards[run[0]]), _span(first)[0]
+                try:
+                    descriptor = self._files.acquire(shard)
+                except BadSample:  # told when one of its samples is read
+                    continue
+                try:
+                    os.posix_fadvise(descriptor, start, _span(last)[1] - start, os.POSIX_FADV_WILLNEED)
+                finally:
+                    self._files.release(shard)
 
     def _fill_all(
         self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.int64]
@@ -363,10 +394,6 @@ def _span(row: tuple[Any, ...]) -> tuple[int, int]:
     """First byte and end of a sample's two members."""
     _, image, label, image_bytes, label_bytes, _ = row
     return min(image, label), max(image + image_bytes, label + label_bytes)
-
-
-def _decoder(encoding: str) -> Callable[[bytes, NDArray[np.uint8]], None]:
-    return lambda data, out: decode_image(data, out, encoding)
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:

@@ -23,9 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_set import labels_of, png
 
-from shards import read
+from shards import order, read
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
+from shards.decode import BadSample, decode_image
+from shards.fast_decode import decoder
 from shards.index import FILE, Index
 from shards.order import TAILS, ReaderState
 from shards.pack import pack
@@ -236,7 +238,7 @@ def test_labels_are_whole_numbers_of_the_schema_alone() -> None:
     good = labels_of("cs1")
     assert read.decode_labels(json.dumps(good).encode(), CARTOON_SET) == list(good.values())
     for bad in ({**good, "eye_lid": True}, {**good, "eye_lid": 1.0}, {**good, "ear": 0}, [*good.values()]):
-        with pytest.raises(read.BadSample):
+        with pytest.raises(BadSample):
             read.decode_labels(json.dumps(bad).encode(), CARTOON_SET)
 
 
@@ -248,8 +250,8 @@ def test_image_of_other_dimensions_or_mode() -> None:
         (np.zeros((4, 4), np.uint8), "not an RGB image"),
         (np.zeros((4, 4, 4), np.uint8), "not an RGB image"),
     ):
-        with pytest.raises(read.BadSample, match=told):
-            read.decode_image(png(pixels), out)
+        with pytest.raises(BadSample, match=told):
+            decode_image(png(pixels), out)
 
 
 @settings(max_examples=100, deadline=None)
@@ -260,8 +262,37 @@ def test_mutated_image_is_told_or_decoded(packed: Path, data: st.DataObject) -> 
     place = data.draw(st.integers(0, len(whole) - 1))
     mutated = whole[:place] + data.draw(st.binary(max_size=6)) + whole[place + data.draw(st.integers(0, 6)) :]
     out = np.empty((4, 4, 3), np.uint8)
-    with contextlib.suppress(read.BadSample):
-        read.decode_image(mutated, out)
+    with contextlib.suppress(BadSample):
+        decode_image(mutated, out)
+
+
+def test_opencv_sees_what_pillow_sees(packed: Path) -> None:
+    pytest.importorskip("cv2")
+    decode, out, expected = decoder("png"), np.empty((4, 4, 3), np.uint8), np.empty((4, 4, 3), np.uint8)
+    for number in range(5):
+        shard, _, row = row_of(packed, number)
+        data = shard.read_bytes()[row["image_offset"] :][: row["image_bytes"]]
+        decode(data, out)
+        decode_image(data, expected)
+        np.testing.assert_array_equal(out, expected)
+        with pytest.raises(BadSample, match="damaged"):
+            decode(data[:40], out)
+    for pixels in (np.zeros((4, 5, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(BadSample, match=r"not a PNG of 4 x 4|not an RGB"):
+            decode(png(pixels), out)
+
+
+def test_block_order_reads_ahead(packs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "BLOCK", 4)
+    monkeypatch.setattr(order, "WINDOW", 16)
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *given: asked.append(given))
+    with ShardReader(packs[3], order="block") as reader:
+        for position in range(16):
+            reader.read([position])
+        assert 2 <= len(asked) <= 2 * 6  # this window's runs and the next one's, once
+        reader.read([16])
+        assert len(asked) <= 3 * 6
 
 
 # Replacement.
