@@ -32,8 +32,9 @@ LAYOUT = "allowed: class folders that hold images, or images alone"
 class ImageFolder:
     """A folder of images or of class folders of images; hidden files are passed over.
 
-    Everything else is told: a file that is no image, an empty class folder, images beside class folders,
-    folders inside class folders. The class of an image is an empty one for a flat folder.
+    Anything else is an InputError when the adapter is made: a file that is no image by its name, an empty
+    class folder, images beside class folders, folders inside class folders. A damaged image is told when it
+    is packed.
     """
 
     kind = "imagefolder"
