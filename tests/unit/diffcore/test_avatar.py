@@ -52,14 +52,15 @@ def test_shapes_and_a_whole_backward(patch: int, attributes: str) -> None:
 
 
 @pytest.mark.parametrize("attributes", ["one_hot", "integer"])
-@pytest.mark.parametrize("column", range(len(CARTOON_SET)))
-def test_every_attribute_reaches_the_output(attributes: str, column: int) -> None:
-    network = small(attributes=attributes)
+def test_every_attribute_reaches_the_output(attributes: str) -> None:
+    network = small(attributes=attributes).requires_grad_(False)
     x, t_B, labels_BA, keep_B = inputs()
-    other = labels_BA.clone()
-    other[:, column] = (other[:, column] + 1) % CARTOON_SET[column].variants
-    difference = network(x, t_B, labels_BA, keep_B) - network(x, t_B, other, keep_B)
-    assert difference.flatten(1).abs().amax(1).min() > 1e-6
+    out = network(x, t_B, labels_BA, keep_B)
+    for column, attribute in enumerate(CARTOON_SET):
+        other = labels_BA.clone()
+        other[:, column] = (other[:, column] + 1) % attribute.variants
+        difference = out - network(x, t_B, other, keep_B)
+        assert difference.flatten(1).abs().amax(1).min() > 1e-6, attribute.name
 
 
 @pytest.mark.parametrize("attributes", ["one_hot", "integer"])
