@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 from shards import order
 from shards.fast_decode import decoder
 from shards.order import ORDERS, Extent, Order
-from shards.read import ShardReader, prefetch
+from shards.prefetch import prefetch
+from shards.read import ShardReader
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 256
@@ -110,7 +111,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def ours_ahead() -> int:
         with ShardReader(data, threads=2) as reader:
             steps = (range(first, min(first + BATCH, count)) for first in range(0, count, BATCH))
-            return sum(len(batch.keys) for batch in prefetch(reader, steps, 4))
+            return sum(len(batch.keys) for batch in prefetch(reader.read, steps, 4))
 
     def loaded(source: Any, workers: int) -> int:
         return sum(map(len, DataLoader(source, BATCH, num_workers=workers, collate_fn=collate)))

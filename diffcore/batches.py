@@ -18,7 +18,8 @@ from diffcore.diffusion.randomness import Draws
 from diffcore.engine import World
 from diffcore.pictures import to_signal
 from shards.cache import Cache
-from shards.read import ShardReader, prefetch
+from shards.prefetch import prefetch
+from shards.read import ShardReader
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class MicroBatch:
     images: Tensor
     labels: Tensor
     draws: Draws
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(self.images.to(device), self.labels.to(device), self.draws.to(device))
 
 
 def training_reader(config: Config) -> ShardReader:
@@ -63,7 +67,9 @@ def micro_batches(
         for step in range(start, end)
         for micro_step in range(accumulation)
     )
-    for batch in prefetch(reader, requests, config.data.prefetch):
+
+    def ready(positions: np.ndarray) -> MicroBatch:
+        batch = reader.read(positions)
         images = to_signal(batch.images)
         draws = Draws.at(
             batch.positions,
@@ -72,5 +78,8 @@ def micro_batches(
             label_dropout=config.diffusion.label_dropout,
             shape=images.shape[1:],
         )
-        labels = torch.from_numpy(batch.labels).to(world.device)
-        yield MicroBatch(images.to(world.device), labels, draws.to(world.device))
+        return MicroBatch(images, torch.from_numpy(batch.labels), draws)
+
+    # Noise takes longer to draw than images to read, so it is made ahead too, not while a GPU waits.
+    for batch in prefetch(ready, requests, config.data.prefetch):
+        yield batch.to(world.device)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffcore import config as configuration
+from diffcore import configure
+from diffcore.config import Config, Sampling
 from shards import cli
 from shards.attributes import Attribute
 from shards.cli import InputError
@@ -31,7 +32,7 @@ def draw(
     schedule: NoiseSchedule,
     labels_BA: Tensor,
     positions: Iterable[int],
-    sampling: configuration.Sampling,
+    sampling: Sampling,
     *,
     shape: Sequence[int],
     seed: int,
@@ -73,7 +74,7 @@ def draw(
 class TrainedModel:
     """A network with a checkpoint's weights, and what is needed to draw with it."""
 
-    config: configuration.Config
+    config: Config
     schema: tuple[Attribute, ...]
     size: int
     step: int
@@ -81,9 +82,7 @@ class TrainedModel:
     schedule: NoiseSchedule
     device: torch.device
 
-    def draw(
-        self, labels_BA: Tensor, sampling: configuration.Sampling, seed: int, batch: int = 64
-    ) -> np.ndarray:
+    def draw(self, labels_BA: Tensor, sampling: Sampling, seed: int, batch: int = 64) -> np.ndarray:
         """Images for ``labels`` at positions 0 .. B - 1, ``batch`` at a time: uint8 [B, H, W, 3]."""
         import numpy as np
 
@@ -114,7 +113,7 @@ def load_run(run: Path, weights: str = "ema") -> TrainedModel:
     config_path = run / "config.yaml"
     if not config_path.exists():
         raise InputError(f"{run}: not a run folder (no config.yaml)")
-    config = configuration.load(config_path)
+    config = configure.load(config_path)
     folder, skipped = checkpoint.newest(run)
     if folder is None:
         raise InputError(f"{run}: no complete checkpoint ({'; '.join(skipped) or 'none was written'})")
@@ -153,14 +152,14 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
     return wanted
 
 
-def sampling_of(config: configuration.Config, arguments: argparse.Namespace) -> configuration.Sampling:
+def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
     """The run's sampling settings with the command line's in their place, checked together."""
     given = {
         name: value
         for name in ("guidance", "steps", "sampler", "count")
         if (value := getattr(arguments, name, None)) is not None
     }
-    return configuration.replace(config, "sampling", given).sampling
+    return configure.replace(config, "sampling", given).sampling
 
 
 def check_seed(seed: int) -> None:

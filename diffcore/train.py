@@ -16,7 +16,8 @@ if __package__ in (None, ""):
     # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from diffcore.config import Config, parse
+from diffcore.config import Config
+from diffcore.configure import parse
 from shards import cli
 from shards.cli import InputError
 

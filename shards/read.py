@@ -13,8 +13,8 @@ The pipeline, and who may rely on what:
    extracted.
 4. Checksum, sizes, image dimensions and label ranges are checked; a bad sample is a CorruptSampleError that
    names shard and key, or is replaced by a fixed rule. Nothing is unpickled.
-5. ``threads`` threads share 3 and 4 of one batch; ``prefetch`` does them in the background, a few batches
-   ahead.
+5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
+   batches ahead.
 
 The contract of resume: the state is one position and the name of its stream (``ReaderState``). The same
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
@@ -31,12 +31,11 @@ from __future__ import annotations
 import json
 import operator
 import os
-import queue
 import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -425,48 +424,3 @@ def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:
             raise BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
         values.append(value)
     return values
-
-
-def prefetch(
-    reader: ShardReader, requests: Iterable[Positions], depth: int = 2
-) -> Generator[Batch, None, None]:
-    """Batches of ``requests``, in order, read by one background thread up to ``depth`` ahead.
-
-    ``requests`` may be endless; it is consumed in that thread. An exception there, the reader's or the
-    iterable's, is raised here in its place. The thread starts with the first batch asked for and ends with
-    the generator: closing it waits for the read that is under way. The reader stays open.
-    """
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; allowed: 1 or more")
-    return _prefetch(reader, requests, depth)
-
-
-def _prefetch(reader: ShardReader, requests: Iterable[Positions], depth: int) -> Generator[Batch, None, None]:
-    ready: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
-    slots = threading.Semaphore(depth)  # one for each batch that is ready or being read
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            for positions in requests:
-                slots.acquire()
-                if stop.is_set():
-                    return
-                ready.put(reader.read(positions))
-        except BaseException as error:
-            ready.put(error)
-        else:
-            ready.put(None)
-
-    thread = threading.Thread(target=work, name="shards-prefetch", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            slots.release()
-            yield item
-    finally:
-        stop.set()
-        slots.release()
-        thread.join()

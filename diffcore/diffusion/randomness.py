@@ -70,4 +70,4 @@ class Draws:
         return cls(torch.tensor(t), torch.from_numpy(np.stack(eps)), torch.tensor(keep))
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(*(x.to(device, non_blocking=True) for x in (self.t_B, self.eps_BCHW, self.keep_B)))
+        return Draws(*(x.to(device) for x in (self.t_B, self.eps_BCHW, self.keep_B)))

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
-from diffcore import config as configuration
-from diffcore import pictures
+from diffcore import configure, pictures
 from diffcore.diffusion import randomness
 from diffcore.diffusion.schedule import INVISIBLE_SNR, NoiseSchedule
 from diffcore.pictures import to_pixels, to_signal
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parser.parse_known_args(words)
     if own.image is None or own.out is None:
         raise InputError("--image PICTURE and --out FILE.png are needed")
-    schedule = NoiseSchedule.of(configuration.parse(rest).diffusion)
+    schedule = NoiseSchedule.of(configure.parse(rest).diffusion)
     strip = forward_process(schedule, read_image(own.image))
     pictures.save_png(np.concatenate([strip, snr_curve(schedule, strip.shape[1])]), own.out)
     print(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from diffcore import checkpoint, config, models
+from diffcore import checkpoint, configure, models
 from diffcore.batches import positions_of
 from diffcore.diffusion.loss import denoising_loss
 from diffcore.diffusion.randomness import Draws
@@ -26,7 +26,7 @@ from tests.integration.conftest import TRAIN, Train, run
 
 def plain_loop(path: Path, steps: int) -> dict[str, Any]:
     """The same training in one process without DeepSpeed: weights, EMA and Adam's moments by name, norms."""
-    c = config.load(path)
+    c = configure.load(path)
     reader, schedule = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
     torch.manual_seed(c.seed)
     network = models.build(c.model, reader.schema, reader.size)
@@ -139,7 +139,7 @@ def test_a_run_goes_on_at_another_world_size_and_stage(
 def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     train("--sampling.every", "2", ranks=2)
     folder = small.parent / "run"
-    assert config.load(folder / "config.yaml") == config.load(small, {"sampling": {"every": 2}})
+    assert configure.load(folder / "config.yaml") == configure.load(small, {"sampling": {"every": 2}})
     names = sorted(p.name for p in (folder / "samples").iterdir())
     assert names == [
         *("ema-00000002.png", "ema-00000004.png", "raw-00000002.png", "raw-00000004.png", "real.png"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffcore import config, models
+from diffcore import configure, models
 from diffcore.config import AvatarModel
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.attributes import CARTOON_SET, one_hot_width
@@ -32,7 +32,7 @@ def inputs(count: int = 4) -> tuple[torch.Tensor, ...]:
 
 
 def test_the_real_thing_has_the_size_it_says() -> None:
-    c = config.load(REPOSITORY / "configs" / "avatar.yaml")
+    c = configure.load(REPOSITORY / "configs" / "avatar.yaml")
     with torch.device("meta"):
         network = models.build(c.model, CARTOON_SET, 64)
     count = sum(p.numel() for p in network.parameters())

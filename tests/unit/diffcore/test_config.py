@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import config
+from diffcore import configure
 from diffcore.config import Batch, Config
 from shards.cli import InputError
 
@@ -20,40 +20,40 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_yaml_loads_and_says_its_command(path: Path) -> None:
-    loaded = config.load(path)
+    loaded = configure.load(path)
     assert loaded.engine.json_path.exists()
     assert f"--config configs/{path.relative_to(REPOSITORY / 'configs')}" in path.read_text()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_the_resolved_config_loads_back_equal(path: Path, tmp_path: Path) -> None:
-    loaded = config.load(path)
+    loaded = configure.load(path)
     (tmp_path / "config.yaml").write_text(loaded.to_yaml())
-    assert config.load(tmp_path / "config.yaml") == loaded
+    assert configure.load(tmp_path / "config.yaml") == loaded
 
 
 def test_overrides_are_dotted_and_win() -> None:
     flags = ["--config", str(DEMO), "--optimizer.lr", "3e-5", "--model.heads=2", "--engine.zero", "3"]
-    parsed = config.parse([*flags, "--model.channels", "16,32", "--model.attention_levels", "1"])
+    parsed = configure.parse([*flags, "--model.channels", "16,32", "--model.attention_levels", "1"])
     assert parsed.optimizer.lr == 3e-5
     assert (parsed.model.heads, parsed.model.channels, parsed.engine.zero) == (2, (16, 32), 3)
-    assert parsed.diffusion == config.load(DEMO).diffusion
+    assert parsed.diffusion == configure.load(DEMO).diffusion
 
 
 def test_the_launchers_local_rank_is_accepted() -> None:
-    assert config.parse(["--local_rank=1", "--config", str(DEMO)]) == config.load(DEMO)
+    assert configure.parse(["--local_rank=1", "--config", str(DEMO)]) == configure.load(DEMO)
 
 
 def test_paths_in_a_yaml_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    loaded = config.load(DEMO)
+    loaded = configure.load(DEMO)
     assert loaded.data.path == REPOSITORY / "data" / "demo"
-    assert config.load(DEMO, {"run": "here"}).run == Path("here")
+    assert configure.load(DEMO, {"run": "here"}).run == Path("here")
 
 
 def test_help_lists_fields_with_their_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        config.parse(["--help"])
+        configure.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert exit_info.value.code == 0
     assert "--optimizer.lr" in text and "Peak learning rate." in text and "--config FILE" in text
@@ -63,11 +63,11 @@ def test_paths_on_the_command_line_are_relative_to_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parsed = config.parse(["--config", str(DEMO), "--run", "runs/x", "--data.path", "y"])
+    parsed = configure.parse(["--config", str(DEMO), "--run", "runs/x", "--data.path", "y"])
     assert (parsed.run, parsed.data.path) == (tmp_path / "runs" / "x", tmp_path / "y")
     parsed.run.mkdir(parents=True)
     (parsed.run / "config.yaml").write_text(parsed.to_yaml())
-    assert config.load(parsed.run / "config.yaml") == parsed
+    assert configure.load(parsed.run / "config.yaml") == parsed
 
 
 BAD = {
@@ -92,7 +92,7 @@ BAD = {
 def test_a_mistake_is_one_clear_line(case: str) -> None:
     overrides, words = BAD[case]
     with pytest.raises(InputError) as error:
-        config.load(DEMO, overrides)
+        configure.load(DEMO, overrides)
     line = str(error.value)
     assert "\n" not in line and "demo.yaml" in line
     for word in words:
@@ -110,7 +110,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(tree))
     with pytest.raises(InputError, match=f"key '{key}' is missing"):
-        config.load(path)
+        configure.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "- a", "a: [", "\xff\xfe"])
@@ -118,12 +118,12 @@ def test_a_file_that_is_no_config(text: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"c\.yaml"):
-        config.load(path)
+        configure.load(path)
 
 
 def test_unknown_flag_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"'--optimizer\.lrr'; did you mean --optimizer\.lr"):
-        config.parse(["--config", str(DEMO), "--optimizer.lrr", "1"])
+        configure.parse(["--config", str(DEMO), "--optimizer.lrr", "1"])
 
 
 @given(micro=st.integers(1, 64), accumulation=st.integers(1, 8), world=st.integers(1, 64))
@@ -145,7 +145,7 @@ def test_batch_split_is_exact_or_refused(size: int, micro: int | None, world: in
 
 
 def changed(**sections: dict[str, object]) -> dict[str, object]:
-    before, after = config.load(DEMO).identity(), config.load(DEMO, sections).identity()
+    before, after = configure.load(DEMO).identity(), configure.load(DEMO, sections).identity()
     return {key: after.get(key) for key in before | after if before.get(key) != after.get(key)}
 
 
@@ -169,6 +169,6 @@ def test_identity_leaves_out_placement() -> None:
 
 
 def test_config_is_frozen() -> None:
-    loaded: Config = config.load(DEMO)
+    loaded: Config = configure.load(DEMO)
     with pytest.raises(ValueError):
         loaded.seed = 3  # type: ignore[misc]

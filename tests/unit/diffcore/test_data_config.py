@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffcore import config
+from diffcore import configure
 from diffcore.batches import training_reader
 from shards.cli import InputError
 
@@ -15,23 +15,23 @@ DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 
 def test_a_url_stays_one_and_a_folder_becomes_a_path() -> None:
     for given in ("https://host/data?sig=1", "s3://bucket/data"):
-        loaded = config.parse(["--config", str(DEMO), "--data.path", given])
+        loaded = configure.parse(["--config", str(DEMO), "--data.path", given])
         assert loaded.data.path == given
-        assert config.replace(loaded, "data", {"threads": 1}).data.path == given
-    assert isinstance(config.load(DEMO).data.path, Path)
+        assert configure.replace(loaded, "data", {"threads": 1}).data.path == given
+    assert isinstance(configure.load(DEMO).data.path, Path)
 
 
 def test_another_stream_is_another_experiment() -> None:
-    base = config.load(DEMO)
+    base = configure.load(DEMO)
     for change in ({"order": "block"}, {"tail": "drop"}, {"on_error": "replace"}):
-        assert config.replace(base, "data", change).identity() != base.identity()
+        assert configure.replace(base, "data", change).identity() != base.identity()
     placed = {"threads": 1, "prefetch": 1, "cache": Path("/x"), "cache_bytes": 1, "path": Path("/y")}
-    assert config.replace(base, "data", placed).identity() == base.identity()
+    assert configure.replace(base, "data", placed).identity() == base.identity()
 
 
 def test_refusals() -> None:
     for change in ({"order": "random"}, {"tail": "pad"}, {"threads": 0}, {"cache_bytes": 0}):
         with pytest.raises(InputError, match=f"data.{next(iter(change))}"):
-            config.replace(config.load(DEMO), "data", change)
+            configure.replace(configure.load(DEMO), "data", change)
     with pytest.raises(InputError, match="refused"):
-        training_reader(config.parse(["--config", str(DEMO), "--data.path", "reference://x"]))
+        training_reader(configure.parse(["--config", str(DEMO), "--data.path", "reference://x"]))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffcore import config, models
+from diffcore import config, configure, models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
 from shards.attributes import CARTOON_SET, Attribute
 from shards.cli import InputError
@@ -39,7 +39,7 @@ def batch(schema: tuple[Attribute, ...], size: int, count: int = 2) -> tuple[tor
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_full_size_network_steps_on_fake_tensors(name: str) -> None:
-    c = config.load(CONFIGS / f"{name}.yaml")
+    c = configure.load(CONFIGS / f"{name}.yaml")
     with FakeTensorMode():
         network = models.build(c.model, schema_of(c), 64)
         assert sum(p.numel() for p in network.parameters()) == SIZES[name]
@@ -126,4 +126,4 @@ def test_a_condition_needs_labels(name: str) -> None:
 
 def test_kinds_are_named() -> None:
     with pytest.raises(InputError, match=r"model\.kind must be one of avatar, ddpm, diffusers"):
-        config.load(CONFIGS / "demo.yaml", {"model": {"kind": "unet"}})
+        configure.load(CONFIGS / "demo.yaml", {"model": {"kind": "unet"}})

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import checkpoint, config, pictures, run_folder
+from diffcore import checkpoint, configure, pictures, run_folder
 from diffcore.batches import positions_of
 from diffcore.checkpoint import State
 from diffcore.learning_rate import learning_rate
@@ -45,13 +45,13 @@ def test_pixels_survive_the_way_to_the_network_and_back() -> None:
 
 
 def test_learning_rate_by_samples_seen() -> None:
-    c = config.load(DEMO, {"optimizer": {"lr": 1.0}, "batch": {"size": 10}, "train": {"steps": 100}})
-    c = config.replace(c, "lr_schedule", {"kind": "cosine", "warmup_samples": 200})
+    c = configure.load(DEMO, {"optimizer": {"lr": 1.0}, "batch": {"size": 10}, "train": {"steps": 100}})
+    c = configure.replace(c, "lr_schedule", {"kind": "cosine", "warmup_samples": 200})
     rates = [learning_rate(c, samples) for samples in range(0, 1001, 10)]
     assert rates[0] == pytest.approx(0.05) and rates[19] == rates[20] == 1.0
     assert rates[60] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
     assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
-    constant = config.replace(c, "lr_schedule", {"kind": "constant"})
+    constant = configure.replace(c, "lr_schedule", {"kind": "constant"})
     assert learning_rate(constant, 990) == 1.0
 
 
@@ -131,17 +131,17 @@ DATA = {"fingerprint": "f" * 64, "size": 64, "schema": []}
 
 
 def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
-    c = config.load(DEMO, {"run": str(tmp_path / "run")})
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
     run_folder.check(c, DATA)
     claim = run_folder.claim(c, DATA)
     with pytest.raises(InputError, match="another process is training"):
         run_folder.claim(c, DATA)
     claim.close()
     run_folder.check(c, DATA)
-    run_folder.check(config.replace(c, "engine", {"zero": 3}), DATA)
+    run_folder.check(configure.replace(c, "engine", {"zero": 3}), DATA)
     assert c.run.stat().st_mode & 0o077 == 0
     with pytest.raises(InputError, match=r"another experiment \(optimizer\.lr was 0\.\d+, now 0\.5\)"):
-        run_folder.check(config.replace(c, "optimizer", {"lr": 0.5}), DATA)
+        run_folder.check(configure.replace(c, "optimizer", {"lr": 0.5}), DATA)
     with pytest.raises(InputError, match="other shards"):
         run_folder.check(c, DATA | {"fingerprint": "0" * 64})
 
@@ -149,7 +149,7 @@ def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
-        run_folder.check(config.load(DEMO, {"run": str(tmp_path)}), DATA)
+        run_folder.check(configure.load(DEMO, {"run": str(tmp_path)}), DATA)
 
 
 def test_grid_places_images_row_by_row() -> None:

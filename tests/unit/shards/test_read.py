@@ -31,7 +31,8 @@ from shards.fast_decode import decoder
 from shards.index import FILE, Index
 from shards.order import TAILS, ReaderState
 from shards.pack import pack
-from shards.read import CorruptSampleError, ShardReader, prefetch
+from shards.prefetch import prefetch
+from shards.read import CorruptSampleError, ShardReader
 
 
 def descriptors() -> int:
@@ -416,7 +417,7 @@ def test_any_world_prefetch_and_resume_point(packs: list[Path], data: st.DataObj
     with ShardReader(folder, **stream_is, threads=threads) as reader:
         for rank in range(world):
             first = [k * batch + rank * micro for k in range(resume, steps)]
-            for part in prefetch(reader, (range(p, p + micro) for p in first), depth):
+            for part in prefetch(reader.read, (range(p, p + micro) for p in first), depth):
                 found.update(zip(part.positions.tolist(), part.keys, strict=True))
     assert sorted(found) == list(range(resume * batch, steps * batch))
     assert [found[position] for position in sorted(found)] == stream[resume * batch :]
@@ -430,7 +431,7 @@ def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:
     for life in range(20):
         with ShardReader(packed, seed=life, threads=2) as reader:
             n = len(reader)
-            for batch in prefetch(reader, (range(e * n, e * n + n) for e in range(50)), depth=2):
+            for batch in prefetch(reader.read, (range(e * n, e * n + n) for e in range(50)), depth=2):
                 assert len(set(batch.keys)) == n
             assert descriptors() <= before + len(reader.split.shards)
         assert (descriptors(), threading.active_count()) == (before, threads)
@@ -439,7 +440,7 @@ def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:
 def test_reader_that_is_forgotten(packed: Path) -> None:
     before, threads = descriptors(), threading.active_count()
     reader = ShardReader(packed, threads=3)
-    batches = prefetch(reader, ([p, p + 1, p + 2] for p in itertools.count()))
+    batches = prefetch(reader.read, ([p, p + 1, p + 2] for p in itertools.count()))
     next(batches)
     del batches, reader  # as a consumer that dies leaves them
     gc.collect()
@@ -505,7 +506,7 @@ def test_prefetch(packed: Path) -> None:
     before, threads = descriptors(), threading.active_count()
     with ShardReader(packed) as reader:
         requests = [range(first, first + 4) for first in range(0, 80, 4)]
-        keys = [key for batch in prefetch(reader, requests) for key in batch.keys]
+        keys = [key for batch in prefetch(reader.read, requests) for key in batch.keys]
         assert keys == reader.read(range(80)).keys
         assert threading.active_count() == threads
     assert descriptors() == before
@@ -522,7 +523,7 @@ def test_prefetch_closed_early(packed: Path) -> None:
 
     with ShardReader(packed) as reader:
         for _ in range(50):
-            batches = prefetch(reader, endless(), depth=3)
+            batches = prefetch(reader.read, endless(), depth=3)
             for position, batch in zip(range(4), batches, strict=False):
                 assert batch.positions.tolist() == [position]
             batches.close()
@@ -530,7 +531,7 @@ def test_prefetch_closed_early(packed: Path) -> None:
             # Four taken, one asked for by zip at most, three ahead and one in the making.
             assert len(asked) <= 9
             asked.clear()
-        prefetch(reader, endless()).close()  # never started: no thread, nothing to end
+        prefetch(reader.read, endless()).close()  # never started: no thread, nothing to end
 
 
 def test_prefetch_passes_errors_on(copy: Path) -> None:
@@ -538,7 +539,7 @@ def test_prefetch_passes_errors_on(copy: Path) -> None:
     shard, key, row = row_of(copy, 9)
     shard.write_bytes(shard.read_bytes()[: row["image_offset"]])
     with ShardReader(copy, order="sequential") as reader:
-        batches = prefetch(reader, ([position] for position in range(20)))
+        batches = prefetch(reader.read, ([position] for position in range(20)))
         seen = []
         with pytest.raises(CorruptSampleError, match=key):
             for batch in batches:
@@ -549,10 +550,10 @@ def test_prefetch_passes_errors_on(copy: Path) -> None:
             yield [0]
             raise RuntimeError("of the caller's")
 
-        batches = prefetch(reader, fails())
+        batches = prefetch(reader.read, fails())
         next(batches)
         with pytest.raises(RuntimeError, match="of the caller's"):
             next(batches)
         with pytest.raises(ValueError, match="depth"):
-            prefetch(reader, [], depth=0)
+            prefetch(reader.read, [], depth=0)
     assert threading.active_count() == threads
