@@ -9,8 +9,9 @@ import math
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if __package__ in (None, ""):
     # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
@@ -149,7 +150,26 @@ def train(config: Config, world: World) -> None:
     barrier()  # no rank takes the process group down while another still needs it
 
 
+def script() -> NoReturn:
+    """``main`` as a process: its exit code is the run's and nobody else's.
+
+    gloo's threads outlive destroy_process_group, and now and then abort a process whose run has ended well
+    while the interpreter shuts down. Everything is written and closed by then, so the process just leaves.
+    """
+    code: int | str | None = 0
+    try:
+        # All ranks find the same mistake. Rank 0 says it, and its exit ends the others; a rank that is alone
+        # with its trouble speaks up a little later.
+        cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else HOLD_BACK)
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 if __name__ == "__main__":
-    # All ranks find the same mistake. Rank 0 says it, and its exit ends the others; a rank that is alone
-    # with its trouble speaks up a little later.
-    cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else HOLD_BACK)
+    script()
