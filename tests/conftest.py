@@ -6,10 +6,16 @@ import importlib
 import os
 
 import pytest
+from hypothesis import settings
 
 # Without a GPU DeepSpeed and torch use the CPU; OpenMP threads of several processes would fight for cores.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+# No test is timed: on a busy machine hypothesis' own deadline would fail a right answer.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def _missing_skia() -> str | None:
