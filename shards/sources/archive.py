@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import tarfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,7 @@ _EXTENSIONS = (
 )
 
 
-class Archive:
+class Archive(ABC):
     """One archive file as a source: its digest, progress and members. What they mean is a subclass's.
 
     Names that are absolute or climb with ``..``, links and devices are refused, though nothing here would
@@ -82,8 +83,9 @@ class Archive:
         except DAMAGE as error:
             raise InputError(f"{self.path}: truncated or damaged archive ({error})") from error
 
+    @abstractmethod
     def _samples(self, stream: Stream) -> Iterator[Sample]:
-        raise NotImplementedError
+        """The samples of the whole, decompressed archive, in its order."""
 
     def _members(
         self, stream: Stream, wanted: Callable[[PurePosixPath], bool]
