@@ -1,7 +1,7 @@
 """The ledger of a run: ``events.jsonl`` in the run folder, one JSON object a line, over all its attempts.
 
-Every line has ``time`` (seconds since 1970), ``event`` and ``attempt`` (0, 1, ... as DIFFCORE_ATTEMPT says, which
-a launcher sets; by hand it stays 0). Rank 0 writes what training does, the launcher what happens around it:
+Every line has ``time`` (seconds since 1970), ``event`` and ``attempt`` (0, 1, ... as DIFFCORE_ATTEMPT says,
+which a launcher sets; by hand it stays 0). Rank 0 writes what training does, the launcher what happens around it:
 
     submitted, started              by the launcher: the job was queued; its first process runs
     start                           training began; steps, world, pid, host
@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shards.files import write_atomic
+from shards.files import renamed
 
 ATTEMPT = "DIFFCORE_ATTEMPT"
 
@@ -68,7 +68,8 @@ def beat(run: Path, step: int, steps: int, section: str) -> None:
         "attempt": attempt(),
         "section": section,
     }
-    write_atomic(run / "heartbeat.json", json.dumps(tree).encode())
+    with renamed(run / "heartbeat.json") as temporary:  # not synced to disk: it is soon out of date
+        temporary.write_text(json.dumps(tree))
 
 
 def heartbeat(run: Path) -> dict[str, Any] | None:
