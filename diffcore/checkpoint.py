@@ -79,9 +79,10 @@ def save(run: Path, state: State, engine: Engine, ema: Ema, keep: int) -> None:
     """
     main = engine.world.main
     weights = _kept(engine.full_weights(), main)
+    averages = _kept(ema.full(), main)
     moments = _kept(engine.full_states(), main)
     if main:
-        _write(folder_of(run), state, weights, ema.shadow, moments)
+        _write(folder_of(run), state, weights, averages, moments)
         _prune(run, keep)
     barrier()
 
@@ -108,7 +109,7 @@ def _write(
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(mode=0o700)
     save_file(dict(weights), temporary / "weights.safetensors")
-    save_file({n: t.cpu().contiguous() for n, t in ema.items()}, temporary / "ema.safetensors")
+    save_file(dict(ema), temporary / "ema.safetensors")
     save_file(dict(moments), temporary / "optimizer.safetensors")
     (temporary / "state.json").write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")
     manifest = {}

@@ -249,6 +249,10 @@ class Engine(Section):
     """Compute precision; bf16 keeps fp32 master weights."""
     gradient_clipping: float = Field(default=1.0, ge=0)
     """Bound on the gradient's norm; 0: none."""
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    """Activation checkpointing: selective runs only cheap operations again in backward, full whole blocks."""
+    compile: bool = False
+    """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler."""
     deepspeed: Path | None = None
     """JSON with what is DeepSpeed's own; empty: configs/deepspeed/zero{stage}.json."""
     threads: int | None = Field(default=None, ge=1)
@@ -270,7 +274,9 @@ class Ema(Section):
     decay: float = Field(default=0.9999, ge=0, lt=1)
     """Decay of the weights' exponential moving average a step."""
     warmup: bool = True
-    """Lower the decay early: min(decay, (1 + step) / (10 + step))."""
+    """Lower the decay early: min(decay, (1 + k) / (10 + k)) in the k-th step after start_step."""
+    start_step: int = Field(default=0, ge=0)
+    """First step that averages; until then the average is a copy of the weights."""
 
 
 class Train(Section):

@@ -2,6 +2,7 @@
 
 pydantic-settings turns the config tree into ``--help`` and flags; pydantic checks what YAML and flags give
 together. Relative paths in a YAML are relative to that YAML; on the command line, to the working directory.
+``extends: other.yaml`` at a YAML's top takes that file's settings and changes what this one says.
 Imports no torch.
 """
 
@@ -31,20 +32,33 @@ class _Flags:
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
+    tree = _merged(_read(path), overrides or {})
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """A YAML's tree over the one that it extends; ``above`` are the files that led here."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
+    except (FileNotFoundError, IsADirectoryError):
+        by = f" ({above[-1]} extends it)" if above else ""
+        raise InputError(f"{path}: no such config file{by}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
     _anchor_paths(tree, Config, path.parent)
-    tree = _merged(tree, overrides or {})
-    try:
-        return Config.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+    if (base := tree.pop("extends", None)) is None:
+        return tree
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
+    below = Path(os.path.normpath(path.parent.resolve() / Path(base).expanduser()))
+    if below in (path.resolve(), *above):
+        raise InputError(f"{path}: extends: {base} extends this file in turn")
+    return _merged(_read(below, (*above, path.resolve())), tree)
 
 
 def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -12,27 +12,34 @@ from diffcore.engine import Engine
 
 
 class Ema:
-    """shadow <- decay x shadow + (1 - decay) x weights after every step, in fp32, whole on every rank."""
+    """average <- decay x average + (1 - decay) x weights after every step, in fp32.
+
+    Each rank averages what it owns of the fp32 masters, so a step costs no traffic and under ZeRO-1 to 3 a
+    rank holds 1 / world of the average. It becomes whole where it is read: checkpoints and samples.
+    """
 
     def __init__(self, engine: Engine, config: EmaConfig) -> None:
-        self.config = config
-        self.shadow: dict[str, Tensor] = {name: w.clone() for name, w in engine.full_weights()}
+        self.engine, self.config = engine, config
+        self.shards = [shard.clone() for shard in engine.master_shards()]
 
     def decay_at(self, step: int) -> float:
         """Decay of step ``step`` (0 is the first); warmed up so that early weights are soon forgotten."""
-        return min(self.config.decay, (1 + step) / (10 + step)) if self.config.warmup else self.config.decay
+        since = step - self.config.start_step
+        if since < 0:
+            return 0.0
+        return min(self.config.decay, (1 + since) / (10 + since)) if self.config.warmup else self.config.decay
 
     @torch.no_grad()
-    def update(self, engine: Engine, step: int) -> None:
-        """A collective: all ranks call it."""
-        weight = 1 - self.decay_at(step)
-        if engine.replicated:
-            names, weights = zip(*engine.full_weights(), strict=True)
-            torch._foreach_lerp_([self.shadow[n] for n in names], list(weights), weight)
-            return
-        for name, w in engine.full_weights():  # one at a time: gathered whole only for a moment
-            self.shadow[name].lerp_(w, weight)
+    def update(self, step: int) -> None:
+        """After the optimizer's step ``step``."""
+        torch._foreach_lerp_(self.shards, self.engine.master_shards(), 1 - self.decay_at(step))
+
+    def full(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, fp32 tensor) of every parameter's average, whole on every rank. A collective; exhaust it.
+
+        A tensor is valid until the next one.
+        """
+        return self.engine.whole(self.shards)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        for name, value in self.shadow.items():
-            value.copy_(weights[name])
+        self.engine.take(self.shards, weights)

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -176,18 +176,55 @@ class Engine:
 
         The master weights where there are any. Valid until the next item.
         """
+        if self.stage < 3 and self.dtype == torch.float32:  # whole on every rank already
+            yield from ((name, parameter.detach()) for parameter, name in self.names.items())
+        else:
+            yield from self._full_masters()
+
+    def _full_masters(self) -> Iterator[tuple[str, Tensor]]:
         from deepspeed.utils import safe_get_full_fp32_param
 
         for parameter, name in self.names.items():
-            if self.replicated:
-                yield name, parameter.detach()
-            else:
-                yield name, safe_get_full_fp32_param(parameter).reshape(self._shape(parameter))
+            yield name, safe_get_full_fp32_param(parameter).reshape(self._shape(parameter))
 
-    @property
-    def replicated(self) -> bool:
-        """Whether every rank holds the fp32 weights whole: no traffic is needed to read them."""
-        return self.stage < 3 and self.dtype == torch.float32
+    def master_shards(self) -> list[Tensor]:
+        """What this rank holds of the fp32 weights: flat partitions under ZeRO-1 to 3, else all of them."""
+        return [tensor.detach() for tensor in self._stepped]
+
+    def whole(self, shards: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """``full_weights`` of weights that are laid out as ``master_shards``. A collective; exhaust it."""
+        if self._unwrapped:
+            of = dict(zip(self._stepped, shards, strict=True))
+            yield from ((name, of[parameter]) for parameter, name in self.names.items())
+        else:
+            with self._masters_from(shards):
+                yield from self._full_masters()
+
+    def take(self, shards: Sequence[Tensor], weights: Mapping[str, Tensor]) -> None:
+        """Fill ``shards``, laid out as ``master_shards``, from whole tensors by name."""
+        if self._unwrapped:
+            for name, shard in self.whole(shards):
+                shard.copy_(weights[name])
+            return
+        with self._masters_from(shards), torch.no_grad():
+            for parameter, name in self.names.items():
+                self._set(parameter, None, weights[name])
+
+    @contextmanager
+    def _masters_from(self, shards: Sequence[Tensor]) -> Iterator[None]:
+        """The masters and ``shards`` change places: whatever reads or writes masters meets ``shards``."""
+
+        def exchange() -> None:
+            for master, shard in zip(self.master_shards(), shards, strict=True):
+                kept = master.clone()  # values, not storages: DeepSpeed holds views into its partitions
+                master.copy_(shard)
+                shard.copy_(kept)
+
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
 
     def full_states(self) -> Iterator[tuple[str, Tensor]]:
         """("name.exp_avg", fp32 tensor) ... of Adam's moments, whole on every rank. A collective."""
@@ -210,7 +247,7 @@ class Engine:
             self._set(parameter, None, weights[name])
             for moment in ADAM_MOMENTS:
                 self._set(parameter, moment, moments[f"{name}.{moment}"])
-        self._write_weights(weights)
+        self._write_weights(weights.items())
 
     def _set(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
         """Set this rank's share of a parameter's fp32 master (None) or of one of Adam's moments."""
@@ -273,11 +310,12 @@ class Engine:
         """Elements of a parameter, whole (under ZeRO-3 the module's own tensor is empty)."""
         return self._shape(parameter).numel()
 
-    def _write_weights(self, weights: Mapping[str, Tensor]) -> None:
+    def _write_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Set the compute weights (not the masters) on all ranks. A collective under ZeRO-3."""
+        parameters = {name: parameter for parameter, name in self.names.items()}
         with self._gathered(), torch.no_grad():
-            for parameter, name in self.names.items():
-                parameter.copy_(weights[name])
+            for name, value in weights:
+                parameters[name].copy_(value)
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:
@@ -292,15 +330,15 @@ class Engine:
             yield
 
     @contextmanager
-    def swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Compute with other weights (the EMA, say) for a while. A collective under ZeRO-3."""
+    def swapped(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+        """Compute with other weights (the EMA's, say) for a while. A collective: all ranks iterate."""
         with self._gathered(), torch.no_grad():
             own = {name: parameter.detach().clone() for parameter, name in self.names.items()}
         self._write_weights(weights)
         try:
             yield
         finally:
-            self._write_weights(own)
+            self._write_weights(own.items())
 
     # --- memory ------------------------------------------------------------------------------------------
 

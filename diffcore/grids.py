@@ -30,7 +30,7 @@ class SampleGrids:
     def log(self, step: int, engine: Engine, ema: Ema, monitor: Monitor) -> None:
         """Real, raw and EMA images side by side: a PNG in the run folder, and TensorBoard. A collective."""
         raw = self._draw(engine)
-        with engine.swapped(ema.shadow):
+        with engine.swapped(ema.full()):
             averaged = self._draw(engine)
         if not engine.world.main:
             return

@@ -109,7 +109,7 @@ def train(config: Config, world: World) -> None:
             engine.step(lr)
             total_loss += loss.detach()
             counted += 1
-        ema.update(engine, step)
+        ema.update(step)
 
         done = step + 1
         last = done == config.train.steps

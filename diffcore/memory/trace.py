@@ -76,7 +76,7 @@ def measure(engine: Engine, ema: Ema, micro_batch: int, forward: Callable[[], Te
 def _moment(name: str, engine: Engine, ema: Ema, activations: dict[int, int]) -> Moment:
     counted: set[int] = set()
     sizes = {}
-    groups = engine.memory() | {"ema": list(ema.shadow.values())}
+    groups = engine.memory() | {"ema": ema.shards}
     for category in CATEGORIES[:-1]:
         storages = storage_bytes(groups[category])
         sizes[category] = sum(n for address, n in storages.items() if address not in counted)

@@ -70,6 +70,34 @@ def test_paths_on_the_command_line_are_relative_to_here(
     assert configure.load(parsed.run / "config.yaml") == parsed
 
 
+def test_a_yaml_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    base, child, grandchild = (tmp_path / name for name in ("below/base.yaml", "child.yaml", "more.yaml"))
+    base.write_text(DEMO.read_text())
+    child.write_text("extends: below/base.yaml\nrun: here\nmodel: {heads: 1}\n")
+    grandchild.write_text("extends: child.yaml\nseed: 7\n")
+    loaded, below = configure.load(grandchild), configure.load(base)
+    assert loaded.data.path == below.data.path == tmp_path / "data" / "demo"  # as base.yaml says it
+    assert (loaded.run, loaded.seed, loaded.model.heads) == (tmp_path / "here", 7, 1)
+    assert loaded.model.channels == below.model.channels and loaded.optimizer == below.optimizer
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: gone.yaml", r"gone\.yaml: no such config file \(.*c\.yaml extends it\)"),
+        ("extends: c.yaml", r"c\.yaml: extends: c\.yaml extends this file in turn"),
+        ("extends: [a, b]", r"extends: expected the path of one YAML"),
+        ("extends: .", "no such config file"),
+    ],
+)
+def test_a_wrong_extends_is_one_line(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        configure.load(path)
+
+
 BAD = {
     "unknown key": ({"optimizer": {"lrr": 1}}, ["unknown key 'optimizer.lrr'", "did you mean 'lr'", "betas"]),
     "unknown section": ({"optimiser": {}}, ["unknown key 'optimiser'", "did you mean 'optimizer'"]),
