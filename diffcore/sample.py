@@ -81,27 +81,39 @@ class TrainedModel:
     network: nn.Module
     schedule: NoiseSchedule
     device: torch.device
+    fingerprint: str
+    """Of the shards that it learned from."""
 
-    def draw(self, labels_BA: Tensor, sampling: Sampling, seed: int, batch: int = 64) -> np.ndarray:
-        """Images for ``labels`` at positions 0 .. B - 1, ``batch`` at a time: uint8 [B, H, W, 3]."""
+    def draw(
+        self,
+        labels_BA: Tensor,
+        sampling: Sampling,
+        seed: int,
+        batch: int = 64,
+        positions: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Images for ``labels``, ``batch`` at a time: uint8 [B, H, W, 3].
+
+        At ``positions`` of the noise (default 0 .. B - 1).
+        """
         import numpy as np
 
-        parts = []
+        places = range(len(labels_BA)) if positions is None else positions
+        parts = [np.empty((0, self.size, self.size, 3), np.uint8)]
         for first in range(0, len(labels_BA), batch):
             part = labels_BA[first : first + batch]
-            positions = range(first, first + len(part))
             shape = (3, self.size, self.size)
             parts.append(
                 draw(
-                    self.network, self.schedule, part, positions, sampling,
+                    self.network, self.schedule, part, places[first : first + batch], sampling,
                     shape=shape, seed=seed, device=self.device,
                 )
             )  # fmt: skip
         return np.concatenate(parts)
 
 
-def load_run(run: Path, weights: str = "ema") -> TrainedModel:
-    """The network of a run with its newest complete checkpoint. InputError where there is none.
+def load_run(run: Path, weights: str = "ema", step: int | None = None) -> TrainedModel:
+    """The network of a run with its newest complete checkpoint, or that of ``step``. InputError without one.
 
     ``weights``: ema, or raw for what the optimizer has.
     """
@@ -117,6 +129,11 @@ def load_run(run: Path, weights: str = "ema") -> TrainedModel:
     folder, skipped = checkpoint.newest(run)
     if folder is None:
         raise InputError(f"{run}: no complete checkpoint ({'; '.join(skipped) or 'none was written'})")
+    if step is not None:
+        kept = {checkpoint.read_state(path).step: path for path in checkpoint.complete(run)}
+        if step not in kept:
+            raise InputError(f"{run}: no checkpoint of step {step}; there are {', '.join(map(str, kept))}")
+        folder = kept[step]
     state = checkpoint.read_state(folder)
     schema = tuple(Attribute(a["name"], a["variants"]) for a in state.data["schema"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,7 +141,9 @@ def load_run(run: Path, weights: str = "ema") -> TrainedModel:
     network.load_state_dict(checkpoint.read_weights(folder, {"raw": "weights"}.get(weights, weights)))
     network.to(device).eval().requires_grad_(False)
     schedule = NoiseSchedule.of(config.diffusion)
-    return TrainedModel(config, schema, state.data["size"], state.step, network, schedule, device)
+    return TrainedModel(
+        config, schema, state.data["size"], state.step, network, schedule, device, state.data["fingerprint"]
+    )
 
 
 def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:

@@ -1,0 +1,151 @@
+"""python -m diffcore.evaluate RUN [--samples 2000] [--guidance 2] [--steps 20] [--sampler dpm++]
+
+Does a run draw what was asked, and how well? Draws with the EMA weights of the newest checkpoint and measures
+fidelity by attribute with the judge of the run's shards, Frechet and kernel distance, diversity, nearest
+training images and the cleanness of the background. Writes quality.json and quality.html into the run folder
+and figures to its TensorBoard. Under torchrun or the deepspeed launcher the ranks share the work:
+
+    deepspeed --num_gpus 8 --module diffcore.evaluate RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffcore.sample import check_seed, load_run, sampling_of
+from shards import cli
+from shards.cli import InputError
+
+if TYPE_CHECKING:
+    from diffcore.evaluation.judge import Judge
+    from diffcore.evaluation.quality import Quality
+    from diffcore.sample import TrainedModel
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m diffcore.evaluate", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    parser.add_argument("--samples", type=int, default=2000, help="images drawn (default 2000)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: recommended, or the run's)")
+    parser.add_argument("--steps", type=int, help="steps of the sampler (default: likewise)")
+    parser.add_argument("--sampler", help="ddim, ddpm, dpm++ or heun (default: likewise)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
+    parser.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+    parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception, if at hand")
+    parser.add_argument("--out", type=Path, help="folder for quality.json and .html (default: RUN)")
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # some launchers add it
+    arguments = parser.parse_args(argv)
+    if arguments.samples < 2:
+        raise InputError(f"--samples {arguments.samples}: at least 2")
+    check_seed(arguments.seed)
+    if not (arguments.run / "config.yaml").exists():
+        raise InputError(f"{arguments.run}: not a run folder (no config.yaml)")
+
+    from diffcore import engine
+    from diffcore.evaluation import draws, quality
+
+    world = draws.start()
+    try:
+        model = load_run(arguments.run, arguments.weights, arguments.step)
+        judge = judge_of(model, arguments.judge)
+        sampling = sampling_of(model.config, arguments)
+        measured = quality.measure(
+            model, judge, sampling, world, samples=arguments.samples, seed=arguments.seed,
+            inception=arguments.inception,
+        )  # fmt: skip
+        if world.main:
+            _write(arguments.out or arguments.run, arguments.run, arguments.weights, model, measured)
+        draws.gather(None, world)  # no rank leaves before all are done
+    finally:
+        engine.stop()
+
+
+def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
+    """The judge of the model's shards; None where they have no labels. InputError if it is not theirs."""
+    from diffcore.evaluation import judge
+
+    if not model.schema:
+        return None
+    data = model.config.data.path
+    found = judge.load(folder or judge.folder_of(data), fingerprint=model.fingerprint)
+    return found.to(model.device)
+
+
+def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from torch.utils.tensorboard import SummaryWriter
+
+    from diffcore.evaluation import report
+    from shards.files import write_atomic
+    from shards.index import Index
+
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {"run": str(run), "weights": weights, **quality.figures}
+    write_atomic(out / "quality.json", (json.dumps(_finite(figures), indent=1) + "\n").encode())
+    data = model.config.data.path
+    names = dict(Index.load(data).header.variant_names) if isinstance(data, Path) else {}
+    report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema, names)
+    with SummaryWriter(run / "tensorboard") as writer:
+        for tag, value in scalars(figures).items():
+            writer.add_scalar(f"evaluate/{tag}", value, model.step)
+
+    if (fidelity := figures.get("fidelity")) is not None:
+        table = Table(title=f"Fidelity of {run}, step {model.step}, {figures['samples']} samples")
+        for heading in ("attribute", "as asked", "95 % interval", "judge on real images"):
+            table.add_column(heading, justify="left" if heading == "attribute" else "right")
+        for name, row in fidelity["attributes"].items():
+            table.add_row(
+                name if name in fidelity["over"] else f"{name} (not in the mean)",
+                f"{row['share']:.1%}",
+                f"{row['low']:.1%} to {row['high']:.1%}",
+                f"{row['judge_on_real_images']['share']:.1%}",
+            )
+        mean, ceiling = fidelity["mean"], fidelity["ceiling"]
+        table.add_section()
+        table.add_row(
+            f"mean of {len(fidelity['over'])}",
+            f"{mean['mean']:.1%}",
+            f"{mean['low']:.1%} to {mean['high']:.1%}",
+            f"{ceiling['mean']:.1%}",
+        )
+        Console().print(table)
+    for name, value in scalars({k: v for k, v in figures.items() if k != "fidelity"}).items():
+        print(f"{name} {value:.4g}")
+    print(f"report: {out / report.FILE}")
+
+
+def scalars(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested figures as flat ones "a/b"; an interval becomes its middle, and what is nan is left out."""
+    flat: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            middle = value.get("share", value.get("mean"))
+            if "low" in value and isinstance(middle, float):
+                flat |= scalars({name: middle}, prefix)
+            else:
+                flat |= scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, float) and not math.isnan(value):
+            flat[prefix + name] = value
+    return flat
+
+
+def _finite(tree: Any) -> Any:
+    """The same with null for nan, which JSON does not have."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, float) and math.isnan(tree):
+        return None
+    return tree
+
+
+if __name__ == "__main__":
+    cli.run(main)

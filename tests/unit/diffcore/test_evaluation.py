@@ -1,0 +1,280 @@
+"""The measures against references: intervals, distances, the judge's slot, neighbours, the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+from PIL import Image
+
+from diffcore.config import Sampling
+from diffcore.engine import World
+from diffcore.evaluation import distances, draws, judge, looks, quality, report, train_judge
+from diffcore.evaluation.intervals import mean_of_shares, paired_difference, wilson
+from diffcore.evaluation.visible import visible
+from shards import pack
+from shards.attributes import CARTOON_SET, Attribute
+from shards.cli import InputError
+from shards.index import Index
+from shards.read import Batch, ShardReader
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+COLORS = {"amber": (230, 160, 40), "blue": (40, 60, 200), "<b>green</b>": (30, 160, 70)}
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noisy coloured squares on white, packed at 16 x 16."""
+    source, out = tmp_path_factory.mktemp("squares"), tmp_path_factory.mktemp("packed") / "shards"
+    random = np.random.default_rng(0)
+    for number, color in enumerate(COLORS.values()):
+        (source / f"kind{number}").mkdir()
+        for i in range(40):
+            pixels = np.full((16, 16, 3), 255, np.uint8)
+            noisy = np.array(color) + random.normal(0, 12, (10, 10, 3))
+            pixels[3:13, 3:13] = noisy.clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(source / f"kind{number}" / f"p{i}.png")
+    pack.main([str(source), "--out", str(out), "--size", "16", "--jobs", "1", "--val", "0.3"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(squares: Path) -> judge.Judge:
+    torch.manual_seed(0)
+    train_judge.main([str(squares), "--epochs", "12", "--width", "8", "--threads", "1"])
+    return judge.load(squares / "judge", Index.load(squares))
+
+
+def held_out(data: Path) -> Batch:
+    with ShardReader(data, "val", order="sequential") as reader:
+        return reader.read(np.arange(len(reader)))
+
+
+# --- intervals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (7, 10), (10, 10), (1, 3000), (1500, 3000)])
+def test_wilson_is_scipys(hits: int, count: int) -> None:
+    ours = wilson(hits, count)
+    theirs = scipy.stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_of_nothing_and_of_nonsense() -> None:
+    assert np.isnan(wilson(0, 0).share)
+    with pytest.raises(ValueError, match="no share"):
+        wilson(4, 3)
+
+
+def test_the_mean_of_shares_covers_the_truth() -> None:
+    random, truth, inside = np.random.default_rng(0), np.array([0.9, 0.5, 0.7]), 0
+    for _ in range(400):
+        bad = random.random((300, 1)) < 0.2  # a bad image misses everything: its attributes hang together
+        hit = (random.random((300, 3)) < truth) & ~bad
+        mean = mean_of_shares(hit, random.random((300, 3)) < [1, 1, 0.5])
+        inside += mean.low <= 0.8 * truth.mean() <= mean.high
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_a_paired_difference_is_narrower_than_its_parts() -> None:
+    random = np.random.default_rng(1)
+    hit, counted = random.random((500, 2)) < 0.8, np.ones((500, 2), bool)
+    other = hit.copy()
+    other[:5] = ~other[:5]
+    difference, alone = paired_difference(hit, other, counted), mean_of_shares(hit, counted)
+    assert difference.mean == pytest.approx(hit.mean() - other.mean())
+    assert difference.high - difference.low < (alone.high - alone.low) / 2
+
+
+# --- distances ----------------------------------------------------------------------------------------------
+
+
+def test_frechet_is_scipys_on_samples() -> None:
+    random = np.random.default_rng(2)
+    a = random.normal(size=(400, 12)) @ random.normal(size=(12, 12))
+    b = random.normal(size=(300, 12)) @ random.normal(size=(12, 12)) + 1
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(ca @ cb).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * root)
+    assert distances.frechet(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_approaches_the_closed_form_of_known_gaussians() -> None:
+    # N(0, I) and N(m, diag(s^2)): |m|^2 + sum (s - 1)^2
+    random, m, s = np.random.default_rng(3), np.array([1.0, -2, 0, 0.5]), np.array([0.5, 1, 2, 1.5])
+    real, drawn = random.normal(size=(40_000, 4)), m + s * random.normal(size=(40_000, 4))
+    assert distances.frechet(real, drawn) == pytest.approx((m**2).sum() + ((s - 1) ** 2).sum(), rel=0.02)
+
+
+def test_the_distances_of_like_sets_are_nearly_nothing() -> None:
+    random = np.random.default_rng(4)
+    a, b = random.normal(size=(2, 1000, 8))
+    assert distances.frechet(a, a) == pytest.approx(0, abs=1e-5)
+    assert abs(distances.kernel(a, b)) < 0.01 < distances.kernel(a, b + 0.5)
+    assert distances.kernel(a, b) == distances.kernel(a, b)
+    with pytest.raises(ValueError, match="two images or more"):
+        distances.frechet(a, b[:1])
+
+
+# --- the judge ----------------------------------------------------------------------------------------------
+
+
+def test_hidden_attributes_do_not_count() -> None:
+    labels = np.zeros((3, len(CARTOON_SET)), np.int64)
+    names = [a.name for a in CARTOON_SET]
+    labels[1, names.index("hair")] = 107  # bald
+    labels[2, names.index("glasses")] = 11  # none
+    seen = visible(CARTOON_SET, labels)
+    assert [names[i] for i in np.flatnonzero(~seen[1])] == ["hair_color"]
+    assert [names[i] for i in np.flatnonzero(~seen[2])] == ["glasses_color"]
+    assert visible((Attribute("class", 3),), labels[:, :1]).all()
+
+
+def test_the_judge_learns_real_images_and_says_how_well(trained: judge.Judge, squares: Path) -> None:
+    record = json.loads((squares / "judge" / "judge.json").read_text())
+    assert record["mean"]["mean"] == 1
+    assert record["fingerprint"] == Index.load(squares).fingerprint
+    assert record["readable"] == ["class"]
+    confusion = np.array(record["confusion"]["class"])
+    assert confusion.sum() == record["accuracy"]["class"]["count"] == len(held_out(squares).images)
+    assert (confusion == np.diag(np.diag(confusion))).all()
+
+
+def test_shuffled_labels_give_chance(trained: judge.Judge, squares: Path) -> None:
+    real, random = held_out(squares), np.random.default_rng(0)
+    reading = trained.read(real.images)
+    shuffled = [
+        trained.score(real.images, random.permutation(real.labels), reading).mean.mean for _ in range(200)
+    ]
+    assert np.mean(shuffled) == pytest.approx(1 / 3, abs=0.05)
+
+
+class RealImages:
+    """What a run is for ``measure``, with held-out images in the generator's place."""
+
+    def __init__(self, data: Path, real: Batch) -> None:
+        model = SimpleNamespace(conditional=True)
+        self.config = SimpleNamespace(data=SimpleNamespace(path=data), model=model)
+        self.schema, self.step, self.real = Index.load(data).schema, 0, real
+
+    def draw(self, labels_BA, sampling, seed, batch, positions):  # type: ignore[no-untyped-def]
+        return self.real.images[np.array(positions, int) % len(self.real.images)]
+
+
+def test_real_images_in_the_generators_slot_score_as_the_judge(
+    trained: judge.Judge, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = held_out(squares)
+    # One label in four is wrong now, so that the judge's accuracy is not simply 100 %.
+    labels = np.where(np.arange(len(real.labels))[:, None] % 4, real.labels, (real.labels + 1) % 3)
+    real = Batch(real.images, labels, real.positions, real.keys)
+    monkeypatch.setattr(draws, "wishes", lambda model, count, seed: np.resize(labels, (count, 1)))
+    measured = quality.measure(
+        RealImages(squares, real), trained, Sampling(), ALONE, samples=len(labels)
+    ).figures  # type: ignore[arg-type]
+    expected = trained.score(real.images, labels)
+    fidelity = measured["fidelity"]
+    assert fidelity["mean"] == expected.mean.as_dict()
+    assert fidelity["attributes"]["class"]["share"] == expected.shares["class"].share < 0.8
+    # And they are as near to themselves, and as clean, as can be.
+    assert measured["distances"]["frechet"] == pytest.approx(0, abs=1e-3)
+    assert measured["background"]["clean_images"]["share"] == 1
+    assert measured["neighbours"]["median"] == measured["neighbours"]["held_out_median"]
+
+
+def test_a_judge_of_other_shards_or_with_other_bytes_is_refused(
+    trained: judge.Judge, squares: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="learned from other shards"):
+        judge.load(squares / "judge", fingerprint="0" * 64)
+    with pytest.raises(InputError, match="no judge here; train one"):
+        judge.load(tmp_path)
+    for name in ("judge.json", "judge.safetensors"):
+        (tmp_path / name).write_bytes((squares / "judge" / name).read_bytes())
+    data = bytearray((tmp_path / "judge.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "judge.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        judge.load(tmp_path)
+    (tmp_path / "judge.json").write_text("[]")
+    with pytest.raises(InputError, match="not a judge's record"):
+        judge.load(tmp_path)
+
+
+def test_data_without_labels_or_held_out_images_has_no_judge(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "bare" / "a.png")
+    pack.main([str(tmp_path / "bare"), "--out", str(tmp_path / "p"), "--size", "16", "--jobs", "1"])
+    with pytest.raises(InputError, match="no labels"):
+        train_judge.train(tmp_path / "p")
+    for name in ("a", "b"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "classes" / name / "x.png")
+    pack.main(
+        [str(tmp_path / "classes"), "--out", str(tmp_path / "q"), "--size", "16", "--jobs", "1", "--val", "0"]
+    )
+    with pytest.raises(InputError, match="no validation split"):
+        train_judge.train(tmp_path / "q")
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 28, 64, 96, 256])
+def test_the_judges_network_takes_any_size(size: int) -> None:
+    schema = (Attribute("class", 3), Attribute("other", 2))
+    net = judge.JudgeNet(schema, size, width=8)
+    assert net(torch.zeros(2, 3, size, size)).shape == (2, 5)
+
+
+# --- looks --------------------------------------------------------------------------------------------------
+
+
+def test_the_nearest_image_is_found_across_shares() -> None:
+    random = np.random.default_rng(5)
+    training = random.integers(0, 256, (50, 32, 32, 3), np.uint8)
+    samples = training[[7, 42]].copy()
+    samples[:, :4, :4] ^= 3
+    nearest = looks.Nearest.to(looks.thumbnails(samples))
+    for first in (0, 25):
+        places = np.arange(first, first + 25)
+        nearest.look(looks.thumbnails(training[places]), places)
+    assert nearest.place_N.tolist() == [7, 42]
+    exact = np.sqrt(((looks.thumbnails(samples) - looks.thumbnails(training[[7, 42]])) ** 2).mean(1))
+    np.testing.assert_allclose(nearest.distance_N, exact, atol=0.05)
+
+
+def test_the_background_is_where_all_real_images_agree() -> None:
+    random = np.random.default_rng(6)
+    real = np.full((20, 8, 8, 3), 255, np.uint8)
+    real[:, 2:6, 2:6] = random.integers(0, 256, (20, 4, 4, 3))
+    background = looks.Background.of([real[:10], real[10:]])
+    assert background.share == pytest.approx(1 - 16 / 64)
+    speckled = real.copy()
+    speckled[0, 0, :3] = 0
+    assert background.clean(speckled)[:2].tolist() == [pytest.approx(45 / 48), 1]
+
+
+def test_variety_counts_what_is_in_use() -> None:
+    assert looks.effective_number(np.array([3, 3, 3])) == pytest.approx(1)
+    assert looks.effective_number(np.arange(7)) == pytest.approx(7)
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_and_escaped(trained: judge.Judge, squares: Path, tmp_path: Path) -> None:
+    real = held_out(squares)
+    figures = quality.measure(RealImages(squares, real), trained, Sampling(), ALONE, samples=30)  # type: ignore[arg-type]
+    path = tmp_path / report.FILE
+    report.write(path, "run <script>", figures, trained.schema, {"class": tuple(COLORS)})
+    page = path.read_text()
+    assert "<script" not in page and "<b>green" not in page and "&lt;b&gt;green" in page
+    sources = re.findall(r'(?:src|href)="([^"]{,22})', page)
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    for heading in ("Fidelity by attribute", "What every variant", "Worst misses", "Nearest training"):
+        assert heading in page
