@@ -1,6 +1,7 @@
 # make demo   render, pack, train, sample and report: minutes on two CPU cores, every GPU where there are any
 # make test   every test;  make unit   the fast ones;  make lint   ruff and mypy
-# make system installs the Debian packages below (asks for root); the others do it themselves in a container.
+# make system and make system-slurm install the Debian packages below (they ask for root); the others do it
+# themselves in a container.
 # Set-up is done on the way, once. PYTHON=python3.12 picks another interpreter for .venv.
 
 PYTHON ?= python3
@@ -11,8 +12,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # skia, which draws the stand-in avatars, loads these two.
 SYSTEM_PACKAGES := libegl1 libgl1
+# A real Slurm on this machine, for slurm/box.py.
+SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server numactl iproute2
 
-.PHONY: demo test unit lint system system-check clean
+.PHONY: demo test unit lint system system-slurm system-check slurm-check clean
 
 demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
@@ -23,7 +26,7 @@ demo: .venv/installed system-check
 	cat $(RUN)/memory.txt
 	python -m diffcore.summary $(RUN)
 
-test: .venv/installed-test system-check
+test: .venv/installed-test system-check slurm-check
 	ruff check .
 	ruff format --check .
 	mypy
@@ -52,19 +55,34 @@ lint: .venv/installed-test
 
 # In a container or CI (root, Debian's apt, no systemd) missing system packages are installed; on a person's
 # machine the command is named and what needs them is left out.
+CONTAINER := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]
+
 system-check:
 	@if ldconfig -p | grep -q libEGL.so.1 && ldconfig -p | grep -q libGL.so.1; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then \
-		$(MAKE) --no-print-directory system; \
+	elif $(CONTAINER); then $(MAKE) --no-print-directory system; \
 	else \
 		echo "*** Missing: $(SYSTEM_PACKAGES). Avatars cannot be drawn and their tests are left out." >&2; \
 		echo "*** To install them: make system" >&2; \
 	fi
 
-system:
+slurm-check:
+	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+	for name in slurmctld slurmd slurmdbd munged mariadbd numactl ss; do \
+		command -v $$name >/dev/null || missing=yes; \
+	done; \
+	if [ -z "$$missing" ]; then :; \
+	elif $(CONTAINER); then $(MAKE) --no-print-directory system-slurm; \
+	else \
+		echo "*** Missing: $(SLURM_PACKAGES). The tests on a real Slurm are left out." >&2; \
+		echo "*** To install them: make system-slurm" >&2; \
+	fi
+
+system: PACKAGES := $(SYSTEM_PACKAGES)
+system-slurm: PACKAGES := $(SLURM_PACKAGES)
+system system-slurm:
 	@[ "$$(id -u)" = 0 ] || sudo -v
 	if [ "$$(id -u)" = 0 ]; then s=; else s=sudo; fi; \
-	$$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq $(SYSTEM_PACKAGES)
+	$$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq $(PACKAGES)
 
 clean:
 	rm -rf .venv data runs build *.egg-info
