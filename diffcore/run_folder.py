@@ -14,6 +14,8 @@ from shards.files import write_atomic
 from shards.index import Index
 
 LOCK = ".lock"
+LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
+"""What a launcher may have put into the folder before the first step."""
 
 
 @functools.cache  # the code that was loaded, not what the checkout became since
@@ -24,6 +26,9 @@ def code_version() -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
+    snapshot = REPOSITORY / "VERSION"  # a launcher's copy of the code says what it was copied from
+    if snapshot.is_file():
+        return snapshot.read_text(encoding="utf-8").strip()
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
@@ -43,7 +48,7 @@ def check(config: Config, data: dict[str, Any]) -> None:
     """
     record = config.run / "run.json"
     if not record.exists():
-        if config.run.exists() and any(path.name != LOCK for path in config.run.iterdir()):
+        if config.run.exists() and any(path.name not in (LOCK, *LAUNCHER) for path in config.run.iterdir()):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     try:

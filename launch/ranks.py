@@ -20,9 +20,13 @@ def launcher_arguments() -> str:
     """
     if gpus := count_gpus():
         return "" if os.environ.get("CUDA_VISIBLE_DEVICES") else f"--num_gpus {gpus}"
+    return f"--num_gpus {cpu_ranks()}"
+
+
+def cpu_ranks() -> int:
+    """Processes that share this machine's cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks = max(n for n in (1, 2, CPU_RANKS) if n <= max(cores, 1))
-    return f"--num_gpus {ranks}"
+    return max(n for n in (1, 2, CPU_RANKS) if n <= max(cores, 1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""python -m launch.allreduce --out FILE: one rank of the preflight's timed all-reduce.
+
+Rank 0 writes the bandwidth over all ranks and, of several nodes, over each pair of neighbours: bytes of the
+tensor over the time of one all-reduce, GB/s. Ends by itself when its time is over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from diffcore.exits import RETRYABLE
+from shards.files import write_atomic
+
+ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    flags = parser.parse_args()
+    limit = threading.Timer(flags.seconds, _too_late, [flags.seconds])
+    limit.daemon = True
+    limit.start()
+
+    import torch
+    import torch.distributed as dist
+
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    data = torch.ones((64 << 20) // 4 if cuda else (4 << 20) // 4, device="cuda" if cuda else "cpu")
+
+    def speed(group: Any) -> float:
+        """GB/s of the best round; the first ones set up connections."""
+        best = float("inf")
+        for _ in range(ROUNDS):
+            if cuda:
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            dist.all_reduce(data, group=group)
+            if cuda:
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - began)
+        return data.numel() * data.element_size() / best / 1e9
+
+    everyone = speed(None)
+    # Each node's first rank, with the next node's.
+    names: list[Any] = [None] * world
+    dist.all_gather_object(names, (os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local))
+    firsts = [(name, i) for i, (name, local_rank) in enumerate(names) if local_rank == 0]
+    pairs: dict[str, float] = {}
+    if len(firsts) > 2:
+        for (name, a), (other, b) in zip(firsts, [*firsts[1:], firsts[0]], strict=True):
+            group = dist.new_group([a, b])  # a collective of all ranks
+            mine = speed(group) if rank in (a, b) else 0.0
+            told: list[Any] = [None] * world
+            dist.all_gather_object(told, mine)
+            pairs[f"{name} {other}"] = told[a]
+    if rank == 0:
+        write_atomic(flags.out, json.dumps({"gbps": everyone, "pairs": pairs}).encode())
+    dist.barrier()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may abort a process that ends slowly
+
+
+def _too_late(seconds: float) -> None:
+    print(f"launch: the all-reduce did not end within {seconds:.0f} s", file=sys.stderr, flush=True)
+    os._exit(RETRYABLE)
+
+
+if __name__ == "__main__":
+    main()

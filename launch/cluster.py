@@ -1,0 +1,201 @@
+"""Cluster profiles: one YAML a cluster, in slurm/profiles/, holds all that is a site's own. Imports no torch.
+
+A profile says which partition and account to ask for, how GPUs are asked for, what the network needs and
+where scratch is. Nothing of a site is in Python; ``slurm/profiles/box.yaml`` names every key in use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import pydantic
+import yaml
+from pydantic import BaseModel, Field, field_validator
+
+from diffcore.config import REPOSITORY, Section
+from shards.cli import InputError
+
+PROFILES = REPOSITORY / "slurm" / "profiles"
+LOCAL = "local"
+M = TypeVar("M", bound=BaseModel)
+
+
+class Gpus(Section):
+    form: Literal["gres", "gpus-per-node", "none"] = "gres"
+    """How GPUs are asked for: --gres=gpu:N, --gpus-per-node=N, or not at all."""
+    type: str | None = None
+    """GPU type in that request (gpu:TYPE:N), where the site names them."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of one GPU in GB, for people and for memory plans."""
+
+
+class Network(Section):
+    interface: str | None = None
+    """Network interface (ib0, eth0, ...) of the rendezvous and of gloo's and NCCL's sockets."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """NCCL_*, GLOO_*, UCX_* and the like, set for every rank."""
+
+
+class Container(Section):
+    image: str
+    """Image for pyxis: a path of a squashfs file, or registry#image:tag."""
+    mounts: tuple[str, ...] = ()
+    """SOURCE:TARGET[:ro]; the run folder is always mounted."""
+    python: str = "python"
+    """Interpreter inside the container."""
+
+
+class Preflight(Section):
+    mode: Literal["full", "quick", "off"] = "full"
+    """full: disk, devices and a timed all-reduce; quick: without the all-reduce; off: nothing."""
+    floor_gbps: float = Field(default=0.0, ge=0)
+    """Least all-reduce bandwidth (algorithm's, GB/s) over all ranks; 0: it only has to work."""
+    run_gb: float = Field(default=2.0, ge=0)
+    """Room that the run folder's disk must have, GB."""
+    scratch_gb: float = Field(default=1.0, ge=0)
+    """Room that node-local scratch must have, GB."""
+    exclude_hours: float = Field(default=24.0, ge=0)
+    """How long a node that failed is left out of submissions."""
+
+
+class Cluster(Section):
+    """A cluster as its profile describes it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name in messages and in the list of excluded nodes."""
+    partition: str | None = None
+    """Partition."""
+    account: str | None = None
+    """Account that is charged."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Node features, as sbatch --constraint."""
+    gpus: Gpus = Gpus()
+    cpus_per_task: int = Field(default=1, ge=1)
+    """Cores a rank."""
+    mem_gb: float | None = Field(default=None, ge=0)
+    """Memory a node, GB; 0 all of it; empty: the site's default."""
+    minutes: int = Field(default=60, ge=1)
+    """Time limit where --time gives none."""
+    max_minutes: int | None = Field(default=None, ge=1)
+    """Longest time limit that may be asked for."""
+    signal_seconds: int = Field(default=120, ge=5)
+    """How long before the time limit the job is told to save."""
+    exclusive: bool = False
+    """Whole nodes."""
+    sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Any other sbatch option, without the dashes."""
+    srun: tuple[str, ...] = ()
+    """Any other srun argument (--cpu-bind=cores, --mpi=none, ...)."""
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job starts: module load, source ...; they run once, on the first node."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment of every rank."""
+    python: str | None = None
+    """Interpreter on the nodes; empty: the one that submits."""
+    network: Network = Network()
+    container: Container | None = None
+    scratch: Path | None = None
+    """Node-local scratch; a job makes its own folder in it. Empty: $SLURM_TMPDIR where the site sets it."""
+    preflight: Preflight = Preflight()
+
+    @field_validator("setup", "srun")
+    @classmethod
+    def _lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        if any("\n" in line for line in lines):
+            raise ValueError("one line an entry")
+        return lines
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options(cls, options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+        for key in options:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
+                raise ValueError(f"{key!r} is no sbatch option; write it without the leading dashes")
+        return options
+
+    @property
+    def is_local(self) -> bool:
+        return self.name == LOCAL
+
+
+def profiles(folder: Path = PROFILES) -> list[str]:
+    """Names of the profiles there are."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def choose(name: str | None) -> Cluster:
+    """The cluster that ``--cluster`` names: ``local``, a profile's name or a YAML's path.
+
+    None is ``local`` where there is no sbatch; where there is, the name must be given. InputError otherwise.
+    """
+    if name is None:
+        if shutil.which("sbatch"):
+            raise InputError(f"--cluster is missing; allowed: {', '.join(_names())}, or a profile's path")
+        name = LOCAL
+    if name == LOCAL:
+        return Cluster(name=LOCAL, gpus=Gpus(form="none"), preflight=Preflight(mode="quick", scratch_gb=0))
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PROFILES / f"{name}.yaml"
+        if name not in profiles():
+            raise InputError(
+                f"--cluster: no profile {name!r}; allowed: {', '.join(_names())}, or a YAML file"
+            )
+    return load(path)
+
+
+def _names() -> list[str]:
+    return [LOCAL, *profiles()]
+
+
+def load(path: Path) -> Cluster:
+    """A profile from its YAML. InputError names the key, what was given and what is allowed."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such cluster profile") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a mapping, got {type(tree).__name__}")
+    return validated(Cluster, {"name": path.stem} | tree, str(path))
+
+
+def validated(kind: type[M], tree: dict[str, Any], where: str) -> M:
+    """``tree`` as a ``kind``; the first mistake as an InputError of one line."""
+    try:
+        return kind.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{where}: {explain(error, kind)}") from error
+
+
+def explain(error: pydantic.ValidationError, kind: type[BaseModel]) -> str:
+    """The first problem: dotted key, what is wrong, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        allowed = list(_section(kind, first["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"unknown key {key!r}{hint}; allowed here: {', '.join(allowed)}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    text = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
+    return f"{key}: {text}{given}" if key else f"{text}{given}"
+
+
+def _section(kind: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    for part in loc:
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            break
+        kinds = (field.annotation, *get_args(field.annotation))
+        kind = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), kind)
+    return kind

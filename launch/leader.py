@@ -1,0 +1,227 @@
+"""What rank 0's supervisor decides for all: the next attempt, or the end and what Slurm is asked for."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffcore import ledger
+from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
+from launch import budget, preflight, requeue
+from launch.env import address, free_port
+from launch.meeting import Exit, Plan
+from launch.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from launch.supervisor import Supervisor
+
+MUSTER = 120.0
+"""Seconds that the supervisors of all ranks have to appear."""
+STRAGGLERS = 30.0
+"""Seconds without another exit after which the missing ones' supervisors count as gone."""
+OLD_LIFE = 90.0
+"""Seconds that an older life of the run has to let go of the run folder."""
+
+
+class Leader:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.s = supervisor
+        self.run, self.where, self.meeting = supervisor.run_folder, supervisor.where, supervisor.meeting
+        self.attempt = 0
+
+    # --- begin of a life ---
+
+    def muster(self) -> None:
+        """Wait for all ranks, take the run over from an older life, and publish the first plan."""
+        problem = self._take_over()
+        if problem is None:
+            problem = self._close_lost_attempt()
+        if problem is None:
+            problem = self._hellos()
+        first: int | str = 0
+        if self.s.spec.cluster.preflight.mode == "full" and self.where.world > 1:
+            first = preflight.PROBE
+        if problem is None:
+            self._publish(first)
+        else:
+            # Whatever a rank waits for first, it reads this.
+            for number in {first, 0}:
+                self.meeting.publish(number, problem)
+
+    def _take_over(self) -> Plan | None:
+        """Become the one life of the run that writes."""
+        mine = self.where.job
+        before = self.meeting.claimed_by()
+        if before and before != mine and before != self.s.spec.takes_over:
+            # Another job's: that one is not pushed out, it has to be over.
+            if not self._unlocked(OLD_LIFE):
+                return self._leave(BAD_INPUT, f"job {before} is training in {self.run}; cancel it first")
+            self.meeting.claim(mine)
+            return None
+        self.meeting.claim(mine)
+        if not self._unlocked(OLD_LIFE):
+            return self._leave(RETRYABLE, f"an older process still trains in {self.run}")
+        return None
+
+    def _unlocked(self, seconds: float) -> bool:
+        """Wait until no training process holds the run folder; whether that came."""
+        until = time.monotonic() + seconds
+        while not _free(self.run / ".lock"):
+            if time.monotonic() > until or self.s.asked:
+                return False
+            self.s.tick()
+        return True
+
+    def _close_lost_attempt(self) -> Plan | None:
+        """Write the end of an attempt that could not, and see whether there may be another."""
+        events = list(ledger.events(self.run))
+        begun = {int(e["attempt"]) for e in events if e["event"] == "started"}
+        ended = {int(e["attempt"]) for e in events if e["event"] == "ended"}
+        for lost in sorted(begun - ended):
+            self._record_end(lost, Verdict(RETRYABLE, "killed with its node or by the scheduler"))
+        self.attempt = (
+            max(begun | {int(e.get("attempt", 0)) for e in events if e["event"] == "start"}, default=-1) + 1
+        )
+        (self.run / ".saving").unlink(missing_ok=True)
+        return self._no_more()
+
+    def _hellos(self) -> Plan | None:
+        """Wait for every rank's supervisor; a plan to leave if one is missing or found something wrong."""
+        until = time.monotonic() + MUSTER
+        while len(hellos := self.meeting.hellos()) < self.where.world:
+            if self.s.asked:
+                return self._leave(PREEMPTED, "stopped by a signal before training began")
+            if time.monotonic() > until:
+                missing = sorted(set(range(self.where.world)) - set(hellos))
+                return self._failed(f"no supervisor on rank {missing[:8]} after {MUSTER:.0f} s", {})
+            self.s.tick()
+        found: dict[str, list[str]] = {}
+        for tree in hellos.values():
+            found.setdefault(str(tree["node"]), []).extend(tree["problems"])
+        bad = {node: "; ".join(dict.fromkeys(problems)) for node, problems in found.items() if problems}
+        if not bad:
+            return None
+        lines = "; ".join(f"{node}: {why}" for node, why in sorted(bad.items()))
+        if len(bad) == len(found):  # what is wrong everywhere is not a node's fault
+            return self._leave(BAD_INPUT, f"preflight: {lines}")
+        return self._failed(f"preflight: {lines}", bad)
+
+    def judge_probe(self, plan: Plan) -> None:
+        """After the timed all-reduce: the plan of the first attempt, or to leave."""
+        if plan.leave:
+            return
+        exits = self._collect(preflight.PROBE)
+        if self.s.asked:
+            self.meeting.publish(0, self._leave(PREEMPTED, "stopped by a signal before training began"))
+            return
+        line, bad = preflight.judge(self.meeting, exits, self.where, self.s.spec)
+        if line is None:
+            self._publish(0)
+        else:
+            self.meeting.publish(0, self._failed(f"preflight: {line}", bad))
+
+    def _failed(self, why: str, bad: dict[str, str]) -> Plan:
+        """A life that ends before an attempt could begin; counts as one that made no progress."""
+        if bad:
+            path = preflight.exclude(self.s.spec, bad)
+            self.s.say(f"nodes left out of the next submissions ({path}): {', '.join(sorted(bad))}")
+        self._record_end(self.attempt, Verdict(RETRYABLE, why))
+        return self._no_more() or self._leave(RETRYABLE, why, bad)
+
+    # --- end of an attempt ---
+
+    def decide(self, number: int, plan: Plan) -> None:
+        """Wait for the attempt's exits and publish what comes next."""
+        exits = self._collect(number)
+        verdict = judge(exits, self.where.world, bool(self.s.asked))
+        self._record_end(plan.attempt, verdict)
+        self.s.say(f"attempt {plan.attempt} ended: {verdict.why}")
+        following = number + 1
+        if verdict.code != RETRYABLE:
+            self.meeting.publish(following, self._leave(verdict.code, verdict.why))
+        elif stop := self._no_more():
+            self.meeting.publish(following, stop)
+        elif self.s.asked or len(exits) < self.where.world:
+            self.meeting.publish(following, self._leave(RETRYABLE, verdict.why))
+        else:
+            self.attempt = plan.attempt + 1
+            (self.run / ".saving").unlink(missing_ok=True)
+            self._publish(following)
+
+    def _collect(self, number: int | str) -> dict[int, Exit]:
+        """Every rank's exit, or those that came before it was clear that no more will."""
+        exits: dict[int, Exit] = {}
+        changed = time.monotonic()
+        while len(exits) < self.where.world:
+            before = len(exits)
+            exits = self.meeting.exits(number, exits)
+            if len(exits) != before or self.s.saving():
+                changed = time.monotonic()
+            if time.monotonic() - changed > STRAGGLERS:
+                break
+            self.s.tick()
+        return exits
+
+    # --- plans and the ledger ---
+
+    def _publish(self, number: int | str) -> None:
+        spec, restart = self.s.spec, self.where.restart
+        # The probe and each attempt meet at a port of their own.
+        salt = self.attempt * 2 + (number == preflight.PROBE)
+        plan = Plan(
+            attempt=self.attempt,
+            address=address(self.where, spec.cluster.network.interface),
+            port=free_port(self.where.job, restart, salt),
+        )
+        if number != preflight.PROBE:
+            # fmt: off
+            ledger.record(
+                self.run, "started", attempt=self.attempt, job=self.where.job, restart=restart,
+                world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
+            )
+            # fmt: on
+        self.s.say(f"attempt {self.attempt}: {self.where.world} ranks meet at {plan.address}:{plan.port}")
+        self.meeting.publish(number, plan)
+
+    def _record_end(self, attempt: int, verdict: Verdict) -> None:
+        got = budget.reached(self.run, attempt)
+        beat = ledger.heartbeat(self.run)
+        # fmt: off
+        ledger.record(
+            self.run, "ended", attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
+            step=got.step, kept=got.kept, progress=budget.progressed(ledger.events(self.run), got),
+            beat=beat.get("time") if beat and beat.get("attempt") == attempt else None,
+        )
+        # fmt: on
+
+    def _no_more(self) -> Plan | None:
+        why = budget.spent(ledger.events(self.run), self.s.spec.restarts)
+        return self._leave(FATAL, f"given up: {why}") if why else None
+
+    def _leave(self, code: int, why: str, bad: dict[str, str] | None = None) -> Plan:
+        return Plan(self.attempt, leave=True, code=code, why=why, avoid=sorted(bad or {}))
+
+    def leave(self, plan: Plan) -> None:
+        """The last thing: say why, and have Slurm queue the job again where it is to go on."""
+        if plan.code == DONE:
+            return
+        again = plan.code in (RETRYABLE, PREEMPTED)
+        self.s.say(f"{'stopped' if again else 'error'}: {plan.why}")
+        if again and self.s.spec.requeue:
+            self.s.say(requeue.requeue(self.where, plan.avoid))
+        elif again:
+            self.s.say("the same command goes on from the newest checkpoint")
+
+
+def _free(lock: Path) -> bool:
+    """Whether nobody holds the run folder's lock."""
+    try:
+        with lock.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
+    return True

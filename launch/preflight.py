@@ -1,0 +1,105 @@
+"""Before a step is trained: can the nodes do it? Under half a minute, and a failing node is named.
+
+Every node looks at its disks and devices; then all ranks time an all-reduce (launch/allreduce.py). A node
+that fails alone is left out of this user's next submissions to the cluster for a while (launch/registry.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffcore.memory.nvml import device_problems
+from launch import registry
+from launch.env import Layout
+from launch.meeting import Exit, Meeting
+from launch.spec import JobSpec
+
+PROBE = "probe"
+SECONDS = 25.0
+"""What the timed all-reduce may take, with the start of its processes."""
+
+
+def local(spec: JobSpec, run: Path, scratch: Path | None, where: Layout) -> list[str]:
+    """What is wrong with this rank's node, by the node's first rank; nothing by the others."""
+    checks = spec.cluster.preflight
+    if checks.mode == "off" or where.local_rank != 0:
+        return []
+    problems = [room(run, checks.run_gb, "run folder")]
+    if scratch is not None and (spec.cluster.scratch or scratch.exists()):
+        problems.append(room(scratch, checks.scratch_gb, "scratch"))
+    if spec.gpus_per_node:
+        problems += device_problems(spec.gpus_per_node)
+    return [problem for problem in problems if problem]
+
+
+def room(folder: Path, gigabytes: float, what: str) -> str | None:
+    """Whether a file can be written and so many GB are free; None if so."""
+    probe = folder / f".probe-{os.uname().nodename}-{os.getpid()}"
+    try:
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\0" * 65536)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free / 1e9
+    except OSError as error:
+        return f"{what} {folder}: {error.strerror or error}"
+    if free < gigabytes:
+        return f"{what} {folder}: {free:.1f} GB free, {gigabytes:g} wanted"
+    return None
+
+
+def command(meeting: Meeting, where: Layout) -> list[str]:
+    """The process that takes part in the timed all-reduce."""
+    out = meeting.folder / f"speed-{where.rank}.json"
+    return [sys.executable, "-m", "launch.allreduce", "--out", str(out), "--seconds", str(SECONDS)]
+
+
+def judge(
+    meeting: Meeting, exits: Mapping[int, Exit], where: Layout, spec: JobSpec
+) -> tuple[str | None, dict[str, str]]:
+    """(what was wrong with the all-reduce or None, the nodes to blame and why)."""
+    failed = {e.node: f"all-reduce: exit code {e.code}" for e in exits.values() if e.code and not e.ours}
+    if failed:
+        lines = "; ".join(f"{node}: {why}" for node, why in sorted(failed.items()))
+        # Peers of a node that fails fail too: only one that is alone with it is to blame.
+        return lines, failed if len(failed) == 1 < len(set(where.nodes)) else {}
+    try:
+        told = json.loads((meeting.folder / "speed-0.json").read_text())
+    except (OSError, ValueError) as error:
+        return f"all-reduce: no result ({error})", {}
+    floor = spec.cluster.preflight.floor_gbps
+    speed = float(told["gbps"])
+    print(f"launch: all-reduce over {where.world} ranks: {speed:.3g} GB/s", flush=True)
+    if speed >= floor:
+        return None, {}
+    return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(told["pairs"], floor)
+
+
+def slow_nodes(pairs: Mapping[str, float], floor: float) -> dict[str, str]:
+    """Nodes whose every pair is below the floor while another pair is not. ``pairs``: "a b" -> GB/s."""
+    of: dict[str, list[float]] = {}
+    for names, speed in pairs.items():
+        for node in names.split():
+            of.setdefault(node, []).append(speed)
+    if all(speed < floor for speed in pairs.values()):
+        return {}
+    return {
+        node: f"all-reduce at most {max(speeds):.3g} GB/s with its neighbours, {floor:g} wanted"
+        for node, speeds in of.items()
+        if max(speeds) < floor
+    }
+
+
+def exclude(spec: JobSpec, bad: Mapping[str, str]) -> Path:
+    """Leave these nodes out of this user's next submissions."""
+    return registry.exclude(spec.cluster.name, bad, spec.cluster.preflight.exclude_hours)

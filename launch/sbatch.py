@@ -1,0 +1,119 @@
+"""The sbatch file, from submitit's own renderer: the text that is printed is the text that is submitted.
+
+submitit makes a SlurmExecutor only where it finds srun; a dry run must not need it. That check and the type
+of ``nodes`` are all that is adapted here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import SlurmExecutor
+
+from launch.spec import JobSpec
+
+UNLIMITED = 1_000_000
+"""submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""
+
+# The job's last word: when the ranks left wanting another life and could not ask for one themselves (the
+# first one's process was killed, or a container has no scontrol), the batch shell asks. 75 and 85 are
+# exits.py's; 137 is a supervisor killed with SIGKILL. Not for a job that was cancelled or has begun again.
+TEARDOWN = [
+    "code=$?",
+    'if [ "$code" = 75 ] || [ "$code" = 85 ] || [ "$code" = 137 ]; then',
+    '  scontrol show job -o "$SLURM_JOB_ID" \\',
+    '    | grep -q "JobState=RUNNING .* Restarts=${SLURM_RESTART_COUNT:-0} " \\',
+    '    && scontrol requeue "$SLURM_JOB_ID"',
+    "fi",
+    'exit "$code"',
+    "",
+]
+
+
+class Sbatch(SlurmExecutor):
+    """submitit's executor with our parameters; can be built without Slurm."""
+
+    def __init__(self, spec: JobSpec, folder: Path, code: Path) -> None:
+        python = spec.cluster.container.python if spec.cluster.container else spec.cluster.python
+        super().__init__(folder, max_num_timeout=UNLIMITED, python=shlex.quote(python) if python else None)
+        self.update_parameters(**parameters(spec, folder, code))
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+    def text(self, array: int | None = None) -> str:
+        """The whole sbatch file; ``array`` is the number of a sweep's jobs."""
+        if array is not None:
+            self.parameters["map_count"] = array
+        try:
+            return str(self._make_submission_file_text(self._submitit_command_str, ""))
+        finally:
+            self.parameters.pop("map_count", None)
+
+
+def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
+    """submitit's parameters for a job whose submission lies in ``folder`` and whose code in ``code``."""
+    cluster = spec.cluster
+    wanted: dict[str, Any] = {
+        "job_name": spec.job,
+        "nodes": spec.nodes,
+        "ntasks_per_node": spec.tasks_per_node,
+        "cpus_per_task": spec.cpus_per_task,
+        "time": spec.minutes,
+        "signal_delay_s": cluster.signal_seconds,
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "exclude": ",".join(spec.exclude) or None,
+        "exclusive": cluster.exclusive or None,
+        "dependency": f"afterany:{spec.after}" if spec.after else None,
+        "array_parallelism": spec.parallel,
+        "stderr_to_stdout": True,
+        "setup": setup(spec, code),
+        "teardown": TEARDOWN if spec.requeue else None,
+        "srun_args": srun_arguments(spec, folder),
+        "additional_parameters": {"requeue": True} | cluster.sbatch,
+    }
+    if cluster.mem_gb is not None:
+        wanted["mem"] = f"{int(cluster.mem_gb * 1024)}M" if cluster.mem_gb else "0"
+    if spec.gpus_per_node:
+        count = ":".join(filter(None, [cluster.gpus.type, str(spec.gpus_per_node)]))
+        if cluster.gpus.form == "gres":
+            wanted["gres"] = f"gpu:{count}"
+        elif cluster.gpus.form == "gpus-per-node":
+            wanted["gpus_per_node"] = count
+    # submitit's own wckey would be refused where wckeys are accounted.
+    return {key: value for key, value in wanted.items() if value is not None} | {"wckey": None}
+
+
+def setup(spec: JobSpec, code: Path) -> list[str]:
+    """Shell lines before srun: the site's own, then what every rank needs."""
+    # Files are the owner's alone, submitit's pickles among them; the ranks run the snapshot.
+    return [
+        *spec.cluster.setup,
+        "umask 077",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def srun_arguments(spec: JobSpec, folder: Path) -> list[str]:
+    """What srun is told beside submitit's own: it does not inherit everything, and must not kill a save."""
+    arguments = [
+        f"--nodes={spec.nodes}",
+        f"--ntasks={spec.world}",
+        f"--ntasks-per-node={spec.tasks_per_node}",
+        f"--cpus-per-task={spec.cpus_per_task}",
+        # The supervisors end the job as a whole, and wait while a checkpoint is written.
+        "--kill-on-bad-exit=0",
+        "--wait=0",
+        *spec.cluster.srun,
+    ]
+    if container := spec.cluster.container:
+        run = folder.parents[1]
+        mounts = ",".join([*container.mounts, f"{run}:{run}"])
+        arguments += [f"--container-image={container.image}", f"--container-mounts={mounts}"]
+    return arguments

@@ -1,0 +1,146 @@
+"""The job's folder in the run folder: the code, config and environment that every life of it runs with.
+
+RUN/job/001/            one submission, owner only; the next one is 002
+    code/               the checkout's tracked files, as they are on the disk now
+    config.yaml         the resolved config
+    job.json            JobSpec and where things are
+    environment.json    variables of an allow-list: none that may hold a secret
+    NNN_submitted.pkl   submitit's, NNN_RANK_log.out the ranks' output
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffcore.config import REPOSITORY, Config
+from launch.cluster import validated
+from launch.spec import JobSpec
+from shards.cli import InputError
+from shards.files import write_atomic
+
+JOBS = "job"  # RUN/job
+PACKAGES = ("launch", "diffcore", "shards", "configs", "slurm")
+
+# Names that are kept; whatever looks like a secret is left out even so.
+KEPT = re.compile(
+    r"(PATH|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|LANG|LC_\w+|TZ|USER|HOSTNAME"
+    r"|LOADEDMODULES|SLURM_CONF|(CUDA|NCCL|GLOO|UCX|FI|OMP|MKL|KMP|TORCH|PYTORCH|DS|DIFFCORE|SUBMITIT)_\w+)"
+)
+SECRET = re.compile(
+    r"TOKEN|SECRET|PASS|CREDENTIAL|AUTH|(^|_)(API|ACCESS|PRIVATE|SSH)?_?KEY(_|S?$)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One submission's folder, ``RUN/job/001``."""
+
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder.parents[1]
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "code"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def live(self) -> Path:
+        """Where the supervisors of a life of the job meet."""
+        return self.folder / "live"
+
+    def spec(self) -> JobSpec:
+        path = self.folder / "job.json"
+        return validated(JobSpec, json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def next_place(run: Path) -> Place:
+    """The folder that the next submission of ``run`` gets; nothing is made."""
+    taken = [int(p.name) for p in (run / JOBS).glob("[0-9]*") if p.name.isdigit()]
+    return Place(run / JOBS / f"{max(taken, default=0) + 1:03d}")
+
+
+def create(run: Path) -> Place:
+    """Make that folder, owner only. InputError if the run folder is another person's to write."""
+    for folder in (run, run / JOBS):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if run.stat().st_uid == os.getuid():
+        run.chmod(0o700)
+    while True:
+        place = next_place(run)
+        try:
+            place.folder.mkdir(mode=0o700)
+        except FileExistsError:  # another submission took the number at the same moment
+            continue
+        return place
+
+
+def fill(place: Place, config: Config, spec: JobSpec, environment: Mapping[str, str]) -> None:
+    """Write the config, the spec and the environment."""
+    write_atomic(place.config, config.to_yaml().encode())
+    write_spec(place, spec)
+    kept = json.dumps(allowed(environment), indent=1, sort_keys=True)
+    write_atomic(place.folder / "environment.json", (kept + "\n").encode())
+    for name in ("config.yaml", "environment.json"):
+        (place.folder / name).chmod(0o600)
+    place.live.mkdir(mode=0o700)
+
+
+def write_spec(place: Place, spec: JobSpec) -> None:
+    write_atomic(place.folder / "job.json", (spec.model_dump_json(indent=1) + "\n").encode())
+    (place.folder / "job.json").chmod(0o600)
+
+
+def allowed(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that may be written down."""
+    return {k: v for k, v in environment.items() if KEPT.fullmatch(k) and not SECRET.search(k)}
+
+
+def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
+    """Copy the tracked files of the checkout, as they are on the disk, and say which commit that is.
+
+    Where the code is no checkout (an installed package), its Python, YAML and JSON files are taken.
+    """
+    target.mkdir(mode=0o700)
+    for name in tracked(repository):
+        source = repository / name
+        if source.is_file() and not source.is_symlink():
+            (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(source, target / name)
+    from diffcore.run_folder import code_version
+
+    (target / "VERSION").write_text(code_version() + "\n")
+    if not (target / "diffcore" / "train.py").is_file():
+        raise InputError(f"{repository}: holds no diffcore/train.py to copy into the run folder")
+
+
+def tracked(repository: Path) -> list[str]:
+    """Relative paths of the code's files."""
+    command = ["git", "-C", str(repository), "ls-files", "-z", "--", *PACKAGES, "pyproject.toml"]
+    inside = ["git", "-C", str(repository), "rev-parse", "--show-toplevel"]
+    try:
+        top = subprocess.run(inside, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        if Path(top).resolve() == repository.resolve():
+            listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+            return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    except (OSError, subprocess.SubprocessError):
+        pass
+    suffixes = (".py", ".yaml", ".json")
+    return [
+        path.relative_to(repository).as_posix()
+        for package in PACKAGES
+        for path in sorted((repository / package).rglob("*"))
+        if path.suffix in suffixes
+    ]

@@ -1,0 +1,141 @@
+"""JobSpec: what is asked of the cluster for one job, checked before it is submitted. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from diffcore.config import Section
+from launch.cluster import Cluster, validated
+from shards.cli import InputError
+
+
+class JobSpec(Section):
+    """One job: its size, its time and how often it may be started again."""
+
+    cluster: Cluster
+    job: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    """Name of the job in the queue."""
+    nodes: int = Field(ge=1, le=100_000)
+    """Nodes asked for."""
+    nodes_min: int = Field(ge=1)
+    """Fewest nodes that the run may go on with after one was lost."""
+    tasks_per_node: int = Field(ge=1, le=4096)
+    """Ranks a node: one a GPU."""
+    gpus_per_node: int = Field(ge=0, le=64)
+    """GPUs a node; 0: the ranks train on the CPU."""
+    cpus_per_task: int = Field(ge=1)
+    """Cores a rank."""
+    minutes: int = Field(ge=1)
+    """Time limit."""
+    restarts: int = Field(default=20, ge=0)
+    """Failures after which the run is started again; a stop by preemption or time limit does not count."""
+    after: str | None = Field(default=None, pattern=r"^\d+(_\d+)?$")
+    """Job that must have ended before."""
+    exclude: tuple[str, ...] = ()
+    """Nodes left out."""
+    requeue: bool = True
+    """Whether the scheduler can start the job again; not on one machine, nor inside salloc."""
+    takes_over: str | None = None
+    """Job whose run this one goes on with, on fewer nodes."""
+    parallel: int = Field(default=4, ge=1)
+    """Jobs of a sweep that run at once."""
+
+    @property
+    def world(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.tasks_per_node
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nodes_min > self.nodes:
+            raise ValueError(f"nodes {self.nodes_min}-{self.nodes} ends before it begins")
+        if self.gpus_per_node and self.tasks_per_node != self.gpus_per_node:
+            raise ValueError(
+                f"one rank a GPU: tasks-per-node {self.tasks_per_node} is not gpus-per-node "
+                f"{self.gpus_per_node}; leave tasks-per-node out, or give gpus-per-node 0"
+            )
+        longest = self.cluster.max_minutes
+        if longest and self.minutes > longest:
+            raise ValueError(
+                f"time: {self.minutes} minutes; the profile of {self.cluster.name} allows {longest}"
+            )
+        if self.minutes * 60 <= self.cluster.signal_seconds:
+            raise ValueError(
+                f"time: {self.minutes} minutes, but the job is told to save {self.cluster.signal_seconds} s "
+                "before its end: give it longer"
+            )
+        if self.cluster.is_local and self.nodes > 1:
+            raise ValueError(f"nodes: {self.nodes}; cluster local is one machine, so 1")
+        return self
+
+
+def from_flags(
+    flags: Namespace, cluster: Cluster, default_name: str, here: bool = False, exclude: Sequence[str] = ()
+) -> JobSpec:
+    """The flags of ``submit.py`` over the profile. InputError in one line for anything wrong.
+
+    ``here``: the job runs inside an allocation that there is already. ``exclude``: nodes known to be bad.
+    """
+    low, high = parse_nodes(flags.nodes)
+    gpus = flags.gpus_per_node or 0
+    tasks = flags.tasks_per_node or max(gpus, 1)
+    cluster = override(cluster, flags)
+    tree: dict[str, Any] = {
+        "cluster": cluster.model_dump(),
+        "job": flags.name or default_name,
+        "nodes": high,
+        "nodes_min": low,
+        "tasks_per_node": tasks,
+        "gpus_per_node": gpus,
+        "cpus_per_task": flags.cpus_per_task or cluster.cpus_per_task,
+        "minutes": parse_minutes(flags.time) if flags.time else cluster.minutes,
+        "restarts": flags.restarts,
+        "after": flags.after,
+        "exclude": tuple(dict.fromkeys([*filter(None, (flags.exclude or "").split(",")), *exclude])),
+        "requeue": not (here or cluster.is_local),
+        "parallel": flags.parallel,
+    }
+    return validated(JobSpec, tree, "job")
+
+
+def override(cluster: Cluster, flags: Namespace) -> Cluster:
+    """The profile with what the command line says instead."""
+    keys = ("partition", "account", "qos", "constraint")
+    given = {key: getattr(flags, key) for key in keys if getattr(flags, key) is not None}
+    tree = cluster.model_dump() | given
+    if flags.no_preflight:
+        tree["preflight"]["mode"] = "off"
+    return validated(Cluster, tree, "cluster")
+
+
+def parse_nodes(text: str) -> tuple[int, int]:
+    """``2`` -> (2, 2), ``1-2`` -> (1, 2)."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if not match:
+        raise InputError(f"--nodes: {text!r}; give a number, or FEWEST-WANTED as 1-2")
+    low = int(match[1])
+    return low, int(match[2] or low)
+
+
+def parse_minutes(text: str) -> int:
+    """Slurm's forms of a time limit as whole minutes, rounded up.
+
+    ``90`` (minutes), ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
+        raise InputError(f"--time: {text!r}; give minutes, HH:MM:SS or D-HH:MM:SS")
+    days, *parts = (int(part) if part is not None else None for part in match.groups())
+    first, second, third = parts[0] or 0, parts[1], parts[2]
+    if days is not None:
+        seconds = days * 86400 + first * 3600 + (second or 0) * 60 + (third or 0)
+    elif third is not None:
+        seconds = first * 3600 + (second or 0) * 60 + third
+    else:
+        seconds = first * 60 + (second or 0)
+    return -(-seconds // 60)

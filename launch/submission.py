@@ -1,0 +1,191 @@
+"""Making the job's folder and handing the job to Slurm, to an allocation, or to this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import DelayedSubmission, FailedJobError, environment_variables
+
+from diffcore import ledger
+from diffcore.exits import may_retry
+from launch import registry, snapshot
+from launch.follow import every, tail
+from launch.requeue import LIVING, state_of
+from launch.sbatch import UNLIMITED, Sbatch
+from launch.snapshot import Place
+from launch.spec import JobSpec
+from launch.sweep import Point
+from launch.task import Task
+from shards.cli import InputError
+from shards.files import write_atomic
+
+WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
+
+
+def text(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
+    """The file that ``submit`` would submit now, or what it would start on this machine."""
+    place = snapshot.next_place(run)
+    if spec.cluster.is_local:
+        return f"{spec.world} processes on this machine, run folder {run}, output in {place.folder}\n"
+    return Sbatch(spec, place.folder, place.code).text(len(points) if _is_sweep(points) else None)
+
+
+def test_only(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
+    """Slurm's answer to when the job would start."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+        script.write(text(points, spec, run))
+        script.flush()
+        command = ["sbatch", "--test-only", script.name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except FileNotFoundError:
+            raise InputError("--test-only: there is no sbatch here") from None
+    if done.returncode:
+        raise InputError(f"sbatch: {done.stderr.strip()}")
+    return done.stderr.strip() or done.stdout.strip()
+
+
+def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow: bool) -> int:
+    """Submit; returns the exit code for the shell: the job's, if it was followed."""
+    os.umask(0o077)
+    place = snapshot.create(run)
+    snapshot.copy_code(place.code)
+    if _is_sweep(points):
+        places = [snapshot.create(point.config.run) for point in points]
+        snapshot.write_spec(place, spec)
+        rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
+        write_atomic(place.folder / "sweep.txt", ("\n".join(rows) + "\n").encode())
+    else:
+        places = [place]
+    for point, own in zip(points, places, strict=True):
+        snapshot.fill(own, point.config, spec, os.environ)
+    tasks = [Task(str(own.folder), str(place.code)) for own in places]
+
+    if spec.cluster.is_local:
+        return _local(place, spec, tasks[0], follow)
+    if here:
+        return _here(place, spec, tasks[0], follow)
+    jobs = hand_over(spec, place, tasks, array=_is_sweep(points))
+    for own, job in zip(places, jobs, strict=True):
+        _record(own, place, spec, job)
+    print(
+        f"job {jobs[0].split('_')[0]}: {spec.job}, {len(jobs)} x " if len(jobs) > 1 else f"job {jobs[0]}: ",
+        end="",
+    )
+    print(f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}, run folder {run}")
+    print(f"follow it: python -m launch.jobs logs {run} --follow")
+    if follow and len(jobs) == 1:
+        tail(place.folder / f"{jobs[0]}_0_log.out", ended=every(10, lambda: is_over(run, jobs[0])))
+        return last_code(run, jobs[0])
+    return 0
+
+
+def is_over(run: Path, job: str) -> bool:
+    """Whether a job's last attempt has ended for good, or Slurm no longer has it."""
+    ends = [e for e in ledger.events(run) if e["event"] == "ended" and str(e.get("job")) == job]
+    if ends and not may_retry(int(ends[-1].get("code", 1))):
+        return True
+    state = state_of(job)
+    return state is not None and state.name not in LIVING
+
+
+def hand_over(spec: JobSpec, place: Place, tasks: Sequence[Task], array: bool = False) -> list[str]:
+    """sbatch, through submitit; returns the jobs' numbers. InputError with sbatch's own line."""
+    executor = Sbatch(spec, place.folder, place.code)
+    try:
+        jobs = executor.submit_array(tasks) if array else [executor.submit(tasks[0])]
+    except (FailedJobError, FileNotFoundError) as error:
+        line = str(error).strip() or "there is no sbatch here"
+        raise InputError(f"sbatch: {line.removeprefix('sbatch: error: ')}") from error
+    return [str(job.job_id) for job in jobs]
+
+
+def _local(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
+    executor = submitit.LocalExecutor(place.folder, max_num_timeout=UNLIMITED)
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = tuple(int(n) for n in shown.split(",") if n.strip().isdigit())
+    executor.update_parameters(
+        tasks_per_node=spec.tasks_per_node,
+        gpus_per_node=spec.gpus_per_node,
+        visible_gpus=visible if spec.gpus_per_node and visible else (),
+        timeout_min=WITHOUT_LIMIT,
+        stderr_to_stdout=True,
+    )
+    path = os.pathsep.join(filter(None, [str(place.code), os.environ.get("PYTHONPATH")]))
+    with environment_variables(PYTHONPATH=path):
+        job = executor.submit(task)
+    _record(place, place, spec, job.job_id)
+    print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")
+    if follow:
+        log = place.folder / f"{job.job_id}_0_log.out"
+        tail(log, ended=lambda: job.state != "RUNNING")
+        return last_code(place.run, job.job_id)
+    print(f"follow it: python -m launch.jobs logs {place.run} --follow")
+    return 0
+
+
+def _here(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
+    """Run the job's steps inside the allocation that this process is in; returns when they ended."""
+    job = os.environ["SLURM_JOB_ID"]
+    script = place.folder / f"{job}_submission.sh"
+    script.write_text(Sbatch(spec, place.folder, place.code).text())
+    delayed = DelayedSubmission(task)
+    delayed.set_timeout(WITHOUT_LIMIT, UNLIMITED)
+    delayed.dump(place.folder / f"{job}_submitted.pkl")
+    _record(place, place, spec, job)
+    log = place.folder / f"{job}_0_log.out"
+    print(
+        f"allocation {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks, run folder {place.run}, "
+        f"output {log}"
+    )
+    # srun takes its layout from our arguments, not from what salloc was told.
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS")
+    }
+    with subprocess.Popen(["bash", str(script)], env=inherited) as process:
+        if follow:
+            tail(log, ended=lambda: process.poll() is not None)
+        return process.wait()
+
+
+def _record(own: Place, place: Place, spec: JobSpec, job: str) -> None:
+    """Tell the run's ledger and the user's list of jobs."""
+    ledger.record(
+        own.run,
+        "submitted",
+        attempt=next_attempt(own.run),
+        job=job,
+        folder=str(place.folder),
+        cluster=spec.cluster.name,
+        nodes=spec.nodes,
+        ranks=spec.world,
+    )
+    registry.remember(own.run, job, spec.cluster.name)
+
+
+def next_attempt(run: Path) -> int:
+    """The number of the attempt after the last one that was started."""
+    begun = [e["attempt"] for e in ledger.events(run) if e["event"] != "submitted" and "attempt" in e]
+    return max((int(number) for number in begun), default=-1) + 1
+
+
+def last_code(run: Path, job: str) -> int:
+    """Exit code of a job's last attempt, as the ledger has it; 1 if it ended without a word."""
+    for _ in range(20):  # a network disk shows the last line late
+        ends = [e for e in ledger.events(run) if e["event"] == "ended" and str(e.get("job")) == job]
+        if ends:
+            return int(ends[-1].get("code", 1))
+        time.sleep(0.1)
+    return 1
+
+
+def _is_sweep(points: Sequence[Point]) -> bool:
+    return any(point.values for point in points)

@@ -1,0 +1,206 @@
+"""The supervisor of one rank: starts the training process, passes signals on, ends it when a peer is gone.
+
+    hello -> plan 0 -> attempt 0 -> exit -> plan 1 -> ... until a plan says leave
+
+Every rank has one, and they talk through files (meeting.py). Rank 0's also decides (leader.py): what failed
+is tried again in the same allocation while that is whole; what was preempted, ran out of time or lost a node
+is given back to Slurm, which queues it again. The rank's exit code is the plan's (diffcore/exits.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from diffcore import ledger
+from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from launch import preflight
+from launch.child import Child, die_with_parent
+from launch.env import Layout, rank_environment, scratch
+from launch.leader import Leader
+from launch.meeting import Exit, Meeting, Plan
+from launch.snapshot import Place
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+POLL = 0.2
+"""Seconds between two looks at the own process."""
+END_GRACE = 3.0
+"""Seconds that a process whose peer is gone has for its last words."""
+LEAVE_GRACE = 120.0
+"""Seconds that a process has after a peer left in good order."""
+SAVE_GRACE = 300.0
+"""Longest wait for a checkpoint that was being written when a peer was lost."""
+LEADER_LOST = 300.0
+"""Seconds without a plan after which rank 0's supervisor counts as gone."""
+
+
+class SupersededError(Exception):
+    """Another life of the run has begun; this one must not write any more."""
+
+
+class Supervisor:
+    def __init__(self, place: Place, code: Path, where: Layout) -> None:
+        self.place, self.code, self.where = place, code, where
+        self.spec = place.spec()
+        self.run_folder = place.run
+        self.meeting = Meeting(place.live, where.session)
+        self.asked = 0
+        """The signal that told this rank to stop, or 0."""
+        self.asked_at = 0.0
+        self._passed_on = 0
+        self._signals = 0
+        self._claimed = False
+        self._child: Child | None = None
+        self._look_every = min(3.0, 0.5 + where.world / 100)  # gentle to a shared disk
+        self._looked = 0.0
+        self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
+
+    # --- life ---
+
+    def run(self) -> int:
+        """Supervise until the job ends; returns the exit code."""
+        for number in SIGNALS:  # in the place of submitit's, which acts on rank 0 alone
+            signal.signal(number, self._on_signal)
+        if not self.spec.requeue:
+            die_with_parent(signal.SIGTERM)
+        self.meeting.open()
+        self._make_scratch()
+        try:
+            return self._live()
+        except SupersededError as error:
+            self.say(str(error))
+            return FATAL
+        finally:
+            if self._child is not None:
+                self._child.kill()
+            if self.where.local_rank == 0 and self.spec.cluster.scratch and self.scratch:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _live(self) -> int:
+        problems = preflight.local(self.spec, self.run_folder, self.scratch, self.where)
+        self.meeting.say_hello(self.where.rank, self.where.node_name, problems)
+        leader = Leader(self) if self.where.leader else None
+        if leader:
+            leader.muster()
+        if self.spec.cluster.preflight.mode == "full" and self.where.world > 1:
+            plan = self.await_plan(preflight.PROBE)
+            if not plan.leave:
+                self._attempt(preflight.PROBE, plan, preflight.command(self.meeting, self.where))
+            if leader:
+                leader.judge_probe(plan)
+        number = 0
+        while True:
+            plan = self.await_plan(number)
+            if plan.leave:
+                if leader:
+                    leader.leave(plan)
+                return plan.code
+            self._attempt(number, plan, self._training())
+            if leader:
+                leader.decide(number, plan)
+            number += 1
+
+    def _training(self) -> list[str]:
+        python = self.spec.cluster.container.python if self.spec.cluster.container else sys.executable
+        return [python, str(self.code / "diffcore" / "train.py"), "--config", str(self.place.config)]
+
+    # --- one attempt ---
+
+    def _attempt(self, number: int | str, plan: Plan, command: Sequence[str]) -> None:
+        """Run the rank's process to its end, or end it when a peer's end makes that necessary; report it."""
+        if self.asked:
+            code, ours = PREEMPTED, False
+        else:
+            env = rank_environment(os.environ, self.where, self.spec, plan.attempt, (plan.address, plan.port))
+            if self.scratch:
+                env["SLURM_TMPDIR"] = str(self.scratch)
+            self._child = Child(command, env, self.run_folder)
+            code, ours = self._watch(number, self._child)
+            self._child = None
+        self.meeting.report(number, Exit(self.where.rank, code, time.time(), self.where.node_name, ours))
+
+    def _watch(self, number: int | str, child: Child) -> tuple[int, bool]:
+        """(exit code, whether it was this supervisor who ended it)."""
+        exits: dict[int, Exit] = {}
+        first_failure = first_leaver = None
+        ended = False
+        while (code := child.poll()) is None:
+            self.tick()
+            if self._signals > self._passed_on:
+                self._passed_on = self._signals
+                child.forward(self.asked)
+            now = time.monotonic()
+            if now - self._looked >= self._look_every:
+                self._looked = now
+                exits = self.meeting.exits(number, exits)
+            if first_leaver is None and exits:
+                first_leaver = now
+            if first_failure is None and any(e.code not in (DONE, PREEMPTED) for e in exits.values()):
+                first_failure = now
+            if ended:
+                continue
+            saving = self.saving() and 0 not in exits
+            due = first_failure is not None and (not saving or now - first_failure > SAVE_GRACE)
+            due |= first_leaver is not None and not saving and now - first_leaver > LEAVE_GRACE
+            if due or self._out_of_time(now, saving):
+                child.end(END_GRACE)
+                ended = True
+        return code, ended and code not in (DONE, PREEMPTED)
+
+    def _out_of_time(self, now: float, saving: bool) -> bool:
+        """Whether the job is about to be killed, so that leaving now at least has it queued again."""
+        if self.asked != signal.SIGUSR2 or not self.spec.requeue:
+            return False
+        warned, used = self.spec.cluster.signal_seconds, now - self.asked_at
+        return used > max(warned - (3 if saving else 10), 0.6 * warned)
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        if (self.run_folder / ".saving").exists():
+            return True
+        beat = ledger.heartbeat(self.run_folder)
+        return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
+
+    # --- waiting ---
+
+    def tick(self) -> None:
+        """Wait a little. SupersededError once another life has claimed the run."""
+        time.sleep(POLL)
+        now = time.monotonic()
+        if self._claimed and now - getattr(self, "_fenced", 0.0) >= self._look_every:
+            self._fenced = now
+            if self.meeting.superseded():
+                raise SupersededError("another life of this run has begun; this one ends")
+
+    def await_plan(self, number: int | str) -> Plan:
+        """The plan of that number; one to leave if rank 0's supervisor does not make it."""
+        until = time.monotonic() + LEADER_LOST
+        while time.monotonic() < until:
+            if plan := self.meeting.plan(number):
+                self._claimed = True  # by rank 0, before it published
+                return plan
+            self.tick()
+        self.say("no word from rank 0's supervisor")
+        return Plan(0, leave=True, code=RETRYABLE, why="no word from rank 0's supervisor")
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked_at = time.monotonic()
+        self.asked = number
+        self._signals += 1
+
+    def _make_scratch(self) -> None:
+        if self.scratch and self.spec.cluster.scratch:
+            with contextlib.suppress(OSError):  # the preflight says what is wrong with it
+                self.scratch.mkdir(mode=0o700, exist_ok=True)
+
+    def say(self, line: str) -> None:
+        """One line for this rank's log."""
+        print(f"launch: {line}", flush=True)

@@ -1,0 +1,44 @@
+"""What submitit runs on every node, once a rank: a supervisor of the training process.
+
+Picklable, and torch is never loaded in it: a signal may come at any moment, and whoever answers it must not
+sit in a collective. Training itself is a process of its own (diffcore/train.py of the run's snapshot).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """``folder``: RUN/job/NNN of this run; ``code``: the snapshot that is run."""
+
+    folder: str
+    code: str
+
+    def __call__(self) -> int:
+        """Supervise this rank until the job ends; leaves with the run's exit code where that is not 0."""
+        from pathlib import Path
+
+        from launch.env import layout
+        from launch.snapshot import Place
+        from launch.supervisor import Supervisor
+
+        code = Supervisor(Place(Path(self.folder)), Path(self.code), layout(os.environ)).run()
+        if code:
+            # Not an exception: submitit would pickle it as the job's result, and every rank would print it.
+            sys.stdout.flush()
+            sys.exit(code)
+        return code
+
+    def checkpoint(self) -> Any:
+        """What submitit submits again: the same. The newest complete checkpoint on disk decides the rest.
+
+        Only called if a signal comes before the supervisor has put its own handlers in submitit's place.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)

@@ -1,0 +1,63 @@
+"""What the ends of an attempt's processes mean for the job."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
+from launch.meeting import Exit
+
+ASKED = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``code`` of exits.py for the whole attempt, which rank caused it, and one line."""
+
+    code: int
+    why: str
+    rank: int | None = None
+
+
+def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
+    """The attempt's outcome. ``asked``: the job was told to stop.
+
+    What the supervisors killed is no cause. The first failure is: the ranks that lost a peer fail after it.
+    """
+    own = sorted((e for e in exits.values() if not e.ours), key=lambda e: (e.time, e.rank))
+    stopped = [e for e in own if e.code == PREEMPTED or (asked and e.code in ASKED)]
+    failed = [e for e in own if e.code != DONE and e not in stopped]
+    missing = sorted(set(range(world)) - set(exits))
+    if failed:
+        first = failed[0]
+        code = RETRYABLE if may_retry(first.code) else first.code
+        return Verdict(code, f"rank {first.rank} on {first.node}: {describe(first.code)}", first.rank)
+    if stopped:
+        return Verdict(PREEMPTED, "stopped by a signal, everything saved", stopped[0].rank)
+    if 0 in exits and not exits[0].ours:  # rank 0 writes everything: it is done when all else is
+        return Verdict(DONE, "done", 0)
+    if missing:
+        return Verdict(RETRYABLE, f"no word from the supervisor of rank {_listed(missing)}", missing[0])
+    return Verdict(RETRYABLE, "did not stop in time")
+
+
+def describe(code: int) -> str:
+    """An exit code of subprocess in words."""
+    names = {
+        FATAL: "failed, and would again (its log says why)",
+        BAD_INPUT: "was given something wrong (its log says what)",
+        RETRYABLE: "lost a peer, a device or a disk, or hung (its log says which)",
+    }
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}: {names[code]}" if code in names else f"exit code {code}"
+
+
+def _listed(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8]))
+    return shown + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")

@@ -1,0 +1,131 @@
+"""Supervisors of a whole job on this machine, over a training script that is told how each attempt ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffcore import ledger
+from launch import snapshot
+from launch.cluster import Cluster
+from launch.spec import JobSpec
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+# Stands in for diffcore/train.py: plan.json says what a rank does in an attempt; the rest is "step, then done".
+SCRIPT = '''
+import json, os, pathlib, signal, sys, time
+sys.path.insert(0, {repository!r})
+from diffcore import ledger
+run = pathlib.Path({run!r})
+rank, attempt = int(os.environ["RANK"]), int(os.environ["DIFFCORE_ATTEMPT"])
+asked = []
+for number in (signal.SIGUSR2, signal.SIGTERM):
+    signal.signal(number, lambda n, f: asked.append(n))
+acts = json.loads((run / "acts.json").read_text())
+act = acts.get(f"{{attempt}}.{{rank}}", acts.get(f"{{attempt}}", ["done"]))
+with open(run / f"seen-{{attempt}}-{{rank}}.json", "w") as file:
+    json.dump(dict(os.environ, pid=str(os.getpid())), file)
+step = act[1] if len(act) > 1 else 1
+if rank == 0 and step:
+    ledger.beat(run, step, 100, "train")
+if act[0] == "wait":
+    until = time.monotonic() + 30
+    while not asked and time.monotonic() < until:
+        time.sleep(0.05)
+    sys.exit(85 if asked else 75)
+if act[0] == "deaf":
+    time.sleep(60)
+if act[0] == "save":  # a checkpoint is being written, for a while
+    (run / ".saving").touch()
+    time.sleep(act[2])
+    folder = run / "checkpoints" / f"step-{{step:08d}}"
+    folder.mkdir(parents=True)
+    (folder / "COMPLETE").touch()
+    (run / ".saving").unlink()
+    time.sleep(60)
+if act[0] == "kill":
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+if act[0] == "exit":
+    time.sleep(0.3)
+    sys.exit(act[2])
+'''
+
+
+@dataclass
+class FakeJob:
+    """``world`` supervisors as srun would start them on ``nodes`` nodes."""
+
+    place: snapshot.Place
+    world: int
+    nodes: int
+    processes: list[subprocess.Popen[str]]
+
+    def start(self, restart: int = 0, job: str = "7") -> None:
+        tasks = self.world // self.nodes
+        for rank in range(self.world):
+            env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | {
+                "SUBMITIT_EXECUTOR": "slurm",
+                "SLURM_JOB_ID": job,
+                "SLURM_RESTART_COUNT": str(restart),
+                "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": str(rank % tasks),
+                "SLURM_NODEID": str(rank // tasks),
+                "SLURM_NTASKS": str(self.world),
+                "SLURM_TASKS_PER_NODE": f"{tasks}(x{self.nodes})",
+                "SLURM_JOB_NODELIST": f"n[1-{self.nodes}]",
+                "PYTHONPATH": str(REPOSITORY),
+                "PATH": "/usr/bin:/bin",
+                "SLURM_CONF": "/nonexistent",  # no Slurm answers here, even where there is one
+            }
+            code = "import sys; from launch.task import Task; sys.exit(Task(*sys.argv[1:])())"
+            command = [sys.executable, "-c", code, str(self.place.folder), str(self.place.code)]
+            self.processes.append(
+                subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+
+    def wait(self, timeout: float = 60) -> tuple[list[int], str]:
+        """Exit codes, and rank 0's output."""
+        outputs = [process.communicate(timeout=timeout)[0] for process in self.processes]
+        return [process.returncode for process in self.processes], "\n".join(outputs)
+
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in ledger.events(self.place.run) if event["event"] == kind]
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def make(folder: Path, acts: dict[str, list[Any]], world: int = 2, nodes: int = 1, **spec: Any) -> FakeJob:
+    """A job's folder whose training is ``acts``: "attempt" or "attempt.rank" -> [what, step, detail]."""
+    import json
+
+    run = folder / "run"
+    place = snapshot.create(run)
+    (run / "acts.json").write_text(json.dumps(acts))
+    (place.code / "diffcore").mkdir(parents=True)
+    script = SCRIPT.format(repository=str(REPOSITORY), run=str(run))
+    (place.code / "diffcore" / "train.py").write_text(script)
+    cluster = Cluster.model_validate({"name": "fake", "signal_seconds": 20} | spec.pop("cluster", {}))
+    cluster = cluster.model_copy(update={"network": cluster.network.model_copy(update={"interface": "lo"})})
+    tree = {
+        "cluster": cluster.model_dump() | {"preflight": {"mode": "quick", "run_gb": 0, "scratch_gb": 0}},
+        "job": "fake", "nodes": nodes, "nodes_min": nodes, "tasks_per_node": world // nodes,
+        "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60,
+    }  # fmt: skip
+    snapshot.write_spec(place, JobSpec.model_validate(tree | spec))
+    place.live.mkdir()
+    return FakeJob(place, world, nodes, [])

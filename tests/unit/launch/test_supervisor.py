@@ -1,0 +1,152 @@
+"""Supervisors over a training script that fails on demand: who restarts, who ends, with what code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffcore import ledger
+from tests.unit.launch import fake_job
+from tests.unit.launch.fake_job import FakeJob
+
+Start = Callable[..., FakeJob]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    jobs: list[FakeJob] = []
+
+    def begin(acts: dict[str, list[Any]], **settings: Any) -> FakeJob:
+        jobs.append(fake_job.make(tmp_path, acts, **settings))
+        jobs[-1].start()
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.close()
+
+
+def seen(job: FakeJob, attempt: int, rank: int) -> dict[str, str]:
+    tree: dict[str, str] = json.loads((job.place.run / f"seen-{attempt}-{rank}.json").read_text())
+    return tree
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_good_run_ends_with_0_and_each_rank_knows_its_place(start: Start) -> None:
+    job = start({}, world=4, nodes=2)
+    codes, output = job.wait()
+    assert codes == [0, 0, 0, 0], output
+    places = [seen(job, 0, rank) for rank in range(4)]
+    assert [(p["LOCAL_RANK"], p["NODE_RANK"], p["WORLD_SIZE"]) for p in places] == [
+        ("0", "0", "4"), ("1", "0", "4"), ("0", "1", "4"), ("1", "1", "4"),
+    ]  # fmt: skip
+    assert len({p["MASTER_PORT"] for p in places}) == 1
+    assert job.events("ended")[0]["code"] == 0
+
+
+def test_a_killed_rank_is_tried_again_in_the_allocation_at_another_port(start: Start) -> None:
+    job = start({"0.1": ["kill"], "0.0": ["deaf", 3]}, world=2)
+    began = time.monotonic()
+    codes, output = job.wait()
+    assert codes == [0, 0], output
+    assert time.monotonic() - began < 15
+    assert "killed by SIGKILL" in job.events("ended")[0]["why"]
+    assert [event["code"] for event in job.events("ended")] == [75, 0]
+    assert seen(job, 0, 0)["MASTER_PORT"] != seen(job, 1, 0)["MASTER_PORT"]
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_what_would_fail_again_ends_the_job_with_its_code(start: Start, code: int) -> None:
+    job = start({"0.1": ["exit", 1, code], "0.0": ["deaf"]})
+    assert job.wait()[0] == [code, code]
+    assert len(job.events("started")) == 1
+
+
+def test_two_attempts_without_progress_are_enough(start: Start) -> None:
+    job = start({str(n): ["exit", 5, 75] for n in range(9)}, world=1)
+    codes, output = job.wait()
+    assert codes == [1]
+    assert "two attempts in a row made no progress" in output
+    assert len(job.events("started")) == 3  # the first one got to step 5
+
+
+def test_the_budget_of_restarts_is_kept(start: Start) -> None:
+    job = start({str(n): ["exit", n + 1, 75] for n in range(9)}, world=1, restarts=2)
+    codes, output = job.wait()
+    assert codes == [1]
+    assert "3 failures, and 2 restarts were allowed" in output
+
+
+def test_no_rank_is_killed_while_a_checkpoint_is_written(start: Start) -> None:
+    job = start({"0.0": ["save", 5, 6.0], "0.1": ["kill"]})
+    codes, output = job.wait()
+    assert codes == [0, 0], output
+    assert job.events("ended")[0]["kept"] == 5
+
+
+def test_a_signal_stops_all_and_asks_for_a_requeue(start: Start) -> None:
+    job = start({"0": ["wait", 5]}, world=2)
+    until(lambda: (job.place.run / "seen-0-1.json").exists() and (job.place.run / "heartbeat.json").exists())
+    job.signal(signal.SIGUSR2)
+    codes, output = job.wait()
+    assert codes == [85, 85]
+    assert job.events("ended")[0]["code"] == 85
+    assert "the batch script asks for the requeue" in output
+
+
+def test_the_next_life_goes_on_counting_attempts(start: Start) -> None:
+    job = start({"0": ["wait", 5]}, world=1)
+    until(lambda: (job.place.run / "heartbeat.json").exists())
+    job.signal(signal.SIGTERM)
+    job.wait()
+    job.processes.clear()
+    job.start(restart=1)
+    assert job.wait()[0] == [0]
+    assert [event["attempt"] for event in job.events("started")] == [0, 1]
+
+
+def test_an_older_life_ends_when_a_new_one_begins(start: Start) -> None:
+    # As after a node failure: the old life's processes live on where Slurm cannot reach them.
+    job = start({"0": ["deaf", 5], "1": ["done", 6]}, world=1)
+    until(lambda: (job.place.run / "heartbeat.json").exists())
+    old = job.processes.pop()
+    job.start(restart=1)
+    assert job.wait()[0] == [0]
+    assert old.wait(timeout=20) == 1
+    child = int(seen(job, 0, 0)["pid"])
+    until(lambda: not Path(f"/proc/{child}").exists(), 5)
+    lost = [event for event in ledger.events(job.place.run) if event["event"] == "ended"][0]
+    assert (lost["attempt"], lost["code"]) == (0, 75)
+
+
+def test_a_child_never_outlives_its_supervisor(start: Start) -> None:
+    job = start({"0": ["deaf", 5]}, world=1)
+    until(lambda: (job.place.run / "heartbeat.json").exists())
+    child = int(seen(job, 0, 0)["pid"])
+    os.kill(job.processes[0].pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{child}").exists(), 5)
+
+
+def test_a_full_disk_everywhere_is_the_users_to_mend(tmp_path: Path) -> None:
+    job = fake_job.make(tmp_path, {}, world=1, requeue=False)
+    spec = job.place.spec()
+    checks = spec.cluster.preflight.model_copy(update={"run_gb": 1e9})
+    cluster = spec.cluster.model_copy(update={"preflight": checks})
+    fake_job.snapshot.write_spec(job.place, spec.model_copy(update={"cluster": cluster}))
+    job.start()
+    codes, output = job.wait()
+    assert codes == [2]
+    assert "GB free" in output
