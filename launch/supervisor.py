@@ -31,7 +31,7 @@ from launch.snapshot import Place
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 POLL = 0.2
 """Seconds between two looks at the own process."""
-END_GRACE = 3.0
+END_GRACE = 2.0
 """Seconds that a process whose peer is gone has for its last words."""
 LEAVE_GRACE = 120.0
 """Seconds that a process has after a peer left in good order."""

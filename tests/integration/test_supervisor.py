@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from diffcore import ledger
-from tests.unit.launch import fake_job
-from tests.unit.launch.fake_job import FakeJob
+from tests.integration import fake_job
+from tests.integration.fake_job import FakeJob
 
 Start = Callable[..., FakeJob]
 
@@ -87,6 +87,7 @@ def test_the_budget_of_restarts_is_kept(start: Start) -> None:
     job = start({str(n): ["exit", n + 1, 75] for n in range(9)}, world=1, restarts=2)
     codes, output = job.wait()
     assert codes == [1]
+    assert job.asked_slurm() == ""
     assert "3 failures, and 2 restarts were allowed" in output
 
 
@@ -104,14 +105,14 @@ def test_a_signal_stops_all_and_asks_for_a_requeue(start: Start) -> None:
     codes, output = job.wait()
     assert codes == [85, 85]
     assert job.events("ended")[0]["code"] == 85
-    assert "the batch script asks for the requeue" in output
+    assert job.asked_slurm() == "requeue 7\n", output
 
 
 def test_the_next_life_goes_on_counting_attempts(start: Start) -> None:
     job = start({"0": ["wait", 5]}, world=1)
     until(lambda: (job.place.run / "heartbeat.json").exists())
     job.signal(signal.SIGTERM)
-    job.wait()
+    assert job.wait()[0] == [85]
     job.processes.clear()
     job.start(restart=1)
     assert job.wait()[0] == [0]

@@ -15,10 +15,10 @@ from launch import snapshot
 from launch.cluster import Cluster
 from launch.spec import JobSpec
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Stands in for diffcore/train.py: plan.json says what a rank does in an attempt; the rest is "step, then done".
-SCRIPT = '''
+SCRIPT = """
 import json, os, pathlib, signal, sys, time
 sys.path.insert(0, {repository!r})
 from diffcore import ledger
@@ -55,7 +55,7 @@ if act[0] == "kill":
 if act[0] == "exit":
     time.sleep(0.3)
     sys.exit(act[2])
-'''
+"""
 
 
 @dataclass
@@ -69,6 +69,15 @@ class FakeJob:
 
     def start(self, restart: int = 0, job: str = "7") -> None:
         tasks = self.world // self.nodes
+        # A scontrol that knows the job as running, and notes what it is asked for.
+        scontrol = self.bin / "scontrol"
+        answer = (
+            f"JobId={job} JobName=fake JobState=RUNNING Reason=None Requeue=1 Restarts={restart} BatchFlag=1"
+        )
+        scontrol.write_text(
+            f'#!/bin/sh\n[ "$1" = show ] && echo "{answer}" || echo "$@" >> {self.bin}/asked\n'
+        )
+        scontrol.chmod(0o755)
         for rank in range(self.world):
             env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | {
                 "SUBMITIT_EXECUTOR": "slurm",
@@ -81,13 +90,14 @@ class FakeJob:
                 "SLURM_TASKS_PER_NODE": f"{tasks}(x{self.nodes})",
                 "SLURM_JOB_NODELIST": f"n[1-{self.nodes}]",
                 "PYTHONPATH": str(REPOSITORY),
-                "PATH": "/usr/bin:/bin",
-                "SLURM_CONF": "/nonexistent",  # no Slurm answers here, even where there is one
+                "PATH": f"{self.bin}:/usr/bin:/bin",
             }
             code = "import sys; from launch.task import Task; sys.exit(Task(*sys.argv[1:])())"
             command = [sys.executable, "-c", code, str(self.place.folder), str(self.place.code)]
             self.processes.append(
-                subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+                )
             )
 
     def wait(self, timeout: float = 60) -> tuple[list[int], str]:
@@ -98,6 +108,17 @@ class FakeJob:
     def signal(self, number: int) -> None:
         for process in self.processes:
             process.send_signal(number)
+
+    @property
+    def bin(self) -> Path:
+        folder = self.place.run.parent / "bin"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def asked_slurm(self) -> str:
+        """What scontrol was asked for, beside the job's state."""
+        path = self.bin / "asked"
+        return path.read_text() if path.exists() else ""
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in ledger.events(self.place.run) if event["event"] == kind]

@@ -1,0 +1,107 @@
+"""When a run is started again, and what the ends of its processes mean."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore import ledger
+from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from launch import budget
+from launch.meeting import Exit
+from launch.verdict import judge
+
+
+def ended(code: int, progress: bool = False) -> dict[str, Any]:
+    return {"event": "ended", "code": code, "progress": progress}
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(0, 30))
+def test_failures_end_it_at_the_budget_or_at_two_idle_ones(progress: list[bool], restarts: int) -> None:
+    events = [ended(RETRYABLE, p) for p in progress]
+    over = budget.spent(events, restarts) is not None
+    idle = progress[-2:] == [False, False]
+    assert over == (idle or len(progress) > restarts)
+
+
+@given(st.lists(st.sampled_from([PREEMPTED]), max_size=100))
+def test_preemption_is_never_counted(codes: list[int]) -> None:
+    assert budget.spent([ended(code) for code in codes], 0) is None
+
+
+def test_submitting_again_begins_the_count_anew() -> None:
+    events = [ended(RETRYABLE), ended(RETRYABLE)]
+    assert budget.spent(events, 20)
+    assert budget.spent([*events, {"event": "submitted"}], 20) is None
+    assert budget.spent([*events, {"event": "submitted", "takeover": True}], 20)
+
+
+def test_a_stop_between_two_idle_attempts_does_not_hide_them() -> None:
+    assert budget.spent([ended(RETRYABLE), ended(PREEMPTED), ended(RETRYABLE)], 20)
+
+
+def test_how_far_a_run_is(tmp_path: Path) -> None:
+    assert budget.reached(tmp_path, 0) == budget.Reached(0, 0)
+    for step, whole in [(5, True), (10, False)]:
+        folder = tmp_path / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "COMPLETE").touch()
+    ledger.record(tmp_path, "first_step", attempt=2, step=6)
+    ledger.beat(tmp_path, 9, 100, "train")  # attempt 0's
+    assert budget.reached(tmp_path, 2) == budget.Reached(6, 5)
+    assert budget.reached(tmp_path, 0) == budget.Reached(9, 5)
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "kept", "wanted"),
+    [
+        ([], 1, 0, True),
+        ([], 0, 0, False),
+        ([(9, 5)], 8, 5, False),
+        ([(9, 5)], 8, 6, True),
+        ([(9, 5)], 10, 5, True),
+    ],
+)
+def test_progress(before: list[tuple[int, int]], step: int, kept: int, wanted: bool) -> None:
+    events = [{"event": "ended", "step": s, "kept": k} for s, k in before]
+    assert budget.progressed(events, budget.Reached(step, kept)) is wanted
+
+
+def exits(*ends: tuple[int, float] | tuple[int, float, bool]) -> dict[int, Exit]:
+    return {
+        rank: Exit(rank, end[0], end[1], f"n{rank}", end[2] if len(end) > 2 else False)  # type: ignore[misc]
+        for rank, end in enumerate(ends)
+    }
+
+
+@pytest.mark.parametrize(
+    ("ends", "asked", "wanted", "rank"),
+    [
+        ([(DONE, 1.0), (DONE, 2.0)], False, DONE, 0),
+        ([(RETRYABLE, 2.0), (-9, 1.0)], False, RETRYABLE, 1),  # the killed one came first
+        ([(FATAL, 1.0), (RETRYABLE, 2.0)], False, FATAL, 0),
+        ([(RETRYABLE, 1.0), (FATAL, 2.0)], False, RETRYABLE, 0),  # a peer's traceback after a loss
+        ([(-9, 1.0, True), (2, 3.0)], False, 2, 1),  # ours is no cause
+        ([(PREEMPTED, 1.0), (PREEMPTED, 2.0)], True, PREEMPTED, 0),
+        ([(PREEMPTED, 1.0), (-signal.SIGUSR2, 2.0)], True, PREEMPTED, 0),  # before its handler was there
+        ([(-signal.SIGTERM, 1.0), (RETRYABLE, 2.0)], False, RETRYABLE, 0),
+        ([(DONE, 1.0), (-9, 130.0, True)], False, DONE, 0),
+        ([(-9, 1.0, True), (-9, 1.0, True)], True, RETRYABLE, None),
+        ([(DONE, 1.0)], False, DONE, 0),
+    ],
+)
+def test_verdicts(ends: list[Any], asked: bool, wanted: int, rank: int | None) -> None:
+    verdict = judge(exits(*ends), 2, asked)
+    assert (verdict.code, verdict.rank) == (wanted, rank)
+
+
+def test_a_supervisor_without_a_word_is_named() -> None:
+    verdict = judge({0: Exit(0, -9, 1.0, "n0", True)}, 3, False)
+    assert verdict.code == RETRYABLE
+    assert "rank 1, 2" in verdict.why

@@ -1,0 +1,121 @@
+"""Where a rank stands: any layout of tasks on nodes, ports, node lists."""
+
+from __future__ import annotations
+
+import socket
+from itertools import groupby
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from launch import env, nodelist
+from launch.env import PORTS, Layout
+
+
+def slurm(counts: list[int], node: int, local: int) -> dict[str, str]:
+    """What srun tells a task; the counts in Slurm's short form."""
+    runs = [(count, len(list(group))) for count, group in groupby(counts)]
+    short = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in runs)
+    return {
+        "SLURM_JOB_ID": "12",
+        "SLURM_PROCID": str(sum(counts[:node]) + local),
+        "SLURM_LOCALID": str(local),
+        "SLURM_NODEID": str(node),
+        "SLURM_STEP_NUM_TASKS": str(sum(counts)),
+        "SLURM_STEP_TASKS_PER_NODE": short,
+        "SLURM_STEP_NODELIST": f"n[1-{len(counts)}]",
+        "SLURM_NTASKS": "999",  # the job's, of which the step is a part
+    }
+
+
+@given(counts=st.lists(st.integers(1, 8), min_size=1, max_size=12), data=st.data())
+def test_every_layout_is_read_back(counts: list[int], data: st.DataObject) -> None:
+    node = data.draw(st.integers(0, len(counts) - 1))
+    local = data.draw(st.integers(0, counts[node] - 1))
+    where = env.layout(slurm(counts, node, local))
+    assert (where.world, where.local_world) == (sum(counts), counts[node])
+    assert (where.rank, where.local_rank, where.node) == (sum(counts[:node]) + local, local, node)
+    assert where.node_name == f"n{node + 1}"
+
+
+def test_a_requeued_job_is_another_session() -> None:
+    first = env.layout(slurm([2], 0, 0))
+    again = env.layout(slurm([2], 0, 0) | {"SLURM_RESTART_COUNT": "1"})
+    assert (first.session, again.session, again.restart) == ("12.0.0", "12.1.0", 1)
+
+
+def test_an_array_is_told_by_its_element() -> None:
+    element = slurm([1], 0, 0) | {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "3"}
+    assert env.layout(element).job == "11_3"
+
+
+def test_what_is_not_slurm_is_told() -> None:
+    with pytest.raises(ValueError, match="SLURM_PROCID is missing"):
+        env.layout({})
+
+
+@given(st.integers(1, 10**8), st.integers(0, 50), st.integers(0, 50))
+def test_ports_are_where_the_kernel_gives_none_away(job: int, restart: int, attempt: int) -> None:
+    some = [port for _, port in zip(range(20), env.ports(str(job), restart, attempt), strict=False)]
+    assert all(port in PORTS and 1024 < port < 32768 for port in some)
+    assert some == [port for _, port in zip(range(20), env.ports(str(job), restart, attempt), strict=False)]
+    assert len(set(some)) > 15  # a taken port is followed by others
+
+
+@given(st.integers(1, 10**6), st.integers(0, 9))
+def test_neighbours_and_next_lives_get_other_ports(job: int, restart: int) -> None:
+    first = next(env.ports(str(job), restart, 0))
+    others = [(job + 1, restart, 0), (job, restart + 1, 0), (job, restart, 1)]
+    # Each may coincide by chance, once in 12,288; all three at once is no chance.
+    assert any(next(env.ports(str(j), r, a)) != first for j, r, a in others)
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    wanted = next(env.ports("4", 0, 0))
+    with socket.socket() as taken:
+        try:
+            taken.bind(("", wanted))
+        except OSError:
+            pass  # somebody else has it: as good
+        assert env.free_port("4", 0, 0) != wanted
+
+
+def a_layout(local_world: int = 2) -> Layout:
+    return Layout("1", "1.0.0", 0, 0, local_world, 0, local_world, 0, ("n1",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "ranks", "wanted"),
+    [("8", 8, 4, 8), ("8", 4, 4, 4), ("", 16, 4, 4), ("", 2, 4, 1), ("2", 64, 4, 2)],
+)
+def test_threads_are_the_allocations(asked: str, cores: int, ranks: int, wanted: int) -> None:
+    environ = {"SLURM_CPUS_PER_TASK": asked} if asked else {}
+    assert env.threads(environ, a_layout(ranks), cores) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("n1", ["n1"]),
+        ("n[1-3],m", ["n1", "n2", "n3", "m"]),
+        ("n[08-10,3]", ["n08", "n09", "n10", "n3"]),
+        ("r[1-2]n[1-2]-ib", ["r1n1-ib", "r1n2-ib", "r2n1-ib", "r2n2-ib"]),
+        ("", []),
+    ],
+)
+def test_node_lists(text: str, names: list[str]) -> None:
+    assert nodelist.expand(text) == names
+
+
+@pytest.mark.parametrize("text", ["n[1-", "n]1[", "n[a-b]", "a,,b", "n[[1]]"])
+def test_what_is_no_node_list_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a"):
+        nodelist.expand(text)
+
+
+@given(st.lists(st.integers(0, 999), min_size=1, max_size=30, unique=True), st.integers(1, 4))
+def test_node_lists_come_back_in_order(numbers: list[int], width: int) -> None:
+    assume(all(len(str(n)) <= width or width == 1 for n in numbers))
+    text = f"node[{','.join(f'{n:0{width}}' for n in numbers)}]"
+    assert nodelist.expand(text) == [f"node{n:0{width}}" for n in numbers]

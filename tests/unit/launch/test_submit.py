@@ -1,0 +1,195 @@
+"""The command line: whole sbatch files against golden ones, mistakes in one line, nothing heavy loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import cluster, registry, snapshot, submit
+from launch.spec import parse_minutes, parse_nodes
+from shards.cli import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+GOLDEN = REPOSITORY / "tests" / "golden"
+CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
+
+CASES = {
+    "box-2x2": ["--cluster", "box", "--nodes", "2", "--gpus-per-node", "2"],
+    "box-range": ["--cluster", "box", "--nodes", "1-2", "--tasks-per-node", "2", "--time", "1:30:00"],
+    "plain-gpu": ["--cluster", "plain-gpu", "--nodes", "2", "--gpus-per-node", "4", "--after", "77"],
+    "infiniband": ["--cluster", "infiniband", "--nodes", "1", "--gpus-per-node", "8", "--exclude", "x1,x2"],
+    "container": ["--cluster", "container", "--nodes", "2", "--gpus-per-node", "4", "--partition", "other"],
+    "sweep": ["--cluster", "plain-gpu", "--gpus-per-node", "4", "--sweep", "SWEEP", "--parallel", "2"],
+}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    submit.main(["--config", CONFIG, "--run", "/runs/demo", "--dry-run", *arguments])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sbatch_files_are_as_they_were(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("optimizer.lr: [1.0e-4, 3.0e-4]\nmodel.heads: [1, 2]\n")
+    arguments = [str(sweep) if word == "SWEEP" else word for word in CASES[name]]
+    text = printed(capsys, *arguments)
+    path = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_files_are_shell(name: str) -> None:
+    assert subprocess.run(["bash", "-n", str(GOLDEN / f"{name}.sbatch")]).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run", "--cluster", "box", "--config", CONFIG]])
+def test_a_login_node_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom launch import submit\n"
+        "try: submit.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'deepspeed', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--nodse", "2"], "unknown argument '--nodse'; did you mean --nodes"),
+        (["--cluster", "bxo"], "no profile 'bxo'; allowed: local, box"),
+        (["--cluster", "box", "--nodes", "two"], "--nodes: 'two'; give a number"),
+        (["--cluster", "box", "--nodes", "2-1"], "nodes 2-1 ends before it begins"),
+        (["--cluster", "box", "--gpus-per-node", "2", "--tasks-per-node", "1"], "one rank a GPU"),
+        (["--cluster", "box", "--time", "soon"], "--time: 'soon'"),
+        (["--cluster", "plain-gpu", "--time", "3-0"], "the profile of plain-gpu allows 1440"),
+        (["--cluster", "plain-gpu", "--time", "2"], "told to save 180 s before its end"),
+        (["--cluster", "local", "--nodes", "2"], "cluster local is one machine"),
+        (["--cluster", "local", "--after", "3"], "cluster local has no queue"),
+        (["--cluster", "box", "--nodes", "5"], "batch.size 24 is not micro x accumulation x world"),
+        (["--cluster", "box", "--after", "x"], "after"),
+        (["--cluster", "box", "--model.headz", "3"], "unknown argument '--model.headz'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
+    with pytest.raises(InputError) as error:
+        submit.main(["--config", CONFIG, "--dry-run", *arguments])
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.path: .*index\.json is missing; pack with"):
+        submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
+
+
+def test_a_node_that_failed_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    registry.exclude("box", {"n7": "ECC"}, hours=1)
+    registry.exclude("box", {"n8": "long ago"}, hours=-1)
+    registry.exclude("other", {"n9": "elsewhere"}, hours=1)
+    assert "#SBATCH --exclude=n1,n7\n" in printed(capsys, "--cluster", "box", "--exclude", "n1")
+    assert registry.excluded("box") == {"n7": "ECC"}
+
+
+# --- profiles ---
+
+
+@pytest.mark.parametrize("name", cluster.profiles())
+def test_every_profile_loads_and_says_its_command(name: str) -> None:
+    assert cluster.choose(name).name == name
+    assert f"--cluster {name}" in (cluster.PROFILES / f"{name}.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("partion: gpu", "unknown key 'partion' (did you mean 'partition'?); allowed here: name, partition"),
+        ("gpus: {form: gress}", "gpus.form: Input should be 'gres', 'gpus-per-node' or 'none', got 'gress'"),
+        ("network: {interfaces: a}", "unknown key 'network.interfaces' (did you mean 'interface'?)"),
+        ("sbatch: {--mem: 3}", "write it without the leading dashes"),
+        ("- a", "expected a mapping"),
+        ("a: [", "not a YAML file"),
+    ],
+)
+def test_a_wrong_profile_says_what_is_allowed(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(line)):
+        cluster.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("1:30:00", 90), ("2-0", 2880), ("1-12:30", 2190), ("10:01", 11), ("0-0:0:30", 1)],
+)
+def test_time_limits(text: str, minutes: int) -> None:
+    assert parse_minutes(text) == minutes
+
+
+def test_node_ranges() -> None:
+    assert (parse_nodes("3"), parse_nodes("1-4")) == ((3, 3), (1, 4))
+
+
+# --- the run folder ---
+
+
+def test_the_snapshot_holds_tracked_files_only(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path / "repo"), *words], check=True, capture_output=True)
+
+    repo = tmp_path / "repo"
+    (repo / "diffcore").mkdir(parents=True)
+    git("init")
+    (repo / "diffcore" / "train.py").write_text("one")
+    git("add", ".")
+    (repo / "diffcore" / "train.py").write_text("two")  # as it is on the disk
+    (repo / "diffcore" / "secret.py").write_text("not tracked")
+    snapshot.copy_code(tmp_path / "code", repo)
+    files = sorted(p.relative_to(tmp_path / "code").as_posix() for p in (tmp_path / "code").rglob("*.py"))
+    assert files == ["diffcore/train.py"]
+    assert (tmp_path / "code" / "diffcore" / "train.py").read_text() == "two"
+
+
+def test_submissions_are_numbered_and_their_owners_alone(tmp_path: Path) -> None:
+    first, second = snapshot.create(tmp_path / "run"), snapshot.create(tmp_path / "run")
+    assert [first.folder.name, second.folder.name] == ["001", "002"]
+    for folder in (first.run, first.folder.parent, first.folder):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_no_secret_is_written_down() -> None:
+    given = {
+        "PATH": "/bin", "NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "2", "HF_TOKEN": "x", "WANDB_API_KEY": "x",
+        "DIFFCORE_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "TORCH_HOME": "/t", "DS_PASSWORD": "x",
+        "HTTPS_PROXY": "http://me:word@host", "NCCL_KEY": "x",
+    }  # fmt: skip
+    assert set(snapshot.allowed(given)) == {"PATH", "NCCL_DEBUG", "OMP_NUM_THREADS", "TORCH_HOME"}
+
+
+def test_the_list_of_jobs_is_the_users_alone(tmp_path: Path) -> None:
+    registry.remember(tmp_path / "run", "12", "box")
+    assert [entry["job"] for entry in registry.submissions()] == ["12"]
+    path = registry.home() / "jobs.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_text(path.read_text() + '{"torn')
+    assert len(registry.submissions()) == 1
+    assert json.loads(path.read_text().splitlines()[0])["cluster"] == "box"
