@@ -68,7 +68,7 @@ def _resident() -> int:
 
 
 def device_problems(wanted: int) -> list[str]:
-    """What is wrong with this node's GPUs: fewer than ``wanted``, or memory errors that ECC could not mend."""
+    """What is wrong with this node's GPUs: fewer than ``wanted``, or errors that ECC could not mend."""
     try:
         import pynvml
 

@@ -17,7 +17,7 @@ from launch.spec import JobSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Stands in for diffcore/train.py: plan.json says what a rank does in an attempt; the rest is "step, then done".
+# Stands in for diffcore/train.py: acts.json says what a rank does in an attempt; else it is done at once.
 SCRIPT = """
 import json, os, pathlib, signal, sys, time
 sys.path.insert(0, {repository!r})

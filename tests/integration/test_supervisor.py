@@ -129,7 +129,7 @@ def test_an_older_life_ends_when_a_new_one_begins(start: Start) -> None:
     assert old.wait(timeout=20) == 1
     child = int(seen(job, 0, 0)["pid"])
     until(lambda: not Path(f"/proc/{child}").exists(), 5)
-    lost = [event for event in ledger.events(job.place.run) if event["event"] == "ended"][0]
+    lost = next(event for event in ledger.events(job.place.run) if event["event"] == "ended")
     assert (lost["attempt"], lost["code"]) == (0, 75)
 
 
