@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffcore import configure
 from diffcore.config import Config, Sampling
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from diffcore.diffusion.schedule import NoiseSchedule
+
+RECOMMENDED = "sampling.json"
+"""In the run folder: the settings to sample with by default."""
 
 
 def draw(
@@ -172,13 +175,31 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
 
 
 def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
-    """The run's sampling settings with the command line's in their place, checked together."""
+    """The run's sampling settings, what a sweep recommended over them, and the command line's over both."""
     given = {
         name: value
         for name in ("guidance", "steps", "sampler", "count")
         if (value := getattr(arguments, name, None)) is not None
     }
-    return configure.replace(config, "sampling", given).sampling
+    return configure.replace(config, "sampling", {**recommended(arguments.run, given), **given}).sampling
+
+
+def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Sampler, steps and guidance that ``diffcore.evaluation.sweep`` wrote into the run; empty without.
+
+    Steps are those of its sampler, so they go where another one is ``given``.
+    """
+    path = run / RECOMMENDED
+    if not path.exists():
+        return {}
+    try:
+        tree = json.loads(path.read_text())
+        known = {name: tree[name] for name in ("sampler", "steps", "guidance")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a recommendation ({type(error).__name__}: {error})") from error
+    if given and given.get("sampler", known["sampler"]) != known["sampler"]:
+        del known["steps"], known["sampler"]
+    return known
 
 
 def check_seed(seed: int) -> None:

@@ -221,5 +221,5 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
         net.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{weights}: not this judge's weights: {error}") from error
+        raise InputError(f"{weights}: not this judge's weights: {str(error)[:200]}") from error
     return Judge(net, schema, record)

@@ -1,0 +1,150 @@
+"""python -m diffcore.evaluation.collapse [--out docs/guidance.md]
+
+Does a fast sampler stay faithful under guidance? Trains configs/experiments/guidance.yaml (data and judge are
+made on the way), then compares 1000-step DDPM with DPM-Solver++ and DDIM at several guidance scales: the same
+1,000 wishes and noise in every cell, with 95 % intervals, and each fast sampler's difference from DDPM sample
+by sample. Writes the table as Markdown. ``--run`` takes a run that is trained already.
+
+Two processes share the work (on GPUs: one each):  torchrun --nproc-per-node 2 -m diffcore.evaluation.collapse
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffcore.config import REPOSITORY
+from shards import cli
+from shards.cli import InputError
+
+if TYPE_CHECKING:
+    from diffcore.evaluation.cells import Cell, Table
+
+CONFIG = REPOSITORY / "configs" / "experiments" / "guidance.yaml"
+SCALES = "1,2,4,6,10"
+# The last two show what clamping x_0 prevents.
+RIVALS: tuple[dict[str, Any], ...] = (
+    {"sampler": "dpm++", "steps": 20},
+    {"sampler": "ddim", "steps": 20},
+    {"sampler": "ddim", "steps": 50},
+    {"sampler": "dpm++", "steps": 20, "clamp": False},
+    {"sampler": "ddim", "steps": 50, "clamp": False},
+)
+WITHIN = 0.02
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m diffcore.evaluation.collapse", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--run", type=Path, help="a trained run (default: one of guidance.yaml is made)")
+    parser.add_argument("--samples", type=int, default=1000, help="a cell (default 1000)")
+    parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("guidance.md"), help="the table (guidance.md)")
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.samples < 2:
+        raise InputError(f"--samples {arguments.samples}: at least 2")
+
+    from diffcore import configure, engine
+    from diffcore.evaluation import draws, experiments
+    from diffcore.evaluation.sweep import numbers, table_of
+
+    scales = numbers("--scales", arguments.scales)
+    world = draws.start()
+    say: Callable[[str], None] = (lambda line: print(line, flush=True)) if world.main else lambda line: None
+    try:
+        run = arguments.run
+        if run is None:
+            config = configure.load(CONFIG)
+            run = config.run
+            if world.main:
+                data = config.data.path
+                assert isinstance(data, Path)
+                experiments.prepare(data, 16, say)
+                experiments.train_all([(run.name, ["--config", CONFIG])], 1, run.parent, say)
+            draws.gather(None, world)
+        table = table_of(run, None, world, arguments.samples, 1, arguments.seed)
+        cells = []
+        for scale in scales:
+            reference = table.cell(say, sampler="ddpm", guidance=scale)
+            rivals = [table.cell(say, guidance=scale, **settings) for settings in RIVALS]
+            cells.append((reference, rivals))
+        if world.main:
+            arguments.out.write_text(page(table, cells))
+            figures = [cell.figures() for reference, rivals in cells for cell in (reference, *rivals)]
+            arguments.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+            say(f"table: {arguments.out}")
+        draws.gather(None, world)
+    finally:
+        engine.stop()
+
+
+def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:
+    """The Markdown: fidelity of every cell, and the differences from DDPM."""
+    count, names = len(table.labels_NA), ", ".join(table.judge.readable)
+    headings = ["1000-step DDPM" if table.model.schedule.timesteps == 1000 else "DDPM, all steps"]
+    headings += [_heading(cell) for cell in cells[0][1]]
+    lines = [
+        "# Fast samplers under guidance",
+        "",
+        f"Mean fidelity over {names} of {count:,} samples a cell, with its 95 % interval; the same wishes "
+        f"and noise in every cell. The judge itself is right on {_ceiling(table):.1%} of held-out real images. "
+        f"Network: {sum(p.numel() for p in table.model.network.parameters()):,} parameters, step "
+        f"{table.model.step:,}, images of {table.model.size} x {table.model.size}. Made by",
+        "",
+        "```\npython -m diffcore.evaluation.collapse\n```",
+        "",
+        "| guidance | " + " | ".join(headings) + " |",
+        "|---" * (1 + len(headings)) + "|",
+    ]
+    for reference, rivals in cells:
+        row = [
+            f"{reference.sampling.guidance:g}",
+            *(_interval(cell.scores.mean) for cell in (reference, *rivals)),
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    lines += [
+        "",
+        "Difference from DDPM in points, sample by sample, with its 95 % interval:",
+        "",
+        "| guidance | " + " | ".join(headings[1:]) + " |",
+        "|---" * len(headings) + "|",
+    ]
+    for reference, rivals in cells:
+        row = [f"{reference.sampling.guidance:g}"]
+        for cell in rivals:
+            d = table.difference(cell, reference)
+            row.append(f"{100 * d.mean:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})")
+        lines.append("| " + " | ".join(row) + " |")
+    worst = min(table.difference(rivals[0], reference).mean for reference, rivals in cells)
+    verdict = "within" if worst >= -WITHIN else "NOT within"
+    lines += [
+        "",
+        f"{headings[1]} is {verdict} {100 * WITHIN:.0f} points of DDPM at every scale: "
+        f"the worst difference is {100 * worst:+.1f} points.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _heading(cell: Cell) -> str:
+    names = {"dpm++": "DPM-Solver++", "ddim": "DDIM", "heun": "Heun", "ddpm": "DDPM"}
+    unclamped = "" if cell.sampling.clamp else ", x_0 not clamped"
+    return f"{names[cell.sampling.sampler]}, {cell.steps} steps{unclamped}"
+
+
+def _interval(mean: Any) -> str:
+    return f"{100 * mean.mean:.1f} % ({100 * mean.low:.1f} to {100 * mean.high:.1f})"
+
+
+def _ceiling(table: Table) -> float:
+    accuracy = table.judge.accuracy
+    return sum(accuracy[name]["share"] for name in table.judge.readable) / len(table.judge.readable)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""What the experiments share: stand-in data, its judge, and training runs as processes of their own.
+
+Everything is made once and found again: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from diffcore.config import REPOSITORY
+from shards.cli import InputError
+
+CONFIGS = REPOSITORY / "configs" / "experiments"
+AVATARS = 10_000
+HELD_OUT = 0.1
+
+
+def run(*command: str | Path, threads: int = 1, log: Path | None = None) -> None:
+    """Run a command of this repository; InputError with the end of its output if it fails."""
+    # Several at once: each keeps to its own thread and takes no rank from a launcher around it.
+    drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    env = {name: value for name, value in os.environ.items() if name not in drop}
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=REPOSITORY,
+        env=env | {"OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(finished.stdout)
+    if finished.returncode:
+        raise InputError(f"{' '.join(map(str, command))} failed: ... {finished.stdout[-1500:]}")
+
+
+def prepare(data: Path, size: int, say: Callable[[str], None], avatars: Path | None = None) -> None:
+    """Packed stand-in avatars of ``size`` pixels in ``data``, with their judge."""
+    avatars = avatars or REPOSITORY / "data" / "avatars"
+    if not (data / "index.json").exists():
+        say(f"drawing {AVATARS} avatars and packing them at {size} x {size}: {data}")
+        run("-m", "shards.render", "--out", avatars, "--count", str(AVATARS))
+        run("-m", "shards.pack", avatars, "--out", data, "--size", str(size), "--val", str(HELD_OUT))
+    if not (data / "judge" / "judge.json").exists():
+        say(f"training the judge of {data}")
+        run("-m", "diffcore.evaluation.train_judge", data, "--threads", "1")
+
+
+def train_all(
+    commands: Sequence[tuple[str, Sequence[str | Path]]], jobs: int, logs: Path, say: Callable[[str], None]
+) -> None:
+    """Training runs by name, ``jobs`` at a time, a thread each."""
+
+    def one(name: str, arguments: Sequence[str | Path]) -> None:
+        began = time.monotonic()
+        run("diffcore/train.py", *arguments, log=logs / f"{name}.log")
+        say(f"{name}: trained in {time.monotonic() - began:.0f} s")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(one, name, arguments) for name, arguments in commands]:
+            done.result()

@@ -1,0 +1,101 @@
+"""Class data from folders of images, through pack, judge, train, evaluate, sweep and sample: commands only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.integration.conftest import REPOSITORY, Finished, free_port, run
+
+DIGITS = """
+run: run
+data: {path: packed}
+model: {kind: avatar, channels: [16, 32], attention_levels: [0, 1], heads: 2, tau_tokens: 2}
+diffusion: {schedule: cosine, timesteps: 100, target: v}
+optimizer: {lr: 3.0e-3}
+batch: {size: 32}
+engine: {zero: 0, threads: 1}
+ema: {decay: 0.99}
+train: {steps: 500, log_every: 100, checkpoint_every: 500}
+sampling: {every: 500, count: 4, sampler: dpm++, steps: 10}
+"""
+
+
+def python(*arguments: str | Path, cwd: Path = REPOSITORY) -> Finished:
+    finished = run([sys.executable, *map(str, arguments)], cwd=cwd)
+    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    return finished
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's 1,797 digits of 8 x 8 as folders of PNGs, packed, judged and trained on."""
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = load_digits(return_X_y=True)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / "images" / f"digit {label}").mkdir(parents=True, exist_ok=True)
+        pixels = (image.reshape(8, 8) * 255 / 16).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"digit {label}" / f"{i}.png")
+    # fmt: off
+    python("-m", "shards.pack", folder / "images", "--out", folder / "packed", "--size", "8", "--val", "0.2",
+           "--jobs", "1")
+    # fmt: on
+    python("-m", "diffcore.evaluation.train_judge", folder / "packed", "--epochs", "8", "--threads", "1")
+    (folder / "digits.yaml").write_text(DIGITS)
+    python("diffcore/train.py", "--config", folder / "digits.yaml")
+    return folder
+
+
+def test_digits_are_drawn_as_asked(digits: Path) -> None:
+    python("-m", "diffcore.evaluate", digits / "run", "--samples", "200")
+    figures = json.loads((digits / "run" / "quality.json").read_text())
+    digit = figures["fidelity"]["attributes"]["class"]
+    assert digit["judge_on_real_images"]["share"] > 0.95
+    assert digit["low"] > 0.5 > digit["chance"] * 4
+    assert figures["distances"]["frechet"] > figures["distances"]["frechet_of_training_images"]
+    assert figures["diversity"]["real_one_condition"] > 0
+    page = (digits / "run" / "quality.html").read_text()
+    assert "digit 7" in page and "http" not in page
+    assert any((digits / "run" / "tensorboard").iterdir())
+
+
+def test_ranks_share_the_work_and_draw_the_same(digits: Path, tmp_path: Path) -> None:
+    common = [str(digits / "run"), "--samples", "41", "--out"]
+    python("-m", "diffcore.evaluate", *common, tmp_path / "one")
+    # fmt: off
+    python("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+           "-m", "diffcore.evaluate", *common, tmp_path / "two")
+    # fmt: on
+    one, two = (json.loads((tmp_path / name / "quality.json").read_text()) for name in ("one", "two"))
+    assert one["fidelity"]["mean"] == pytest.approx(two["fidelity"]["mean"], abs=0.03)
+    assert one["neighbours"]["median"] == pytest.approx(two["neighbours"]["median"], rel=1e-3)
+
+
+def test_a_sweep_recommends_and_sample_obeys(digits: Path, tmp_path: Path) -> None:
+    # fmt: off
+    python("-m", "diffcore.evaluation.sweep", digits / "run", "--scales", "0,1,3", "--samplers", "dpm++,ddim",
+           "--steps", "3,10", "--samples", "80")
+    # fmt: on
+    record = json.loads((digits / "run" / "sweep.json").read_text())
+    by_scale = {row["guidance"]: row["fidelity"]["mean"] for row in record["scales"][:3]}
+    assert by_scale[0.0] < 0.35 < by_scale[1.0]  # without guidance nothing was asked for
+    assert (digits / "run" / "sweep.png").exists() and (digits / "run" / "sweep.html").exists()
+    recommended = record["recommended"]
+    assert recommended["guidance"] > 0
+    python("-m", "diffcore.sample", "--run", digits / "run", "--count", "2", "--out", tmp_path / "grid.png")
+    drawn = json.loads((tmp_path / "grid.json").read_text())
+    assert (drawn["sampler"], drawn["steps"]) == (recommended["sampler"], recommended["steps"])
+    assert drawn["cells"][0]["guidance"] == recommended["guidance"]
+
+
+def test_an_evaluation_without_a_judge_says_what_to_do(digits: Path, tmp_path: Path) -> None:
+    command = ["-m", "diffcore.evaluate", str(digits / "run"), "--judge", str(tmp_path)]
+    finished = run([sys.executable, *command], cwd=REPOSITORY)
+    assert finished.code == 2 and "train one: python -m diffcore.evaluation.train_judge" in finished.err
