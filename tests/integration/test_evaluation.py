@@ -1,4 +1,4 @@
-"""Class data from folders of images, through pack, judge, train, evaluate, sweep and sample: commands only."""
+"""Class data from folders of images, through pack, judge, train, evaluate, sweep and sample."""
 
 from __future__ import annotations
 
