@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -32,11 +30,19 @@ if __package__ in (None, ""):
 from shards.cli import InputError, Parser, run
 from slurm import box_conf, processes
 from slurm.box_conf import Settings
+from slurm.machine import (
+    PACKAGES,
+    check_root,
+    fake_device,
+    free_ports,
+    may_unshare,
+    missing_programs,
+    search_path,
+    write,
+)
 
 DEFAULT = Path("~/.cache/diffcore/box")
-PACKAGES = "slurm-wlm munge slurmdbd mariadb-server numactl iproute2"
-PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
-PROGRAMS_OF_ACCOUNTING = ["slurmdbd", "mariadbd", "mariadb-install-db", "mariadb"]
+FOLDERS = ["etc", "etc/daemons", "munge", "run", "log", "state", "spool", "dev"]
 LONGEST_SOCKET = 100  # bytes; the kernel allows 108 in a Unix socket's path
 PATIENCE = 30.0  # seconds that a daemon, or a node, may take to answer
 
@@ -46,19 +52,22 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().resolve()
-        # Slurm's daemons live in sbin, which is not on everybody's PATH.
-        path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SQUEUE", "SINFO"))
         }
-        self.env = kept | {"PATH": path, "SLURM_CONF": str(self.folder / "etc/slurm.conf")}
+        self.env = kept | {"PATH": search_path(), "SLURM_CONF": str(self.folder / "etc/slurm.conf")}
 
     # --- commands ---
 
     def up(self, nodes: int, gpus: int, cpus: int | None, accounting: bool, private: bool) -> Settings:
         """Start the box, or what of it does not run; returns when every node is ready for jobs."""
         check_root()
-        self._check_programs(accounting)
+        if missing := missing_programs(accounting):
+            raise InputError(
+                f"{', '.join(missing)} not found: apt-get install {PACKAGES} (make system-slurm)"
+            )
+        if self.settings() is None and self._holds_other_things():
+            raise InputError(f"{self.folder} is not empty and no box: give another --dir")
         with self._locked():
             box = self.settings()
             if box is None:
@@ -126,8 +135,6 @@ class Box:
     # --- making ---
 
     def _new(self, nodes: int, gpus: int, cpus: int, accounting: bool, private: bool) -> Settings:
-        if any(entry.name != "lock" for entry in self.folder.iterdir()):
-            raise InputError(f"{self.folder} is not empty and no box: give another --dir")
         if len(str(self.folder / "mariadb.socket")) > LONGEST_SOCKET:
             raise InputError(f"{self.folder}: too long a path for Unix sockets; give a shorter --dir")
         private = private and may_unshare()
@@ -142,17 +149,16 @@ class Box:
         box = Settings(nodes, gpus, cpus, memory, accounting, private, host, address, version, port)
 
         # Readable by everybody, so that jobs of other users run too; what is secret has its own mode.
+        os.umask(0o022)
         self.folder.chmod(0o755)
-        folders = ["etc", "munge", "run", "log", "state", "spool", "dev", *(f"spool/{n}" for n in box.names)]
-        for name in folders:
-            (self.folder / name).mkdir(mode=0o755)
+        for name in [*FOLDERS, *(f"spool/{name}" for name in box.names)]:
+            (self.folder / name).mkdir(exist_ok=True)
         write(self.folder / "munge/key", os.urandom(1024), 0o400)
         etc = self.folder / "etc"
         write(etc / "slurm.conf", box_conf.slurm_conf(self.folder, box, daemons=False))
         write(etc / "plugstack.conf", "")
         # Slurm looks for the other files beside the one that it was given.
-        daemons = self.folder / "etc/daemons"
-        daemons.mkdir()
+        daemons = etc / "daemons"
         write(daemons / "slurm.conf", box_conf.slurm_conf(self.folder, box, daemons=True))
         write(daemons / "slurmdbd.conf", box_conf.slurmdbd_conf(self.folder, box), 0o600)
         original = Path("/etc/hosts").read_text() if Path("/etc/hosts").exists() else ""
@@ -292,64 +298,23 @@ class Box:
                 return f"{lines[-1]} (see {path})"
         return "it wrote nothing"
 
-    def _check_programs(self, accounting: bool) -> None:
-        wanted = PROGRAMS + (PROGRAMS_OF_ACCOUNTING if accounting else [])
-        if missing := [name for name in wanted if not shutil.which(name, path=self.env["PATH"])]:
-            raise InputError(
-                f"{', '.join(missing)} not found: apt-get install {PACKAGES}  (or: make system-slurm)"
-            )
+    def _holds_other_things(self) -> bool:
+        """Whether the folder was used by somebody before; not by an ``up`` that was cut short."""
+        ours = {"lock", *FOLDERS}
+        return self.folder.exists() and any(entry.name not in ours for entry in self.folder.iterdir())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One command at a time changes a box."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def check_root() -> None:
-    if os.geteuid() != 0:
-        raise InputError(
-            "a box needs root, as Slurm's daemons start jobs for any user: sudo python slurm/box.py ..."
-        )
-
-
-def may_unshare() -> bool:
-    return subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode == 0
-
-
-def fake_device(path: Path) -> None:
-    """A device file that Slurm counts as a GPU; an empty file where mknod is not permitted."""
-    try:
-        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    except PermissionError:
-        path.touch()
-
-
-def free_ports(count: int, address: str, folder: Path) -> int:
-    """The first of ``count`` free ports in a row, sought from a place that depends on the folder.
-
-    They lie below the ports that the kernel hands out by itself, so that they stay free.
-    """
-    first, last = 10000, 30000
-    start = int.from_bytes(hashlib.sha256(str(folder).encode()).digest()[:4], "big") % (last - first)
-    for offset in range(0, last - first, count):
-        port = first + (start + offset) % (last - first)
-        with contextlib.ExitStack() as stack:
-            try:
-                for i in range(count):
-                    stack.enter_context(socket.socket()).bind((address, port + i))
-            except OSError:
-                continue
-            return port
-    raise InputError(f"no {count} free ports in a row between {first} and {last} on {address}")
-
-
-def write(path: Path, data: str | bytes, mode: int = 0o644) -> None:
-    path.touch(mode)  # before the data is in it
-    path.chmod(mode)  # whatever the umask
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
+        path = self.folder / "lock"
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError), path.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # A `down` that had it meanwhile took the file with the folder.
+                if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                    yield
+                    return
 
 
 def arguments() -> argparse.Namespace:
