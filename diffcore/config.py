@@ -179,6 +179,8 @@ class Diffusion(Section):
     """Last beta of the linear schedule."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last level is pure noise (Lin et al. 2024); not for target eps."""
+    pixels: Literal["symmetric", "unit"] = "symmetric"
+    """Range that the images have for the network: [-1, 1], or [0, 1], which learns far slower."""
     input_scale: float = Field(default=1.0, gt=0)
     """Factor b on the images: moves logSNR by 2 log b with the schedule fixed (Chen 2023)."""
     target: Literal["eps", "v", "x0"] = "eps"

@@ -57,13 +57,15 @@ class NoiseSchedule:
     alpha_bar_T: Tensor
     target: str
     input_scale: float = 1.0
+    lowest: float = -1.0
+    """x_0 of a black pixel before the input scale; that of a white one is 1."""
 
     @classmethod
     def of(cls, c: config.Diffusion) -> NoiseSchedule:
         alpha_bar_T = torch.cumprod(1 - BETAS[c.schedule](c), dim=0)
         if c.zero_terminal_snr:
             alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)
-        return cls(alpha_bar_T, c.target, c.input_scale)
+        return cls(alpha_bar_T, c.target, c.input_scale, 0.0 if c.pixels == "unit" else -1.0)
 
     @property
     def timesteps(self) -> int:
@@ -105,16 +107,19 @@ class NoiseSchedule:
         return signal, noise
 
     def scale(self, images: Tensor) -> Tensor:
-        """x_0 of images in [-1, 1]: b times them (Chen 2023, section 2.2)."""
+        """x_0 of images in [-1, 1]: b times them (Chen 2023, section 2.2), or of their form in [0, 1]."""
+        if self.lowest != -1:
+            images = self.lowest + (images + 1) * (1 - self.lowest) / 2
         return images * self.input_scale if self.input_scale != 1 else images
 
     def unscale(self, x0: Tensor) -> Tensor:
         """Images of an x_0."""
-        return x0 / self.input_scale if self.input_scale != 1 else x0
+        images = x0 / self.input_scale if self.input_scale != 1 else x0
+        return (images - self.lowest) * 2 / (1 - self.lowest) - 1 if self.lowest != -1 else images
 
     def clamp(self, x0: Tensor) -> Tensor:
         """x_0 within what an image can be."""
-        return x0.clamp(-self.input_scale, self.input_scale)
+        return x0.clamp(self.lowest * self.input_scale, self.input_scale)
 
     def diffuse(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al. 2020, eq. 4)."""

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 data = config.data.path
                 assert isinstance(data, Path)
                 experiments.prepare(data, 16, say)
-                experiments.train_all([(run.name, ["--config", CONFIG])], 1, run.parent, say)
+                say(f"training {run}")
+                experiments.run("diffcore/train.py", "--config", CONFIG)
             draws.gather(None, world)
         table = table_of(run, None, world, arguments.samples, 1, arguments.seed)
         cells = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,16 +52,13 @@ def prepare(data: Path, size: int, say: Callable[[str], None], avatars: Path | N
         run("-m", "diffcore.evaluation.train_judge", data, "--threads", "1")
 
 
-def train_all(
-    commands: Sequence[tuple[str, Sequence[str | Path]]], jobs: int, logs: Path, say: Callable[[str], None]
-) -> None:
-    """Training runs by name, ``jobs`` at a time, a thread each."""
-
-    def one(name: str, arguments: Sequence[str | Path]) -> None:
-        began = time.monotonic()
-        run("diffcore/train.py", *arguments, log=logs / f"{name}.log")
-        say(f"{name}: trained in {time.monotonic() - began:.0f} s")
-
+def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
+    """All of ``work``, ``jobs`` at a time; the first error is raised when what is under way has ended."""
     with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(one, name, arguments) for name, arguments in commands]:
-            done.result()
+        pending = [pool.submit(one) for one in work]
+        try:
+            for one in pending:
+                one.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

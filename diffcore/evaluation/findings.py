@@ -1,0 +1,427 @@
+"""python -m diffcore.evaluation.findings [--out docs/findings.md]
+
+Repeats eight findings of earlier systems as experiments: trains every config that they need (configs/
+experiments/) with several seeds, measures each checkpoint and writes a page that says what came out and
+whether the finding holds. What is done is not done again, so an interrupted command goes on.
+
+Small by default: 16 x 16 and 32 x 32 stand-in avatars, two CPU cores, under an hour. On GPUs:
+
+    python -m diffcore.evaluation.findings --scale full --jobs 1 --out findings-full.md
+
+or as one job array, whose runs are then collected from the folder that they lie in:
+
+    python -m diffcore.evaluation.findings --scale full --sweep points.yaml
+    python launch/submit.py --config configs/experiments/one-hot.yaml --run RUNS --sweep points.yaml --nodes 1
+    python -m diffcore.evaluation.findings --scale full --runs RUNS --collect
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from diffcore import configure
+from diffcore.config import REPOSITORY, Config, flatten
+from diffcore.evaluation.points import FILE
+from shards import cli
+from shards.cli import InputError
+from shards.files import write_atomic
+
+CONFIGS = REPOSITORY / "configs" / "experiments"
+NAMES = (
+    "one-hot", "unit-pixels", "unconditional", "integers", "one-head", "one-head-double-tau", "double-tau",
+    "constant-rate", "half-scale", "large", "large-half-scale",
+)  # fmt: skip
+COLORS = ("hair_color", "face_color")
+SMALL_SIZE, LARGE_SIZE = {"cpu": 16, "full": 64}, {"cpu": 32, "full": 128}
+
+# What turns the small experiments into full ones: the network, batch and length of configs/avatar.yaml.
+FULL: dict[str, Any] = {
+    "model": {"channels": [128, 256, 512, 1024], "attention_levels": [1, 2, 3], "tau_tokens": 6},
+    "optimizer": {"lr": 2e-4, "weight_decay": 0.01},
+    "lr_schedule": {"warmup_samples": 128_000},
+    "batch": {"size": 128},
+    "engine": {"zero": 1, "precision": "bf16"},
+    "ema": {"decay": 0.9999},
+    "train": {"steps": 14_000, "checkpoint_every": 1400, "keep_checkpoints": 10},
+    "sampling": {"every": 1400},
+}
+# Student's t, 97.5 %, by degrees of freedom: few seeds make wide intervals.
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the plan."""
+
+    name: str
+    seed: int
+    config: Config
+    run: Path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m diffcore.evaluation.findings", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path("findings.md"), help="the page (findings.md)")
+    parser.add_argument("--runs", type=Path, help="folder of the runs (default: runs/findings-SCALE)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of every experiment (default 3)")
+    parser.add_argument("--scale", choices=("cpu", "full"), default="cpu", help="how large (default cpu)")
+    parser.add_argument("--jobs", type=int, help="runs at once (default: one a core; full: 1)")
+    parser.add_argument("--samples", type=int, default=512, help="images a checkpoint (default 512)")
+    parser.add_argument(
+        "--sweep", type=Path, metavar="FILE", help="write the plan for launch/submit.py, only"
+    )
+    parser.add_argument("--collect", action="store_true", help="train nothing: measure and write the page")
+    arguments = parser.parse_args(argv)
+    if not 2 <= arguments.seeds <= 10:
+        raise InputError(f"--seeds {arguments.seeds}: allowed: 2 to 10")
+    runs = arguments.runs or REPOSITORY / "runs" / f"findings-{arguments.scale}"
+    points = plan(runs, arguments.seeds, arguments.scale)
+    if arguments.sweep:
+        arguments.sweep.write_text(yaml.safe_dump([dict(overrides(point)) for point in points]))
+        print(f"{arguments.sweep}: {len(points)} points")
+        return
+
+    from diffcore.evaluation import experiments
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    for name, size in (("one-hot", SMALL_SIZE), ("large", LARGE_SIZE)):
+        data = next(point for point in points if point.name == name).config.data.path
+        assert isinstance(data, Path)
+        experiments.prepare(data, size[arguments.scale], say)
+    jobs = arguments.jobs or (1 if arguments.scale == "full" else len(os.sched_getaffinity(0)))
+    work = [
+        lambda point=point: _one(point, arguments.collect, arguments.scale, arguments.samples, say)
+        for point in points
+    ]
+    experiments.at_once(work, jobs)
+    measured = {name: [_read(p) for p in points if p.name == name] for name in NAMES}
+    missing = [p.run.name for p in points if _read(p) is None]
+    complete = {name: rows for name, rows in measured.items() if all(row is not None for row in rows)}
+    write_atomic(arguments.out, page(complete, points, arguments.scale, arguments.seeds, missing).encode())
+    say(f"page: {arguments.out}")
+
+
+def plan(runs: Path, seeds: int, scale: str) -> list[Point]:
+    """Every run, by seed: folders RUNS/000, RUNS/001, ... as a sweep of launch/submit.py makes them."""
+    points: list[Point] = []
+    for seed in range(seeds):
+        for name in NAMES:
+            run = runs / f"{len(points):03d}"
+            tree: dict[str, Any] = {"run": str(run), "seed": seed}
+            if scale == "full":
+                large = name.startswith("large")
+                size = (LARGE_SIZE if large else SMALL_SIZE)[scale]
+                data = REPOSITORY / "data" / f"experiments-{size}"
+                patch = 2 if large else 1  # both on a ladder that begins at 64 x 64
+                model = FULL["model"] | {"patch": patch}
+                tree |= FULL | {"model": model, "data": {"path": str(data)}}
+            points.append(Point(name, seed, configure.load(CONFIGS / f"{name}.yaml", tree), run))
+    return points
+
+
+def overrides(point: Point) -> Mapping[str, Any]:
+    """What of the point's config differs from one-hot.yaml, as dotted fields: a point of a sweep file."""
+    base, own = (
+        dict(flatten(config.model_dump(mode="json")))
+        for config in (configure.load(CONFIGS / "one-hot.yaml"), point.config)
+    )
+    return {key: value for key, value in own.items() if value != base.get(key) and key != "run"} or {
+        "seed": point.seed
+    }
+
+
+def _one(point: Point, collect: bool, scale: str, samples: int, say: Callable[[str], None]) -> None:
+    """Train a run and measure its checkpoints, unless that is done."""
+    from diffcore.evaluation import experiments
+
+    if (point.run / FILE).exists():
+        return
+    if not collect:
+        flags = [w for key, value in overrides(point).items() for w in (f"--{key}", _written(value))]
+        launcher = ["diffcore/train.py"] if scale == "cpu" else ["-m", "deepspeed", "diffcore/train.py"]
+        command = ["--config", CONFIGS / "one-hot.yaml", *flags, "--run", point.run]
+        experiments.run(*launcher, *command, log=point.run.with_suffix(".log"))
+    if not (point.run / "config.yaml").exists():
+        return
+    raw = ["--raw"] if point.name == "constant-rate" else []
+    threads = ["--threads", "1"] if scale == "cpu" else []
+    experiments.run("-m", "diffcore.evaluation.points", point.run, "--samples", str(samples), *raw, *threads)
+    say(f"{point.run.name}: {point.name}, seed {point.seed}: done")
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read(point: Point) -> dict[str, Any] | None:
+    path = point.run / FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+# --- what the figures say -----------------------------------------------------------------------------------
+
+Runs = Mapping[str, Sequence[dict[str, Any]]]
+
+
+def final(row: dict[str, Any], weights: str = "ema") -> dict[str, Any]:
+    return [point for point in row["points"] if point["weights"] == weights][-1]
+
+
+def first(row: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = row["points"][0]
+    return result
+
+
+def fidelity(point: dict[str, Any]) -> float:
+    return float(point["fidelity"])
+
+
+def colors(point: dict[str, Any]) -> float:
+    return float(np.mean([point["attributes"][name]["share"] for name in COLORS]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with its 95 % interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        if len(values) < 2:
+            raise ValueError("an interval needs two seeds or more")
+        mean, n = float(np.mean(values)), len(values)
+        half = T975[n - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
+        return cls(mean, mean - half, mean + half)
+
+    def points(self) -> str:
+        return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+
+def gain(
+    runs: Runs,
+    name: str,
+    than: str,
+    of: Callable[[dict[str, Any]], dict[str, Any]],
+    what: Callable[..., float],
+) -> Estimate:
+    """How much more ``name`` has than ``than``, seed by seed."""
+    return Estimate.of([what(of(a)) - what(of(b)) for a, b in zip(runs[name], runs[than], strict=True)])
+
+
+def more(estimate: Estimate) -> str:
+    """The verdict on "more than nothing"."""
+    if estimate.low > 0:
+        return "holds"
+    return "the opposite holds" if estimate.high < 0 else "undecided"
+
+
+def shares(runs: Runs, name: str, of: Callable[..., dict[str, Any]], what: Callable[..., float]) -> str:
+    """Mean over the seeds, and every seed."""
+    values = [what(of(row)) for row in runs[name]]
+    return f"{100 * np.mean(values):.1f} % ({', '.join(f'{100 * v:.1f}' for v in values)})"
+
+
+def table(rows: Sequence[tuple[str, ...]], *headings: str) -> str:
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def finding_1(runs: Runs) -> tuple[str, str]:
+    early, late = (gain(runs, "one-hot", "unit-pixels", at, fidelity) for at in (first, final))
+    images = first(runs["one-hot"][0])["images"]
+    rows = [
+        (label, shares(runs, name, first, fidelity), shares(runs, name, final, fidelity))
+        for label, name in (("[-1, 1]", "one-hot"), ("[0, 1]", "unit-pixels"))
+    ]
+    text = table(rows, "pixels", f"mean fidelity after {images:,} images", "at the end")
+    return more(early), f"{text}\n\n[-1, 1] is ahead by {early.points()} then, {late.points()} at the end."
+
+
+def finding_2(runs: Runs) -> tuple[str, str]:
+    variety = Estimate.of([final(row)["variety"] for row in runs["unconditional"]])
+    asked = Estimate.of([final(row)["variety"] for row in runs["one-hot"]])
+    spread = np.mean([final(row)["spread"] for row in runs["unconditional"]])
+    with_labels = np.mean([final(row)["spread"] for row in runs["one-hot"]])
+    verdict = "holds" if variety.high < 0.5 else "does not hold" if variety.low > 0.5 else "undecided"
+    return verdict, (
+        f"Variants in use (exp of the entropy of what the judge reads, mean over the attributes that it "
+        f"reads well), as a share of the real images': {variety.mean:.2f} ({variety.low:.2f} to "
+        f"{variety.high:.2f}) without labels, {asked.mean:.2f} with labels asked for. Two samples differ by "
+        f"{spread:.1f} of 255 without labels, {with_labels:.1f} with. A collapse onto a few looks would be a "
+        "share well under a half, which is what the verdict asks for."
+    )
+
+
+def finding_3(runs: Runs) -> tuple[str, str]:
+    early, late = (gain(runs, "one-hot", "integers", at, fidelity) for at in (first, final))
+    images = first(runs["one-hot"][0])["images"]
+    rows = [
+        (name, shares(runs, name, first, fidelity), shares(runs, name, final, fidelity))
+        for name in ("one-hot", "integers")
+    ]
+    text = table(rows, "attributes", f"mean fidelity after {images:,} images", "at the end")
+    return more(early), f"{text}\n\nOne-hot is ahead by {early.points()} then, {late.points()} at the end."
+
+
+def finding_4(runs: Runs) -> tuple[str, str]:
+    change = gain(runs, "one-head-double-tau", "one-head", final, colors)
+    verdict = "holds" if change.high < 0.05 else "does not hold" if change.low > 0.05 else "undecided"
+    return verdict, (
+        f"Hair and face colour with one head: {shares(runs, 'one-head', final, colors)}; with twice Tau's "
+        f"projections {shares(runs, 'one-head-double-tau', final, colors)}: {change.points()}. "
+        "The verdict asks for a gain of less than 5 points."
+    )
+
+
+def finding_5(runs: Runs) -> tuple[str, str]:
+    def hair(point: dict[str, Any]) -> float:
+        return float(point["attributes"]["hair_color"]["share"])
+
+    end, early = (gain(runs, "one-hot", "one-head", at, hair) for at in (final, first))
+    return more(end), (
+        f"Hair colour with one head: {shares(runs, 'one-head', final, hair)}; with four "
+        f"{shares(runs, 'one-hot', final, hair)}: {end.points()} at the end, {early.points()} at the first "
+        "checkpoint."
+    )
+
+
+def finding_6(runs: Runs) -> tuple[str, str]:
+    rows = [
+        (f"{heads}, Tau x {tau}", shares(runs, name, final, fidelity), shares(runs, name, final, colors))
+        for name, heads, tau in (
+            ("one-head", "1 head", 1), ("one-head-double-tau", "1 head", 2), ("one-hot", "4 heads", 1),
+            ("double-tau", "4 heads", 2),
+        )
+    ]  # fmt: skip
+    change = gain(runs, "double-tau", "one-head", final, fidelity)
+    text = table(rows, "network", "mean fidelity at the end", "hair and face colour")
+    return more(change), f"{text}\n\nBoth together, against neither: {change.points()} of mean fidelity."
+
+
+def falls(row: dict[str, Any], weights: str) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Pairs of neighbouring checkpoints whose loss fell while a colour got significantly worse."""
+    points = [point for point in row["points"] if point["weights"] == weights]
+    found = []
+    for before, after in pairwise(points):
+        if before["loss"] is None or after["loss"] is None or after["loss"] >= before["loss"]:
+            continue
+        for name in COLORS:
+            a, b = before["attributes"][name], after["attributes"][name]
+            error = math.sqrt(sum(s["share"] * (1 - s["share"]) / s["count"] for s in (a, b)))
+            if a["share"] - b["share"] > 1.96 * max(error, 1e-9):
+                found.append((before, after, name))
+    return found
+
+
+def finding_7(runs: Runs) -> tuple[str, str]:
+    rows, seeds = [], 0
+    for seed, row in enumerate(runs["constant-rate"]):
+        for before, after, name in (found := falls(row, "raw")):
+            rows.append(
+                (str(seed), name, f"{before['step']} to {after['step']}",
+                 f"{before['loss']:.4f} to {after['loss']:.4f}",
+                 f"{100 * before['attributes'][name]['share']:.1f} % to "
+                 f"{100 * after['attributes'][name]['share']:.1f} %")
+            )  # fmt: skip
+        seeds += bool(found)
+    ema = sum(len(falls(row, "ema")) for row in runs["constant-rate"])
+    best = [
+        (max(raw, key=lambda p: p["fidelity"])["step"], min(raw, key=lambda p: p["loss"])["step"])
+        for raw in ([p for p in row["points"] if p["weights"] == "raw"] for row in runs["constant-rate"])
+    ]
+    count = len(runs["constant-rate"])
+    verdict = "holds" if seeds == count else "holds for some seeds" if seeds else "does not hold"
+    text = table(rows, "seed", "colour", "steps", "loss", "as asked") if rows else "No such fall was seen."
+    return verdict, (
+        "Falls of a colour between neighbouring checkpoints, beyond chance (95 %, one comparison at a time), "
+        f"while the mean loss fell, with the raw weights at a constant rate:\n\n{text}\n\nThe EMA weights "
+        f"have {ema} such falls. Most faithful checkpoint and that of the least loss: "
+        + ", ".join(f"step {a} and {b}" for a, b in best)
+        + "."
+    )
+
+
+def finding_8(runs: Runs) -> tuple[str, str]:
+    # Attributes that the judge reads well at both sizes: the mean is over the same ones.
+    def common(point: dict[str, Any]) -> float:
+        return colors(point)
+
+    small = gain(runs, "half-scale", "one-hot", final, common)
+    large = gain(runs, "large-half-scale", "large", final, common)
+    pairs = zip(*(runs[name] for name in ("half-scale", "one-hot", "large-half-scale", "large")), strict=True)
+    between = Estimate.of(
+        [common(final(d)) - common(final(c)) - common(final(b)) + common(final(a)) for b, a, d, c in pairs]
+    )
+    rows = [
+        (size, shares(runs, plain, final, common), shares(runs, half, final, common))
+        for size, plain, half in (("small", "one-hot", "half-scale"), ("large", "large", "large-half-scale"))
+    ]
+    text = table(rows, "images", "hair and face colour, b = 1", "b = 0.5")
+    return more(between), (
+        f"{text}\n\nScaling the input by b = 0.5 lowers logSNR by 2 log 2 at every level (exactly, see "
+        "`tests/unit/diffcore/test_diffusion.py`; Chen writes log b, of the amplitude). It moves small "
+        f"images by {small.points()} and large ones by {large.points()}; the difference between the two is "
+        f"{between.points()}."
+    )
+
+
+FINDINGS: dict[int, tuple[str, Callable[[Runs], tuple[str, str]], tuple[str, ...]]] = {
+    1: ("Pixels in [0, 1] learn far slower than in [-1, 1]", finding_1, ("one-hot", "unit-pixels")),
+    2: ("Unconditional training collapses onto a few looks", finding_2, ("one-hot", "unconditional")),
+    3: ("One-hot attributes learn faster than integers", finding_3, ("one-hot", "integers")),
+    4: ("Doubling Tau's projections alone does not fix colours", finding_4,
+        ("one-head", "one-head-double-tau")),
+    5: ("Four heads instead of one bring hair colours", finding_5, ("one-hot", "one-head")),
+    6: ("Four heads and doubled Tau together give the final model", finding_6,
+        ("one-hot", "one-head", "one-head-double-tau", "double-tau")),
+    7: ("A lower loss does not mean better images", finding_7, ("constant-rate",)),
+    8: ("The best noise schedule depends on the image's size", finding_8,
+        ("one-hot", "half-scale", "large", "large-half-scale")),
+}  # fmt: skip
+
+
+def page(runs: Runs, points: Sequence[Point], scale: str, seeds: int, missing: Sequence[str]) -> str:
+    """The Markdown. A finding whose runs are not all there is said to be open."""
+    config = points[0].config
+    samples = next((row["samples"] for rows in runs.values() for row in rows), 0)
+    parts, summary = [], []
+    for number, (claim, judge, needs) in FINDINGS.items():
+        absent = [name for name in needs if name not in runs]
+        verdict, text = ("open", f"Not run: {', '.join(absent)}.") if absent else judge(runs)
+        summary.append((str(number), claim, f"**{verdict}**"))
+        parts.append(f"## {number}. {claim}: {verdict}\n\n{text}\n")
+    size = SMALL_SIZE[scale], LARGE_SIZE[scale]
+    head = (
+        f"# Earlier findings, repeated\n\nEight findings of earlier systems, each as an experiment over "
+        f"{seeds} seeds: stand-in avatars of {size[0]} x {size[0]} pixels (and {size[1]} for finding 8), "
+        f"{config.train.steps:,} steps of {config.batch.size}, {samples} samples a checkpoint (EMA weights, "
+        f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance:g}), "
+        "judged by a classifier trained on real images. Intervals are 95 % over the seeds (Student's t), so "
+        "with three seeds only clear differences are decided. A verdict is about this scale: small networks, "
+        "small images, minutes of training. Made by\n\n"
+        f"```\npython -m diffcore.evaluation.findings{' --scale full' if scale == 'full' else ''}\n```\n"
+    )
+    if missing:
+        head += f"\nNot finished when this page was made: runs {', '.join(missing)}.\n"
+    return "\n".join([head, table(summary, "", "finding", "here"), "", *parts])
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,112 @@
+"""python -m diffcore.evaluation.points RUN [--samples 512] [--raw]
+
+The quality of every kept checkpoint of a run, beside the loss it was reached with: the curve after the fact.
+Writes points.json into the run folder. The same wishes and noise at every checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffcore.sample import check_seed, load_run, sampling_of
+from shards import cli
+from shards.cli import InputError
+
+if TYPE_CHECKING:
+    from diffcore.evaluation.judge import Judge, Reading
+    from diffcore.sample import TrainedModel
+
+FILE = "points.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="python -m diffcore.evaluation.points", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    parser.add_argument("--samples", type=int, default=512, help="images a checkpoint (default 512)")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    parser.add_argument("--raw", action="store_true", help="the raw weights too, not the EMA alone")
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    arguments = parser.parse_args(argv)
+    check_seed(arguments.seed)
+    if arguments.samples < 2:
+        raise InputError(f"--samples {arguments.samples}: at least 2")
+
+    import numpy as np
+    import torch
+
+    from diffcore import checkpoint
+    from diffcore.evaluate import judge_of
+    from diffcore.evaluation import draws
+    from shards.files import write_atomic
+    from shards.read import ShardReader
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    model = load_run(arguments.run)
+    judge = judge_of(model, arguments.judge)
+    if judge is None:
+        raise InputError(f"{arguments.run}: its shards have no labels to judge by")
+    with ShardReader(model.config.data.path, "val", order="sequential") as reader:
+        real = judge.read(reader.read(np.arange(min(len(reader), arguments.samples))).images)
+    sampling = sampling_of(model.config, arguments)
+    labels_NA = draws.wishes(model, arguments.samples, arguments.seed)
+    points = []
+    steps = [checkpoint.read_state(folder).step for folder in checkpoint.complete(arguments.run)]
+    for before, step in zip([0, *steps], steps, strict=False):
+        loss = mean_loss(arguments.run, before, step)
+        for weights in ("ema", "raw") if arguments.raw else ("ema",):
+            model = load_run(arguments.run, weights, step)
+            images = draws.draw(model, labels_NA, sampling, arguments.seed, draws.start())
+            point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
+            points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))
+    record = {"samples": arguments.samples, "sampling": draws.settings(sampling), "points": points}
+    write_atomic(arguments.run / FILE, (json.dumps(record, indent=1) + "\n").encode())
+    print(f"{arguments.run / FILE}: {len(points)} points")
+
+
+def figures(  # type: ignore[no-untyped-def]
+    model: TrainedModel, judge: Judge, reading: Reading, labels_NA, real: Reading, images
+) -> dict[str, Any]:
+    """Fidelity (where labels were asked for), Frechet distance, and variety: 1 as the real images'."""
+    import numpy as np
+
+    from diffcore.evaluation import distances, looks
+
+    columns = [i for i, a in enumerate(judge.schema) if a.name in judge.readable]
+    ratios = [
+        looks.effective_number(reading.labels_NA[:, i]) / looks.effective_number(real.labels_NA[:, i])
+        for i in columns
+    ]
+    result: dict[str, Any] = {
+        "frechet": distances.frechet(real.features_NF, reading.features_NF),
+        "variety": float(np.mean(ratios)),
+        "spread": looks.spread(looks.thumbnails(images)),
+    }
+    if model.config.model.conditional:
+        scores = judge.score(images, labels_NA, reading)
+        result["fidelity"] = scores.mean.mean
+        result["attributes"] = {name: share.as_dict() for name, share in scores.shares.items() if share.count}
+    return result
+
+
+def mean_loss(run: Path, after: int, to: int) -> float | None:
+    """Mean training loss of the steps ``after`` + 1 .. ``to`` that were logged."""
+    losses = []
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "train/loss" in entry and after < entry["step"] <= to:
+            losses.append(entry["train/loss"])
+    return sum(losses) / len(losses) if losses else None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,92 @@
+"""The experiments: their plan, their verdicts on made-up figures, and pixels in [0, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from diffcore import configure
+from diffcore.config import Diffusion
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.evaluation import findings
+from shards.cli import InputError
+
+
+@pytest.mark.parametrize("scale", ["cpu", "full"])
+def test_the_sweep_file_makes_the_planned_runs(scale: str, tmp_path: Path) -> None:
+    out = tmp_path / "points.yaml"
+    findings.main(["--sweep", str(out), "--seeds", "2", "--scale", scale])
+    points = yaml.safe_load(out.read_text())
+    planned = findings.plan(tmp_path / "runs", 2, scale)
+    assert len(points) == len(planned) == 2 * len(findings.NAMES)
+    for values, point in zip(points, planned, strict=True):
+        # As launch/submit.py reads it: dotted fields over the base's YAML.
+        flags = [word for key, value in values.items() for word in (f"--{key}", findings._written(value))]
+        base = ["--config", str(findings.CONFIGS / "one-hot.yaml"), "--run", str(point.run)]
+        assert configure.parse([*base, *flags]) == point.config
+    identities = {str(point.config.identity()) + str(point.config.data.path) for point in planned}
+    assert len(identities) == len(planned)
+
+
+def test_one_seed_is_no_experiment() -> None:
+    with pytest.raises(InputError, match="--seeds 1: allowed: 2 to 10"):
+        findings.main(["--seeds", "1"])
+
+
+def curve(last: float, *before: float, loss: float = 0.1, weights: str = "ema") -> list[dict[str, Any]]:
+    shares = [*before, last]
+    return [
+        {
+            "step": 100 * (i + 1), "images": 3200 * (i + 1), "weights": weights, "loss": loss / (i + 1),
+            "fidelity": share, "variety": share, "spread": 50.0, "frechet": 1.0,
+            "attributes": {name: {"share": share, "count": 500} for name in findings.COLORS},
+        }
+        for i, share in enumerate(shares)
+    ]  # fmt: skip
+
+
+def runs(**curves: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    return {
+        name.replace("_", "-"): [{"points": points, "samples": 500} for points in seeds]
+        for name, seeds in curves.items()
+    }
+
+
+def test_a_clear_difference_holds_and_a_vague_one_is_undecided() -> None:
+    ahead = [curve(0.9, 0.60), curve(0.9, 0.61), curve(0.9, 0.59)]
+    behind = [curve(0.9, 0.30), curve(0.9, 0.29), curve(0.9, 0.30)]
+    vague = [curve(0.9, 0.30), curve(0.9, 0.90), curve(0.9, 0.58)]
+    assert findings.finding_1(runs(one_hot=ahead, unit_pixels=behind))[0] == "holds"
+    assert findings.finding_1(runs(one_hot=behind, unit_pixels=ahead))[0] == "the opposite holds"
+    assert findings.finding_1(runs(one_hot=ahead, unit_pixels=vague))[0] == "undecided"
+    assert findings.finding_4(runs(one_head=ahead, one_head_double_tau=ahead))[0] == "holds"
+
+
+def test_a_colour_lost_while_the_loss_falls_is_found() -> None:
+    lost = curve(0.5, 0.3, 0.7, weights="raw")
+    kept = curve(0.72, 0.3, 0.7, weights="raw")
+    verdict, text = findings.finding_7(runs(constant_rate=[lost, lost, kept]))
+    assert verdict == "holds for some seeds" and "70.0 % to 50.0 %" in text
+    assert findings.finding_7(runs(constant_rate=[kept, kept]))[0] == "does not hold"
+
+
+def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
+    some = runs(one_hot=[curve(0.9, 0.6)] * 2, unit_pixels=[curve(0.8, 0.3), curve(0.8, 0.31)])
+    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, ["004"])
+    assert "Not finished when this page was made: runs 004." in text
+    assert "## 1. Pixels in [0, 1] learn far slower than in [-1, 1]: holds" in text
+    assert "Not run: integers." in text
+
+
+def test_unit_pixels_are_the_same_images_in_another_range() -> None:
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    for scale in (1.0, 0.5):
+        schedule = NoiseSchedule.of(Diffusion(pixels="unit", input_scale=scale))
+        x0 = schedule.scale(images)
+        torch.testing.assert_close(x0, scale * (images + 1) / 2)
+        torch.testing.assert_close(schedule.unscale(x0), images)
+        torch.testing.assert_close(schedule.clamp(3 * x0 - 1), (3 * x0 - 1).clamp(0, scale))
