@@ -95,19 +95,20 @@ def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qua
     names = dict(Index.load(data).header.variant_names) if isinstance(data, Path) else {}
     report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema, names)
     with SummaryWriter(run / "tensorboard") as writer:
-        for tag, value in scalars(figures).items():
+        for tag, value in scalars({k: v for k, v in figures.items() if k != "sampling"}).items():
             writer.add_scalar(f"evaluate/{tag}", value, model.step)
 
     if (fidelity := figures.get("fidelity")) is not None:
         table = Table(title=f"Fidelity of {run}, step {model.step}, {figures['samples']} samples")
-        for heading in ("attribute", "as asked", "95 % interval", "judge on real images"):
+        for heading in ("attribute", "as asked", "95 % interval", "judge on real images", "in the mean"):
             table.add_column(heading, justify="left" if heading == "attribute" else "right")
         for name, row in fidelity["attributes"].items():
             table.add_row(
-                name if name in fidelity["over"] else f"{name} (not in the mean)",
+                name,
                 f"{row['share']:.1%}",
                 f"{row['low']:.1%} to {row['high']:.1%}",
                 f"{row['judge_on_real_images']['share']:.1%}",
+                "yes" if name in fidelity["over"] else "no",
             )
         mean, ceiling = fidelity["mean"], fidelity["ceiling"]
         table.add_section()
@@ -118,7 +119,8 @@ def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qua
             f"{ceiling['mean']:.1%}",
         )
         Console().print(table)
-    for name, value in scalars({k: v for k, v in figures.items() if k != "fidelity"}).items():
+    others = {name: value for name, value in figures.items() if name not in ("fidelity", "sampling")}
+    for name, value in scalars(others).items():
         print(f"{name} {value:.4g}")
     print(f"report: {out / report.FILE}")
 

@@ -62,7 +62,7 @@ class Probe:
         share = -(-self.samples // world.size)
         mine = np.arange(world.rank * share, (world.rank + 1) * share) % self.samples
         parts = []
-        with engine.swapped(ema.shadow):
+        with engine.swapped(ema.full()):
             for first in range(0, share, BATCH):
                 part = mine[first : first + BATCH]
                 parts.append(
