@@ -1,0 +1,174 @@
+"""What became of runs: Slurm's answers, the run folder's own, and where the time went."""
+
+from __future__ import annotations
+
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore import ledger
+from launch import goodput, jobs, query, registry
+from shards.cli import InputError
+
+
+def event(at: float, name: str, attempt: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"time": at, "event": name, "attempt": attempt, **fields}
+
+
+def a_crash_and_a_good_end() -> list[dict[str, Any]]:
+    life = {"job": "5", "restart": 0}
+    return [
+        event(0, "submitted", job="5"),
+        event(10, "started", **life),
+        event(14, "start"),
+        event(15, "loaded", step=0),
+        event(16, "first_step", step=1),
+        event(20, "saved", step=10, seconds=2),
+        event(36, "ended", code=75, step=40, beat=32, why="rank 1: killed", **life),
+        event(37, "started", 1, **life),
+        event(40, "start", 1),
+        event(41, "loaded", 1, step=10),
+        event(42, "first_step", 1, step=11),
+        event(60, "ended", 1, code=0, step=100, beat=60, why="done", **life),
+    ]
+
+
+def test_every_second_of_a_crash_is_accounted_for() -> None:
+    first, second = goodput.account(a_crash_and_a_good_end())
+    # 20 s after the first step: 4 without a sign of life, 2 saving; of the 14 left, 30 of 40 steps were lost.
+    assert first.seconds == {
+        "queue": 10, "start": 4, "load": 2, "train": 3.5, "save": 2, "replay": 10.5, "hang": 4,
+    }  # fmt: skip
+    assert second.seconds == {
+        "queue": 0, "start": 1 + 3, "load": 2, "train": 18, "save": 0, "replay": 0, "hang": 0,
+    }  # fmt: skip
+    assert first.total + second.total == 60
+    assert goodput.share([first, second], waiting=True) == pytest.approx(21.5 / 60)
+
+
+def test_a_requeue_waits_in_the_queue_again() -> None:
+    events = [
+        event(0, "submitted", job="5"),
+        event(1, "started", job="5", restart=0),
+        event(2, "start"),
+        event(3, "first_step", step=1),
+        event(10, "ended", code=85, step=5, beat=10),
+        event(30, "started", 1, job="5", restart=1),
+    ]
+    _, second = goodput.account(events)
+    assert (second.seconds["queue"], second.outcome) == (20, "running")
+
+
+def test_a_lost_attempt_ends_with_its_last_sign_of_life() -> None:
+    why = "killed with its node or by the scheduler"
+    events = [
+        event(0, "started", job="5", restart=0),
+        event(2, "start"),
+        event(3, "first_step", step=1),
+        event(100, "ended", code=75, step=5, beat=20, why=why),
+        event(101, "started", 1, job="5", restart=1),
+    ]
+    first, second = goodput.account(events)
+    assert (first.total, second.seconds["queue"]) == (20, 81)
+
+
+@given(st.lists(st.sampled_from(["start", "loaded", "first_step", "saved", "ended"]), max_size=8), st.data())
+def test_nothing_is_negative_or_counted_twice(names: list[str], data: st.DataObject) -> None:
+    clock, events = 0.0, [event(0, "submitted", job="1"), event(1, "started", job="1", restart=0)]
+    for name in names:
+        clock += data.draw(st.floats(0, 50))
+        fields = {"step": data.draw(st.integers(0, 9)), "seconds": 3.0, "code": 75, "beat": clock / 2}
+        events.append(event(1 + clock, name, **fields))
+    (attempt,) = goodput.account(events)
+    assert all(value >= 0 for value in attempt.seconds.values())
+    assert attempt.total <= 1 + clock + 1e-6
+
+
+def test_the_picture_is_xml_with_a_bar_an_attempt() -> None:
+    picture = goodput.svg(goodput.account(a_crash_and_a_good_end()), "a < b")
+    root = ET.fromstring(picture)
+    assert len([e for e in root.iter() if e.tag.endswith("title")]) == 6 + 4 - 1
+
+
+# --- Slurm's answers ---
+
+
+def test_squeue_and_sacct_are_read() -> None:
+    found = query.parse_squeue("12|RUNNING|1:02|n[1-2]|None\n13_2|PENDING|0:00||Resources\nrubbish\n")
+    assert found["12"] == query.Job("RUNNING", "1:02", "n[1-2]", "")
+    assert found["13_2"].why == "Resources"
+    text = (
+        "12|NODE_FAIL|00:10|n1|0:0\n12|CANCELLED by 0|00:20|n1|0:15\n12.batch|X|1|n1|0:0\n9|FAILED|1|n2|2:0\n"
+    )
+    told = query.parse_sacct(text)
+    assert (told["12"].state, told["9"].why) == ("CANCELLED", "exit code 2")
+
+
+def test_all_jobs_are_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, answer in [("squeue", "1|RUNNING|1|n1|None"), ("sacct", "2|COMPLETED|1|n1|0:0")]:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/asked\necho '{answer}'\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = query.ask(["1", "2", "3", "2"])
+    assert {job: told.state for job, told in found.items()} == {"1": "RUNNING", "2": "COMPLETED"}
+    assert (tmp_path / "asked").read_text().split() == ["squeue", "sacct"]
+
+
+# --- the run folder's own account ---
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm here
+    folder = tmp_path / "run"
+    (folder / "job" / "001").mkdir(parents=True)
+    ledger.record(folder, "submitted", job="5", cluster="box", folder=str(folder / "job" / "001"))
+    registry.remember(folder, "5", "box")
+    return folder
+
+
+def test_states_from_the_folder_alone(run: Path) -> None:
+    assert jobs.Run.read(run).state(None) == "PENDING"
+    ledger.record(run, "started", job="5", restart=0)
+    ledger.beat(run, 3, 10, "train")
+    assert jobs.Run.read(run).state(None) == "RUNNING"
+    assert jobs.Run.read(run).steps == "3/10"
+    ledger.record(run, "ended", job="5", code=0)
+    assert jobs.Run.read(run).state(None) == "COMPLETED"
+    assert jobs.Run.read(run).state(query.Job("COMPLETING")) == "COMPLETING"
+
+
+def test_an_old_heartbeat_is_no_sign_of_life(run: Path) -> None:
+    ledger.record(run, "started", job="5", restart=0)
+    ledger.beat(run, 3, 10, "train")
+    told = jobs.Run.read(run)
+    assert told.beat is not None
+    told.beat["time"] = time.time() - 2 * jobs.FRESH
+    assert told.state(None) == "UNKNOWN"
+
+
+@pytest.mark.parametrize("command", ["list", "status", "goodput", "logs"])
+def test_commands_take_the_newest_run(command: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger.record(run, "started", job="5", restart=0)
+    ledger.record(run, "ended", job="5", code=75, why="rank 1 on n2: killed by SIGKILL")
+    (run / "job" / "001" / "5_0_log.out").write_text("step 1\n")
+    jobs.main([command])
+    out = capsys.readouterr().out
+    assert {"list": "STOPPED", "status": "killed by SIGKILL", "goodput": "goodput.svg", "logs": "step 1"}[
+        command
+    ] in out
+
+
+def test_a_missing_rank_is_told(run: Path) -> None:
+    (run / "job" / "001" / "5_0_log.out").touch()
+    with pytest.raises(InputError, match=r"--rank 3: .* there are: ranks 0 to 0"):
+        jobs.main(["logs", "--rank", "3", str(run)])
+    with pytest.raises(InputError, match="nothing was submitted"):
+        jobs.main(["status", str(run.parent)])
