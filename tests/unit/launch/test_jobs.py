@@ -92,7 +92,7 @@ def test_nothing_is_negative_or_counted_twice(names: list[str], data: st.DataObj
 def test_the_picture_is_xml_with_a_bar_an_attempt() -> None:
     picture = goodput.svg(goodput.account(a_crash_and_a_good_end()), "a < b")
     root = ET.fromstring(picture)
-    assert len([e for e in root.iter() if e.tag.endswith("title")]) == 6 + 4 - 1
+    assert len([e for e in root.iter() if e.tag.endswith("title")]) == 7 + 3
 
 
 # --- Slurm's answers ---
