@@ -265,6 +265,9 @@ class Engine(Section):
         if self.precision == "bf16" and self.zero == 0:
             # DeepSpeed steps there without fp32 masters that could be saved or averaged.
             raise ValueError("precision bf16 needs zero 1, 2 or 3; one process with zero 1 is plain bf16")
+        if self.compile and self.zero == 3:
+            # Its hooks around every module break the graph into pieces that are compiled again and again.
+            raise ValueError("compile needs zero 0, 1 or 2")
         return self
 
     @property

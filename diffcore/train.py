@@ -71,7 +71,8 @@ def train(config: Config, world: World) -> None:
     # The network, its average and where they were: the same weights on every rank, from the seed.
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.train.deterministic)
-    engine = Engine(models.build(config.model, reader.schema, reader.size), config, world)
+    network = models.prepare(models.build(config.model, reader.schema, reader.size), config.engine)
+    engine = Engine(network, config, world)
     barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
     # Held until this process ends: one writer a run folder.
     lock = run_folder.claim(config, data) if world.main else None

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from diffcore.config import DiffusersModel, Model
+from diffcore.config import DiffusersModel, Engine, Model
 from diffcore.models.avatar import AvatarUNet
+from diffcore.models.checkpointing import checkpoint_blocks
+from diffcore.models.compiling import compile_network
 from diffcore.models.ddpm import DdpmUNet
 from shards.attributes import Attribute
 from shards.cli import InputError
@@ -44,3 +46,15 @@ def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
     if config.conditional and not schema:
         raise InputError("data: these shards have no labels: set model.attributes or model.labels to none")
     return BUILDERS[config.kind](config, schema)
+
+
+def prepare(network: nn.Module, engine: Engine) -> nn.Module:
+    """``network`` as ``engine`` wants it trained: activation checkpointing and torch.compile, in place.
+
+    Parameters keep their names, and the numbers are those of the plain network (compiled, but for the last
+    bits).
+    """
+    checkpoint_blocks(network, engine.checkpointing, hooked=engine.zero == 3)
+    if engine.compile:
+        compile_network(network)
+    return network

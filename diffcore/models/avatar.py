@@ -96,6 +96,8 @@ class AvatarUNet(nn.Module):
     H and W must be multiples of patch x 2 ** (levels - 1).
     """
 
+    blocks = (Stage,)  # of activation checkpointing
+
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
         self.encoder = LabelEncoder(schema, config.attributes) if config.conditional else None

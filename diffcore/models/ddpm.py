@@ -99,6 +99,8 @@ class Up(nn.Module):
 class DdpmUNet(nn.Module):
     """[B, 3, H, W], timesteps [B], labels [B, A], keep [B] -> [B, 3, H, W]. H, W: multiples of 8."""
 
+    blocks = (DoubleConvolution, SelfAttention)  # of activation checkpointing
+
     def __init__(self, config: DdpmModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
         w = config.width

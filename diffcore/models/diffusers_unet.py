@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffusers import UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from diffcore.config import DiffusersModel
@@ -19,6 +21,8 @@ from shards.attributes import Attribute
 
 class DiffusersUNet(nn.Module):
     """[B, 3, H, W], timesteps [B], labels [B, A], keep [B] -> [B, 3, H, W]."""
+
+    blocks = (ResnetBlock2D, Transformer2DModel)  # of activation checkpointing
 
     def __init__(self, config: DiffusersModel, schema: Sequence[Attribute]) -> None:
         super().__init__()

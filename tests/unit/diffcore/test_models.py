@@ -18,6 +18,11 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}
 SIZES = {
     "avatar": 76_902_915,
+    "avatar-heads1": 76_902_915,
+    "avatar-integer": 68_344_323,
+    "avatar-original": 86_278_659,
+    "avatar-tau2": 86_278_659,
+    "avatar-unconditional": 62_007_811,
     "ddpm-cifar10": 23_335_299,
     "ddpm-landscapes": 23_332_739,
     "diffusers-32": 188_511_363,

@@ -1,0 +1,34 @@
+"""torch.compile as a setting."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+from torch import nn
+
+from shards.cli import InputError
+
+
+def compile_network(network: nn.Module) -> None:
+    """Compile ``network`` in place, at its first call; parameter names stay (no "_orig_mod.").
+
+    A batch of another size is compiled anew instead of for any size: training has one, sampling one or two.
+    InputError where the generated C++ could not be compiled.
+    """
+    if problem := missing():
+        raise InputError(f"engine.compile: {problem}; install it or set engine.compile to false")
+    network.compile(dynamic=False)
+
+
+def missing() -> str | None:
+    """What torch.compile lacks on this machine, or None."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # a second of imports
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "there is no C++ compiler (g++, clang++, or what $CXX names)"
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return None if header.exists() else f"{header} of Python's development files is missing"

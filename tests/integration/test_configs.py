@@ -1,0 +1,73 @@
+"""Every config of configs/, an eighth as wide, trains on two processes, and its loss falls."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffcore import configure
+from shards import pack
+from tests.integration.conftest import REPOSITORY, free_port, run
+
+NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
+STEPS = 32
+# An eighth of the width, or the least that the architecture allows.
+NARROW: dict[str, dict[str, Any]] = {
+    "avatar": {"channels": [16, 32, 64, 128], "tau_tokens": 2, "attention_levels": [1, 2, 3], "patch": 1},
+    "ddpm": {"width": 8},
+    "diffusers": {"block_out_channels": [32, 32, 64], "cross_attention_dim": 160, "tau_tokens": 32},
+}
+
+
+def plain_pictures(folder: Path, classes: tuple[str, ...], out: Path) -> Path:
+    """Pictures of one colour, which is its class's, packed."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.full((16, 16, 3), (80 * number + 10, 40, 200 - 5 * i), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    pack.main([str(folder), "--out", str(out), "--size", "16", "--jobs", "1", "--val", "0.1"])
+    return out
+
+
+def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> None:
+    data = {
+        "cifar10": plain_pictures(tmp_path / "a", ("cats", "dogs", "eels"), tmp_path / "classes"),
+        "landscapes": plain_pictures(tmp_path / "b", ("",), tmp_path / "unlabelled"),
+    }
+    paths = []
+    for name in NAMES:
+        path = REPOSITORY / "configs" / f"{name}.yaml"
+        c = configure.load(path)
+        small = configure.load(
+            path,
+            {
+                "run": str(tmp_path / name),
+                "data": {"path": str(data.get(c.data.path.name, packed))},
+                "model": NARROW[c.model.kind],
+                "optimizer": {"lr": 2e-3},
+                "lr_schedule": {"kind": "constant", "warmup_samples": 0},
+                "batch": {"size": 16, "micro": None},
+                "train": {"steps": STEPS, "log_every": 1},
+                "sampling": {"count": 2, "steps": 2},
+            },
+        )
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(small.to_yaml())
+
+    launcher = str(Path(sys.executable).parent / "deepspeed")
+    command = [sys.executable, launcher, "--num_gpus", "2", "--master_port", str(free_port()), "--module"]
+    command += ["tests.integration.train_all", *map(str, paths)]
+    finished = run(command, cwd=REPOSITORY, timeout=500)
+    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    for name in NAMES:
+        losses = [json.loads(line)["train/loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
+        assert len(losses) == STEPS
+        first, last = np.mean(losses[:4]), np.mean(losses[-8:])
+        assert last < 0.8 * first, f"{name}: {first:.3f} -> {last:.3f}"
+        assert (tmp_path / name / "checkpoints" / f"step-{STEPS:08d}" / "COMPLETE").exists()

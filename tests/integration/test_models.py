@@ -1,0 +1,29 @@
+"""Activation checkpointing and torch.compile under DeepSpeed, with real processes, against a plain loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffcore.models.compiling import missing
+from tests.integration.conftest import Train
+from tests.integration.test_training import assert_near, plain_loop, saved
+
+
+def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:
+    found = {}
+    for mode in ("none", "selective", "full"):
+        train(
+            "--engine.zero", "3", "--engine.checkpointing", mode, "--run", f"{small.parent}/{mode}", ranks=2
+        )
+        found[mode] = saved(small.parent / mode)
+    # Attention learns from the third step on, when its zeroed output has moved.
+    assert_near(found["selective"], found["none"], rtol=1e-6)
+    assert_near(found["full"], found["none"], rtol=1e-6)
+
+
+@pytest.mark.skipif(bool(missing()), reason=f"torch.compile: {missing()}")
+def test_a_compiled_network_learns_what_a_plain_one_learns(train: Train, small: Path) -> None:
+    train("--engine.compile", "true", "--engine.checkpointing", "selective")
+    assert_near(saved(small.parent / "run"), plain_loop(small, 4), rtol=1e-4)  # names are compared too
