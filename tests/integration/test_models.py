@@ -12,7 +12,7 @@ from tests.integration.test_training import assert_near, plain_loop, saved
 
 
 def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:
-    found = {}
+    zero_3, found = ("--engine.zero", "3"), {}
     for mode in ("none", "selective", "full"):
         train(
             "--engine.zero", "3", "--engine.checkpointing", mode, "--run", f"{small.parent}/{mode}", ranks=2
