@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from diffcore.models.compiling import missing
 from tests.integration.conftest import Train
@@ -12,11 +13,10 @@ from tests.integration.test_training import assert_near, plain_loop, saved
 
 
 def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:
-    zero_3, found = ("--engine.zero", "3"), {}
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
     for mode in ("none", "selective", "full"):
-        train(
-            "--engine.zero", "3", "--engine.checkpointing", mode, "--run", f"{small.parent}/{mode}", ranks=2
-        )
+        flags = ("--engine.zero", "3", "--engine.checkpointing", mode, "--run", str(small.parent / mode))
+        train(*flags, ranks=2)
         found[mode] = saved(small.parent / mode)
     # Attention learns from the third step on, when its zeroed output has moved.
     assert_near(found["selective"], found["none"], rtol=1e-6)
