@@ -93,7 +93,7 @@ ReturnToService=2
 SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=5
-MessageTimeout=10
+MessageTimeout=5
 BatchStartTimeout=10
 SchedulerParameters=bf_interval=5,sched_interval=5
 PreemptType=preempt/partition_prio

@@ -1,0 +1,154 @@
+"""The box without Slurm: its files, its processes and its one-line errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shards.cli import InputError
+from slurm import box_conf, machine, processes
+from slurm.box_conf import Settings
+from slurm.box_daemons import Box
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# fmt: off
+BOX = Settings(
+    nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl", address="127.0.0.1",
+    version=[22, 5, 8], port=12000,
+)
+# fmt: on
+
+
+def keys(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def test_configuration_of_the_daemons() -> None:
+    conf = box_conf.slurm_conf(Path("/b"), BOX, daemons=True)
+    assert keys(conf)["SlurmctldHost"] == "ctl(127.0.0.1)"
+    assert keys(conf)["CommunicationParameters"] == "NoInAddrAny,NoCtldInAddrAny"
+    assert keys(conf)["AccountingStoragePass"] == "/b/munge/socket"  # else slurmdbd takes munge's own socket
+    nodes = re.findall(r"NodeName=(\w+) NodeHostname=(\w+) NodeAddr=([\d.]+) Port=(\d+) .* Gres=gpu:2", conf)
+    assert nodes == [("n1", "n1", "127.0.0.1", "12002"), ("n2", "n2", "127.0.0.1", "12003")]
+    for key, value in keys(conf).items():
+        if value.startswith("/") and key != "MailProg":
+            assert value.startswith("/b/"), f"{key}={value}: all that a box writes is in its folder"
+
+
+def test_configuration_follows_what_was_asked() -> None:
+    plain = replace(BOX, private=False, host="vm", gpus=0, accounting=False)
+    conf = box_conf.slurm_conf(Path("/b"), plain, daemons=True)
+    assert "NodeName=n2 NodeHostname=vm " in conf and "Gres=gpu" not in conf
+    assert keys(conf)["AccountingStorageType"] == "accounting_storage/none"
+    newer = box_conf.slurm_conf(Path("/b"), replace(BOX, version=[23, 11, 4]), daemons=True)
+    assert keys(newer)["PreemptParameters"] == "send_user_signal"
+    assert "SlurmctldParameters" not in keys(newer)
+
+
+def test_a_process_is_its_number_and_its_start(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    processes.launch(["sleep", "60"], pid_file, tmp_path / "log", dict(os.environ))
+    pid = processes.running(pid_file)
+    assert pid and processes.start_time(pid)
+    started = pid_file.read_text()
+    pid_file.write_text(f"{pid} 1\n")  # as if the number had gone to another process
+    processes.end(pid_file)
+    assert processes.start_time(pid) and not pid_file.exists()
+    pid_file.write_text(started)
+    processes.end(pid_file)
+    assert processes.start_time(pid) is None and not pid_file.exists()
+    processes.end(pid_file)  # nothing to end is fine
+
+
+def test_kill_takes_one_that_ignores_sigterm() -> None:
+    deaf = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo on; while :; do sleep 1; done"], stdout=subprocess.PIPE
+    )
+    assert deaf.stdout and deaf.stdout.readline() == b"on\n"
+    began = time.monotonic()
+    processes.kill([deaf.pid])
+    assert time.monotonic() - began < 2 and deaf.wait() == -9
+
+
+def test_own_namespace_is_never_a_node() -> None:
+    assert processes.sharing_host_name(os.getpid()) == []
+
+
+def test_processes_of_a_node_without_namespaces(tmp_path: Path) -> None:
+    conf = tmp_path / "slurm.conf"
+    env = {"SLURM_CONF": str(conf), "SLURMD_NODENAME": "n2"}
+    with subprocess.Popen(["sleep", "60"], env=os.environ | env) as task:
+        try:
+            assert processes.of_slurm_node(conf, tmp_path / "n2.log", "n2") == [task.pid]
+            assert processes.of_slurm_node(conf, tmp_path / "n1.log", "n1") == []
+            assert processes.of_slurm_node(tmp_path / "other", tmp_path / "n2.log", "n2") == []
+        finally:
+            task.kill()
+
+
+def test_ports_are_free_and_below_the_kernels_own(tmp_path: Path) -> None:
+    port = machine.free_ports(4, "127.0.0.1", tmp_path)
+    assert 10000 <= port < 30000 and machine.free_ports(4, "127.0.0.1", tmp_path) == port
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port + 2))
+        assert machine.free_ports(4, "127.0.0.1", tmp_path) > port + 2 or port > 29000
+
+
+def test_device_where_mknod_is_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "mknod", forbidden)
+    machine.fake_device(tmp_path / "gpu0")
+    assert stat.S_ISREG((tmp_path / "gpu0").stat().st_mode)
+
+
+def test_missing_programs_are_named_with_their_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(machine, "search_path", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"munged, slurmctld.* not found: apt-get install slurm-wlm munge"):
+        Box(tmp_path / "box").up(2, 2, None, accounting=True, private=True)
+    assert not (tmp_path / "box").exists()
+
+
+def test_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InputError, match="needs root"):
+        Box(tmp_path).up(2, 2, None, accounting=True, private=True)
+
+
+def test_somebodys_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("slurm.box_daemons.missing_programs", lambda accounting: [])
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="not empty and no box"):
+        Box(tmp_path).up(2, 2, None, accounting=True, private=True)
+    Box(tmp_path).down()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["up", "--nodes", "0"], "error: --nodes 0: from 1 to 64"),
+        (["env"], "error: no box in"),
+        (["kill-node", "n1"], "error: "),
+        (["go"], "error: argument command: invalid choice"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    home = os.environ | {"HOME": str(tmp_path)}
+    command = [sys.executable, str(REPOSITORY / "slurm/box.py"), *arguments]
+    done = subprocess.run(command, env=home, cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1
