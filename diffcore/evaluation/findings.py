@@ -32,6 +32,7 @@ import yaml
 
 from diffcore import configure
 from diffcore.config import REPOSITORY, Config, flatten
+from diffcore.evaluation import charts
 from diffcore.evaluation.points import FILE
 from shards import cli
 from shards.cli import InputError
@@ -111,7 +112,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {name: [_read(p) for p in points if p.name == name] for name in NAMES}
     missing = [p.run.name for p in points if _read(p) is None]
     complete = {name: rows for name, rows in measured.items() if all(row is not None for row in rows)}
-    write_atomic(arguments.out, page(complete, points, arguments.scale, arguments.seeds, missing).encode())
+    drawing = arguments.out.with_suffix(".svg")
+    write_atomic(drawing, picture(complete).encode())
+    text = page(complete, points, arguments.scale, arguments.seeds, missing, drawing.name)
+    write_atomic(arguments.out, text.encode())
     say(f"page: {arguments.out}")
 
 
@@ -397,7 +401,23 @@ FINDINGS: dict[int, tuple[str, Callable[[Runs], tuple[str, str]], tuple[str, ...
 }  # fmt: skip
 
 
-def page(runs: Runs, points: Sequence[Point], scale: str, seeds: int, missing: Sequence[str]) -> str:
+def picture(runs: Runs) -> str:
+    """Mean fidelity of every experiment over the images seen, mean over the seeds."""
+    series = {}
+    for name, rows in runs.items():
+        curves = [[p for p in row["points"] if p["weights"] == "ema" and "fidelity" in p] for row in rows]
+        means = [
+            (float(at[0]["images"]), float(np.mean([p["fidelity"] for p in at])), f"step {at[0]['step']}")
+            for at in zip(*curves, strict=True)
+        ]
+        if means:
+            series[name] = means
+    return charts.lines(series, "images seen", "mean fidelity, EMA weights", width=860, height=420)
+
+
+def page(
+    runs: Runs, points: Sequence[Point], scale: str, seeds: int, missing: Sequence[str], drawing: str
+) -> str:
     """The Markdown. A finding whose runs are not all there is said to be open."""
     config = points[0].config
     samples = next((row["samples"] for rows in runs.values() for row in rows), 0)
@@ -420,7 +440,8 @@ def page(runs: Runs, points: Sequence[Point], scale: str, seeds: int, missing: S
     )
     if missing:
         head += f"\nNot finished when this page was made: runs {', '.join(missing)}.\n"
-    return "\n".join([head, table(summary, "", "finding", "here"), "", *parts])
+    image = f"\n![Mean fidelity of every experiment over the images seen]({drawing})\n"
+    return "\n".join([head, table(summary, "", "finding", "here"), image, *parts])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffcore.evaluation.quality import Asked, Quality
+from diffcore.evaluation.quality import Quality
 from diffcore.evaluation.visible import visible
 from diffcore.pictures import grid
 from shards.attributes import Attribute
@@ -26,7 +26,7 @@ from shards.files import write_atomic
 FILE = "quality.html"
 EACH = 4  # samples shown of every variant
 WORST = 16
-MISSED = np.array([200, 30, 30], np.uint8)
+MISSED, FINE, REAL = (200, 30, 30), (255, 255, 255), (60, 60, 60)  # frames
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
@@ -54,7 +54,7 @@ def write(
         _fidelity(quality.figures),
         _figures(quality.figures),
         _variants(quality, schema, names),
-        _misses(quality.asked, schema, names),
+        _misses(quality, schema, names),
         _repeats(quality),
         _neighbours(quality),
     ]
@@ -202,12 +202,11 @@ def _named(attribute: Attribute, variant: int, names: dict[str, Any]) -> str:
     return f"{variant} ({known[variant]})" if known else str(variant)
 
 
-def _framed(image_HWC: NDArray[np.uint8], missed: bool) -> NDArray[np.uint8]:
-    """The image within a border of one pixel: red for a miss, white otherwise."""
-    framed = np.pad(image_HWC, ((1, 1), (1, 1), (0, 0)), constant_values=255)
-    if missed:
-        framed[[0, -1]] = MISSED
-        framed[:, [0, -1]] = MISSED
+def _framed(image_HWC: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The image within a border of one pixel."""
+    framed = np.pad(image_HWC, ((1, 1), (1, 1), (0, 0)))
+    framed[[0, -1]] = color
+    framed[:, [0, -1]] = color
     return framed
 
 
@@ -223,31 +222,37 @@ def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, An
             drawn = np.flatnonzero(asked.labels_NA[:, column] == variant)[:EACH]
             missed = asked.read_NA[drawn, column] != variant
             missed &= visible(schema, asked.labels_NA[drawn])[:, column]
-            tiles = [_framed(quality.real.images[i], False) for i in real]
-            tiles = tiles or [np.full_like(_framed(asked.images[0], False), 235)]  # none is held out
-            tiles += [_framed(asked.images[i], bool(m)) for i, m in zip(drawn, missed, strict=True)]
+            tiles = [_framed(quality.real.images[i], REAL) for i in real]
+            tiles = tiles or [np.full_like(_framed(asked.images[0], FINE), 235)]  # none is held out
+            tiles += [
+                _framed(asked.images[i], MISSED if m else FINE) for i, m in zip(drawn, missed, strict=True)
+            ]
             strip = grid(np.stack(tiles), columns=1 + EACH, gap=1, least=48)
             name = _named(attribute, variant, names)
             figures.append(
                 f"<figure>{picture(strip, f'{attribute.name} {name}')}"
                 f"<figcaption>{html.escape(name)}</figcaption></figure>"
             )
-        opened = " open" if attribute.variants <= 15 else ""
+        counts = attribute.name in quality.figures["fidelity"]["over"]
+        opened = " open" if counts and attribute.variants <= 15 else ""
         sections.append(
             f"<details{opened}><summary>{html.escape(attribute.name)}</summary>\n"
             f'<div class="groups">{"".join(figures)}</div></details>\n'
         )
     return (
-        "<h2>What every variant looks like</h2>\n<p>First a held-out real image of the variant, then samples "
-        f"that were asked to show it; the judge reads another variant from those framed red.</p>\n"
+        "<h2>What every variant looks like</h2>\n<p>Framed grey: a held-out real image of the variant. Then "
+        f"samples that were asked to show it; the judge reads another variant from those framed red.</p>\n"
         f"{''.join(sections)}"
     )
 
 
-def _misses(asked: Asked, schema: Sequence[Attribute], names: dict[str, Any]) -> str:
+def _misses(quality: Quality, schema: Sequence[Attribute], names: dict[str, Any]) -> str:
+    asked = quality.asked
     if asked.scores is None or asked.read_NA is None:
         return ""
-    wrong_NA = asked.scores.counted_NA & ~asked.scores.hit_NA
+    # Only what the judge reads well: its own mistakes are no misses.
+    over = np.array([a.name in quality.figures["fidelity"]["over"] for a in schema])
+    wrong_NA = asked.scores.counted_NA & ~asked.scores.hit_NA & over
     worst = np.argsort(-wrong_NA.sum(1), kind="stable")[:WORST]
     cards = []
     for i in worst[wrong_NA[worst].any(1)]:
@@ -262,7 +267,7 @@ def _misses(asked: Asked, schema: Sequence[Attribute], names: dict[str, Any]) ->
         return ""
     return (
         "<h2>Worst misses</h2>\n<p>The samples in which the judge reads the most attributes otherwise than "
-        f'asked.</p>\n<div class="cards">{"".join(cards)}</div>'
+        f'asked, of those that it reads well.</p>\n<div class="cards">{"".join(cards)}</div>'
     )
 
 

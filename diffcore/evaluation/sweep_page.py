@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffcore.evaluation import charts
 from diffcore.evaluation.cells import Cell, Table
 from diffcore.evaluation.report import STYLE, percent, picture
 from diffcore.pictures import grid
 from shards.files import write_atomic
-
-COLORS = ("#4a78b5", "#c0562f", "#3d8b4f", "#8557a5")
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 360, 60, 40
 
 
 def write(
@@ -72,37 +70,9 @@ def rows(title: str, cells: Sequence[Cell]) -> str:
 
 
 def chart(by_sampler: Sequence[tuple[str, Sequence[Cell]]]) -> str:
-    """An SVG with a curve a sampler."""
-    cells = [cell for _, group in by_sampler for cell in group]
-    most = max(1e-9, *(cell.diversity for cell in cells)) * 1.05
-
-    def place(cell: Cell) -> tuple[float, float]:
-        x = LEFT + cell.diversity / most * (WIDTH - LEFT - 10)
-        return x, 10 + (1 - cell.scores.mean.mean) * (HEIGHT - BOTTOM - 10)
-
-    lines = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = 10 + (1 - share) * (HEIGHT - BOTTOM - 10)
-        lines.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>'
-            f'<text x="{LEFT - 8}" y="{y + 4:.0f}" text-anchor="end">{share:.0%}</text>'
-        )
-    for i, (name, group) in enumerate(by_sampler):
-        color = COLORS[i % len(COLORS)]
-        points = [place(cell) for cell in group]
-        lines.append(
-            f'<polyline fill="none" stroke="{color}" points="'
-            + " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            + '"/>'
-        )
-        for (x, y), cell in zip(points, group, strict=True):
-            lines.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"><title>{html.escape(name)} '
-                f"{cell.sampling.guidance:g}</title></circle>"
-            )
-        lines.append(
-            f'<text x="{WIDTH - 15}" y="{HEIGHT - BOTTOM - 15 - 18 * i}" text-anchor="end" fill="{color}">'
-            f"{html.escape(name)}</text>"
-        )
-    lines.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">diversity</text>')
-    return f'<svg width="{WIDTH}" height="{HEIGHT}" font-size="12">{"".join(lines)}</svg>'
+    """Fidelity over diversity, a curve a sampler."""
+    series = {
+        name: [(c.diversity, c.scores.mean.mean, f"{c.sampling.guidance:g}") for c in group]
+        for name, group in by_sampler
+    }
+    return charts.lines(series, "diversity", "fidelity")

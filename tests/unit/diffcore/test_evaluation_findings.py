@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -76,10 +77,13 @@ def test_a_colour_lost_while_the_loss_falls_is_found() -> None:
 
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     some = runs(one_hot=[curve(0.9, 0.6)] * 2, unit_pixels=[curve(0.8, 0.3), curve(0.8, 0.31)])
-    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, ["004"])
+    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, ["004"], "curves.svg")
     assert "Not finished when this page was made: runs 004." in text
     assert "## 1. Pixels in [0, 1] learn far slower than in [-1, 1]: holds" in text
     assert "Not run: integers." in text
+    assert "(curves.svg)" in text
+    drawing = ElementTree.fromstring(findings.picture(some))
+    assert len(drawing.findall("{*}polyline")) == 2
 
 
 def test_unit_pixels_are_the_same_images_in_another_range() -> None:
