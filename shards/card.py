@@ -87,7 +87,7 @@ def _contact_sheet(folder: Path, samples: Sequence[tuple[Shard, Row]], size: int
     sheet = Image.new("RGB", (columns * (edge + 2) + 2, -(-count // columns) * (edge + 2) + 2), "white")
     pixels = np.empty((size, size, 3), np.uint8)
     for place in range(count):
-        shard, (_, offset, _, length, _, _) = samples[place * len(samples) // count]
+        shard, (_, offset, _, length, *_) = samples[place * len(samples) // count]
         with (folder / shard.name).open("rb") as file:
             file.seek(offset)
             decode_image(file.read(length), pixels, encoding)

@@ -81,6 +81,8 @@ class Descriptors:
         return self._files[shard].descriptor
 
     def _shrink(self, limit: int) -> None:
+        if len(self._files) <= limit:
+            return
         for shard in [shard for shard, file in self._files.items() if not file.users]:
             if len(self._files) <= limit:
                 return

@@ -2,10 +2,12 @@
 
 ``index.json`` is small and for people: format version, label schema, preprocessing, source, and for each
 split its shards with count, bytes and SHA-256. What there is one of per sample (key, offsets, sizes,
-checksum) lies in one binary table a split, ``train-samples.npy``, whose SHA-256 stands in index.json. A
-table of a million samples is about 50 MB that load as one read and one hash; the same as JSON takes ten
+checksum, labels) lies in one binary table a split, ``train-samples.npy``, whose SHA-256 stands in index.json.
+A table of a million samples is about 60 MB that load as one read and one hash; the same as JSON takes ten
 times as long to parse and a gigabyte of Python objects. It is a plain numpy array of fixed-width rows,
-without pickle, in the order of the shards and of the samples in them.
+without pickle, in the order of the shards and of the samples in them. The labels are those of the shards'
+JSON members, which other readers take them from: to parse JSON for each sample costs more than to read raw
+pixels.
 
 The fingerprint of an index is the SHA-256 of index.json's bytes: through the hashes in it, it seals the
 tables and every shard. Loading trusts nothing: plain file names only, every count, offset and size is
@@ -33,14 +35,15 @@ from shards.files import write_atomic
 
 FILE = "index.json"
 FORMAT = "diffcore-shards"
-VERSION = 1
+VERSION = 2  # 1 had no labels in the tables
 INDEX_CAP = 64 << 20  # bytes of index.json: enough for 300,000 shards
 MEMBER_CAP = 64 << 20  # bytes of one image or label member
 SIZE_CAP = 4096  # pixels, edge of a packed image
 
 # One row a sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
 # from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's
-# bytes followed by the label's: it costs a microsecond, and PNG decoders let damaged pixels pass.
+# bytes: it costs a microsecond, and PNG decoders let damaged pixels pass. After these comes ``labels``, one
+# column of as many unsigned integers as the schema has attributes, just wide enough for the largest variant.
 _COLUMNS = [
     ("image_offset", "<i8"),
     ("label_offset", "<i8"),
@@ -48,14 +51,16 @@ _COLUMNS = [
     ("label_bytes", "<i4"),
     ("crc", "<u4"),
 ]
-Row = tuple[str, int, int, int, int, int]  # key, then the columns in the table's order
+Row = tuple[str, int, int, int, int, int, tuple[int, ...]]  # key, then the columns, then the labels
 KEY_CAP = 80
 KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
 
 
-def sample_dtype(key_width: int) -> np.dtype[np.void]:
-    """The row of a sample table whose longest key has ``key_width`` ASCII characters."""
-    return np.dtype([("key", f"S{key_width}"), *_COLUMNS])
+def sample_dtype(key_width: int, schema: Sequence[Attribute]) -> np.dtype[np.void]:
+    """A table's row for labels of ``schema``; its longest key has ``key_width`` ASCII characters."""
+    most = max((attribute.variants for attribute in schema), default=1) - 1
+    labels = ("labels", np.min_scalar_type(most).newbyteorder("<"), (len(schema),))
+    return np.dtype([("key", f"S{key_width}"), *_COLUMNS, labels])
 
 
 def _plain_name(name: str) -> str:
@@ -159,7 +164,10 @@ class Split:
 
     def rows(self, first: int, count: int) -> list[Row]:
         """The table's rows of ``count`` samples from number ``first`` on."""
-        return [(row[0].decode("ascii"), *row[1:]) for row in self.samples[first : first + count].tolist()]
+        some = self.samples[first : first + count]
+        columns = [some[name].tolist() for name, _ in _COLUMNS]
+        labels = map(tuple, some["labels"].tolist())
+        return list(zip((key.decode("ascii") for key in some["key"].tolist()), *columns, labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,9 @@ class Index:
             raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
         data = path.read_bytes()
         header = _parse_header(data, path)
-        splits = {name: _load_split(folder, name, entry) for name, entry in header.splits.items()}
+        splits = {
+            name: _load_split(folder, name, entry, header.attributes) for name, entry in header.splits.items()
+        }
         return cls(folder, header, hashlib.sha256(data).hexdigest(), splits)
 
 
@@ -212,7 +222,9 @@ def _parse_header(data: bytes, path: Path) -> Header:
         if not isinstance(given, dict) or given.get("format") != FORMAT:
             raise InputError(f'{path}: not an index of shards.pack (no "format": "{FORMAT}")')
         if given.get("version") != VERSION:
-            raise InputError(f"{path}: version {given.get('version')!r}; this code reads version {VERSION}")
+            raise InputError(
+                f"{path}: version {given.get('version')!r}; this code reads version {VERSION}: pack again"
+            )
         header = Header.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
@@ -240,7 +252,7 @@ def _parse_header(data: bytes, path: Path) -> Header:
     return header
 
 
-def _load_split(folder: Path, name: str, entry: SplitEntry) -> Split:
+def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Attribute]) -> Split:
     path = folder / entry.samples.name
     if not path.is_file():
         raise InputError(f"{path}: missing; index.json names it")
@@ -250,7 +262,7 @@ def _load_split(folder: Path, name: str, entry: SplitEntry) -> Split:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.samples.sha256:
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
-    samples = _parse_table(data, path, entry.count)
+    samples = _parse_table(data, path, entry.count, schema)
     starts = np.cumsum([0, *(shard.count for shard in entry.shards)], dtype=np.int64)
     ends = np.repeat(
         np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(starts)
@@ -261,10 +273,15 @@ def _load_split(folder: Path, name: str, entry: SplitEntry) -> Split:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(f"{path}: row {row}: the {member}'s bytes lie outside its shard")
+    for attribute, most in zip(schema, samples["labels"].max(0, initial=0).tolist(), strict=True):
+        if most >= attribute.variants:
+            raise InputError(
+                f"{path}: a sample's {attribute.name} is {most}; allowed: 0 to {attribute.variants - 1}"
+            )
     return Split(name, entry.shards, samples, starts)
 
 
-def _parse_table(data: bytes, path: Path, count: int) -> NDArray[np.void]:
+def _parse_table(data: bytes, path: Path, count: int, schema: Sequence[Attribute]) -> NDArray[np.void]:
     # np.load would allocate what the header asks for; here the array is a view of the bytes that are there.
     stream = io.BytesIO(data)
     try:
@@ -274,7 +291,7 @@ def _parse_table(data: bytes, path: Path, count: int) -> NDArray[np.void]:
     except Exception as error:  # numpy's header parser raises whatever the damaged text leads to
         raise InputError(f"{path}: not a sample table ({error})") from error
     width = dtype["key"].itemsize if dtype.names and "key" in dtype.names else 0
-    if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width):
+    if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width, schema):
         raise InputError(f"{path}: not a sample table (its columns differ)")
     if shape != (count,) or len(data) - stream.tell() != count * dtype.itemsize:
         raise InputError(f"{path}: holds another number of samples than the {count} of index.json")
@@ -303,7 +320,7 @@ def write_index(
     for name, (shards, rows) in splits.items():
         width = max((len(row[0]) for row in rows), default=1)
         stream = io.BytesIO()
-        table = np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width))
+        table = np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema))
         np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
         data = stream.getvalue()
         write_atomic(folder / f"{name}-samples.npy", data)

@@ -6,9 +6,9 @@
 2. A hash of the key alone sends each one to ``train`` or ``val``, so adding data never moves a sample from
    one to the other. Each split is cut into shards of ``--shard-size``: ``train-000000.tar`` (shards.plan).
 3. Worker processes turn portions of samples into small images: centre crop, resize, over white
-   (shards.encode).
-4. The parent writes them, in order, as ``<key>.json`` and ``<key>.png``. The same input gives the same bytes
-   whatever ``--jobs``. A shard appears under its name when it is whole and on the disk (shards.tar).
+   (shards.encode), and those into the bytes of tar members ``<key>.json`` and ``<key>.png``.
+4. The parent writes them, in order. The same input gives the same bytes whatever ``--jobs``. A shard appears
+   under its name when it is whole and on the disk (shards.tar).
 5. ``.pack.jsonl``, the journal, gets a line for it (shards.resume). ``card.html``, for people (shards.card),
    and the index come last (shards.index) and the journal goes.
 
@@ -36,8 +36,8 @@ from shards.sources import SOURCES, Sample, Source, detect
 from shards.workers import map_in_order, worker_count
 
 if TYPE_CHECKING:
-    from shards.encode import Encoded
     from shards.index import Row, Shard
+    from shards.tar import Records
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def pack(
             for sample in plan.samples:
                 for name, variant in sample.labels.items():
                     variants[name][variant] += 1
-            there = journal.find(plan)
+            there = journal.find(plan, source.schema)
             if there is not None:
                 packed[plan.name] = there
                 progress(len(plan.samples))
@@ -108,12 +108,12 @@ def pack(
             waiting.append(plan)
             yield from plan.chunks()
 
-    def counted(chunks: Iterable[list[Encoded]]) -> Iterator[Encoded]:
+    def counted(chunks: Iterable[Records]) -> Iterator[Records]:
         nonlocal written
         for chunk in chunks:
-            yield from chunk
-            written += len(chunk)
-            progress(len(chunk))
+            yield chunk
+            written += len(chunk.rows)
+            progress(len(chunk.rows))
 
     with open_journal(out, about) as journal:
         work = partial(encode, crop=settings.crop_for(source), size=settings.size, encoding=settings.image)

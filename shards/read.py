@@ -8,11 +8,11 @@ The pipeline, and who may rely on what:
 2. A caller asks for positions. Step k of a run with global batch G asks, over all its ranks, for positions
    k * G to (k + 1) * G - 1; how they are dealt to ranks, workers and micro batches is the caller's choice
    and cannot change what the global batch holds.
-3. A position becomes a sample number, and the index tells its shard, offsets and sizes. The members that a
-   batch needs are read by position, neighbours in one read. Nothing that goes before is read, and nothing is
-   extracted.
-4. Checksum, sizes, image dimensions and label ranges are checked; a bad sample is a CorruptSampleError that
-   names shard and key, or is replaced by a fixed rule. Nothing is unpickled.
+3. A position becomes a sample number, and the index tells its labels, shard, offset and size. The images that
+   a batch needs are read by position, neighbours in one read. Nothing that goes before is read, and nothing
+   is extracted. (The shards' own label members are for other readers and for ``shards.verify``.)
+4. Checksum, size and image dimensions are checked; a bad sample is a CorruptSampleError that names shard and
+   key, or is replaced by a fixed rule. Nothing is unpickled.
 5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
    batches ahead.
 
@@ -20,7 +20,7 @@ The contract of resume: the state is one position and the name of its stream (``
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
 any world size, whether or not anything was read before.
 
-Memory: the index's table (50 bytes a sample), the batches that ``prefetch`` holds, and one read of at most
+Memory: the index's table (60 bytes a sample), the batches that ``prefetch`` holds, and one read of at most
 RUN_CAP bytes (or one member, if that is larger) a thread. Descriptors: at most OPEN_SHARDS.
 
 Needs numpy and Pillow, not torch.
@@ -28,8 +28,6 @@ Needs numpy and Pillow, not torch.
 
 from __future__ import annotations
 
-import json
-import operator
 import os
 import sys
 import threading
@@ -38,7 +36,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -205,12 +204,12 @@ class ShardReader:
         if self.replaced:
             numbers = np.array([self.replaced.get(n, n) for n in numbers.tolist()], np.int64)
         images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
-        labels = np.empty((len(numbers), len(self.schema)), np.int64)
-        bad = self._fill_all(numbers, images, labels)
+        bad = self._fill_all(numbers, images)
         for i in sorted(bad):
-            numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1], labels[i : i + 1])
-        keys = [key.decode("ascii") for key in self.split.samples["key"][numbers].tolist()]
-        return Batch(images, labels, np.array(positions, np.int64), keys)
+            numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1])
+        table = self.split.samples[numbers]
+        keys = [key.decode("ascii") for key in table["key"].tolist()]
+        return Batch(images, table["labels"].astype(np.int64), np.array(positions, np.int64), keys)
 
     def _read_ahead(self, position: int) -> None:
         """Have the system read the runs of this window and the next as wholes, into its page cache.
@@ -227,29 +226,29 @@ class ShardReader:
             shards = self.split.shard_of(numbers)
             cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
             for run in np.split(np.arange(len(numbers)), cuts):
-                first, last = self.split.samples[numbers[run[[0, -1]]]].tolist()
-                shard, start = int(shards[run[0]]), _span(first)[0]
+                first, last = self.split.samples[numbers[run[[0, -1]]]]
+                shard, start = int(shards[run[0]]), int(first["image_offset"])
+                length = int(last["image_offset"]) + int(last["image_bytes"]) - start
                 try:
                     descriptor = self._files.acquire(shard)
                 except BadSample:  # told when one of its samples is read
                     continue
                 try:
-                    os.posix_fadvise(descriptor, start, _span(last)[1] - start, os.POSIX_FADV_WILLNEED)
+                    if length > 0:  # else an index in another order than the shard's
+                        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
                 finally:
                     self._files.release(shard)
 
-    def _fill_all(
-        self, numbers: NDArray[np.int64], images: NDArray[np.uint8], labels: NDArray[np.int64]
-    ) -> dict[int, BadSample]:
-        """Fill rows of ``images`` and ``labels`` with the samples ``numbers``; tells what is bad."""
+    def _fill_all(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
+        """Fill rows of ``images`` with those of the samples ``numbers``; tells what is bad."""
         rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
         if self.threads == 1 or len(rows) < 2:
-            return self._fill(numbers, rows, images, labels)
+            return self._fill(numbers, rows, images)
         portions = np.array_split(rows, min(self.threads, len(rows)))
-        tasks = [self._threads().submit(self._fill, numbers, p, images, labels) for p in portions[1:]]
+        tasks = [self._threads().submit(self._fill, numbers, p, images) for p in portions[1:]]
         bad: dict[int, BadSample] = {}
         try:
-            bad.update(self._fill(numbers, portions[0], images, labels))  # this thread is one of them
+            bad.update(self._fill(numbers, portions[0], images))  # this thread is one of them
         finally:
             for task in tasks:  # to the end, whatever happens: they write into the arrays
                 task.exception()
@@ -258,79 +257,64 @@ class ShardReader:
         return bad
 
     def _fill(
-        self,
-        numbers: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
+        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
     ) -> dict[int, BadSample]:
         bad: dict[int, BadSample] = {}
+        if not len(rows):
+            return bad
         mine = numbers[rows]
-        shards = self.split.shard_of(mine).tolist()
-        table = self.split.samples[mine].tolist()
-        first = 0
-        while first < len(table):
-            last, start, end = first + 1, *_span(table[first])
-            while last < len(table) and shards[last] == shards[first]:
-                low, high = _span(table[last])
-                reach = max(end, high)
-                # The packer writes in ascending order; what another one wrote is read sample by sample.
-                if not (start <= low <= end + GAP and reach - start <= RUN_CAP):
-                    break
-                last, end = last + 1, reach
+        table = self.split.samples[mine]
+        shards, starts = self.split.shard_of(mine), table["image_offset"]
+        ends = starts + table["image_bytes"]
+        # One read for neighbours: the next image of the same shard begins soon after the end of this one.
+        gaps = starts[1:] - ends[:-1]
+        cuts = (shards[1:] != shards[:-1]) | (gaps < 0) | (gaps > GAP)
+        firsts = [0, *(np.flatnonzero(cuts) + 1).tolist()]
+        of_run = shards[firsts].tolist()
+        runs = zip(of_run, firsts, [*firsts[1:], len(rows)], strict=True)
+        samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
+        for shard, some in groupby(runs, itemgetter(0)):
             try:
-                if end - start > RUN_CAP:
-                    assert last == first + 1
-                    self._fill_one(shards[first], table[first], images[rows[first]], labels[rows[first]])
-                else:
-                    run = self._pread(shards[first], start, end - start)
-                    for i in range(first, last):
-                        row, (_, at, label_at, size, label_size, crc) = int(rows[i]), table[i]
-                        image = run[at - start : at - start + size]
-                        label = run[label_at - start : label_at - start + label_size]
-                        try:
-                            self._unpack(image, label, size, label_size, crc, images[row], labels[row])
-                        except BadSample as error:
-                            bad[row] = error
+                descriptor = self._files.acquire(shard)
             except BadSample as error:
-                bad.update((int(row), error) for row in rows[first:last])
-            first = last
+                bad.update((sample[0], error) for _, first, last in some for sample in samples[first:last])
+                continue
+            try:
+                for _, first, last in some:
+                    self._fill_run(descriptor, samples[first:last], images, bad)
+            finally:
+                self._files.release(shard)
         return bad
 
-    def _fill_one(
-        self, shard: int, row: tuple[Any, ...], image_out: NDArray[np.uint8], label_out: NDArray[np.int64]
-    ) -> None:
-        """A sample whose members are large or lie far apart: each is a read of its own."""
-        _, at, label_at, size, label_size, crc = row
-        image, label = self._pread(shard, at, size), self._pread(shard, label_at, label_size)
-        self._unpack(image, label, size, label_size, crc, image_out, label_out)
-
-    def _unpack(
+    def _fill_run(
         self,
-        image: bytes,
-        label: bytes,
-        size: int,
-        label_size: int,
-        crc: int,
-        image_out: NDArray[np.uint8],
-        label_out: NDArray[np.int64],
+        descriptor: int,
+        samples: list[tuple[int, int, int, int]],
+        images: NDArray[np.uint8],
+        bad: dict[int, BadSample],
     ) -> None:
-        if len(image) != size or len(label) != label_size:
-            raise BadSample("the shard ends before it does (truncated)")
-        if zlib.crc32(label, zlib.crc32(image)) != crc:
-            raise BadSample("damaged (its checksum differs from the index's)")
-        self._decode(image, image_out)
-        label_out[:] = decode_labels(label, self.schema)
-
-    def _pread(self, shard: int, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes; less at the shard's end."""
-        descriptor = self._files.acquire(shard)
+        """Fill ``images`` with neighbours in a shard, each given as row, start, end and checksum."""
+        start, end = samples[0][1], samples[-1][2]
+        if end - start > RUN_CAP and len(samples) > 1:
+            half = len(samples) // 2
+            self._fill_run(descriptor, samples[:half], images, bad)
+            self._fill_run(descriptor, samples[half:], images, bad)
+            return
         try:
-            return os.pread(descriptor, size, offset)
+            run = os.pread(descriptor, end - start, start)  # less at the shard's end
         except OSError as error:
-            raise BadSample(f"cannot be read ({error.strerror})") from error
-        finally:
-            self._files.release(shard)
+            bad.update((row, BadSample(f"cannot be read ({error.strerror})")) for row, *_ in samples)
+            return
+        for row, at, end, crc in samples:
+            image = run[at - start : end - start]
+            try:
+                if len(image) != end - at:
+                    raise BadSample("the shard ends before it does (truncated)")
+                if zlib.crc32(image) != crc:
+                    raise BadSample("damaged (its checksum differs from the index's)")
+                self._decode(image, images[row])
+            except BadSample as error:
+                bad[row] = error
 
     def _open(self, shard: int) -> int:
         if self._remote:
@@ -341,16 +325,14 @@ class ShardReader:
         except OSError as error:
             raise BadSample(f"cannot open the shard ({error.strerror})") from error
 
-    def _replace(
-        self, number: int, error: BadSample, image_out: NDArray[np.uint8], label_out: NDArray[np.int64]
-    ) -> int:
-        """Fill the rows [1, ...] with another sample and return its number, or raise."""
+    def _replace(self, number: int, error: BadSample, images: NDArray[np.uint8]) -> int:
+        """Fill the one row of ``images`` with another sample and return its number, or raise."""
         told = self._error(number, error)
         if self.on_error == "raise":
             raise told from error
         for step in range(1, min(REPLACEMENT_TRIES, len(self) - 1) + 1):
             other = (number + step) % len(self)
-            if not self._fill(np.array([other]), np.array([0]), image_out, label_out):
+            if not self._fill(np.array([other]), np.array([0]), images):
                 break
         else:
             raise InputError(f"{told}; none of the {REPLACEMENT_TRIES} samples after it is good either")
@@ -389,38 +371,3 @@ class ShardReader:
     def __del__(self) -> None:
         if hasattr(self, "_pool"):  # absent when __init__ raised
             self.close()
-
-
-def _span(row: tuple[Any, ...]) -> tuple[int, int]:
-    """First byte and end of a sample's two members."""
-    _, image, label, image_bytes, label_bytes, _ = row
-    return min(image, label), max(image + image_bytes, label + label_bytes)
-
-
-@lru_cache(maxsize=8)
-def _columns(schema: tuple[Attribute, ...]) -> tuple[list[str], list[int]]:
-    """Names and numbers of variants."""
-    return [attribute.name for attribute in schema], [attribute.variants for attribute in schema]
-
-
-def decode_labels(data: bytes, schema: Sequence[Attribute]) -> list[int]:
-    """The variants in a label member, in the schema's order; BadSample unless each fits the schema."""
-    try:
-        given = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadSample("its labels are not JSON") from error
-    if not isinstance(given, dict) or len(given) != len(schema):
-        raise BadSample("its labels are not the schema's")
-    # All good, told at the speed of C; anything else is looked at one by one, to say what is wrong.
-    names, variants = _columns(tuple(schema))
-    values: list[Any] = [given.get(name) for name in names]
-    if set(map(type, values)) == {int} and min(values) >= 0 and all(map(operator.lt, values, variants)):
-        return values
-    values = []
-    for attribute in schema:
-        value = given.get(attribute.name)
-        # type(), not isinstance(): true and false are ints in Python.
-        if type(value) is not int or not 0 <= value < attribute.variants:
-            raise BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
-        values.append(value)
-    return values

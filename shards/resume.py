@@ -12,11 +12,12 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from shards.attributes import Attribute
 from shards.cli import InputError
 from shards.index import FILE, Index, Row, Shard
 from shards.plan import Plan
@@ -128,13 +129,13 @@ class Journal:
         _refuse_other(self.folder, before, settings)
         self._file.truncate(len(whole))
 
-    def find(self, plan: Plan) -> tuple[Shard, list[Row]] | None:
+    def find(self, plan: Plan, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]] | None:
         """The shard of ``plan`` when it is there, whole and of the same samples; else None."""
         entry, path = self.done.get(plan.name), self.folder / plan.name
         if entry is None or entry.get("samples") != plan.digest or not path.is_file():
             return None
         try:
-            shard, rows = read_back(path)
+            shard, rows = read_back(path, schema)
         except (tarfile.TarError, ValueError):
             return None
         return (shard, rows) if shard.sha256 == entry.get("sha256") else None

@@ -61,6 +61,8 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
 
 def _look_at(task: Task) -> Found:
     """The faults of one shard and of its samples; the work of a worker process."""
+    from shards.decode import BadSample
+    from shards.labels import decode_labels
     from shards.read import CorruptSampleError
     from shards.tar import read_back
 
@@ -76,7 +78,7 @@ def _look_at(task: Task) -> Found:
         faults.append(f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}")
     numbers = _numbers(split, place)
     try:
-        told, found = read_back(path)
+        told, found = read_back(path, index.schema)
         if told.sha256 != shard.sha256:
             faults.append(f"{shard.name}: its SHA-256 differs from the index's")
         if found != split.rows(numbers.start, shard.count):
@@ -84,11 +86,20 @@ def _look_at(task: Task) -> Found:
     except (tarfile.TarError, ValueError) as error:
         faults.append(f"{shard.name}: not a whole shard ({error})")
     bad: dict[int, str] = {}
-    for number in numbers:
-        try:
-            reader.read([number])
-        except CorruptSampleError as error:
-            bad[number] = str(error)
+    with path.open("rb") as file:
+        for number in numbers:
+            try:
+                reader.read([number])
+            except CorruptSampleError as error:
+                bad[number] = str(error)
+                continue
+            row = split.samples[number]
+            file.seek(int(row["label_offset"]))
+            try:
+                if decode_labels(file.read(int(row["label_bytes"])), index.schema) != tuple(row["labels"]):
+                    raise BadSample("its labels are not the index's")
+            except BadSample as error:
+                bad[number] = f"{shard.name}: sample {split.key(number)}: {error}"
     return faults, bad
 
 

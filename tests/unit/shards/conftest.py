@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,12 @@ def packed(
     folder = tmp_path_factory.mktemp("packed")
     pack(make_source(folder / "source", range(40)), folder / "out", tiny())
     return folder / "out"
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    """The packed avatars, to damage."""
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -17,16 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_set import labels_of
 
 from shards import index
-from shards.attributes import CARTOON_SET
+from shards.attributes import CARTOON_SET, Attribute
 from shards.cli import InputError
 from shards.index import FILE, Index, sample_dtype
-
-
-@pytest.fixture
-def copy(packed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packed, tmp_path / "copy"))
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -87,7 +83,7 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda h: h.update(version=2), "version 2; this code reads version 1"),
+        (lambda h: h.update(version=1), "version 1; this code reads version 2: pack again"),
         (lambda h: h.update(format="mds"), "not an index of shards.pack"),
         (lambda h: h.pop("val"), "val: Field required"),
         (lambda h: h.update(extra=1), "extra: Extra inputs"),
@@ -181,7 +177,23 @@ def test_mutated_index_is_told_or_valid(packed: Path, data: st.DataObject) -> No
 
 
 def test_row_is_compact() -> None:
-    assert sample_dtype(22).itemsize == 50  # a million samples: 50 MB
+    assert sample_dtype(8, CARTOON_SET).itemsize == 54  # a million samples: 54 MB
+    assert sample_dtype(8, ()).itemsize == 36
+    assert sample_dtype(8, [Attribute("class", 1000)]).itemsize == 38
+
+
+def test_labels_are_those_of_the_members(packed: Path) -> None:
+    for split in Index.load(packed).splits.values():
+        for number in range(len(split)):
+            assert split.samples["labels"][number].tolist() == list(labels_of(split.key(number)).values())
+
+
+def test_labels_fit_the_schema(copy: Path) -> None:
+    table = Index.load(copy).split("train").samples.copy()
+    table["labels"][3, 2] = 2
+    replace_table(copy, npy(table))
+    with pytest.raises(InputError, match=r"a sample's eye_lid is 2; allowed: 0 to 1"):
+        Index.load(copy)
 
 
 def test_loads_without_torch() -> None:

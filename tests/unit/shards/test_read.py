@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import itertools
-import json
 import os
 import pickle
-import shutil
 import tempfile
 import threading
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import labels_of, png
+from tiny_set import descriptors, labels_of, png, row_of
 
 from shards import order, read
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
 from shards.decode import BadSample, decode_image
 from shards.fast_decode import decoder
-from shards.index import FILE, Index
+from shards.index import Index
 from shards.order import TAILS, ReaderState
 from shards.pack import pack
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count, not paths
-
-
-@pytest.fixture
-def copy(packed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packed, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")
@@ -138,14 +124,6 @@ def test_bad_arguments(packed: Path, make_source, tiny, tmp_path: Path) -> None:
 # Damage.
 
 
-def row_of(folder: Path, number: int) -> tuple[Path, str, dict[str, int]]:
-    """Shard, key and columns of a train sample."""
-    split = Index.load(folder).split("train")
-    shard = split.shards[split.shard_of(np.array([number]))[0]].name
-    row = split.samples[number]
-    return folder / shard, split.key(number), {n: int(row[n]) for n in row.dtype.names if n != "key"}
-
-
 def test_truncated_shard(copy: Path) -> None:
     shard, key, row = row_of(copy, 3)
     shard.write_bytes(shard.read_bytes()[: row["image_offset"] + 20])
@@ -157,22 +135,10 @@ def test_truncated_shard(copy: Path) -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # crosses worker processes
 
 
-@pytest.mark.parametrize("member", ["image", "label"])
-def test_flipped_bit(copy: Path, member: str) -> None:
+def test_flipped_bit(copy: Path) -> None:
     shard, key, row = row_of(copy, 2)
     data = bytearray(shard.read_bytes())
-    data[row[f"{member}_offset"] + row[f"{member}_bytes"] // 2] ^= 1
-    shard.write_bytes(data)
-    with ShardReader(copy, order="sequential") as reader, pytest.raises(CorruptSampleError, match=key):
-        reader.read([2])
-
-
-def test_exchanged_label(copy: Path) -> None:
-    """A variant that is as good as the right one: only the checksum can tell."""
-    shard, key, row = row_of(copy, 2)
-    data = bytearray(shard.read_bytes())
-    place = data.index(b'"eye_lid": ', row["label_offset"]) + len(b'"eye_lid": ')
-    data[place] ^= 1  # "0" and "1" differ in one bit
+    data[row["image_offset"] + row["image_bytes"] // 2] ^= 1
     shard.write_bytes(data)
     with (
         ShardReader(copy, order="sequential") as reader,
@@ -189,58 +155,6 @@ def test_missing_shard(copy: Path) -> None:
         pytest.raises(CorruptSampleError, match=f"{shard.name}: sample {key}: cannot open"),
     ):
         reader.read([2])
-
-
-def reseal(folder: Path, shard: Path, number: int) -> None:
-    """Make the index agree with a shard changed in place: its checks then see the content alone."""
-    split = Index.load(folder).split("train")
-    table = split.samples.copy()
-    _, _, row = row_of(folder, number)
-    data = shard.read_bytes()
-    image = data[row["image_offset"] :][: row["image_bytes"]]
-    label = data[row["label_offset"] :][: row["label_bytes"]]
-    table["crc"][number] = zlib.crc32(label, zlib.crc32(image))
-    with (folder / "train-samples.npy").open("wb") as file:
-        np.lib.format.write_array(file, table, version=(1, 0))
-    header = json.loads((folder / FILE).read_text())
-    digest = hashlib.sha256((folder / "train-samples.npy").read_bytes()).hexdigest()
-    header["splits"]["train"]["samples"]["sha256"] = digest
-    (folder / FILE).write_text(json.dumps(header))
-
-
-@pytest.mark.parametrize(
-    ("label", "told"),
-    [
-        (lambda text: text.replace(b'"eye_lid": ', b'"eye_lid":9'), "eye_lid is 9.; allowed: 0 to 1"),
-        (lambda text: text.replace(b'"hair": ', b'"hair":-'), "hair is -[0-9]+; allowed|not JSON"),
-        (lambda text: text.replace(b'"hair"', b'"hare"'), "hair is None; allowed: 0 to 110"),
-        (lambda text: text.replace(b"}", b"]"), "not JSON"),
-        (lambda text: b"[]".ljust(len(text)), "not the schema's"),
-        (lambda text: b"[" * len(text), "not JSON"),
-    ],
-)
-def test_bad_labels(copy: Path, label: Callable[[bytes], bytes], told: str) -> None:
-    shard, key, row = row_of(copy, 2)
-    data = bytearray(shard.read_bytes())
-    place = slice(row["label_offset"], row["label_offset"] + row["label_bytes"])
-    changed = label(bytes(data[place]))
-    assert len(changed) == row["label_bytes"]
-    data[place] = changed
-    shard.write_bytes(data)
-    reseal(copy, shard, 2)
-    with (
-        ShardReader(copy, order="sequential") as reader,
-        pytest.raises(CorruptSampleError, match=f"{key}: .*({told})"),
-    ):
-        reader.read([2])
-
-
-def test_labels_are_whole_numbers_of_the_schema_alone() -> None:
-    good = labels_of("cs1")
-    assert read.decode_labels(json.dumps(good).encode(), CARTOON_SET) == list(good.values())
-    for bad in ({**good, "eye_lid": True}, {**good, "eye_lid": 1.0}, {**good, "ear": 0}, [*good.values()]):
-        with pytest.raises(BadSample):
-            read.decode_labels(json.dumps(bad).encode(), CARTOON_SET)
 
 
 def test_image_of_other_dimensions_or_mode() -> None:
@@ -438,6 +352,7 @@ def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:
 
 
 def test_reader_that_is_forgotten(packed: Path) -> None:
+    gc.collect()  # what other tests forgot
     before, threads = descriptors(), threading.active_count()
     reader = ShardReader(packed, threads=3)
     batches = prefetch(reader.read, ([p, p + 1, p + 2] for p in itertools.count()))
@@ -465,9 +380,9 @@ def test_neighbours_are_one_read(packed: Path, monkeypatch: pytest.MonkeyPatch) 
         expected = reader.read(range(len(reader)))
         assert len(reads) == len(reader.split.shards)
         reads.clear()
-        monkeypatch.setattr(read, "RUN_CAP", 100)  # members far apart, or large: a read each
+        monkeypatch.setattr(read, "RUN_CAP", 100)  # large images: a read each
         found = reader.read(range(len(reader)))
-        assert len(reads) == 2 * len(reader)
+        assert len(reads) == len(reader)
     np.testing.assert_array_equal(found.images, expected.images)
     np.testing.assert_array_equal(found.labels, expected.labels)
 
@@ -500,60 +415,3 @@ def test_many_threads(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for thread in threads:
             thread.join()
     assert found == [expected] * 4
-
-
-def test_prefetch(packed: Path) -> None:
-    before, threads = descriptors(), threading.active_count()
-    with ShardReader(packed) as reader:
-        requests = [range(first, first + 4) for first in range(0, 80, 4)]
-        keys = [key for batch in prefetch(reader.read, requests) for key in batch.keys]
-        assert keys == reader.read(range(80)).keys
-        assert threading.active_count() == threads
-    assert descriptors() == before
-
-
-def test_prefetch_closed_early(packed: Path) -> None:
-    threads = threading.active_count()
-    asked = []
-
-    def endless() -> Iterator[list[int]]:
-        for position in itertools.count():
-            asked.append(position)
-            yield [position]
-
-    with ShardReader(packed) as reader:
-        for _ in range(50):
-            batches = prefetch(reader.read, endless(), depth=3)
-            for position, batch in zip(range(4), batches, strict=False):
-                assert batch.positions.tolist() == [position]
-            batches.close()
-            assert threading.active_count() == threads
-            # Four taken, one asked for by zip at most, three ahead and one in the making.
-            assert len(asked) <= 9
-            asked.clear()
-        prefetch(reader.read, endless()).close()  # never started: no thread, nothing to end
-
-
-def test_prefetch_passes_errors_on(copy: Path) -> None:
-    threads = threading.active_count()
-    shard, key, row = row_of(copy, 9)
-    shard.write_bytes(shard.read_bytes()[: row["image_offset"]])
-    with ShardReader(copy, order="sequential") as reader:
-        batches = prefetch(reader.read, ([position] for position in range(20)))
-        seen = []
-        with pytest.raises(CorruptSampleError, match=key):
-            for batch in batches:
-                seen += batch.positions.tolist()
-        assert seen == list(range(9))
-
-        def fails() -> Iterator[list[int]]:
-            yield [0]
-            raise RuntimeError("of the caller's")
-
-        batches = prefetch(reader.read, fails())
-        next(batches)
-        with pytest.raises(RuntimeError, match="of the caller's"):
-            next(batches)
-        with pytest.raises(ValueError, match="depth"):
-            prefetch(reader.read, [], depth=0)
-    assert threading.active_count() == threads

@@ -14,7 +14,7 @@ from tiny_set import labels_of, pixels_of, png_of
 
 from shards.index import Index
 from shards.pack import pack
-from shards.plan import ENCODINGS
+from shards.plan import ENCODINGS, Settings
 from shards.read import ShardReader
 from shards.tar import read_back
 
@@ -47,6 +47,31 @@ def test_stock_readers_agree(packed: Path) -> None:
     assert count == 40
 
 
+def test_bytes_are_tar_writers(tmp_path: Path) -> None:
+    """The packer writes the very bytes that webdataset's writer would."""
+    import webdataset
+
+    for name in ("ant", "b" * 70):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        (tmp_path / "classes" / name / "a.png").write_bytes(png_of(name))
+    pack(tmp_path / "classes", tmp_path / "out", Settings(size=4, val=0))
+    shard = tmp_path / "out" / "train-000000.tar"
+    stream = io.BytesIO()
+    options = {"user": "diffcore", "group": "diffcore", "mode": 0o644, "mtime": 0, "encoder": False}
+    with tarfile.open(shard) as archive, webdataset.TarWriter(stream, **options) as writer:
+        members = {m.name: archive.extractfile(m).read() for m in archive.getmembers()}
+        for key in dict.fromkeys(name.split(".")[0] for name in members):
+            writer.write({"__key__": key, **{end: members[f"{key}.{end}"] for end in ("cls", "json", "png")}})
+    assert stream.getvalue() == shard.read_bytes()
+
+
+def test_read_back_tells_what_was_written(copy: Path) -> None:
+    index = Index.load(copy)
+    for split in index.splits.values():
+        for shard, start in zip(split.shards, split.starts.tolist(), strict=False):
+            assert read_back(copy / shard.name, index.schema) == (shard, split.rows(start, shard.count))
+
+
 @pytest.mark.parametrize(
     "names", [["a.json"], ["a.json", "b.png"], ["a.png", "a.json"], ["a.json", "a.jpg"]], ids=" ".join
 )
@@ -55,7 +80,7 @@ def test_read_back_wants_pairs(tmp_path: Path, names: list[str]) -> None:
         for name in names:
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(ValueError, match=r"no pair|not labels and images"):
-        read_back(tmp_path / "x.tar")
+        read_back(tmp_path / "x.tar", ())
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

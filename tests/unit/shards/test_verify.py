@@ -5,18 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_set import Command, png_of
+from tiny_set import Command, png_of, row_of
 
 from shards.index import FILE, Index, Row, Shard, write_index
 from shards.pack import Settings, pack
 from shards.verify import main, problems
-
-
-@pytest.fixture
-def copy(packed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(packed, tmp_path / "copy"))
 
 
 def test_sound(packed: Path, command: Command) -> None:
@@ -57,6 +53,26 @@ def test_faults_are_named(copy: Path, command: Command) -> None:
     assert f"{shards[2].name}: missing, with {split.shards[2].count} samples" in out
     assert out.count(": sample ") == 2  # the others are whole
     assert command(main, copy, "--jobs", 1) == command(main, copy, "--jobs", 3) == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (rb'"eye_lid": \d', lambda m: m[0][:-1] + bytes([m[0][-1] ^ 1]), "labels are not the index's"),
+        (rb'"hair": ', lambda m: b'"hair":9', "hair is 9[0-9]+; allowed: 0 to 110|not the index's"),
+        (rb"}", lambda m: b"]", "its labels are not JSON"),
+    ],
+)
+def test_label_member_must_agree(copy: Path, command: Command, old: bytes, new: Any, told: str) -> None:
+    """The reader takes labels from the index; what other readers find in the shard must be the same."""
+    shard, key, row = row_of(copy, 2)
+    data = bytearray(shard.read_bytes())
+    place = slice(row["label_offset"], row["label_offset"] + row["label_bytes"])
+    data[place] = re.sub(old, new, bytes(data[place]), count=1)
+    shard.write_bytes(data)
+    code, out, _ = command(main, copy, "--jobs", 1)
+    assert code == 1 and re.search(f"{shard.name}: sample {key}: .*({told})\n", out)
+    assert out.count(": sample ") == 1
 
 
 def test_folder_mended_between_two_looks(packed: Path, copy: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 def keys_of(folder: Path, split: str) -> list[str]:
     table = Index.load(folder).split(split)
     return [table.key(number) for number in range(len(table))]
+
+
+def row_of(folder: Path, number: int) -> tuple[Path, str, dict[str, int]]:
+    """Shard, key and columns of a train sample."""
+    split = Index.load(folder).split("train")
+    shard = split.shards[split.shard_of(np.array([number]))[0]].name
+    row = split.samples[number]
+    columns = ("image_offset", "image_bytes", "label_offset", "label_bytes")
+    return folder / shard, split.key(number), {name: int(row[name]) for name in columns}
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count, not paths

@@ -1,0 +1,94 @@
+"""PNG by hand: the files are any reader's, and other readers' files are left to them."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_set import pixels_of
+from tiny_set import png as by_pillow
+
+from shards import inflate, png
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([3, 4]))
+
+
+@pytest.fixture(params=["fastest", "zlib"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "zlib":
+        monkeypatch.setattr(png, "inflater", lambda: inflate._by_zlib)
+    return request.param
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_there_and_back(data: st.DataObject) -> None:
+    shape = data.draw(SHAPES)
+    few = data.draw(st.sampled_from([2, 256]), "colours")
+    pixels = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, few, shape, np.uint8)
+    packed, out = png.encode(pixels), np.empty_like(pixels)
+    assert png.size_of(packed) == shape[1::-1]
+    np.testing.assert_array_equal(pixels_of(packed), pixels)
+    assert png.decode(packed, out)
+    np.testing.assert_array_equal(out, pixels)
+
+
+def test_drawings_and_gradients_have_their_filters() -> None:
+    gradient = np.add.outer(np.arange(0, 192, 3), np.arange(64))[..., None].repeat(3, 2).astype(np.uint8)
+    drawing = np.random.default_rng(0).integers(0, 2, (64, 64, 3), np.uint8) * 200
+    for pixels, kind in ((gradient, png.UP), (drawing, png.NONE)):
+        stream = png.encode(pixels)[41:-16]
+        assert set(zlib.decompress(stream)[:: 1 + 64 * 3]) == {kind}
+
+
+@pytest.mark.parametrize("kind", [png.NONE, png.SUB, png.UP])
+def test_one_filter(way: str, kind: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    lines = pixels.reshape(5, -1).copy()
+    if kind == png.SUB:
+        lines[:, 4:] -= pixels.reshape(5, -1)[:, :-4]
+    if kind == png.UP:
+        lines[1:] -= pixels.reshape(5, -1)[:-1]
+    stream = zlib.compress(np.insert(lines, 0, kind, 1).tobytes())
+    head, end = png._head(5, 7, 4)[0], png._chunk(b"IEND", b"")
+    packed = head + png._chunk(b"IDAT", stream) + end
+    out = np.empty_like(pixels)
+    assert png.decode(packed, out)
+    np.testing.assert_array_equal(out, pixels)
+    np.testing.assert_array_equal(pixels_of(packed), pixels)
+
+    for cut in (1, 5, len(stream) - 1):
+        with pytest.raises(ValueError):
+            png.decode(head + png._chunk(b"IDAT", stream[:-cut]) + end, out)
+    for other in (zlib.compress(bytes(10)), zlib.compress(bytes(1 << 20)), b""):  # too short, a bomb, nothing
+        with pytest.raises(ValueError):
+            png.decode(head + png._chunk(b"IDAT", other) + end, out)
+
+
+def test_other_files_are_left_to_others() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    out = np.full_like(pixels, 7)
+    interlaced = bytearray(png.encode(pixels))
+    interlaced[28] = 1
+    two_chunks = png.encode(pixels)[:-12] + png._chunk(b"tEXt", b"a\0b") + png._chunk(b"IEND", b"")
+    grey, webp = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(grey, "PNG")
+    Image.fromarray(pixels).save(webp, "WEBP")
+    smooth = by_pillow(np.add.outer(np.arange(16), np.arange(0, 48)).astype(np.uint8).reshape(16, 16, 3))
+    others = [bytes(interlaced), two_chunks, grey.getvalue(), webp.getvalue(), smooth, b"", pixels.tobytes()]
+    for data in (*others, png.encode(pixels[1:]), png.encode(pixels)[:-1]):
+        assert not png.decode(data, out)
+    assert (out == 7).all()
+
+
+def test_inflate_is_bounded(way: str) -> None:
+    data = zlib.compress(bytes(1000))
+    assert bytes(png.inflater()(data, 1000)) == bytes(1000)
+    for length in (999, 1001, 1):
+        with pytest.raises(ValueError):
+            png.inflater()(data, length)
