@@ -95,6 +95,13 @@ def test_a_sweep_recommends_and_sample_obeys(digits: Path, tmp_path: Path) -> No
     assert drawn["cells"][0]["guidance"] == recommended["guidance"]
 
 
+def test_points_measure_every_checkpoint_beside_its_loss(digits: Path) -> None:
+    python("-m", "diffcore.evaluation.points", digits / "run", "--samples", "60", "--raw")
+    points = json.loads((digits / "run" / "points.json").read_text())["points"]
+    assert [(point["step"], point["weights"]) for point in points] == [(500, "ema"), (500, "raw")]
+    assert all(point["fidelity"] > 0.5 and 0 < point["loss"] < 1 for point in points)
+
+
 def test_an_evaluation_without_a_judge_says_what_to_do(digits: Path, tmp_path: Path) -> None:
     command = ["-m", "diffcore.evaluate", str(digits / "run"), "--judge", str(tmp_path)]
     finished = run([sys.executable, *command], cwd=REPOSITORY)

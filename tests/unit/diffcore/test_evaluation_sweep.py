@@ -1,0 +1,72 @@
+"""What a sweep recommends, and who obeys it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from diffcore import configure
+from diffcore.config import REPOSITORY
+from diffcore.evaluation import sweep
+from diffcore.evaluation.intervals import Mean
+from diffcore.sample import RECOMMENDED, recommended, sampling_of
+from shards.cli import InputError
+
+CONFIG = configure.load(REPOSITORY / "configs" / "demo.yaml")
+
+
+def asked(run: Path, **given: Any) -> argparse.Namespace:
+    return argparse.Namespace(run=run, **given)
+
+
+def test_sampling_takes_the_recommendation_unless_told_otherwise(tmp_path: Path) -> None:
+    assert sampling_of(CONFIG, asked(tmp_path)) == CONFIG.sampling
+    (tmp_path / RECOMMENDED).write_text(json.dumps({"sampler": "dpm++", "steps": 12, "guidance": 3.0}))
+    by_default = sampling_of(CONFIG, asked(tmp_path))
+    assert (by_default.sampler, by_default.steps, by_default.guidance) == ("dpm++", 12, 3.0)
+    assert sampling_of(CONFIG, asked(tmp_path, guidance=1.0, steps=None)).guidance == 1.0
+    # Another sampler takes the scale, but not the steps of the recommended one.
+    other = sampling_of(CONFIG, asked(tmp_path, sampler="ddim"))
+    assert (other.sampler, other.steps, other.guidance) == ("ddim", CONFIG.sampling.steps, 3.0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"sampler": "ddim"}'])
+def test_a_broken_recommendation_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / RECOMMENDED).write_text(text)
+    with pytest.raises(InputError, match="not a recommendation"):
+        recommended(tmp_path)
+
+
+class FakeTable:
+    """Cells differ by their fidelity, give or take two points."""
+
+    def difference(self, cell: Any, other: Any) -> Mean:
+        mean = cell.scores.mean.mean - other.scores.mean.mean
+        return Mean(mean, mean - 0.02, mean + 0.02)
+
+
+def cell(fidelity: float, frechet: float, steps: int = 20) -> Any:
+    return SimpleNamespace(
+        scores=SimpleNamespace(mean=Mean(fidelity, fidelity, fidelity)),
+        frechet=frechet,
+        sampling=SimpleNamespace(steps=steps),
+    )
+
+
+def test_the_nearest_to_real_images_among_the_faithful_is_chosen() -> None:
+    table = cast(Any, FakeTable())
+    cells = [cell(0.60, 1.0), cell(0.89, 5.0), cell(0.90, 9.0)]
+    assert sweep.choose(table, cells) is cells[1]
+    steps = [cell(0.80, 1.0, 5), cell(0.885, 1.0, 10), cell(0.89, 1.0, 20), cell(0.90, 1.0, 50)]
+    assert sweep.fewest(table, steps) is steps[1]
+
+
+@pytest.mark.parametrize("text", ["1;2", "-1", "", "nan"])
+def test_bad_scales_are_told(text: str) -> None:
+    with pytest.raises(InputError, match=f"--scales {text}"):
+        sweep.numbers("--scales", text)
