@@ -64,14 +64,50 @@ def decode(data: bytes, out: NDArray[np.uint8]) -> bool:
     filters = stream[::line]
     if filters not in same:
         return False
-    lines: NDArray[np.uint8] = np.frombuffer(stream, np.uint8).reshape(-1, line)[:, 1:]
-    if filters[-1] == NONE:
-        out.reshape(lines.shape)[...] = lines
-    elif filters[-1] == UP:
-        np.add.accumulate(lines, 0, np.uint8, out.reshape(lines.shape))
-    else:
-        np.add.accumulate(lines.reshape(out.shape), 1, np.uint8, out)
+    out[...] = _unfiltered(stream, out.shape, filters[-1])
     return True
+
+
+def read(data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels [H, W, C] of anybody's PNG with one filter, 8-bit RGB or RGBA; None for any other file.
+
+    None too for a file that is damaged in any way: the libraries tell it better. The caller has compared the
+    dimensions with what it allows (``size_of``). The lines need not be contiguous.
+    """
+    streams, at = [], 8
+    while data[at - 8 : at] != b"IEND\xaeB`\x82":  # each chunk: length, kind, data, checksum
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 8 + length
+        checksum = data[end : end + 4]
+        if len(checksum) < 4 or zlib.crc32(data[at + 4 : end]) != int.from_bytes(checksum, "big"):
+            return None
+        if kind == b"IDAT":
+            streams.append(data[at + 8 : end])
+        elif kind in (b"PLTE", b"tRNS"):
+            return None
+        at = end + 4
+    width, height = size_of(data) or (0, 0)
+    channels = next((count for count, colour in COLOUR_TYPES.items() if data[25:26] == bytes([colour])), 0)
+    shape = (height, width, channels)
+    if 0 in shape:
+        return None
+    head, line, same = _head(*shape)
+    if data[:33] != head:
+        return None
+    try:
+        stream = inflater()(b"".join(streams), line * shape[0])
+    except ValueError:
+        return None
+    filters = stream[::line]
+    if filters not in same:
+        return None
+    return _unfiltered(stream, shape, filters[-1])
+
+
+def _unfiltered(stream: bytes | bytearray, shape: tuple[int, ...], kind: int) -> NDArray[np.uint8]:
+    """The pixels of an inflated ``stream`` all of whose lines have the filter ``kind``; for NONE a view."""
+    lines: NDArray[np.uint8] = np.frombuffer(stream, np.uint8).reshape(shape[0], -1)[:, 1:].reshape(shape)
+    return lines if kind == NONE else np.add.accumulate(lines, 0 if kind == UP else 1, np.uint8)
 
 
 @lru_cache(maxsize=8)

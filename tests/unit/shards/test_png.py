@@ -61,6 +61,9 @@ def test_one_filter(way: str, kind: int) -> None:
     assert png.decode(packed, out)
     np.testing.assert_array_equal(out, pixels)
     np.testing.assert_array_equal(pixels_of(packed), pixels)
+    parts = [png._chunk(b"IDAT", stream[place : place + 9]) for place in range(0, len(stream), 9)]
+    for others in (packed, head + png._chunk(b"gAMA", bytes(4)) + b"".join(parts) + end):
+        np.testing.assert_array_equal(png.read(others), pixels)
 
     for cut in (1, 5, len(stream) - 1):
         with pytest.raises(ValueError):
@@ -84,6 +87,24 @@ def test_other_files_are_left_to_others() -> None:
     for data in (*others, png.encode(pixels[1:]), png.encode(pixels)[:-1]):
         assert not png.decode(data, out)
     assert (out == 7).all()
+    palette = png.encode(pixels)[:33] + png._chunk(b"tRNS", bytes(6)) + png.encode(pixels)[33:]
+    for data in (palette, *(data for data in others if data != two_chunks), png.encode(pixels)[:-1]):
+        assert png.read(data) is None
+    for size in ((0, 4), (4, 0)):
+        empty = png._head(*size, 3)[0] + png._chunk(b"IDAT", zlib.compress(b"")) + png._chunk(b"IEND", b"")
+        assert png.read(empty) is None
+    assert png.read(png.SIGNATURE + png._chunk(b"IEND", b"")) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damage_is_never_read(data: st.DataObject) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    whole = png.encode(pixels)
+    place = data.draw(st.integers(0, len(whole) - 1))
+    mutated = whole[:place] + data.draw(st.binary(max_size=6)) + whole[place + data.draw(st.integers(0, 6)) :]
+    found = png.read(mutated)
+    assert found is None or (found == pixels).all()
 
 
 def test_inflate_is_bounded(way: str) -> None:
