@@ -8,8 +8,10 @@ weights, fp32, AdamW as it comes, an EMA loop over the parameters; DistributedDa
 processes. ``stock`` for ``diffusers`` is UNet2DConditionModel in a loop of accelerate, with
 diffusers' EMAModel (pip install accelerate). ``ours`` is what diffcore/train.py runs: Engine, loss and Ema.
 
-A side is NAME:PROCESSES and lives in processes of its own, which share the machine's cores. Steps of the
-sides take turns, so that a busy moment hits every one; figures are medians, ratios medians over the rounds.
+A side is NAME:PROCESSES, or NAME:PROCESSES:VARIABLE=VALUE,... to try environment settings, and lives in
+processes of its own, which share the machine's cores. Steps of the sides take turns, so that a busy moment
+hits every one; figures are medians, ratios medians over the rounds. CPU seconds stand beside wall time: they
+say more where other work shares the cores.
 Memory is the high-water mark of the resident set, summed over a side's processes (on CUDA: of the allocator).
 Prints one JSON object, with the ceiling that this machine reaches in its best convolution or matrix product,
 and the share of it that each side reaches: FLOPs a step, counted by torch, over time over ceiling. On CUDA
@@ -235,15 +237,16 @@ def memory() -> int:
 
 
 def serve(name: str, work: Work) -> NoReturn:
-    """A rank of a side: every line on stdin is a step; the answer is the memory so far, or "oom"."""
+    """A rank of a side: every line on stdin is a step; it answers "memory so far, CPU seconds", or "oom"."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     try:
         step = SIDES[name, work.model](work)
         step()
-        for answer in itertools.chain(["ready"], sys.stdin):
-            if answer != "ready":
-                step()
-            print(memory(), file=answers, flush=True)
+        print(memory(), 0, file=answers, flush=True)
+        for _ in sys.stdin:
+            begin = time.process_time()
+            step()
+            print(memory(), time.process_time() - begin, file=answers, flush=True)
     except torch.OutOfMemoryError:
         print("oom", file=answers, flush=True)
     except BaseException:
@@ -312,9 +315,12 @@ class Side:
 
     def __init__(self, label: str, work: Work) -> None:
         self.label, self.work = label, work
-        self.name, _, count = label.partition(":")
+        self.name, _, rest = label.partition(":")
+        count, _, settings = rest.partition(":")
         self.processes = int(count or 1)
+        self.settings = dict(pair.split("=", 1) for pair in settings.split(",") if pair)
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         self.memory = 0
         self.launch()
 
@@ -335,10 +341,16 @@ class Side:
             }
             command = [sys.executable, __file__, "--serve", self.name, "--work", json.dumps(asdict(work))]
             process = subprocess.Popen(
-                command, env=os.environ | env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command,
+                env=os.environ | env | self.settings,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
             self.ranks.append(process)
-        if not self._answers():
+        fits = self._answers()
+        self.cpu_seconds.clear()
+        if not fits:
             self.close()
             self.work = replace(self.work, batch=self.work.batch // 2)
             if self.work.batch < self.processes:
@@ -352,7 +364,8 @@ class Side:
             raise SystemExit(f"{self.label}: a process ended; its trouble is above")
         if "oom" in answers:
             return False
-        self.memory = sum(map(int, answers))
+        self.memory = sum(int(answer.split()[0]) for answer in answers)
+        self.cpu_seconds.append(sum(float(answer.split()[1]) for answer in answers))
         return True
 
     def step(self) -> None:
@@ -373,6 +386,7 @@ class Side:
         figures = {
             "images_per_second": round(rate, 3),
             "seconds_a_step": [round(s, 3) for s in self.seconds],
+            "cpu_seconds_an_image": round(statistics.median(self.cpu_seconds) / self.work.batch, 3),
             "batch": self.work.batch,
             "peak_memory_mib": round(self.memory / 2**20),
             "share_of_ceiling": round(rate * flops / ceiling, 3),
@@ -383,16 +397,17 @@ class Side:
 
 
 def compare(sides: Sequence[Side]) -> dict[str, Any]:
-    """Every other side beside the first: median over the rounds of the ratio of images a second."""
+    """Every other side beside the first: medians over the rounds of the ratio of images a second."""
     first, *others = sides
+
+    def faster(side: Side, by: str) -> float:
+        pairs = zip(getattr(first, by), getattr(side, by), strict=True)
+        return round(statistics.median(a / b for a, b in pairs) * side.work.batch / first.work.batch, 2)
+
     return {
         f"{side.label} / {first.label}": {
-            "speed": round(
-                statistics.median(a / b for a, b in zip(first.seconds, side.seconds, strict=True))
-                * side.work.batch
-                / first.work.batch,
-                2,
-            ),
+            "speed": faster(side, "seconds"),
+            "speed_by_cpu_seconds": faster(side, "cpu_seconds"),
             "peak_memory": round(side.memory / first.memory, 3),
         }
         for side in others
@@ -402,7 +417,7 @@ def compare(sides: Sequence[Side]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", choices=("ddpm", "diffusers"), default="ddpm")
-    parser.add_argument("--sides", nargs="+", default=None, metavar="NAME:PROCESSES")
+    parser.add_argument("--sides", nargs="+", default=None, metavar="SIDE")
     parser.add_argument("--batch", type=int, default=128 if CUDA else 8, help="images a step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, help="channels at full resolution (64, diffusers 128)")
