@@ -99,10 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    for name, size in (("one-hot", SMALL_SIZE), ("large", LARGE_SIZE)):
-        data = next(point for point in points if point.name == name).config.data.path
+    for data, large in dict.fromkeys((p.config.data.path, p.name.startswith("large")) for p in points):
         assert isinstance(data, Path)
-        experiments.prepare(data, size[arguments.scale], say)
+        experiments.prepare(data, (LARGE_SIZE if large else SMALL_SIZE)[arguments.scale], say)
     jobs = arguments.jobs or (1 if arguments.scale == "full" else len(os.sched_getaffinity(0)))
     work = [
         lambda point=point: _one(point, arguments.collect, arguments.scale, arguments.samples, say)
