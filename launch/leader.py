@@ -208,7 +208,8 @@ class Leader:
         if plan.code == DONE:
             return
         again = plan.code in (RETRYABLE, PREEMPTED)
-        self.s.say(f"{'stopped' if again else 'error'}: {plan.why}")
+        if not again:
+            self.s.say(f"error: {plan.why}")
         if again and self.s.spec.requeue:
             self.s.say(requeue.requeue(self.where, plan.avoid))
         elif again:

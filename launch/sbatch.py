@@ -17,20 +17,6 @@ from launch.spec import JobSpec
 UNLIMITED = 1_000_000
 """submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""
 
-# The job's last word: when the ranks left wanting another life and could not ask for one themselves (the
-# first one's process was killed, or a container has no scontrol), the batch shell asks. 75 and 85 are
-# exits.py's; 137 is a supervisor killed with SIGKILL. Not for a job that was cancelled or has begun again.
-TEARDOWN = [
-    "code=$?",
-    'if [ "$code" = 75 ] || [ "$code" = 85 ] || [ "$code" = 137 ]; then',
-    '  scontrol show job -o "$SLURM_JOB_ID" \\',
-    '    | grep -q "JobState=RUNNING .* Restarts=${SLURM_RESTART_COUNT:-0} " \\',
-    '    && scontrol requeue "$SLURM_JOB_ID"',
-    "fi",
-    'exit "$code"',
-    "",
-]
-
 
 class Sbatch(SlurmExecutor):
     """submitit's executor with our parameters; can be built without Slurm."""
@@ -74,7 +60,7 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
         "array_parallelism": spec.parallel,
         "stderr_to_stdout": True,
         "setup": setup(spec, code),
-        "teardown": TEARDOWN if spec.requeue else None,
+        "teardown": teardown(spec) if spec.requeue else None,
         "srun_args": srun_arguments(spec, folder),
         "additional_parameters": {"requeue": True} | cluster.sbatch,
     }
@@ -97,6 +83,27 @@ def setup(spec: JobSpec, code: Path) -> list[str]:
         *spec.cluster.setup,
         "umask 077",
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def teardown(spec: JobSpec) -> list[str]:
+    """The job's last word: another life, where the ranks wanted one and could not ask for it themselves.
+
+    Rank 0's supervisor may have been killed (75 and 85 are then the others', exits.py), or a container may have
+    no scontrol. Any other code is srun's own: a node that did not start its tasks, a supervisor killed; that is
+    tried a bounded number of times, because no ledger counts it. 126 and 127: there is no such interpreter. Not
+    for a job that was cancelled, or that has begun again elsewhere.
+    """
+    return [
+        "code=$?",
+        f'case "$code" in 0|1|2|126|127) most=0 ;; 75|85) most={UNLIMITED} ;; *) most={spec.restarts} ;; esac',
+        'if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then',
+        '  scontrol show job -o "$SLURM_JOB_ID" \\',
+        '    | grep -q "JobState=RUNNING .* Restarts=${SLURM_RESTART_COUNT:-0} " \\',
+        '    && scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
+        'exit "$code"',
+        "",
     ]
 
 

@@ -21,7 +21,7 @@ from types import FrameType
 
 from diffcore import ledger
 from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
-from launch import preflight
+from launch import preflight, takeover
 from launch.child import Child, die_with_parent
 from launch.env import Layout, rank_environment, scratch
 from launch.leader import Leader
@@ -136,6 +136,7 @@ class Supervisor:
             if self._signals > self._passed_on:
                 self._passed_on = self._signals
                 child.forward(self.asked)
+                self._think_of_fewer_nodes()
             now = time.monotonic()
             if now - self._looked >= self._look_every:
                 self._looked = now
@@ -153,6 +154,13 @@ class Supervisor:
                 child.end(END_GRACE)
                 ended = True
         return code, ended and code not in (DONE, PREEMPTED)
+
+    def _think_of_fewer_nodes(self) -> None:
+        """After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
+        if self.asked == signal.SIGTERM and self.where.local_rank == 0:
+            line = takeover.consider(self.place, self.code, self.where, self.spec)
+            if line:
+                self.say(line)
 
     def _out_of_time(self, now: float, saving: bool) -> bool:
         """Whether the job is about to be killed, so that leaving now at least has it queued again."""

@@ -1,0 +1,118 @@
+"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost and no other is free.
+
+Slurm queues the job again for as many nodes as before, and cannot shrink a waiting job. So a surviving
+supervisor, in the seconds between Slurm's SIGTERM and its SIGKILL, submits a successor with as many nodes as
+there are, from the same snapshot and into the same run folder, and cancels the old job. The global batch and
+the data order do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from diffcore import configure, ledger
+from launch import registry, requeue, snapshot
+from launch.env import Layout
+from launch.snapshot import Place
+from launch.spec import JobSpec
+from launch.task import Task
+from shards.cli import InputError
+
+PATIENCE = 10  # seconds; more than Slurm gives
+
+
+def consider(place: Place, code: Path, where: Layout, spec: JobSpec) -> str | None:
+    """Submit a successor if a node of this job is lost and none is free; a line for the log, or None."""
+    if not spec.requeue or spec.nodes_min >= spec.nodes:
+        return None
+    lost = lost_nodes(_ask(["sinfo", "-h", "-N", "-n", ",".join(where.nodes), "-o", "%N %t"]))
+    if not lost:
+        return None
+    state = requeue.state_of(where.job)
+    # Slurm has counted the restart already; a job that was cancelled has none.
+    if state is None or state.restarts != where.restart + 1:
+        return None
+    if not _elected(place, where):
+        return None
+    left = len(where.nodes) - len(lost)
+    # This job's own nodes may already be listed as idle.
+    idle = _ask(["sinfo", "-h", "-N", "-p", state.partition, "-t", "idle", "-o", "%N"]).split()
+    available = left + len(set(idle) - set(where.nodes))
+    nodes = fitting(place, spec, available)
+    gone = ", ".join(lost)
+    if nodes is None:
+        return f"{gone} lost; {available} nodes are left, too few to go on: the job waits in the queue"
+    if nodes >= spec.nodes:
+        return f"{gone} lost; other nodes are free, and Slurm queues the job again"
+    job = succeed(place, code, where, spec, nodes)
+    return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
+
+
+def lost_nodes(text: str) -> list[str]:
+    """Nodes that are down or do not answer, of lines ``name state``."""
+    lost = []
+    for line in text.splitlines():
+        name, _, state = line.strip().partition(" ")
+        if re.match(r"(down|fail|unk)|.*\*$", state) and name not in lost:
+            lost.append(name)
+    return lost
+
+
+def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
+    """The most nodes, of those there are, among whose ranks the global batch divides."""
+    batch = configure.load(place.config).batch
+    for nodes in range(min(available, spec.nodes), spec.nodes_min - 1, -1):
+        try:
+            batch.split(nodes * spec.tasks_per_node)
+        except InputError:
+            continue
+        return nodes
+    return None
+
+
+def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, nodes: int) -> str:
+    """Submit the successor and cancel this job; returns its number."""
+    from launch.sbatch import Sbatch
+
+    following = spec.model_copy(update={"nodes": nodes, "takes_over": where.job, "after": None})
+    heir = snapshot.create(place.run)
+    shutil.copyfile(place.config, heir.config)
+    snapshot.write_spec(heir, following)
+    heir.live.mkdir(mode=0o700)
+    # What Slurm told this job must not be told to the next one.
+    for name in [
+        n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_", "SRUN_")) and n != "SLURM_CONF"
+    ]:
+        del os.environ[name]
+    job = str(Sbatch(following, heir.folder, code).submit(Task(str(heir.folder), str(code))).job_id)
+    begun = [int(e["attempt"]) for e in ledger.events(place.run) if e["event"] == "started"]
+    # fmt: off
+    ledger.record(
+        place.run, "submitted", attempt=max(begun, default=-1) + 1, job=job, folder=str(heir.folder),
+        cluster=spec.cluster.name, nodes=nodes, ranks=following.world, takeover=True,
+    )
+    # fmt: on
+    registry.remember(place.run, job, spec.cluster.name)
+    subprocess.run(["scancel", where.job], check=False, timeout=PATIENCE)
+    return job
+
+
+def _elected(place: Place, where: Layout) -> bool:
+    """Whether this process is the one that acts: the first that makes a file."""
+    path = place.live / where.session / "takeover"
+    try:
+        path.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _ask(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
