@@ -89,14 +89,15 @@ def setup(spec: JobSpec, code: Path) -> list[str]:
 def teardown(spec: JobSpec) -> list[str]:
     """The job's last word: another life, where the ranks wanted one and could not ask for it themselves.
 
-    Rank 0's supervisor may have been killed (75 and 85 are then the others', exits.py), or a container may have
-    no scontrol. Any other code is srun's own: a node that did not start its tasks, a supervisor killed; that is
-    tried a bounded number of times, because no ledger counts it. 126 and 127: there is no such interpreter. Not
-    for a job that was cancelled, or that has begun again elsewhere.
+    Rank 0's supervisor may have been killed (75 and 85, of exits.py, are then the others'), or a container may
+    have no scontrol. Another code is srun's own, of a node that did not start its tasks or of a supervisor that
+    was killed: tried a bounded number of times, because no ledger counts it. 126 and 127: there is no such
+    interpreter. Not for a job that was cancelled, or that has begun again elsewhere.
     """
     return [
         "code=$?",
-        f'case "$code" in 0|1|2|126|127) most=0 ;; 75|85) most={UNLIMITED} ;; *) most={spec.restarts} ;; esac',
+        f"most={spec.restarts}",
+        f'case "$code" in 0|1|2|126|127) most=0 ;; 75|85) most={UNLIMITED} ;; esac',
         'if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then',
         '  scontrol show job -o "$SLURM_JOB_ID" \\',
         '    | grep -q "JobState=RUNNING .* Restarts=${SLURM_RESTART_COUNT:-0} " \\',
