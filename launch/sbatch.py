@@ -90,7 +90,7 @@ def teardown(spec: JobSpec) -> list[str]:
     """The job's last word: another life, where the ranks wanted one and could not ask for it themselves.
 
     Rank 0's supervisor may have been killed (75 and 85, of exits.py, are then the others'), or a container
-    may have no scontrol. Another code is srun's own, of a node that did not start its tasks or of a supervisor
+    may have no scontrol. Another code is srun's, of a node that did not start its tasks or of a supervisor
     that was killed: tried a bounded number of times, because no ledger counts it. 126 and 127: there is no
     such interpreter. Not for a job that was cancelled, or that has begun again elsewhere.
     """
