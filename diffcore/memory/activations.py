@@ -1,0 +1,284 @@
+"""What one forward and backward allocates, from fake tensors: no data, no GPU, the training's own code.
+
+The network and the loss of ``train.py`` run under FakeTensorMode, where a tensor has a shape, a dtype and a
+lifetime but no memory. A dispatch mode notes when each storage comes and goes, and hooks note which layer
+made it and when each gradient is complete. The device is a fake ``cpu``: fake ``cuda`` needs a CUDA build,
+and ``meta`` takes other code paths, which allocate other tensors.
+
+Bytes are the tensors' own; what a device's allocator makes of them is allocator.py's business.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from diffcore import models
+from diffcore.config import Config
+from diffcore.diffusion.loss import WEIGHTS, denoising_loss
+from diffcore.diffusion.randomness import Draws
+from diffcore.diffusion.schedule import NoiseSchedule
+from shards.attributes import Attribute
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Kind(IntEnum):
+    ALLOCATE = 0
+    """``what`` is the storage, ``size`` its bytes."""
+    FREE = 1
+    """``what`` is the storage."""
+    GRADIENT = 2
+    """``what`` is the parameter whose gradient is complete, ``size`` the storage that holds it."""
+    ENTER = 3
+    """A module begins: ``what`` is the module, ``size`` 0 in forward and 1 in backward."""
+    LEAVE = 4
+    """A module ends, as ENTER."""
+    TURN = 5
+    """The loss is there: forward ends, backward begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    kind: Kind
+    what: int
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass
+class Trace:
+    """One micro batch as a list of events. ``layers[i]`` is the module that made storage i."""
+
+    micro: int
+    dtype: torch.dtype
+    parameters: list[Parameter]
+    buffers: int
+    """Bytes of the network's buffers and of the noise schedule."""
+    inputs: int
+    """Bytes of the micro batch itself: images, labels, noise, timesteps."""
+    events: list[Event] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    recomputed: set[int] = field(default_factory=set)
+    """Storages that checkpointing makes a second time, in backward."""
+    modules: list[tuple[str, list[int]]] = field(default_factory=list)
+    """Name and own parameters of each module, by number."""
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the birth and death of every storage that an operation returns."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.known: dict[int, int] = {}
+        self.stack: list[str] = []
+        self.recomputing = False
+        self.done = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.see(leaf)
+        return result
+
+    def see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address in self.known or not size:
+            return
+        number = len(self.trace.layers)
+        self.known[address] = number
+        self.trace.layers.append(self.stack[-1] if self.stack else "")
+        if self.recomputing and self.stack:
+            self.trace.recomputed.add(number)
+        self.trace.events.append(Event(Kind.ALLOCATE, number, size))
+        weakref.finalize(storage, self._gone, address, number)
+
+    def _gone(self, address: int, number: int) -> None:
+        if self.done:
+            return
+        if self.known.get(address) == number:
+            del self.known[address]
+        self.trace.events.append(Event(Kind.FREE, number))
+
+    def ignore(self, tensors: Iterator[Tensor] | list[Tensor]) -> None:
+        """Storages that were there before: weights, inputs, constants."""
+        for tensor in tensors:
+            self.known[tensor.untyped_storage()._cdata] = -1
+
+
+def trace(config: Config, schema: list[Attribute], size: int, micro: int, modules: bool = False) -> Trace:
+    """Record one micro batch of ``micro`` samples of ``size`` pixels under ``config``.
+
+    ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them.
+    """
+    dtype = DTYPES[config.engine.precision]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network = _cast(models.build(config.model, schema, size), dtype)
+        schedule = NoiseSchedule.of(config.diffusion)
+        weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
+        images = torch.empty(micro, 3, size, size)
+        labels = torch.zeros(micro, len(schema), dtype=torch.int64)
+        draws = Draws(
+            eps_BCHW=torch.empty(micro, 3, size, size),
+            t_B=torch.zeros(micro, dtype=torch.int64),
+            keep_B=torch.ones(micro, dtype=torch.bool),
+        )
+        inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
+        constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
+        named = list(network.named_parameters())
+        result = Trace(
+            micro,
+            dtype,
+            [Parameter(name, tuple(p.shape)) for name, p in named],
+            sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
+            sum(t.untyped_storage().nbytes() for t in inputs),
+        )
+        recorder = _Recorder(result)
+        recorder.ignore([p for _, p in named] + list(network.buffers()) + inputs + constants)
+        _name_layers(network, recorder)
+        if modules:
+            _note_modules(network, recorder, {p: i for i, (_, p) in enumerate(named)})
+        _note_gradients([p for _, p in named], recorder)
+
+        def forward(x_BCHW: Tensor, *rest: Tensor) -> Tensor:
+            return network(x_BCHW.to(dtype), *rest)
+
+        with recorder:
+            loss = denoising_loss(forward, schedule, weights_T, images, labels, draws).mean()
+            result.events.append(Event(Kind.TURN, 0))
+            recorder.recomputing = True
+            loss.backward()
+            del loss
+        recorder.done = True
+    return result
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Module.to cannot swap fake tensors' data: new parameters take their place. Buffers follow too."""
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().to(dtype))
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = buffer.to(dtype)
+    return network
+
+
+def _name_layers(network: nn.Module, recorder: _Recorder) -> None:
+    def leave(*_: Any) -> None:
+        recorder.stack.pop()
+
+    for name, module in network.named_modules():
+
+        def enter(*_: Any, name: str = name) -> None:
+            recorder.stack.append(name)
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
+
+
+def _note_gradients(parameters: list[nn.Parameter], recorder: _Recorder) -> None:
+    def complete(parameter: Tensor, number: int) -> None:
+        assert parameter.grad is not None
+        recorder.see(parameter.grad)
+        storage = recorder.known[parameter.grad.untyped_storage()._cdata]
+        recorder.trace.events.append(Event(Kind.GRADIENT, number, storage))
+
+    for number, parameter in enumerate(parameters):
+        parameter.register_post_accumulate_grad_hook(lambda p, number=number: complete(p, number))
+
+
+def _note_modules(network: nn.Module, recorder: _Recorder, numbers: dict[nn.Parameter, int]) -> None:
+    """ENTER and LEAVE of every module, where DeepSpeed's own hooks fetch and release its parameters.
+
+    As there, a module's backward begins when the gradient of its output arrives and ends when that of its
+    last input is complete; a module none of whose inputs has a gradient never ends.
+    """
+    events = recorder.trace.events
+    for name, module in network.named_modules():
+        number = len(recorder.trace.modules)
+        recorder.trace.modules.append((name, [numbers[p] for p in module.parameters(recurse=False)]))
+        begins, ends, waits = _functions(events, number)
+
+        def before(module: nn.Module, args: Any, number: int = number, ends: Any = ends, waits: Any = waits) -> Any:
+            events.append(Event(Kind.ENTER, number, 0))
+            waits.clear()
+            return _on_tensors(ends.apply, args)
+
+        def after(module: nn.Module, args: Any, output: Any, number: int = number, begins: Any = begins) -> Any:
+            events.append(Event(Kind.LEAVE, number, 0))
+            return _on_tensors(begins.apply, output)
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+
+
+def _functions(events: list[Event], number: int) -> tuple[Any, Any, list[int]]:
+    """Identities that note in backward that module ``number`` begins, and that it ends."""
+    waits: list[int] = []
+
+    class Begins(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, tensor: Tensor) -> Tensor:
+            return tensor.detach()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            events.append(Event(Kind.ENTER, number, 1))
+            return gradient
+
+    class Ends(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, tensor: Tensor) -> Tensor:
+            if tensor.requires_grad:
+                waits.append(1)
+            return tensor.detach()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            waits.pop()
+            if not waits:
+                events.append(Event(Kind.LEAVE, number, 1))
+            return gradient
+
+    return Begins, Ends, waits
+
+
+def _on_tensors(function: Any, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        return tuple(_on_tensors(function, item) for item in value)
+    if isinstance(value, list):
+        return [_on_tensors(function, item) for item in value]
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _on_tensors(function, item)
+    return value
