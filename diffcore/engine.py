@@ -343,21 +343,24 @@ class Engine:
     # --- memory ------------------------------------------------------------------------------------------
 
     def memory(self) -> dict[str, list[Tensor]]:
-        """The tensors that hold parameters, gradients and optimizer states on this rank, as they are now.
+        """The tensors that hold this rank's states, as they are now, by category.
 
-        Under ZeRO-1 to 3 a flat fp32 master partition counts as optimizer.
+        A storage may be in several (a gradient lies in a bucket while it is reduced): the first one counts.
         """
         z, base = self._optimizer, self._base_optimizer
-        parameters = [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names)
-        states = [t for state in base.state.values() for t in state.values() if torch.is_tensor(t)]
         masters = [tensor for tensor in self._stepped if tensor not in self.names]
         gradients = [p.grad for p in [*self.names, *masters] if p.grad is not None]
-        for held in (getattr(z, "averaged_gradients", None) or {}).values():
-            gradients += [t for t in (held or []) if t is not None]
-        for name in ("ipg_buckets", "_DeepSpeedZeroOptimizer_Stage3__ipg_bucket_flat_buffer"):
-            gradients += _tensors(getattr(z, name, None))
-        gradients += _tensors(getattr(z, "grad_partitions_flat_buffer", None))
-        return {"parameters": parameters, "gradients": gradients, "optimizer": states + masters}
+        return {
+            "parameters": [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names),
+            "buckets": _tensors(getattr(z, "ipg_buckets", None)),
+            "masters": masters,
+            "optimizer": [t for state in base.state.values() for t in _tensors(state)],
+            "gradients": [
+                *gradients,
+                *_tensors(getattr(z, "averaged_gradients", None)),
+                *_tensors(getattr(z, "grad_partitions_flat_buffer", None)),
+            ],
+        }
 
 
 def _tensors(held: Any) -> list[Tensor]:

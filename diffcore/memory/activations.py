@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -197,7 +196,7 @@ def _name_layers(network: nn.Module, recorder: _Recorder) -> None:
 
     for name, module in network.named_modules():
 
-        def enter(*_: Any, name: str = name) -> None:
+        def enter(*_: Any, name: str = name or "network") -> None:
             recorder.stack.append(name)
 
         module.register_forward_pre_hook(enter)
@@ -225,24 +224,28 @@ def _note_modules(network: nn.Module, recorder: _Recorder, numbers: dict[nn.Para
     for name, module in network.named_modules():
         number = len(recorder.trace.modules)
         recorder.trace.modules.append((name, [numbers[p] for p in module.parameters(recurse=False)]))
-        begins, ends, waits = _functions(events, number)
+        _note_module(module, number, events)
 
-        def before(module: nn.Module, args: Any, number: int = number, ends: Any = ends, waits: Any = waits) -> Any:
-            events.append(Event(Kind.ENTER, number, 0))
-            waits.clear()
-            return _on_tensors(ends.apply, args)
 
-        def after(module: nn.Module, args: Any, output: Any, number: int = number, begins: Any = begins) -> Any:
-            events.append(Event(Kind.LEAVE, number, 0))
-            return _on_tensors(begins.apply, output)
+def _note_module(module: nn.Module, number: int, events: list[Event]) -> None:
+    begins, ends, waits = _functions(events, number)
 
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
+    def before(module: nn.Module, args: Any) -> Any:
+        events.append(Event(Kind.ENTER, number, 0))
+        waits[0] = 0
+        return _on_tensors(ends.apply, args)
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        events.append(Event(Kind.LEAVE, number, 0))
+        return _on_tensors(begins.apply, output)
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
 
 
 def _functions(events: list[Event], number: int) -> tuple[Any, Any, list[int]]:
     """Identities that note in backward that module ``number`` begins, and that it ends."""
-    waits: list[int] = []
+    waits = [0]
 
     class Begins(torch.autograd.Function):
         @staticmethod
@@ -257,14 +260,13 @@ def _functions(events: list[Event], number: int) -> tuple[Any, Any, list[int]]:
     class Ends(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, tensor: Tensor) -> Tensor:
-            if tensor.requires_grad:
-                waits.append(1)
+            waits[0] += tensor.requires_grad
             return tensor.detach()
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            waits.pop()
-            if not waits:
+            waits[0] -= 1
+            if not waits[0]:
                 events.append(Event(Kind.LEAVE, number, 1))
             return gradient
 

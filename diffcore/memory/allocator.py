@@ -80,19 +80,21 @@ class CachingAllocator:
         block = self._held.pop(number)
         self.allocated -= block.size
         block.free = True
-        for first, second in ((block.before, block), (block, block.after)):
-            if first is None or second is None or not (first.free and second.free):
-                continue
-            for part in (first, second):
-                if part is not block:
-                    self._free[part.pool].remove((part.size, part.address))
-            first.size += second.size
-            first.after = second.after
-            if second.after:
-                second.after.before = first
-            del self._blocks[second.address]
-            block = first
+        if block.before is not None and block.before.free:
+            block = self._joined(block.before, block, known=block.before)
+        if block.after is not None and block.after.free:
+            block = self._joined(block, block.after, known=block.after)
         insort(self._free[block.pool], (block.size, block.address))
+
+    def _joined(self, first: _Block, second: _Block, known: _Block) -> _Block:
+        """Two neighbours as one; ``known`` is the one that is listed as free."""
+        self._free[known.pool].remove((known.size, known.address))
+        first.size += second.size
+        first.after = second.after
+        if second.after is not None:
+            second.after.before = first
+        del self._blocks[second.address]
+        return first
 
     def run(self, events: Iterable[tuple[int, int]]) -> None:
         """(number, bytes) allocates, (number, 0) frees."""

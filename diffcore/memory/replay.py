@@ -154,6 +154,8 @@ class _Partitioned(_Plain):
         self.elements = 0
         self.partition: int | None = None
         self.kept: int | None = None
+        self.pad: int | None = None
+        self.padding = sharing.partition(self.numels) - sum(self.pieces())
         self.eager = sharing.stage == 2 or sharing.overlap
 
     def gradient(self, parameter: int, holder: int) -> None:
@@ -175,7 +177,7 @@ class _Partitioned(_Plain):
 
     def reduce(self) -> None:
         runs = [owner for parameter in self.bucket for owner in self.owners[parameter]]
-        if sum(a != b for a, b in zip(runs, runs[1:], strict=False)):
+        if len(set(runs)) > 1:
             # Slices for more than one rank are flattened into a copy, reduced and copied back.
             self.stream.brief("buckets", self.elements * self.sharing.itemsize)
         for parameter in self.bucket:
@@ -203,10 +205,12 @@ class _Partitioned(_Plain):
         self.partition = None
         while self.buffers:
             self.stream.free(self.buffers.pop(0))
+        if self.last and self.padding:
+            self.pad = self.stream.allocate("gradients", self.padding * self.sharing.itemsize)
 
     def step(self) -> None:
         s, size = self.sharing, self.sharing.partition(self.numels)
-        pieces = self.slices()
+        pieces = [*self.pieces(), self.padding] if self.padding else self.pieces()
         for numel in pieces:
             self.stream.brief("temporary", numel * NORM)
         flat = self.stream.allocate("gradients", size * s.itemsize) if len(pieces) > 1 else None
@@ -216,6 +220,9 @@ class _Partitioned(_Plain):
                 self.stream.free(flat)
         else:
             full = flat
+        if self.pad is not None:
+            self.stream.free(self.pad)
+            self.pad = None
         if self.kept is not None and full is not None:
             self.stream.free(self.kept)
             self.kept = None
@@ -224,11 +231,9 @@ class _Partitioned(_Plain):
                 self.stream.free(holder)
         self.gradients.clear()
         self.kept = None
-        if s.copies and s.world > 1:  # gloo gathers into a flat copy of its own
-            self.stream.brief("buckets", s.flat(self.numels) * s.itemsize)
 
-    def slices(self) -> list[int]:
-        """Elements of each piece of this rank's partition, the padding last."""
+    def pieces(self) -> list[int]:
+        """Elements of each parameter that are in this rank's partition."""
         size, start, pieces = self.sharing.partition(self.numels), 0, []
         first, last = self.sharing.rank * size, (self.sharing.rank + 1) * size
         for numel in self.numels:
@@ -236,8 +241,7 @@ class _Partitioned(_Plain):
             if inside > 0:
                 pieces.append(inside)
             start += numel
-        rest = size - sum(pieces)
-        return [*pieces, rest] if rest else pieces
+        return pieces
 
 
 class _Sharded(_Plain):
@@ -290,8 +294,6 @@ class _Sharded(_Plain):
             self.available.update(wanted)
             return
         sizes = [s.share(self.numels[p]) * s.world * s.itemsize for p in wanted]
-        if s.copies:
-            self.stream.brief("buckets", sum(sizes))
         if len(wanted) == 1:
             self.gathered[wanted[0]] = self.stream.allocate("parameters", sizes[0])
             self.groups[wanted[0]] = (None, set())

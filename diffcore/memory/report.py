@@ -17,7 +17,9 @@ MIB = 2**20
 WORDS = {
     "parameters": "parameters",
     "gradients": "gradients",
-    "optimizer": "optimizer (Adam states, fp32 masters)",
+    "buckets": "communication buckets",
+    "masters": "fp32 master weights",
+    "optimizer": "optimizer (Adam states)",
     "ema": "EMA of the weights",
     "activations": "activations saved for backward",
 }

@@ -3,15 +3,15 @@
 N ranks, P parameters of which the i-th has p_i elements, w bytes a weight (4 in fp32, 2 in bf16 and fp16).
 Between two steps a rank holds (deepspeed 0.19, runtime/zero/stage_1_and_2.py and stage3.py):
 
-    stage  weights       fp32 masters   Adam's moments   gradients     buckets
-    0      w P           -              8 P              -             -
-    1, 2   w F           4 F / N        8 F / N          -             -
-    3      w S + w L     4 S            8 S              w S           w B
+    stage  weights       fp32 masters   Adam's moments   EMA       gradients     buckets
+    0      w P           -              8 P              4 P       -             -
+    1, 2   w F           4 F / N        8 F / N          4 F / N   -             -
+    3      w S + w L     4 S            8 S              4 S       w S           w B
 
 F is P padded to a multiple of 2 N (NCCL wants 4-byte boundaries), S the sum of ceil(p_i / N), L the elements
 of the small parameters that stay gathered (each padded to a multiple of N), B ``reduce_bucket_size``. Adam
 adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32. The average of
-the weights (EMA) is 4 P on every rank.
+the weights (EMA) is ours: each rank averages what it owns of the masters.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ class Sharing:
     persist: int
     live: int
     reuse: int
-    copies: bool
-    """Whether collectives copy, as gloo's all-gather does and NCCL's do not."""
 
     @classmethod
-    def of(cls, config: Config, world: int, rank: int = 0, copies: bool = False) -> Sharing:
+    def of(cls, config: Config, world: int, rank: int = 0) -> Sharing:
         zero = deepspeed_settings(config, world).get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
         return cls(
@@ -74,7 +72,6 @@ class Sharing:
             persist=int(zero.get("stage3_param_persistence_threshold", 1e5)),
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
-            copies=copies,
         )
 
     def flat(self, numels: Sequence[int]) -> int:
@@ -141,7 +138,7 @@ def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: 
         blocks.append(Block("masters", s.partition(numels) * 4, s.offload))
     for n in stepped:
         blocks += [Block("optimizer", size, s.offload) for size in (n * 4, n * 4, 4)]
-    blocks += [Block("ema", n * 4) for n in numels]
+        blocks.append(Block("ema", n * 4, s.offload))
     if buffers + inputs:
         blocks.append(Block("data", buffers + inputs))
     return blocks

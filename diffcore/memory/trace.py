@@ -13,7 +13,7 @@ from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.memory.nvml import Total, process_total
 
-CATEGORIES = ("parameters", "gradients", "optimizer", "ema", "activations")
+CATEGORIES = ("parameters", "buckets", "masters", "optimizer", "gradients", "ema", "activations")
 
 
 @dataclass(frozen=True)
