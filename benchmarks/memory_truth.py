@@ -387,8 +387,8 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
 def events_of(tree: list[Any]) -> tuple[list[tuple[int, int, bool]], list[tuple[int, int, str]]]:
     """(time, bytes, whether a kernel's scratch) of every allocation and free, and the last step's spans.
 
-    Scratch is what one operator allocates and frees itself, without ever making a tensor of it: oneDNN's
-    reordered weights and fp32 sums for bf16. It belongs to the CPU's kernels, and a GPU's have their own.
+    Scratch is what one kernel allocates and frees itself: oneDNN's reordered weights and fp32 sums for bf16,
+    the buffers of the CPU's fused attention. A GPU's kernels have others.
     """
     changes: list[tuple[int, int, bool]] = []
     spans: list[tuple[int, int, str]] = []
@@ -406,15 +406,26 @@ def events_of(tree: list[Any]) -> tuple[list[tuple[int, int, bool]], list[tuple[
             continue
         size, address = event.typed[1].alloc_size, event.typed[1].ptr
         if size > 0:
-            open_at[address] = (len(changes), event.parent)
+            open_at[address] = (len(changes), kernel_of(event))
         elif address in open_at:
-            number, parent = open_at.pop(address)
-            if parent is not None and parent == event.parent and parent.name.startswith("aten::"):
+            number, kernel = open_at.pop(address)
+            if kernel is not None and kernel == kernel_of(event):
                 changes[number] = (*changes[number][:2], True)
                 changes.append((event.start_time_ns, size, True))
                 continue
         changes.append((event.start_time_ns, size, False))
     return changes, spans
+
+
+def kernel_of(event: Any) -> Any:
+    """The operator whose kernel an allocation is made in: the attention around it, or the one right above."""
+    above = event.parent
+    while above is not None:
+        if above.name.startswith("aten::_scaled_dot_product_flash_attention_for_cpu"):
+            return above
+        above = above.parent
+    direct = event.parent
+    return direct if direct is not None and direct.name.startswith("aten::") else None
 
 
 def storages(memory: dict[str, Any], name: str) -> int:
