@@ -5,18 +5,19 @@
 
 ``stock`` for ``ddpm`` is the DDPM UNet in plain PyTorch: nn.MultiheadAttention in eager form that returns its
 weights, fp32, AdamW as it comes, an EMA loop over the parameters; DistributedDataParallel where it has two
-processes. ``stock`` for ``diffusers`` is UNet2DConditionModel in a loop of accelerate, with
-diffusers' EMAModel (pip install accelerate). ``ours`` is what diffcore/train.py runs: Engine, loss and Ema.
+processes. ``stock`` for ``diffusers`` is UNet2DConditionModel in a loop of accelerate, with diffusers' EMAModel
+(pip install accelerate). ``ours`` is what diffcore/train.py runs: Engine, loss and Ema.
 
 A side is NAME:PROCESSES, or NAME:PROCESSES:VARIABLE=VALUE,... to try environment settings, and lives in
 processes of its own, which share the machine's cores. Steps of the sides take turns, so that a busy moment
 hits every one; figures are medians, ratios medians over the rounds. CPU seconds stand beside wall time: they
 say more where other work shares the cores.
+
 Memory is the high-water mark of the resident set, summed over a side's processes (on CUDA: of the allocator).
 Prints one JSON object, with the ceiling that this machine reaches in its best convolution or matrix product,
-and the share of it that each side reaches: FLOPs a step, counted by torch, over time over ceiling. On CUDA
-``ours`` runs in bf16 under torch.compile, the batch is 128 (a side that does not fit halves its own), and MFU
-is the share of the GPU's published bf16 peak.
+the share of it that each side reaches (FLOPs a step, counted by torch, over time over ceiling) and the
+operators that take most of its time. On CUDA ``ours`` runs in bf16 under torch.compile, the batch is 128 (a
+side that does not fit halves its own), and MFU is the share of the GPU's published bf16 peak.
 """
 
 from __future__ import annotations
@@ -236,6 +237,18 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def operators(step: Step, count: int = 6) -> dict[str, float]:
+    """The operators that a step spends most of its time in, with their shares of it."""
+    with torch.profiler.profile() as recorded:
+        step()
+    times = {
+        row.key: row.self_device_time_total if CUDA else row.self_cpu_time_total
+        for row in recorded.key_averages()
+    }
+    most = sorted(times, key=lambda name: -times[name])[:count]
+    return {name: round(times[name] / sum(times.values()), 3) for name in most}
+
+
 def serve(name: str, work: Work) -> NoReturn:
     """A rank of a side: every line on stdin is a step; it answers "memory so far, CPU seconds", or "oom"."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
@@ -243,7 +256,10 @@ def serve(name: str, work: Work) -> NoReturn:
         step = SIDES[name, work.model](work)
         step()
         print(memory(), 0, file=answers, flush=True)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            if line == "profile\n":
+                print(json.dumps(operators(step)), file=answers, flush=True)
+                continue
             begin = time.process_time()
             step()
             print(memory(), time.process_time() - begin, file=answers, flush=True)
@@ -322,6 +338,7 @@ class Side:
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
         self.memory = 0
+        self.operators: dict[str, float] = {}
         self.launch()
 
     def launch(self) -> None:
@@ -376,6 +393,13 @@ class Side:
         self._answers()
         self.seconds.append(time.perf_counter() - begin)
 
+    def profile(self) -> None:
+        """Where one more step spends its time, on rank 0."""
+        for rank in self.ranks:
+            rank.stdin.write("profile\n")
+            rank.stdin.flush()
+        self.operators, *_ = [json.loads(rank.stdout.readline()) for rank in self.ranks]
+
     def close(self) -> None:
         for rank in self.ranks:
             rank.kill()
@@ -390,6 +414,7 @@ class Side:
             "batch": self.work.batch,
             "peak_memory_mib": round(self.memory / 2**20),
             "share_of_ceiling": round(rate * flops / ceiling, 3),
+            "time_goes_to": self.operators,
         }
         if CUDA and (peak := next((v for k, v in PEAKS.items() if k in torch.cuda.get_device_name()), None)):
             figures["mfu"] = round(rate * flops / (peak * self.processes), 3)
@@ -440,6 +465,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for side in sides:
                 side.step()
+        for side in sides:
+            side.profile()
     finally:
         for side in sides:
             side.close()

@@ -5,20 +5,26 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from shards.cli import InputError
 
 
 def compile_network(network: nn.Module) -> None:
-    """Compile ``network`` in place, at its first call; parameter names stay (no "_orig_mod.").
+    """Compile ``network``'s forward in place, at its first call; parameter names stay (no "_orig_mod.").
 
-    A batch of another size is compiled anew instead of for any size: training has one, sampling one or two.
-    InputError where the generated C++ could not be compiled.
+    Only with gradients: training has one batch size, while sampling and validation have others, each of which
+    would be compiled anew. InputError where the generated C++ could not be compiled.
     """
     if problem := missing():
         raise InputError(f"engine.compile: {problem}; install it or set engine.compile to false")
-    network.compile(dynamic=False)
+    plain, compiled = network.forward, torch.compile(network.forward, dynamic=False)
+
+    def forward(*inputs: Tensor) -> Tensor:
+        return compiled(*inputs) if torch.is_grad_enabled() else plain(*inputs)
+
+    network.forward = forward
 
 
 def missing() -> str | None:

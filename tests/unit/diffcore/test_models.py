@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore import config, configure, models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
+from diffcore.engine import build_optimizer
 from shards.attributes import CARTOON_SET, Attribute
 from shards.cli import InputError
 
@@ -121,6 +122,32 @@ def test_ddpm_attention_is_torchs_multihead_attention() -> None:
     read = x_BLC + theirs(normed, normed, normed)[0]
     expected = (read + ours.feed_forward(read)).transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(ours(x_BCHW), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_compile_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(InputError, match=r"engine\.compile: there is no C\+\+ compiler"):
+        models.prepare(nn.Linear(1, 1), config.Engine(compile=True))
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_the_fused_optimizer_is_the_plain_one(kind: str) -> None:
+    c = configure.load(CONFIGS / "demo.yaml", {"optimizer": {"kind": kind, "weight_decay": 0.1}})
+    plain = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    ours, theirs = (nn.Linear(33, 7) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [
+        build_optimizer(c, ours),
+        plain(theirs.parameters(), lr=c.optimizer.lr, weight_decay=0.1, foreach=False, fused=False),
+    ]
+    for step in range(5):
+        x = torch.randn(4, 33, generator=torch.Generator().manual_seed(step))
+        for network, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["avatar", "ddpm", "diffusers"])
