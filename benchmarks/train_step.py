@@ -5,7 +5,7 @@
 
 ``stock`` for ``ddpm`` is the DDPM UNet in plain PyTorch: nn.MultiheadAttention in eager form that returns its
 weights, fp32, AdamW as it comes, an EMA loop over the parameters; DistributedDataParallel where it has two
-processes. ``stock`` for ``diffusers`` is UNet2DConditionModel in a loop of accelerate with diffusers' EMAModel
+processes. ``stock`` for ``diffusers`` is its UNet2DConditionModel in a loop of accelerate with its EMAModel
 (pip install accelerate). ``ours`` is what diffcore/train.py runs: Engine, loss and Ema.
 
 A side is NAME:PROCESSES, or NAME:PROCESSES:VARIABLE=VALUE,... to try environment settings, and lives in
