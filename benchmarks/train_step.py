@@ -51,7 +51,15 @@ from shards.attributes import CARTOON_SET, one_hot_offsets, one_hot_width
 
 CUDA = torch.cuda.is_available()
 # Dense bf16 FLOP/s as NVIDIA's data sheets say; by a part of the device's name.
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "A10G": 70e12, "L4": 121e12}
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
 TIMESTEPS = 1000
 
 
@@ -69,6 +77,10 @@ class Work:
     width: int
     size: int
     threads: int
+    precision: str
+    """Of ours; stock is fp32, or accelerate's bf16 on CUDA."""
+    compile: bool
+    """Of ours."""
 
     @property
     def unet(self) -> dict[str, Any]:
@@ -127,9 +139,9 @@ def ours(work: Work) -> Step:
             "optimizer": {"lr": 1e-4, "weight_decay": 0.01},
             "batch": {"size": work.batch},
             "engine": {
-                "zero": 1 if CUDA else 0,
-                "precision": "bf16" if CUDA else "fp32",
-                "compile": CUDA,
+                "zero": 1 if work.precision == "bf16" else 0,
+                "precision": work.precision,
+                "compile": work.compile,
                 "gradient_clipping": 0.0,
                 "threads": work.threads,
             },
@@ -169,6 +181,8 @@ def stock_ddpm(work: Work) -> Step:
     """Plain PyTorch; DistributedDataParallel among several processes."""
     processes = int(os.environ["WORLD_SIZE"])
     device = torch.device("cuda", int(os.environ["RANK"])) if CUDA else torch.device("cpu")
+    if CUDA:
+        torch.cuda.set_device(device)
     torch.set_num_threads(work.threads)
     torch.manual_seed(0)
     network = StockDdpm(work.width).to(device)
@@ -305,6 +319,8 @@ def ceilings(threads: int) -> dict[str, float]:
             )
             flops = 2 * n * s * s * 9 * width**2
             found[f"convolution {width}"] = flops / best_of(1.5, lambda x=x, w=w: F.conv2d(x, w, padding=1))
+    if CUDA:
+        torch.cuda.empty_cache()
     return found
 
 
@@ -448,13 +464,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="channels at full resolution (64, diffusers 128)")
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16" if CUDA else "fp32")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=CUDA)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve(arguments.serve, Work(**json.loads(arguments.work)))
     width = arguments.width or {"ddpm": 64, "diffusers": 128}[arguments.model]
-    work = Work(arguments.model, arguments.batch, width, arguments.size, arguments.threads)
+    work = Work(
+        arguments.model, arguments.batch, width, arguments.size, arguments.threads,
+        arguments.precision, arguments.compile,
+    )  # fmt: skip
     labels = arguments.sides or ["stock:1", "ours:1"] + (["ours:2"] if arguments.model == "ddpm" else [])
     ceiling = ceilings(arguments.threads)
     flops = flops_of(work)
@@ -474,6 +495,7 @@ def main() -> None:
         "model": arguments.model,
         "size": arguments.size,
         "width": width,
+        "ours": {"precision": arguments.precision, "compile": arguments.compile},
         "device": torch.cuda.get_device_name() if CUDA else f"{arguments.threads} CPU threads",
         "torch": torch.__version__,
         "gflop_an_image": round(flops / 1e9, 1),
