@@ -1,4 +1,4 @@
-"""python -m diffcore.evaluation.collapse [--out docs/guidance.md]
+"""python -m diffcore.evaluation.collapse [RUN] [--out docs/guidance.md]
 
 Does a fast sampler stay faithful under guidance? Trains configs/experiments/guidance.yaml (data and judge are
 made on the way), then compares 1000-step DDPM with DPM-Solver++ and DDIM at several guidance scales: the same
@@ -39,7 +39,7 @@ WITHIN = 0.02
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="python -m diffcore.evaluation.collapse", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--run", type=Path, help="a trained run (default: one of guidance.yaml is made)")
+    parser.add_argument("run", type=Path, nargs="?", help="trained already (default: one is made)")
     parser.add_argument("--samples", type=int, default=1000, help="a cell (default 1000)")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
     parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
