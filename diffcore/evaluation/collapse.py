@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             reference = table.cell(say, sampler="ddpm", guidance=scale)
             rivals = [table.cell(say, guidance=scale, **settings) for settings in RIVALS]
             cells.append((reference, rivals))
-        if world.main:
-            arguments.out.write_text(page(table, cells))
-            figures = [cell.figures() for reference, rivals in cells for cell in (reference, *rivals)]
-            arguments.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-            say(f"table: {arguments.out}")
+            if world.main:  # after every scale: the table takes a while
+                arguments.out.write_text(page(table, cells))
+                figures = [cell.figures() for reference, rivals in cells for cell in (reference, *rivals)]
+                arguments.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+        say(f"table: {arguments.out}")
         draws.gather(None, world)
     finally:
         engine.stop()
