@@ -30,6 +30,7 @@ class Leader:
         self.s = supervisor
         self.run, self.where, self.meeting = supervisor.run_folder, supervisor.where, supervisor.meeting
         self.attempt = 0
+        self._told = ""
 
     # --- begin of a life ---
 
@@ -138,6 +139,7 @@ class Leader:
         verdict = judge(exits, self.where.world, bool(self.s.asked))
         self._record_end(plan.attempt, verdict)
         self.s.say(f"attempt {plan.attempt} ended: {verdict.why}")
+        self._told = verdict.why
         following = number + 1
         if verdict.code != RETRYABLE:
             self.meeting.publish(following, self._leave(verdict.code, verdict.why))
@@ -210,6 +212,8 @@ class Leader:
         again = plan.code in (RETRYABLE, PREEMPTED)
         if not again:
             self.s.say(f"error: {plan.why}")
+        elif plan.why != self._told:
+            self.s.say(plan.why)
         if again and self.s.spec.requeue:
             self.s.say(requeue.requeue(self.where, plan.avoid))
         elif again:

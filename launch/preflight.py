@@ -33,7 +33,7 @@ def local(spec: JobSpec, run: Path, scratch: Path | None, where: Layout) -> list
     problems = [room(run, checks.run_gb, "run folder")]
     if scratch is not None and (spec.cluster.scratch or scratch.exists()):
         problems.append(room(scratch, checks.scratch_gb, "scratch"))
-    if spec.gpus_per_node:
+    if spec.gpus_per_node and checks.devices:
         problems += device_problems(spec.gpus_per_node)
     return [problem for problem in problems if problem]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -14,7 +15,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, environment_v
 
 from diffcore import ledger
 from diffcore.exits import may_retry
-from launch import registry, snapshot
+from launch import query, registry, snapshot
 from launch.follow import every, tail
 from launch.requeue import LIVING, state_of
 from launch.sbatch import UNLIMITED, Sbatch
@@ -71,7 +72,12 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
         return _local(place, spec, tasks[0], follow)
     if here:
         return _here(place, spec, tasks[0], follow)
-    jobs = hand_over(spec, place, tasks, array=_is_sweep(points))
+    try:
+        jobs = hand_over(spec, place, tasks, array=_is_sweep(points))
+    except InputError:
+        for folder in {place.folder, *(own.folder for own in places)}:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     for own, job in zip(places, jobs, strict=True):
         _record(own, place, spec, job)
     print(
@@ -93,6 +99,19 @@ def is_over(run: Path, job: str) -> bool:
         return True
     state = state_of(job)
     return state is not None and state.name not in LIVING
+
+
+def refuse_second(run: Path, spec: JobSpec) -> None:
+    """InputError if the run's newest job is not over: two must not write into one run folder."""
+    jobs = [str(e["job"]) for e in ledger.events(run) if e["event"] == "submitted"]
+    if not jobs or spec.after == jobs[-1]:
+        return
+    state = query.ask(jobs[-1:]).get(jobs[-1])
+    if state is not None and state.state in LIVING:
+        raise InputError(
+            f"{run}: job {jobs[-1]} of this run is {state.state}: cancel it (python -m launch.jobs cancel "
+            f"{run}), or let this one follow with --after {jobs[-1]}"
+        )
 
 
 def hand_over(spec: JobSpec, place: Place, tasks: Sequence[Task], array: bool = False) -> list[str]:

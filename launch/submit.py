@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bad:
         print(f"left out, because they failed a preflight: {', '.join(bad)}", file=sys.stderr)
 
+    if not flags.dry_run:
+        for point in points:
+            submission.refuse_second(point.config.run, spec)
     if flags.dry_run:
         print(submission.text(points, spec, config.run), end="")
     elif flags.test_only:

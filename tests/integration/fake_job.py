@@ -17,19 +17,19 @@ from launch.spec import JobSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Stands in for diffcore/train.py: acts.json says what a rank does in an attempt; else it is done at once.
+# Stands in for diffcore/train.py: $ACTS/acts.json says what a rank does in an attempt; else it is done.
 SCRIPT = """
 import json, os, pathlib, signal, sys, time
-sys.path.insert(0, {repository!r})
 from diffcore import ledger
-run = pathlib.Path({run!r})
+run = pathlib.Path(sys.argv[2]).parents[2]
+told = pathlib.Path(os.environ["ACTS"])
 rank, attempt = int(os.environ["RANK"]), int(os.environ["DIFFCORE_ATTEMPT"])
 asked = []
 for number in (signal.SIGUSR2, signal.SIGTERM):
     signal.signal(number, lambda n, f: asked.append(n))
-acts = json.loads((run / "acts.json").read_text())
-act = acts.get(f"{{attempt}}.{{rank}}", acts.get(f"{{attempt}}", ["done"]))
-with open(run / f"seen-{{attempt}}-{{rank}}.json", "w") as file:
+acts = json.loads((told / "acts.json").read_text())
+act = acts.get(f"{attempt}.{rank}", acts.get(f"{attempt}", ["done"]))
+with open(told / f"seen-{attempt}-{rank}.json", "w") as file:
     json.dump(dict(os.environ, pid=str(os.getpid())), file)
 step = act[1] if len(act) > 1 else 1
 if rank == 0 and step:
@@ -44,7 +44,7 @@ if act[0] == "deaf":
 if act[0] == "save":  # a checkpoint is being written, for a while
     (run / ".saving").touch()
     time.sleep(act[2])
-    folder = run / "checkpoints" / f"step-{{step:08d}}"
+    folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     (folder / "COMPLETE").touch()
     (run / ".saving").unlink()
@@ -90,6 +90,8 @@ class FakeJob:
                 "SLURM_TASKS_PER_NODE": f"{tasks}(x{self.nodes})",
                 "SLURM_JOB_NODELIST": f"n[1-{self.nodes}]",
                 "PYTHONPATH": str(REPOSITORY),
+                "ACTS": str(self.place.run),
+                "XDG_STATE_HOME": str(self.place.run.parent / "state"),
                 "PATH": f"{self.bin}:/usr/bin:/bin",
             }
             code = "import sys; from launch.task import Task; sys.exit(Task(*sys.argv[1:])())"
@@ -130,7 +132,14 @@ class FakeJob:
             process.wait()
 
 
-def make(folder: Path, acts: dict[str, list[Any]], world: int = 2, nodes: int = 1, **spec: Any) -> FakeJob:
+def make(
+    folder: Path,
+    acts: dict[str, list[Any]],
+    world: int = 2,
+    nodes: int = 1,
+    preflight: dict[str, Any] | None = None,
+    **spec: Any,
+) -> FakeJob:
     """A job's folder whose training is ``acts``: "attempt" or "attempt.rank" -> [what, step, detail]."""
     import json
 
@@ -138,12 +147,12 @@ def make(folder: Path, acts: dict[str, list[Any]], world: int = 2, nodes: int = 
     place = snapshot.create(run)
     (run / "acts.json").write_text(json.dumps(acts))
     (place.code / "diffcore").mkdir(parents=True)
-    script = SCRIPT.format(repository=str(REPOSITORY), run=str(run))
-    (place.code / "diffcore" / "train.py").write_text(script)
+    (place.code / "diffcore" / "train.py").write_text(SCRIPT)
     cluster = Cluster.model_validate({"name": "fake", "signal_seconds": 20} | spec.pop("cluster", {}))
     cluster = cluster.model_copy(update={"network": cluster.network.model_copy(update={"interface": "lo"})})
     tree = {
-        "cluster": cluster.model_dump() | {"preflight": {"mode": "quick", "run_gb": 0, "scratch_gb": 0}},
+        "cluster": cluster.model_dump()
+        | {"preflight": {"mode": "quick", "run_gb": 0, "scratch_gb": 0} | (preflight or {})},
         "job": "fake", "nodes": nodes, "nodes_min": nodes, "tasks_per_node": world // nodes,
         "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60,
     }  # fmt: skip

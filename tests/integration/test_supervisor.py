@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -141,13 +142,27 @@ def test_a_child_never_outlives_its_supervisor(start: Start) -> None:
     until(lambda: not Path(f"/proc/{child}").exists(), 5)
 
 
-def test_a_full_disk_everywhere_is_the_users_to_mend(tmp_path: Path) -> None:
-    job = fake_job.make(tmp_path, {}, world=1, requeue=False)
-    spec = job.place.spec()
-    checks = spec.cluster.preflight.model_copy(update={"run_gb": 1e9})
-    cluster = spec.cluster.model_copy(update={"preflight": checks})
-    fake_job.snapshot.write_spec(job.place, spec.model_copy(update={"cluster": cluster}))
-    job.start()
+def test_a_full_disk_everywhere_is_the_users_to_mend(start: Start) -> None:
+    job = start({}, world=1, preflight={"run_gb": 1e9})
     codes, output = job.wait()
     assert codes == [2]
     assert "GB free" in output
+
+
+def test_the_timed_all_reduce_comes_before_the_first_step(start: Start) -> None:
+    job = start({}, preflight={"mode": "full"})
+    began = time.monotonic()
+    codes, output = job.wait()
+    assert codes == [0, 0], output
+    assert time.monotonic() - began < 30
+    assert re.search(r"all-reduce over 2 ranks: [\d.]+ GB/s", output)
+
+
+def test_an_all_reduce_below_the_floor_ends_the_life_of_the_job(start: Start) -> None:
+    job = start({}, preflight={"mode": "full", "floor_gbps": 1e6})
+    codes, output = job.wait()
+    assert codes == [75, 75]
+    assert "1e+06 wanted" in output
+    assert job.asked_slurm() == "requeue 7\n"
+    assert not job.events("started")
+    assert "preflight" in job.events("ended")[0]["why"]

@@ -1,0 +1,241 @@
+"""launch/submit.py on a real Slurm, with a training script that needs no torch: what is submitted and how."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diffcore import ledger
+from tests.integration.box.conftest import REPOSITORY, RunningBox, wait_for
+from tests.integration.fake_job import SCRIPT
+
+
+@dataclass
+class Checkout:
+    """A checkout of the toolkit whose training is ``SCRIPT``, and the box that it submits to."""
+
+    folder: Path
+    box: RunningBox
+
+    @property
+    def env(self) -> dict[str, str]:
+        return self.box.env | {"ACTS": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
+
+    def acts(self, **acts: list[Any]) -> None:
+        tree = {key.removeprefix("attempt_").replace("_", "."): act for key, act in acts.items()}
+        (self.folder / "acts.json").write_text(json.dumps(tree))
+
+    def command(self, *arguments: str) -> list[str]:
+        submit = str(self.folder / "launch" / "submit.py")
+        return [
+            sys.executable,
+            submit,
+            "--config",
+            str(self.folder / "small.yaml"),
+            "--cluster",
+            "box",
+            *arguments,
+        ]
+
+    def submit(self, *arguments: str) -> str:
+        """The printed text of a submission that went well."""
+        done = subprocess.run(
+            self.command(*arguments), cwd="/", env=self.env, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def job(self, *arguments: str) -> str:
+        match = re.match(r"job (\d+)", text := self.submit(*arguments))
+        assert match, text
+        return match[1]
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def events(self, kind: str, run: Path | None = None) -> list[dict[str, Any]]:
+        return [event for event in ledger.events(run or self.run) if event["event"] == kind]
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.run.glob("job/*/*_log.out")))
+
+    def until_over(self, job: str, seconds: float = 90) -> str:
+        """Its state in the end."""
+        wait_for(lambda: self.box.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
+        return self.box.state(job)
+
+
+@pytest.fixture
+def checkout(box: RunningBox, tmp_path: Path) -> Checkout:
+    folder = tmp_path / "checkout"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
+    for name in listed.decode().split("\0"):
+        if name and name.split("/")[0] in ("launch", "diffcore", "shards", "slurm", "configs"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((REPOSITORY / name).read_bytes())
+    (folder / "diffcore" / "train.py").write_text(SCRIPT)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    subprocess.run(["git", "-C", str(folder), "add", "."], check=True)
+    config = yaml.safe_load((folder / "configs" / "demo.yaml").read_text())
+    (folder / "shards-of-it").mkdir()
+    (folder / "shards-of-it" / "index.json").write_text("{}")
+    tree = config | {"run": "run", "data": {"path": "shards-of-it"}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "acts.json").write_text("{}")
+    return Checkout(folder, box)
+
+
+TWO = ("--nodes", "2", "--gpus-per-node", "2")
+
+
+def test_what_is_printed_is_what_is_submitted(checkout: Checkout) -> None:
+    printed = checkout.submit(*TWO, "--dry-run")
+    assert not checkout.run.exists()
+    job = checkout.job(*TWO)
+    assert checkout.until_over(job) == "COMPLETED"
+    assert (checkout.run / "job" / "001" / f"{job}_submission.sh").read_text() == printed
+    shown = checkout.box.run("scontrol", "show", "job", "-o", job)
+    assert all(word in shown for word in ("NumNodes=2", "Requeue=1", "Partition=low")), shown
+    for path in (checkout.run / "job" / "001").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_every_rank_knows_its_place_and_its_gpus(checkout: Checkout) -> None:
+    job = checkout.job(*TWO)
+    assert checkout.until_over(job) == "COMPLETED"
+    seen = [json.loads((checkout.folder / f"seen-0-{rank}.json").read_text()) for rank in range(4)]
+    places = [(s["RANK"], s["LOCAL_RANK"], s["NODE_RANK"], s["LOCAL_WORLD_SIZE"]) for s in seen]
+    assert places == [("0", "0", "0", "2"), ("1", "1", "0", "2"), ("2", "0", "1", "2"), ("3", "1", "1", "2")]
+    assert {s["CUDA_VISIBLE_DEVICES"] for s in seen} == {"0,1"}
+    assert {s["PYTHONPATH"].split(":")[0] for s in seen} == {str(checkout.run / "job" / "001" / "code")}
+
+
+def test_a_killed_rank_is_noticed_in_seconds(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["deaf", 5])
+    job = checkout.job(*TWO)
+    path = checkout.folder / "seen-0-3.json"
+    wait_for(path.exists)
+    time.sleep(1)
+    os.kill(int(json.loads(path.read_text())["pid"]), signal.SIGKILL)
+    killed = time.time()
+    assert checkout.until_over(job) == "COMPLETED"
+    first = checkout.events("ended")[0]
+    assert first["why"] == "rank 3 on n2: killed by SIGKILL"
+    assert first["time"] - killed < 10
+    assert [event["restart"] for event in checkout.events("started")] == [0, 0]
+
+
+@pytest.mark.parametrize("how", ["USR2", "requeue"])
+def test_a_stopped_job_is_queued_again_and_goes_on(checkout: Checkout, how: str) -> None:
+    checkout.acts(attempt_0=["wait", 5])
+    job = checkout.job(*TWO)
+    wait_for((checkout.folder / "seen-0-3.json").exists)
+    time.sleep(1)
+    command = ("scontrol", "requeue", job) if how == "requeue" else ("scancel", "--signal=USR2", job)
+    checkout.box.run(*command)
+    wait_for(lambda: len(checkout.events("started")) == 2)
+    assert checkout.until_over(job) == "COMPLETED"
+    assert [event["code"] for event in checkout.events("ended")] == [85, 0]
+    ports = {json.loads((checkout.folder / f"seen-{n}-0.json").read_text())["MASTER_PORT"] for n in (0, 1)}
+    assert len(ports) == 2
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["wait", 5])
+    job = checkout.job(*TWO)
+    wait_for((checkout.folder / "seen-0-3.json").exists)
+    time.sleep(1)
+    command = [sys.executable, "-m", "launch.jobs", "cancel", str(checkout.run)]
+    subprocess.run(command, cwd=checkout.folder, env=checkout.env, check=True)
+    assert checkout.until_over(job) == "CANCELLED"
+    assert checkout.events("ended")[0]["code"] == 85
+    time.sleep(3)
+    assert checkout.box.state(job) == "CANCELLED"
+
+
+def test_bad_input_ends_the_job_with_its_code(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["exit", 1, 2])
+    job = checkout.job(*TWO)
+    assert checkout.until_over(job) == "FAILED"
+    assert "ExitCode=2:0" in checkout.box.run("scontrol", "show", "job", "-o", job)
+
+
+def test_a_killed_supervisor_of_rank_0_does_not_end_the_run(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["deaf", 5])
+    job = checkout.job("--tasks-per-node", "1")
+    path = checkout.folder / "seen-0-0.json"
+    wait_for(path.exists)
+    time.sleep(1)
+    child = int(json.loads(path.read_text())["pid"])
+    supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: len(checkout.events("started")) == 2)
+    assert checkout.until_over(job) == "COMPLETED"
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_sweep_is_one_array_with_a_bound(checkout: Checkout) -> None:
+    sweep = checkout.folder / "sweep.yaml"
+    sweep.write_text("optimizer.lr: [1.0e-4, 2.0e-4, 3.0e-4]\n")
+    text = checkout.submit("--sweep", str(sweep), "--parallel", "2", "--tasks-per-node", "1")
+    runs = [checkout.run / f"{i:03d}" for i in range(3)]
+    wait_for(lambda: all(checkout.events("ended", run) for run in runs))
+    assert "3 x" in text
+    rates = [yaml.safe_load((run / "job/001/config.yaml").read_text())["optimizer"]["lr"] for run in runs]
+    assert rates == [1e-4, 2e-4, 3e-4]
+    jobs = [checkout.events("submitted", run)[0]["job"] for run in runs]
+    assert [job.split("_")[1] for job in jobs] == ["0", "1", "2"]
+    assert "%2" in (checkout.run / "job/001" / f"{jobs[0].split('_')[0]}_submission.sh").read_text()
+
+
+def test_inside_an_allocation_the_steps_run_at_once(checkout: Checkout) -> None:
+    command = [
+        "salloc",
+        "-Q",
+        "-N2",
+        "--ntasks-per-node=2",
+        *checkout.command("--nodes", "2", "--tasks-per-node", "2"),
+    ]
+    done = subprocess.run(
+        [*command, "--follow"], cwd="/", env=checkout.env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "attempt 0: 4 ranks meet" in done.stdout
+    assert checkout.events("ended")[0]["code"] == 0
+
+
+def test_one_job_after_another(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["wait", 5])
+    first = checkout.job("--tasks-per-node", "1")
+    wait_for((checkout.folder / "seen-0-0.json").exists)
+    second = checkout.job("--tasks-per-node", "1", "--after", first)
+    assert checkout.box.state(second) == "PENDING"
+    checkout.box.run("scancel", first)
+    assert checkout.until_over(second) == "COMPLETED"
+    assert [event["job"] for event in checkout.events("started")] == [first, second]
+
+
+def test_two_jobs_of_one_run_do_not_both_write(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["wait", 5], attempt_1=["wait", 6])
+    first = checkout.job("--tasks-per-node", "1")
+    wait_for((checkout.folder / "seen-0-0.json").exists)
+    told = subprocess.run(
+        checkout.command("--tasks-per-node", "1"), cwd="/", env=checkout.env, capture_output=True, text=True
+    )
+    assert told.returncode == 2
+    assert f"job {first} of this run is RUNNING" in told.stderr
+    checkout.box.run("scancel", first)
+    checkout.until_over(first)
