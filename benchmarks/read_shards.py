@@ -1,12 +1,14 @@
 """How fast packed images are read, beside other readers of the same images: images a second at 64 x 64.
 
-    python benchmarks/read_shards.py [--images 10000] [--rounds 3] [--data DIR]
+    python benchmarks/read_shards.py [--images 10000] [--rounds 3] [--data DIR --webp DIR --raw DIR]
 
-Without --data a stand-in set is drawn and packed first (shards.render, shards.pack). Contenders run one after
-another in this process, in interleaved rounds, so that a busy moment hits every one; figures are medians.
-The cache is warm. "_2" means two threads (here) or two worker processes of a DataLoader (the others).
-mosaicml-streaming and litdata take part where they are installed. Prints one JSON object, with the ratios,
-the bare decoder's speed and the share of it that the reader reaches, and for each order how far its
+Without --data a stand-in set is drawn and packed first (shards.render, shards.pack), as PNG, WebP and raw
+pixels. Contenders run one after another in this process, in interleaved rounds, so that a busy moment hits
+every one; figures are medians. The cache is warm, every contender makes batches of 256, and ours are shuffled
+(order full). "_2" means two threads (here) or two worker processes of a DataLoader (the others).
+mosaicml-streaming and litdata take part where they are installed. Prints one JSON object: the rates; our rate
+over each other's; the limits, which are reading the bytes alone, decoding alone, by OpenCV and by our own
+decoder, and one after the other, with the share of that which we reach; and for each order how far its
 neighbours are apart and how many reads a MiB takes.
 """
 
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from shards import order
 from shards.fast_decode import decoder
 from shards.order import ORDERS, Extent, Order
+from shards.plan import ENCODINGS
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 
@@ -68,108 +71,157 @@ def collate(rows: list[Any]) -> np.ndarray:
     return np.stack([row[0] if isinstance(row, tuple | list) else row for row in rows])
 
 
-def webdataset_of(folder: Path, how: str) -> Any:
+def webdataset_of(folder: Path, how: str, member: str = "png") -> Any:
     """The same shards by stock webdataset."""
     urls = sorted(str(path) for path in folder.glob("train-*.tar"))
     found = wds.WebDataset(urls, shardshuffle=False, nodesplitter=None)
     how_to = wds.handle_extension("png", by_opencv) if how == "cv2" else "rgb8"
-    return found.decode(how_to).to_tuple("png", "json")
+    return found.decode(how_to).to_tuple(member, "json")
 
 
 def main() -> None:
     """Time the contenders and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000, help="drawn where no --data is given")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, help="a folder packed as png; else one is made")
+    parser.add_argument("--webp", type=Path, help="the same packed as webp")
+    parser.add_argument("--raw", type=Path, help="the same packed as npy")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch  # mosaicml-streaming leaves its locks there
         print(json.dumps(measure(arguments, Path(scratch)), indent=2))
 
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """The whole report."""
-    data: Path = arguments.data or made(arguments.images, scratch)
-    with ShardReader(data, order="sequential") as reader:
-        count = min(len(reader), arguments.images)
+    folders: dict[str, Path] = {"png": arguments.data, "webp": arguments.webp, "npy": arguments.raw}
+    folders = {name: folder for name, folder in folders.items() if folder}
+    folders = folders or made(arguments.images, scratch)
+    with ShardReader(folders["png"], order="sequential") as reader:
+        count = len(reader)
         files, members = extracted(reader, count, scratch)
-        raw = packed_raw(reader, count, scratch)
-    out = np.empty((reader.size, reader.size, 3), np.uint8)
-    decode = decoder("png")
+        pixels = reader.read(range(count)).images
+    out = np.empty(pixels.shape[1:], np.uint8)
 
-    def bare() -> int:
+    def alone(decode: Callable[[bytes], object]) -> int:
         for member in members:
-            decode(member, out)
+            decode(member)
         return len(members)
 
-    def ours(folder: Path, threads: int) -> int:
-        with ShardReader(folder, threads=threads) as reader:
+    def ours(encoding: str, threads: int) -> int:
+        with ShardReader(folders[encoding], threads=threads) as reader:
             for first in range(0, count, BATCH):
                 reader.read(range(first, min(first + BATCH, count)))
         return count
 
     def ours_ahead() -> int:
-        with ShardReader(data, threads=2) as reader:
+        with ShardReader(folders["png"], threads=2) as reader:
             steps = (range(first, min(first + BATCH, count)) for first in range(0, count, BATCH))
             return sum(len(batch.keys) for batch in prefetch(reader.read, steps, 4))
 
-    def loaded(source: Any, workers: int) -> int:
-        return sum(map(len, DataLoader(source, BATCH, num_workers=workers, collate_fn=collate)))
-
+    ours_decode = decoder("png")
     contenders: dict[str, Callable[[], int]] = {
-        "bare_decoder": bare,
-        "ours_png": lambda: ours(data, 1),
-        "ours_png_2": lambda: ours(data, 2),
+        "decoder_alone": lambda: alone(lambda member: ours_decode(member, out)),
+        "opencv_alone": lambda: alone(by_opencv),
         "ours_png_2_prefetch": ours_ahead,
-        "webdataset": lambda: loaded(webdataset_of(data, "rgb8"), 0),
-        "webdataset_2": lambda: loaded(webdataset_of(data, "rgb8"), 2),
-        "webdataset_cv2": lambda: loaded(webdataset_of(data, "cv2"), 0),
-        "webdataset_cv2_2": lambda: loaded(webdataset_of(data, "cv2"), 2),
-        "pil_folder": lambda: loaded(Folder(files), 0),
-        "pil_folder_2": lambda: loaded(Folder(files), 2),
     }
-    if raw is not None:
-        contenders["ours_npy"] = lambda: ours(raw, 1)
-        contenders["ours_npy_2"] = lambda: ours(raw, 2)
-    contenders.update(others(members, scratch))
+    for name in folders:
+        contenders[f"bytes_alone_{name}"] = lambda name=name: bytes_alone(folders[name], count)
+        for threads in (1, 2):
+            ending = "" if threads == 1 else "_2"
+            contenders[f"ours_{name}{ending}"] = lambda name=name, threads=threads: ours(name, threads)
+    png = folders["png"]
+    sources: dict[str, Callable[[], Any]] = {
+        "webdataset": lambda: webdataset_of(png, "rgb8"),
+        "webdataset_cv2": lambda: webdataset_of(png, "cv2"),
+        "pil_folder": lambda: Folder(files),
+    }
+    if "npy" in folders:
+        sources["webdataset_raw"] = lambda: webdataset_of(folders["npy"], "rgb8", "npy")
+    for workers in (0, 2):
+        ending = "" if workers == 0 else "_2"
+        for name, source in sources.items():
+            contenders[name + ending] = lambda source=source, workers=workers: loaded(source(), workers)
+        for name, contender in others(members, pixels, workers, scratch).items():
+            contenders[name + ending] = contender
 
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, contender in contenders.items():
             started = time.perf_counter()
             images = contender()
+            assert images == count, name
             rates[name].append(images / (time.perf_counter() - started))
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    one, two = medians["ours_png"], medians["ours_png_2"]
+    limit = 1 / (1 / medians["bytes_alone_png"] + 1 / medians["decoder_alone"])
     return {
         "benchmark": "read_shards",
         "images_per_second": medians,
-        "ratios_one": {
-            n: round(one / m, 2) for n, m in medians.items() if n[:4] != "ours" and n[-2:] != "_2"
-        },
-        "ratios_two": {
-            n: round(two / m, 2) for n, m in medians.items() if n[:4] != "ours" and n[-2:] == "_2"
-        },
-        "share_of_bare_decoder": round(one / medians["bare_decoder"], 3),
+        "ratios": ratios(medians),
+        "share_of_opencv_alone": round(medians["ours_png"] / medians["opencv_alone"], 3),
+        "share_of_decoder_alone": round(medians["ours_png"] / medians["decoder_alone"], 3),
+        "limit_png": round(limit, 1),
+        "share_of_limit": round(medians["ours_png"] / limit, 3),
         "orders": {name: quality(name) for name in ORDERS},
         "resume_ms": resume_ms(),
         "images": count,
         "rounds": arguments.rounds,
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 1),
-        "absent": [name for name in ("streaming", "litdata") if importlib.util.find_spec(name) is None],
+        "absent": [
+            name for name in ("streaming", "litdata", "deflate", "cv2") if not importlib.util.find_spec(name)
+        ],
     }
 
 
-def made(images: int, scratch: Path) -> Path:
-    """A stand-in set, drawn and packed."""
-    for module, *rest in (
-        ("shards.render", "--out", scratch / "source", "--count", images),
-        ("shards.pack", scratch / "source", "--out", scratch / "packed", "--val", 0),
-    ):
+def ratios(medians: dict[str, float]) -> dict[str, float]:
+    """Our rate over that of each other reader of the same content, with as many cores."""
+    found = {}
+    for name, rate in medians.items():
+        if "alone" in name or name.startswith("ours"):
+            continue
+        ours = "ours_npy" if "_raw" in name else "ours_png"
+        found[name] = round(medians[ours + "_2" * name.endswith("_2")] / rate, 2)
+    return found
+
+
+def loaded(source: Any, workers: int) -> int:
+    """Images that came through a DataLoader."""
+    return sum(map(len, DataLoader(source, BATCH, num_workers=workers, collate_fn=collate)))
+
+
+def made(images: int, scratch: Path) -> dict[str, Path]:
+    """A stand-in set, drawn and packed in each encoding."""
+
+    def run(module: str, *rest: object) -> None:
         command = [sys.executable, "-m", module, *map(str, rest)]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return scratch / "packed"
+
+    source = scratch / "source"
+    run("shards.render", "--out", source, "--count", images)
+    for encoding in ENCODINGS:
+        run("shards.pack", source, "--out", scratch / encoding, "--val", 0, "--image", encoding)
+    return {encoding: scratch / encoding for encoding in ENCODINGS}
+
+
+def bytes_alone(folder: Path, count: int) -> int:
+    """Read the bytes of shuffled images, one by one, and do nothing with them."""
+    with ShardReader(folder) as reader:
+        numbers = reader.sample_of(range(count))
+        table, split = reader.split.samples[numbers], reader.split
+        files = [os.open(folder / shard.name, os.O_RDONLY) for shard in split.shards]
+        places = zip(
+            split.shard_of(numbers).tolist(),
+            table["image_bytes"].tolist(),
+            table["image_offset"].tolist(),
+            strict=True,
+        )
+        for shard, size, offset in places:
+            os.pread(files[shard], size, offset)
+        for file in files:
+            os.close(file)
+    return count
 
 
 def extracted(reader: ShardReader, count: int, scratch: Path) -> tuple[Path, list[bytes]]:
@@ -186,41 +238,55 @@ def extracted(reader: ShardReader, count: int, scratch: Path) -> tuple[Path, lis
     return folder, members
 
 
-def packed_raw(reader: ShardReader, count: int, scratch: Path) -> Path | None:
-    """The same images packed as npy; None where the set was not drawn here."""
-    source = scratch / "source"
-    if not source.is_dir():
-        return None
-    command = [sys.executable, "-m", "shards.pack", source, "--out", scratch / "raw", "--val", "0"]
-    subprocess.run([*map(str, command), "--image", "npy"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return scratch / "raw"
+def rows_by_opencv(rows: list[Any]) -> np.ndarray:
+    """A batch of rows that hold a PNG."""
+    return np.stack([by_opencv(row["png"]) for row in rows])
 
 
-def others(members: list[bytes], scratch: Path) -> dict[str, Callable[[], int]]:
-    """Readers of formats of their own, decoding with OpenCV, where they are installed."""
+def rows_raw(rows: list[Any]) -> np.ndarray:
+    """A batch of rows that hold pixels."""
+    return np.stack([row["raw"] for row in rows])
+
+
+def others(
+    members: list[bytes], pixels: np.ndarray, workers: int, scratch: Path
+) -> dict[str, Callable[[], int]]:
+    """Readers of formats of their own, PNG decoded by OpenCV, and raw pixels, where they are installed."""
     found: dict[str, Callable[[], int]] = {}
     if importlib.util.find_spec("streaming"):
         from streaming import MDSWriter, StreamingDataset
 
-        with MDSWriter(out=str(scratch / "mds"), columns={"png": "bytes"}) as writer:
+        mds = scratch / f"mds-{workers}"  # a folder of it serves one data set of a process
+        with MDSWriter(out=str(mds), columns={"png": "bytes"}) as writer:
             for member in members:
                 writer.write({"png": member})
+        data = StreamingDataset(local=str(mds), shuffle=False, batch_size=BATCH)
         found["mosaicml_cv2"] = lambda: sum(
-            len(by_opencv(row["png"])) > 0
-            for row in StreamingDataset(local=str(scratch / "mds"), shuffle=False, batch_size=BATCH)
+            map(len, DataLoader(data, BATCH, num_workers=workers, collate_fn=rows_by_opencv))
         )
     if importlib.util.find_spec("litdata"):
         import litdata
+        from litdata.streaming.cache import Cache
 
-        def rows(number: int) -> Iterator[dict[str, bytes]]:
-            yield {"png": members[number]}
-
-        litdata.optimize(
-            rows, list(range(len(members))), str(scratch / "lit"), num_workers=1, chunk_bytes="64MB"
-        )
-        found["litdata_cv2"] = lambda: sum(
-            len(by_opencv(row["png"])) > 0 for row in litdata.StreamingDataset(str(scratch / "lit"))
-        )
+        for name, rows, collate_rows in (
+            ("litdata_cv2", [{"png": member} for member in members], rows_by_opencv),
+            ("litdata_raw", [{"raw": image} for image in pixels], rows_raw),
+        ):
+            folder = str(scratch / f"{name}-{workers}")
+            cache = Cache(folder, chunk_bytes="64MB")
+            for number, row in enumerate(rows):
+                cache[number] = row
+            cache.done()
+            cache.merge()
+            source = litdata.StreamingDataset(folder)
+            found[name] = lambda source=source, collate_rows=collate_rows: sum(
+                map(
+                    len,
+                    litdata.StreamingDataLoader(
+                        source, batch_size=BATCH, num_workers=workers, collate_fn=collate_rows
+                    ),
+                )
+            )
     return found
 
 
