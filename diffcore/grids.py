@@ -12,6 +12,7 @@ from diffcore.ema import Ema
 from diffcore.engine import Engine, gather_objects
 from diffcore.monitor import Monitor
 from diffcore.sample import draw
+from shards.cache import Cache
 from shards.index import Index
 from shards.read import ShardReader
 
@@ -23,7 +24,8 @@ class SampleGrids:
         self.config = config
         self.schedule = NoiseSchedule.of(config.diffusion)
         split = "val" if len(index.split("val")) else "train"
-        reader = ShardReader(config.data.path, split, seed=config.seed, order="sequential")
+        cache = Cache(config.data.cache, config.data.cache_bytes)
+        reader = ShardReader(config.data.path, split, seed=config.seed, order="sequential", cache=cache)
         self.real = reader.read(np.arange(min(config.sampling.count, len(reader))))
         reader.close()
 

@@ -14,7 +14,8 @@ The pipeline, and who may rely on what:
 4. Checksum, size and image dimensions are checked; a bad sample is a CorruptSampleError that names shard and
    key, or is replaced by a fixed rule. Nothing is unpickled.
 5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
-   batches ahead.
+   batches ahead. The block orders have the next window's shards read, or fetched from their URL, while this
+   one's are used.
 
 The contract of resume: the state is one position and the name of its stream (``ReaderState``). The same
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
@@ -35,6 +36,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -147,7 +149,8 @@ class ShardReader:
         self._decode = decoder(self.index.header.preprocessing.encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if self._remote else OPEN_SHARDS)
         self._lock = threading.Lock()
-        self._asked: deque[range] = deque(maxlen=8)  # windows that the system was asked to read
+        self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
+        self._closed = False
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     @property
@@ -212,32 +215,56 @@ class ShardReader:
         return Batch(images, table["labels"].astype(np.int64), np.array(positions, np.int64), keys)
 
     def _read_ahead(self, position: int) -> None:
-        """Have the system read the runs of this window and the next as wholes, into its page cache.
+        """Have what this window and the next need brought near: into the page cache, or the node's cache.
 
         A block order's samples are asked for one by one all over a window; a network disk serves the window's
         few long runs far better. The processes of a node share what was read.
         """
-        for window in self.order.windows(position) if not self._remote else ():
+        wanted: list[int] = []
+        for window in self.order.windows(position):
             with self._lock:
                 if window in self._asked:
                     continue
                 self._asked.append(window)
             numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
-            shards = self.split.shard_of(numbers)
-            cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
-            for run in np.split(np.arange(len(numbers)), cuts):
-                first, last = self.split.samples[numbers[run[[0, -1]]]]
-                shard, start = int(shards[run[0]]), int(first["image_offset"])
-                length = int(last["image_offset"]) + int(last["image_bytes"]) - start
-                try:
-                    descriptor = self._files.acquire(shard)
-                except BadSample:  # told when one of its samples is read
-                    continue
-                try:
-                    if length > 0:  # else an index in another order than the shard's
-                        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
-                finally:
-                    self._files.release(shard)
+            if self._remote:
+                shards = np.unique(self.split.shard_of(numbers)).tolist()
+                # Only where two windows find room: else the cache would drop what this one still needs.
+                if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
+                    wanted += shards
+            else:
+                self._advise(numbers)
+        if wanted:
+            threading.Thread(target=self._fetch, args=(wanted,), name="shards-fetch", daemon=True).start()
+
+    def _advise(self, numbers: NDArray[np.int64]) -> None:
+        """Tell the system which runs of the samples ``numbers``, in ascending order, will be read."""
+        shards = self.split.shard_of(numbers)
+        cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
+        for run in np.split(np.arange(len(numbers)), cuts):
+            first, last = self.split.samples[numbers[run[[0, -1]]]]
+            shard, start = int(shards[run[0]]), int(first["image_offset"])
+            length = int(last["image_offset"]) + int(last["image_bytes"]) - start
+            try:
+                descriptor = self._files.acquire(shard)
+            except BadSample:  # told when one of its samples is read
+                continue
+            try:
+                if length > 0:  # else an index in another order than the shard's
+                    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
+            finally:
+                self._files.release(shard)
+
+    def _fetch(self, shards: list[int]) -> None:
+        """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
+        assert self._remote is not None
+        turn = os.getpid() % len(shards)  # the processes of a node begin at different ones and share the work
+        for shard in shards[turn:] + shards[:turn]:
+            if self._closed:
+                return
+            # Whatever fails is told when one of its samples is read.
+            with suppress(InputError, OSError):
+                os.close(self._remote.open(self.split.shards[shard], lambda: 0))
 
     def _fill_all(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
         """Fill rows of ``images`` with those of the samples ``numbers``; tells what is bad."""
@@ -357,6 +384,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Close the shards and end the threads; the reader cannot read afterwards."""
+        self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None and pool[0] == os.getpid():
             pool[1].shutdown()

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from diffcore.evaluation.palette import agreement
     from diffcore.sample import choose_labels, load_run, sampling_of
+    from shards.cache import Cache
     from shards.read import ShardReader
 
     model = load_run(arguments.run)
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = sampling_of(model.config, arguments)
     labels_BA = choose_labels(model.schema, {}, arguments.seed, arguments.samples)
     drawn = agreement(model.draw(labels_BA, sampling, arguments.seed), labels_BA.numpy())
-    with ShardReader(model.config.data.path, "train", order="sequential") as reader:
+    data = model.config.data
+    cache = Cache(data.cache, data.cache_bytes)
+    with ShardReader(data.path, "train", order="sequential", cache=cache) as reader:
         real_batch = reader.read(np.arange(min(arguments.samples, len(reader))))
     real = agreement(real_batch.images, real_batch.labels)
 

@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_set import descriptors
 
 from shards import cache as cache_module
+from shards import order
 from shards.cache import Cache, address, default_folder, is_url
 from shards.cli import InputError
 from shards.index import Index
@@ -193,6 +196,38 @@ def test_bounded_and_never_what_is_open(server: Server, cache: Cache, packed: Pa
             assert bytes_in(cache.folder) <= cache.limit
     with pytest.raises(InputError, match=r"order full needs the whole split .*or order shards"):
         ShardReader(server.url, cache=cache)
+
+
+def test_next_window_is_fetched_ahead(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "WINDOW", 14)  # two shards of seven
+    shards = {shard.name for shard in Index.load(packed).split("train").shards}
+    before = descriptors()
+    with ShardReader(server.url, order="shards", cache=cache) as there:
+        there.read([0])
+        deadline = time.monotonic() + 20
+        while len(server.asked.keys() & shards) < 4:  # this window's and the next one's
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with ShardReader(packed, order="shards") as here:
+            n = len(here)
+            assert there.read(range(2 * n)).keys == here.read(range(2 * n)).keys
+        assert {server.asked[name] for name in shards} == {1}
+    for thread in threading.enumerate():
+        if thread.name == "shards-fetch":
+            thread.join(20)
+    assert descriptors() == before
+
+
+def test_nothing_ahead_where_two_windows_find_no_room(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "WINDOW", 14)
+    cache.limit = 3 * max(shard.bytes for shard in Index.load(packed).split("train").shards)
+    with ShardReader(server.url, order="shards", cache=cache) as there:
+        there.read([0])
+        assert not [thread for thread in threading.enumerate() if thread.name == "shards-fetch"]
 
 
 def test_full_cache(server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
