@@ -17,6 +17,9 @@ from shards import cli
 from shards.cli import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffcore.evaluation.judge import Judge, Reading
     from diffcore.sample import TrainedModel
 
@@ -70,8 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{arguments.run / FILE}: {len(points)} points")
 
 
-def figures(  # type: ignore[no-untyped-def]
-    model: TrainedModel, judge: Judge, reading: Reading, labels_NA, real: Reading, images
+def figures(
+    model: TrainedModel,
+    judge: Judge,
+    reading: Reading,
+    labels_NA: NDArray[np.int64],
+    real: Reading,
+    images_NHWC: NDArray[np.uint8],
 ) -> dict[str, Any]:
     """Fidelity (where labels were asked for), Frechet distance, and variety: 1 as the real images'."""
     import numpy as np
@@ -86,10 +94,10 @@ def figures(  # type: ignore[no-untyped-def]
     result: dict[str, Any] = {
         "frechet": distances.frechet(real.features_NF, reading.features_NF),
         "variety": float(np.mean(ratios)),
-        "spread": looks.spread(looks.thumbnails(images)),
+        "spread": looks.spread(looks.thumbnails(images_NHWC)),
     }
     if model.config.model.conditional:
-        scores = judge.score(images, labels_NA, reading)
+        scores = judge.score(images_NHWC, labels_NA, reading)
         result["fidelity"] = scores.mean.mean
         result["attributes"] = {name: share.as_dict() for name, share in scores.shares.items() if share.count}
     return result

@@ -25,6 +25,7 @@ from shards import cli
 from shards.cli import InputError
 
 if TYPE_CHECKING:
+    from diffcore.engine import World
     from diffcore.evaluation.cells import Cell, Table
 
 SCALES = "0,1,2,3,4,5,6,7,8,9"
@@ -91,7 +92,9 @@ def numbers(flag: str, text: str) -> list[float]:
     return values
 
 
-def table_of(run: Path, judge_folder: Path | None, world, samples: int, repeats: int, seed: int) -> Table:  # type: ignore[no-untyped-def]
+def table_of(
+    run: Path, judge_folder: Path | None, world: World, samples: int, repeats: int, seed: int
+) -> Table:
     """The table of a run: its network, its judge, and the judge's features of held-out images."""
     import numpy as np
 

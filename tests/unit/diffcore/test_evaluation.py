@@ -278,3 +278,18 @@ def test_the_page_is_whole_and_escaped(trained: judge.Judge, squares: Path, tmp_
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
     for heading in ("Fidelity by attribute", "What every variant", "Worst misses", "Nearest training"):
         assert heading in page
+
+
+def test_pictures_without_labels_are_measured_too(tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "bare" / f"p{i}.png")
+    out = tmp_path / "packed"
+    pack.main([str(tmp_path / "bare"), "--out", str(out), "--size", "16", "--jobs", "1", "--val", "0.3"])
+    run = RealImages(out, held_out(out))
+    run.config.model.conditional = False
+    measured = quality.measure(run, None, Sampling(guidance=1), ALONE, samples=6)  # type: ignore[arg-type]
+    assert set(measured.figures) >= {"diversity", "neighbours"} and "fidelity" not in measured.figures
+    report.write(tmp_path / report.FILE, "landscapes", measured, (), {})
+    assert "Without labels there is no fidelity" in (tmp_path / report.FILE).read_text()
