@@ -362,6 +362,10 @@ class Engine:
             ],
         }
 
+    def bucket_bytes(self) -> int:
+        """Size of one of DeepSpeed's communication buckets; 0 without any."""
+        return int(getattr(self._optimizer, "reduce_bucket_size", 0)) * self.dtype.itemsize
+
 
 def _tensors(held: Any) -> list[Tensor]:
     """Tensors inside DeepSpeed's buckets: a tensor, a container of them or an object that holds some."""

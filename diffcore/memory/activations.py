@@ -139,6 +139,7 @@ def trace(config: Config, schema: list[Attribute], size: int, micro: int, module
     dtype = DTYPES[config.engine.precision]
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = _cast(models.build(config.model, schema, size), dtype)
+        network = models.prepare(network, config.engine.model_copy(update={"compile": False}))
         schedule = NoiseSchedule.of(config.diffusion)
         weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
         images = torch.empty(micro, 3, size, size)

@@ -6,43 +6,133 @@ The only file that knows pynvml.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from diffcore.memory.calibration import calibration
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Total:
-    """Bytes and where the figure is from."""
+class Usage:
+    """Memory of one device, or of this process where there is none, in bytes."""
 
-    bytes: int
+    device: str
+    used: int
+    """What nvidia-smi shows for the device (or the MIG instance); without NVML what is known instead."""
     source: str
+    others: int | None = None
+    """Of it other processes; None where that cannot be told."""
+    own: int | None = None
+    """Of it this process, where NVML knows it."""
+    driver: int = 0
+    """Kept back by the driver and the firmware."""
+    complete: bool = False
+    """Whether the figures are NVML's, so that the sum can be closed against them."""
+    ranks: int = 1
+    notes: tuple[str, ...] = field(default=())
+
+    def rows(self, peak: int, reserved: int | None, now: int) -> list[dict[str, Any]]:
+        """What stands beside the categories (``peak`` bytes of them, ``now`` at the moment of asking) so that
+        the sum is ``used``. The residual is whatever no row explains: printed, positive or negative."""
+        rows: list[tuple[str, int, str]] = []
+        if reserved is None:  # no caching allocator: freed memory went back to the system
+            rows.append(("freed since the peak", now - peak, "difference"))
+            rows.append(("residual: interpreter, libraries, data", self.used - now, "difference"))
+            return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
+        rows.append(("allocator: rounding, fragments, cache", reserved - peak, "torch"))
+        outside = calibration(self.device)
+        how = outside.source
+        explained = reserved
+        if self.complete:
+            rows.append(("other processes", self.others or 0, "NVML"))
+            rows.append(("driver", self.driver, "NVML"))
+            rows.append(("CUDA context", outside.context, how))
+            explained += (self.others or 0) + self.driver + outside.context
+            if self.ranks > 1:
+                rows.append(("NCCL", outside.nccl, how))
+                explained += outside.nccl
+        rows.append(("residual", self.used - explained, "difference"))
+        return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
 
 
-def process_total(device: torch.device) -> Total:
-    """The process's memory on ``device``. Never raises: without NVML the source says why."""
+def usage(device: torch.device) -> Usage:
+    """The memory of ``device`` as the system sees it. Never raises: without NVML a note says why."""
     if device.type != "cuda":
-        return Total(_resident(), "RSS (/proc/self/statm)")
+        return Usage("cpu", _resident(), "RSS (/proc/self/statm)")
 
     import torch
 
+    reserved = torch.cuda.memory_reserved(device)
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory is not None:
-                return Total(int(process.usedGpuMemory), "NVML, this process")
-        # In a container NVML knows other process numbers than ours.
-        return Total(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used), "NVML, whole device")
+        properties = torch.cuda.get_device_properties(device)
+        handle, instance = _handle(pynvml, str(properties.uuid))
+        name = pynvml.nvmlDeviceGetName(handle)
+        name = name.decode() if isinstance(name, bytes) else str(name)
+        memory = _memory(pynvml, handle)
+        others, own = _processes(pynvml, handle)
     except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...
-        reserved = torch.cuda.memory_reserved(device)
-        return Total(reserved, f"torch's allocator, reserved (no NVML: {type(error).__name__}: {error})")
+        why = f"no NVML ({type(error).__name__}: {error}): the sum cannot be closed"
+        return Usage("cuda", reserved, "torch's allocator, reserved", notes=(why,), ranks=ranks)
+    notes = []
+    if own is None:
+        # In a container NVML knows other process numbers than ours; under MIG often none at all.
+        notes.append("NVML does not know this process by its number: other processes cannot be told apart")
+        others = 0 if others else others
+    if instance:
+        notes.append("a MIG instance: figures are the instance's, not the whole card's")
+    return Usage(
+        name,
+        int(memory.used),
+        "NVML, MIG instance" if instance else "NVML, whole device",
+        others,
+        own,
+        int(getattr(memory, "reserved", 0)),
+        True,
+        ranks,
+        tuple(notes),
+    )
+
+
+def _handle(pynvml: Any, uuid: str) -> tuple[Any, bool]:
+    """The device's handle and whether it is a MIG instance, whose own handle must be asked."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if shown.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(shown.split(",")[0].strip()), True
+    uuid = uuid.removeprefix("GPU-")
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"), False
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('MIG-')}"), True
+
+
+def _memory(pynvml: Any, handle: Any) -> Any:
+    """Version 2 tells what the driver keeps apart from what is used; older drivers have only the first."""
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except (pynvml.NVMLError, AttributeError, TypeError):
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _processes(pynvml: Any, handle: Any) -> tuple[int | None, int | None]:
+    """Bytes of the others and of this process; None where NVML does not say."""
+    processes = list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    try:
+        processes += pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+    except pynvml.NVMLError:
+        pass
+    sizes = {p.pid: p.usedGpuMemory for p in processes}
+    if any(size is None for size in sizes.values()):
+        return None, None
+    own = sizes.pop(os.getpid(), None)
+    return sum(sizes.values()), own
 
 
 def count_gpus() -> int:
@@ -65,28 +155,3 @@ def count_gpus() -> int:
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def device_problems(wanted: int) -> list[str]:
-    """What is wrong with this node's GPUs: fewer than ``wanted``, or errors that ECC could not mend."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
-    except Exception as error:  # no driver, no rights: pynvml has its own types for each
-        return [f"no GPU can be seen ({type(error).__name__}: {error})"]
-    problems = [] if count >= wanted else [f"{count} GPUs, {wanted} wanted"]
-    for i in range(count):
-        try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
-            kind, since_boot = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_boot))
-        except pynvml.NVMLError_NotSupported:  # a device without ECC
-            continue
-        except Exception as error:
-            problems.append(f"GPU {i}: {type(error).__name__}: {error}")
-            continue
-        if errors:
-            problems.append(f"GPU {i}: {errors} uncorrected memory errors since its start")
-    return problems

@@ -1,87 +1,180 @@
-"""Measuring one training step: which tensors hold how many bytes, by category, at two moments."""
+"""Measuring one training step: which tensors hold how many bytes, by category, through the whole step.
+
+One step of a run (the third, or the last of a shorter one) is traced; the others pay nothing. A dispatch mode
+notes every storage that comes and goes, as the planner does with fake tensors; states are known by the
+storages of the engine's own tensors, what forward leaves for backward is activations, buckets are known by
+their size. On a GPU the allocator's own counts and NVML's stand beside the categories.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import weakref
+from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffcore.ema import Ema
 from diffcore.engine import Engine
-from diffcore.memory.nvml import Total, process_total
+from diffcore.memory.nvml import usage
+from diffcore.memory.plan import account, moment_json
+from diffcore.memory.replay import Stream
 
-CATEGORIES = ("parameters", "buckets", "masters", "optimizer", "gradients", "ema", "activations")
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Bytes by category at one moment of a step on one rank, and the process's total then."""
-
-    name: str
-    bytes: dict[str, int]
-    total: Total
-
-    @property
-    def rest(self) -> int:
-        """What no category explains: libraries, interpreter, allocator, data, temporaries."""
-        return self.total.bytes - sum(self.bytes.values())
+WARM = 2
+"""Steps before the traced one: Adam has its moments then, and ZeRO-3 its order of modules."""
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """One rank's measurement of one micro batch."""
+class Tracer:
+    """Follows one step: ``begin``, ``mark`` after each phase, and ``result`` once it is over."""
 
-    rank: int
-    parameters: int
-    micro_batch: int
-    moments: list[Moment]
+    def __init__(self, engine: Engine, ema: Ema, start: int, steps: int, active: bool = True) -> None:
+        self.engine, self.ema = engine, ema
+        self.step = min(start + WARM, steps - 1) if active else -1
+        self.result: dict[str, Any] | None = None
+        """This rank's entry of anatomy.json, when the traced step is over."""
+        self._recorder: _Recorder | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        tree = asdict(self)
-        for moment, entry in zip(self.moments, tree["moments"], strict=True):
-            entry["bytes"]["rest"] = moment.rest
-        return tree
+    def begin(self, step: int) -> None:
+        if step != self.step:
+            return
+        device = self.engine.world.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        self._recorder = _Recorder(self.engine, self.ema)
+        self._recorder.start()
 
-
-def storage_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
-    """Address -> bytes of the distinct storages behind ``tensors``; views count once."""
-    storages = (t.untyped_storage() for t in tensors if t.device.type != "meta")
-    return {s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}
-
-
-def measure(engine: Engine, ema: Ema, micro_batch: int, forward: Callable[[], Tensor]) -> Anatomy:
-    """Run ``forward`` and its backward once more, without a step, and account for the storages.
-
-    Activations are what autograd saves for the backward pass, distinct storages without parameters and
-    gradients. A collective; the gradients that it leaves behind are not for training.
-    """
-    held = storage_bytes(t for tensors in engine.memory().values() for t in tensors)
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.update({a: n for a, n in storage_bytes([tensor]).items() if a not in held})
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = forward()
-    moments = [_moment("after forward", engine, ema, saved)]
-    engine.backward(loss)
-    moments.append(_moment("after backward", engine, ema, {}))
-    return Anatomy(engine.world.rank, engine.parameters, micro_batch, moments)
+    def mark(self, phase: str) -> None:
+        """``forward``, ``backward`` (of a micro batch) or ``step`` has ended."""
+        if self._recorder is None:
+            return
+        self._recorder.mark(phase)
+        if phase == "step":
+            recorder, self._recorder = self._recorder, None
+            recorder.stop()
+            self.result = _entry(self.engine, recorder)
 
 
-def _moment(name: str, engine: Engine, ema: Ema, activations: dict[int, int]) -> Moment:
-    counted: set[int] = set()
-    sizes = {}
-    groups = engine.memory() | {"ema": ema.shards}
-    for category in CATEGORIES[:-1]:
-        storages = storage_bytes(groups[category])
-        sizes[category] = sum(n for address, n in storages.items() if address not in counted)
-        counted |= set(storages)
-    sizes["activations"] = sum(n for address, n in activations.items() if address not in counted)
-    if engine.world.device.type == "cuda":
-        torch.cuda.synchronize(engine.world.device)
-    return Moment(name, sizes, process_total(engine.world.device))
+class _Recorder(TorchDispatchMode):
+    def __init__(self, engine: Engine, ema: Ema) -> None:
+        super().__init__()
+        self.engine = engine
+        self.stream = Stream()
+        self.known: dict[int, int] = {}
+        """Address of a storage -> its number in the stream; -1: somebody else's."""
+        self.alive: set[int] = set()
+        self.phase = "forward"
+        self.buckets = engine.bucket_bytes()
+        self.names = {module: name or "network" for name, module in engine.network.named_modules()}
+        self.stack: list[str] = []
+        self.handles: list[Any] = []
+        self.done = False
+        for category, tensors in (engine.memory() | {"ema": ema.shards}).items():
+            for tensor in tensors:
+                self._there(tensor, category)
+        for buffer in engine.network.buffers():
+            self._there(buffer, "data")
+        self.stream.mark("start")
+
+    def start(self) -> None:
+        self.handles = [
+            hooks.register_module_forward_pre_hook(self._enter),
+            hooks.register_module_forward_hook(self._leave, always_call=True),
+        ]
+        self.__enter__()
+
+    def stop(self) -> None:
+        self.done = True
+        self.__exit__(None, None, None)
+        for handle in self.handles:
+            handle.remove()
+
+    def mark(self, phase: str) -> None:
+        if phase == "forward":
+            for number in self.alive:
+                if self.stream.category[number] == "temporary":
+                    self.stream.category[number] = "activations"
+        for category, tensors in self.engine.memory().items():
+            for tensor in tensors:
+                number = self.known.get(tensor.untyped_storage()._cdata, -1)
+                if number >= 0 and self.stream.category[number] in ("temporary", "activations"):
+                    self.stream.category[number] = category
+        self.stream.mark(phase)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.device.type == self.engine.world.device.type:
+                self._see(leaf, "temporary")
+        return result
+
+    def _there(self, tensor: Tensor, category: str) -> None:
+        if tensor.device.type == self.engine.world.device.type:
+            self._see(tensor, category)
+
+    def _see(self, tensor: Tensor, category: str) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address in self.known or not size:
+            return
+        if category == "temporary" and size == self.buckets:
+            category = "buckets"
+        number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "")
+        self.known[address] = number
+        self.alive.add(number)
+        weakref.finalize(storage, self._gone, address, number)
+
+    def _gone(self, address: int, number: int) -> None:
+        if self.done:
+            return
+        if self.known.get(address) == number:
+            del self.known[address]
+        self.alive.discard(number)
+        self.stream.free(number)
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self.stack.append(self.names.get(module, self.stack[-1] if self.stack else ""))
+
+    def _leave(self, *_: Any) -> None:
+        self.stack.pop()
+
+
+def _entry(engine: Engine, recorder: _Recorder) -> dict[str, Any]:
+    device = engine.world.device
+    moments, _, timeline = account(recorder.stream, "cpu")
+    entries = [moment_json(moment) for moment in moments]
+    layers: dict[str, int] = defaultdict(int)
+    sizes = {number: size for number, size in recorder.stream.events if size}
+    for number, category in enumerate(recorder.stream.category):
+        if category == "activations" and number in sizes:
+            layers[recorder.stream.layer[number] or "(loss)"] += sizes[number]
+    peak = max(entries, key=lambda entry: int(entry["allocated"]))
+    reserved = None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        reserved = torch.cuda.max_memory_reserved(device)
+        for entry in entries:
+            entry["reserved"] = reserved
+    total = usage(device)
+    rows = [
+        {"name": name, "bytes": size, "source": "storages"} for name, size in peak["bytes"].items() if size
+    ]
+    rows += total.rows(peak["allocated"], reserved, entries[-1]["allocated"])
+    return {
+        "rank": engine.world.rank,
+        "device": total.device,
+        "parameters": engine.parameters,
+        "micro_batch": engine.micro,
+        "moments": entries,
+        "layers": [
+            {"name": name, "bytes": size} for name, size in sorted(layers.items(), key=lambda item: -item[1])
+        ],
+        "timeline": [{"phase": phase, "bytes": sizes} for phase, sizes in timeline],
+        "closure": rows,
+        "total": {"bytes": total.used, "source": total.source},
+        "notes": list(total.notes),
+    }

@@ -1,0 +1,233 @@
+"""What fits: the largest micro batch of a card, the changes that make a wanted one fit, and a table of both.
+
+Changes come in the order of what they cost. Slow-downs are rules of thumb from the techniques' own papers,
+not measurements of this network; savings are planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from diffcore.config import Config, Engine
+from diffcore.configure import replace
+from diffcore.memory.activations import Trace
+from diffcore.memory.calibration import GPUS, capacity
+from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
+from shards.cli import InputError
+
+MOST = 4096
+"""Largest micro batch that is tried."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that takes less memory."""
+
+    setting: str
+    values: dict[str, Any]
+    """Fields of ``engine``."""
+    slower: str
+    """What it costs, in words."""
+
+
+CHANGES = (
+    Change("engine.precision bf16", {"precision": "bf16"}, "none: faster on any GPU since Ampere"),
+    Change("engine.zero 1", {"zero": 1}, "under 5 % (one all-gather a step)"),
+    Change("engine.zero 2", {"zero": 2}, "under 5 % more"),
+    Change("engine.checkpointing selective", {"checkpointing": "selective"}, "about 10 %"),
+    Change("engine.zero 3", {"zero": 3}, "up to 50 % more traffic"),
+    Change("engine.checkpointing full", {"checkpointing": "full"}, "about 33 %: one more forward"),
+    Change("engine.offload optimizer", {"offload": "optimizer"}, "the step runs on the host's cores"),
+)
+
+
+class Planner:
+    """Plans of one network under many settings; a micro batch's trace is made once and scaled."""
+
+    def __init__(self, config: Config, data: Data | None = None) -> None:
+        self.config, self.data = config, data or Data.of(config)
+        self._traces: dict[tuple[str, str, int], Trace] = {}
+
+    def trace(self, config: Config, micro: int) -> Trace:
+        """Traced at 2 and 3 samples, the rest follows: sizes are affine in the batch."""
+        key = ("fp32" if config.engine.precision == "fp32" else "half", config.engine.checkpointing)
+        for count in (2, 3):
+            if (*key, count) not in self._traces:
+                self._traces[(*key, count)] = trace_quietly(config, self.data, count)
+        scaled = between(self._traces[(*key, 2)], self._traces[(*key, 3)], micro) if micro > 1 else None
+        return scaled or trace_quietly(config, self.data, micro)
+
+    def plan(self, config: Config, world: int) -> Plan:
+        traced = self.trace(config, config.batch.split(world)[0])
+        return plan(config, world, data=self.data, traced=traced)
+
+    def with_micro(self, config: Config, micro: int, world: int) -> Config:
+        return replace(config, "batch", {"micro": micro, "size": micro * world})
+
+    def largest(self, config: Config, world: int, room: int) -> int:
+        """Largest micro batch whose plan is within ``room`` bytes; 0 if not even one sample is."""
+
+        def fits(micro: int) -> bool:
+            return self.plan(self.with_micro(config, micro, world), world).smi <= room
+
+        if not fits(1):
+            return 0
+        low = 1
+        while low < MOST and fits(2 * low):
+            low *= 2
+        high = 2 * low
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    def changes(self, world: int) -> Iterator[tuple[Change, Config]]:
+        """Each change that these settings do not have yet, alone, where it is allowed."""
+        for change in CHANGES:
+            if changed := changed_by(self.config, change, world):
+                yield change, changed
+
+
+def changed_by(config: Config, change: Change, world: int) -> Config | None:
+    """``config`` after ``change``; None where that is nothing new or not allowed."""
+    if not set(change.values) <= set(Engine.model_fields):
+        return None
+    engine = config.engine
+    order = {"none": 0, "selective": 1, "full": 2}
+    for name, value in change.values.items():
+        have = getattr(engine, name)
+        if name == "zero" and (have >= value or world == 1):
+            return None
+        if name == "checkpointing" and order[have] >= order[value]:
+            return None
+        if name == "precision" and have != "fp32":
+            return None
+        if have == value:
+            return None
+    values = dict(change.values)
+    if engine.deepspeed is not None and "zero" in values:
+        values["deepspeed"] = None
+    if values.get("precision") and engine.zero == 0:
+        values["zero"] = 1  # DeepSpeed keeps fp32 masters for bf16 only there
+    try:
+        return replace(config, "engine", values)
+    except InputError:
+        return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Settings so far, and what they bring."""
+
+    settings: tuple[str, ...]
+    slower: tuple[str, ...]
+    smi: int
+    saved: int
+    fits: bool
+
+
+def remedies(
+    planner: Planner, config: Config, world: int, room: int, planned: Callable[[Config], Plan] | None = None
+) -> list[Step]:
+    """Changes one after the other, cheapest first, until the plan fits; those that save nothing are left out."""
+    of = planned or (lambda c: planner.plan(c, world))
+    have = of(config).smi
+    steps: list[Step] = []
+    settings: list[str] = []
+    slower: list[str] = []
+    for change in CHANGES:
+        changed = changed_by(config, change, world)
+        if changed is None:
+            continue
+        smi = of(changed).smi
+        if smi >= have:
+            continue
+        # A later form of the same setting takes the place of the earlier one.
+        field = change.setting.split()[0]
+        kept = [i for i, setting in enumerate(settings) if setting.split()[0] != field]
+        settings, slower = [settings[i] for i in kept], [slower[i] for i in kept]
+        settings.append(change.setting)
+        slower.append(change.slower)
+        steps.append(Step(tuple(settings), tuple(slower), smi, have - smi, smi <= room))
+        config, have = changed, smi
+        if smi <= room:
+            break
+    return steps
+
+
+def words(planner: Planner, config: Config, world: int, room: int | None = None) -> list[str]:
+    """The advice of a report: what would take less, and how much less."""
+    have = planner.plan(config, world).smi
+    lines = []
+    for change in CHANGES:
+        changed = changed_by(config, change, world)
+        if changed is None:
+            continue
+        saved = have - planner.plan(changed, world).smi
+        if saved > 0:
+            lines.append(
+                f"{change.setting} saves {_mib(saved)} ({saved / have:.0%}); slow-down {change.slower}"
+            )
+    if room is not None:
+        verdict = "fits" if have <= room else "does not fit"
+        lines.insert(0, f"The plan of {_mib(have)} {verdict} in {_mib(room)}.")
+    return lines
+
+
+def table(planner: Planner, worlds: list[int], precisions: list[str]) -> Iterator[dict[str, Any]]:
+    """Every ZeRO stage x precision x checkpointing x world size: nvidia-smi's number and the cards it fits."""
+    micro = planner.config.batch.micro or planner.config.batch.size
+    for precision in precisions:
+        for checkpointing in ("none", "selective", "full"):
+            for zero in range(4):
+                if zero == 0 and precision != "fp32":
+                    continue
+                values = {
+                    "zero": zero,
+                    "precision": precision,
+                    "checkpointing": checkpointing,
+                    "deepspeed": None,
+                }
+                config = replace(planner.config, "engine", values)
+                for world in worlds:
+                    planned = planner.plan(planner.with_micro(config, micro, world), world)
+                    yield {
+                        "zero": zero,
+                        "precision": precision,
+                        "checkpointing": checkpointing,
+                        "world": world,
+                        "micro_batch": micro,
+                        "smi": planned.smi,
+                        "peak": planned.peak.allocated,
+                        "after_step": planned.moments[-1].allocated,
+                        "fits": [name for name, size in GPUS.items() if planned.smi <= capacity(size)],
+                    }
+
+
+def explain_oom(config: Config, world: int, asked: int | None, room: int, data: Data | None = None) -> str:
+    """One line for an out-of-memory error: what was asked, and the settings that would fit ``room`` bytes.
+
+    ``asked`` is what the allocation that failed wanted. Plans take seconds; a failure in them says so instead
+    of hiding the error.
+    """
+    wanted = f"{_mib(asked)} more were asked for. " if asked else ""
+    try:
+        planner = Planner(config, data)
+        micro = config.batch.split(world)[0]
+        largest = planner.largest(config, world, room)
+        steps = remedies(planner, config, world, room)
+    except Exception as error:  # the error that is being explained matters more
+        return f"out of memory: {wanted}No plan of it: {type(error).__name__}: {error}"
+    fixes = []
+    if steps and steps[-1].fits:
+        fixes.append(", ".join(steps[-1].settings))
+    if 0 < largest < micro:
+        fixes.append(f"batch.micro {largest} (accumulation makes up for it)")
+    would = "Would fit: " + "; or ".join(fixes) if fixes else "Nothing that is known here would fit"
+    return f"out of memory with micro batch {micro} in {_mib(room)}: {wanted}{would}"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
