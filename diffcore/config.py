@@ -326,6 +326,11 @@ class Sampling(Section):
         return self
 
 
+class Memory(Section):
+    trace: bool = True
+    """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
+
+
 Model = Annotated[AvatarModel | DdpmModel | DiffusersModel, Field(discriminator="kind")]
 
 
@@ -346,6 +351,7 @@ class Config(Section):
     ema: Ema = Ema()
     train: Train
     sampling: Sampling = Sampling()
+    memory: Memory = Memory()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -57,13 +57,13 @@ def numbers(run: Path) -> dict[str, str]:
         "loss, first and last line": f"{training[0]['train/loss']:.4f}, {last['train/loss']:.4f}",
         "images a second, median": f"{rates[len(rates) // 2]:.1f}",
     }
-    memory = _read(run / "memory.json")
+    memory = _read(run / "anatomy.json")
     if memory:
-        rank = memory["ranks"][0]
-        moment = rank["moments"][0]
+        rank = memory["measured"][0]
+        peak = max(rank["moments"], key=lambda moment: moment["allocated"])
         result["parameters"] = f"{rank['parameters']:,}"
-        result["memory of rank 0 after forward"] = f"{moment['total']['bytes'] / 2**20:,.0f} MiB"
-        result["of it activations"] = f"{moment['bytes']['activations'] / 2**20:,.0f} MiB"
+        result["tensors of rank 0 at its peak"] = f"{peak['allocated'] / 2**20:,.0f} MiB"
+        result["of it activations"] = f"{peak['bytes']['activations'] / 2**20:,.0f} MiB"
     colors = _read(run / "colors.json")
     for name, row in (colors or {}).get("agreement", {}).items():
         result[f"{name} as asked, {row['samples']} samples"] = f"{row['asked']:.1%}"

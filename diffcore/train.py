@@ -60,7 +60,7 @@ def train(config: Config, world: World) -> None:
     from diffcore.grids import SampleGrids
     from diffcore.learning_rate import learning_rate
     from diffcore.memory import report
-    from diffcore.memory.trace import measure
+    from diffcore.memory.trace import Tracer
     from diffcore.monitor import Monitor
 
     # What is trained on what, and whether the run folder is of the same experiment.
@@ -101,16 +101,22 @@ def train(config: Config, world: World) -> None:
         return denoising_loss(engine, schedule, weights_T, batch.images, batch.labels, batch.draws).mean()
 
     batches = micro_batches(config, reader, world, start, config.train.steps)
+    # Where the memory goes: one step is followed, the others are not touched.
+    tracer = Tracer(engine, ema, start, config.train.steps, active=config.memory.trace)
     total_loss, counted = torch.zeros((), device=world.device), 0
     for step in range(start, config.train.steps):
         lr = learning_rate(config, step * config.batch.size)
+        tracer.begin(step)
         for _ in range(engine.accumulation):
             loss = loss_of(next(batches))
+            tracer.mark("forward")
             engine.backward(loss)
+            tracer.mark("backward")
             engine.step(lr)
             total_loss += loss.detach()
             counted += 1
         ema.update(step)
+        tracer.mark("step")
 
         done = step + 1
         last = done == config.train.steps
@@ -137,12 +143,12 @@ def train(config: Config, world: World) -> None:
                 state = State.now(config, data, done, world)
                 checkpoint.save(config.run, state, engine, ema, config.train.keep_checkpoints)
 
-    # Where the memory went: one more micro batch, forward and backward, that is not learned from.
-    extra = micro_batches(config, reader, world, config.train.steps, config.train.steps + 1)
-    anatomy = gather_objects(measure(engine, ema, engine.micro, lambda: loss_of(next(extra))), world)
-    extra.close()
-    if world.main:
-        monitor.say(f"memory report: {report.write(config.run, anatomy)}")
+    if tracer.result is not None:
+        ranks = gather_objects(tracer.result, world)
+        if world.main:
+            anatomy = report.measured(config, ranks)
+            monitor.scalars(config.train.steps, dict(report.scalars(anatomy)))
+            monitor.say(f"memory report: {report.save(config.run, anatomy)}")
     monitor.close()
     batches.close()
     reader.close()

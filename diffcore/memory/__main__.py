@@ -59,9 +59,7 @@ def plan(argv: Sequence[str]) -> None:
         raise InputError(f"--rank {given.rank} is not one of {given.world} ranks")
     planner = advise.Planner(config)
     if given.table:
-        report.print_table(
-            advise.table(planner, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], ["fp32", "bf16"])
-        )
+        report.print_table(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
         return
     planned = predict(config, given.world, given.rank, given.device, given.gpu, planner.data)
     room = capacity(given.gpu_memory) if given.gpu_memory else None

@@ -131,7 +131,7 @@ class Step:
 def remedies(
     planner: Planner, config: Config, world: int, room: int, planned: Callable[[Config], Plan] | None = None
 ) -> list[Step]:
-    """Changes one after the other, cheapest first, until the plan fits; those that save nothing are left out."""
+    """Changes one after the other, cheapest first, until the plan fits; what saves nothing is left out."""
     of = planned or (lambda c: planner.plan(c, world))
     have = of(config).smi
     steps: list[Step] = []
@@ -177,7 +177,7 @@ def words(planner: Planner, config: Config, world: int, room: int | None = None)
 
 
 def table(planner: Planner, worlds: list[int], precisions: list[str]) -> Iterator[dict[str, Any]]:
-    """Every ZeRO stage x precision x checkpointing x world size: nvidia-smi's number and the cards it fits."""
+    """Every stage x precision x checkpointing x world size: nvidia-smi's number and the cards it fits."""
     micro = planner.config.batch.micro or planner.config.batch.size
     for precision in precisions:
         for checkpointing in ("none", "selective", "full"):

@@ -5,6 +5,7 @@ The only file that knows pynvml.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +125,8 @@ def _memory(pynvml: Any, handle: Any) -> Any:
 def _processes(pynvml: Any, handle: Any) -> tuple[int | None, int | None]:
     """Bytes of the others and of this process; None where NVML does not say."""
     processes = list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    try:
+    with contextlib.suppress(pynvml.NVMLError):
         processes += pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
-    except pynvml.NVMLError:
-        pass
     sizes = {p.pid: p.usedGpuMemory for p in processes}
     if any(size is None for size in sizes.values()):
         return None, None

@@ -1,4 +1,4 @@
-"""report.html: the memory report as one self-contained page. No script, no network; every label is escaped."""
+"""report.html: the memory report as one self-contained page. No script, no network; labels are escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ MIB = 2**20
 # fmt: off
 COLORS = {
     "parameters": "#4e79a7", "masters": "#76b7b2", "optimizer": "#59a14f", "gradients": "#edc948",
-    "ema": "#b07aa1", "activations": "#e15759", "buckets": "#f28e2b", "temporary": "#bab0ac", "data": "#9c755f",
+    "ema": "#b07aa1", "activations": "#e15759", "buckets": "#f28e2b", "temporary": "#bab0ac",
+    "data": "#9c755f",
 }
 # fmt: on
 STYLE = """

@@ -26,14 +26,14 @@ SCHEMA = "diffcore.anatomy/1"
 MIB = 2**20
 WORDS = {
     "parameters": "parameters",
-    "masters": "fp32 master weights",
-    "optimizer": "optimizer (Adam's moments)",
+    "masters": "fp32 masters",
+    "optimizer": "Adam's moments",
     "gradients": "gradients",
-    "ema": "EMA of the weights",
-    "activations": "activations kept for backward",
-    "buckets": "communication buckets",
+    "ema": "EMA",
+    "activations": "activations",
+    "buckets": "buckets",
     "temporary": "temporary",
-    "data": "micro batch, buffers, schedule",
+    "data": "batch and buffers",
 }
 
 
@@ -157,10 +157,10 @@ def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> Table:
         f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
         f"micro batch {run['micro_batch']}"
     )
-    table.add_column("MiB")
+    table.add_column("MiB", no_wrap=True)
     for moment in rank["moments"]:
         table.add_column(moment["name"], justify="right")
-    table.add_column("bytes a parameter", justify="right")
+    table.add_column("bytes / param", justify="right")
     last = rank["moments"][-1]["bytes"]
     for category in CATEGORIES:
         sizes = [moment["bytes"].get(category, 0) for moment in rank["moments"]]
@@ -171,7 +171,7 @@ def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> Table:
     for name in ("allocated", "reserved", "host"):
         sizes = [moment[name] for moment in rank["moments"]]
         if any(sizes) and (name != "reserved" or rank["device"] != "cpu"):
-            label = "in the host's memory" if name == "host" else f"{name} on the device"
+            label = "on the host" if name == "host" else name
             table.add_row(label, *[f"{size / MIB:,.2f}" for size in sizes], "", style="bold")
     return table
 

@@ -152,21 +152,27 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     assert {"samples/real", "samples/raw", "samples/ema"} == set(board.Tags()["images"])
     assert "config/text_summary" in board.Tags()["tensors"]
 
-    report = json.loads((folder / "memory.json").read_text())
+    report = json.loads((folder / "anatomy.json").read_text())
     count = sum(t.numel() for t in saved(folder)["weights"].values())
-    assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
-    for rank in report["ranks"]:
-        forward, backward = (m["bytes"] for m in rank["moments"])
+    assert report["schema"] == "diffcore.anatomy/1"
+    assert [rank["rank"] for rank in report["measured"]] == [0, 1]
+    for rank, planned in zip(report["measured"], report["planned"], strict=True):
+        forward, backward, step, after = (m["bytes"] for m in rank["moments"])
         assert rank["parameters"] == count
         assert 4 * count <= forward["parameters"] <= 4 * count + 64  # a flat buffer, padded
-        assert forward["activations"] > 0 and backward["activations"] == 0
+        assert forward["activations"] > 100 * after["activations"]
         # ZeRO-1 over two ranks: a half of the fp32 master and of two moments, padded to equal shares
         assert 2 * count <= forward["masters"] <= 2 * count + 4096
         assert 4 * count <= forward["optimizer"] <= 4 * count + 4096
         assert 2 * count <= forward["ema"] <= 2 * count + 4096  # a half of the average too
-        assert backward["gradients"] >= 2 * count
-        assert all(sum(m["bytes"].values()) == m["total"]["bytes"] for m in rank["moments"])
-    assert "activations saved for backward" in (folder / "memory.txt").read_text()
+        assert backward["buckets"] > 0 and step["gradients"] >= 2 * count
+        assert sum(row["bytes"] for row in rank["closure"]) == rank["total"]["bytes"]
+        for name in ("parameters", "masters", "optimizer", "ema"):
+            assert [m["bytes"][name] for m in rank["moments"]] == [
+                m["bytes"][name] for m in planned["moments"]
+            ]
+    assert "activations" in (folder / "memory.txt").read_text()
+    assert "Planned against measured" in (folder / "report.html").read_text()
 
 
 def sample(small: Path, *arguments: str) -> tuple[int, str]:
