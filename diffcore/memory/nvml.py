@@ -154,3 +154,28 @@ def count_gpus() -> int:
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_problems(wanted: int) -> list[str]:
+    """What is wrong with this node's GPUs: fewer than ``wanted``, or errors that ECC could not mend."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        count = int(pynvml.nvmlDeviceGetCount())
+    except Exception as error:  # no driver, no rights: pynvml has its own types for each
+        return [f"no GPU can be seen ({type(error).__name__}: {error})"]
+    problems = [] if count >= wanted else [f"{count} GPUs, {wanted} wanted"]
+    for i in range(count):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+            kind, since_boot = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_boot))
+        except pynvml.NVMLError_NotSupported:  # a device without ECC
+            continue
+        except Exception as error:
+            problems.append(f"GPU {i}: {type(error).__name__}: {error}")
+            continue
+        if errors:
+            problems.append(f"GPU {i}: {errors} uncorrected memory errors since its start")
+    return problems
