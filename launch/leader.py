@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffcore import ledger
 from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import budget, preflight, requeue
 from launch.env import address, free_port
 from launch.meeting import Exit, Plan
+from launch.preflight import PROBE
 from launch.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -30,32 +32,45 @@ class Leader:
         self.s = supervisor
         self.run, self.where, self.meeting = supervisor.run_folder, supervisor.where, supervisor.meeting
         self.attempt = 0
+        self._number = 0
         self._told = ""
+
+    def lead(self, decide: Callable[..., Plan | None], number: int | str, *arguments: Any) -> None:
+        """Publish as ``number`` the plan that ``decide`` makes; None: another attempt.
+
+        What goes wrong meanwhile must not leave the other ranks waiting.
+        """
+        try:
+            self._publish(number, decide(*arguments) or self._attempt_plan(number))
+        except OSError as error:  # no port, no name, no such interface
+            self._publish(number, self._leave(BAD_INPUT, f"{error.filename or 'launch'}: {error}"))
+        except Exception as error:
+            self._publish(number, self._leave(FATAL, f"{type(error).__name__}: {error}"))
+            raise
+
+    def _publish(self, number: int | str, plan: Plan) -> None:
+        if not plan.leave and number != PROBE:
+            # fmt: off
+            ledger.record(
+                self.run, "started", attempt=plan.attempt, job=self.where.job, restart=self.where.restart,
+                world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
+            )
+            # fmt: on
+            line = f"{self.where.world} ranks meet at {plan.address}:{plan.port}"
+            self.s.say(f"attempt {plan.attempt}: {line}")
+        self.meeting.publish(number, plan)
 
     # --- begin of a life ---
 
-    def muster(self) -> None:
-        """Wait for all ranks, take the run over from an older life, and publish the first plan."""
-        problem = self._take_over()
-        if problem is None:
-            problem = self._close_lost_attempt()
-        if problem is None:
-            problem = self._hellos()
-        first: int | str = 0
-        if self.s.spec.cluster.preflight.mode == "full" and self.where.world > 1:
-            first = preflight.PROBE
-        if problem is None:
-            self._publish(first)
-        else:
-            # Whatever a rank waits for first, it reads this.
-            for number in {first, 0}:
-                self.meeting.publish(number, problem)
+    def muster(self) -> Plan | None:
+        """Take the run over from an older life, and wait for all ranks."""
+        return self._take_over() or self._close_lost_attempt() or self._hellos()
 
     def _take_over(self) -> Plan | None:
         """Become the one life of the run that writes."""
         mine = self.where.job
         before = self.meeting.claimed_by()
-        if before and before != mine and before != self.s.spec.takes_over:
+        if before and before not in (mine, self.s.spec.takes_over) and self._lives(before):
             # Another job's: that one is not pushed out, it has to be over.
             if not self._unlocked(OLD_LIFE):
                 return self._leave(BAD_INPUT, f"job {before} is training in {self.run}; cancel it first")
@@ -65,6 +80,13 @@ class Leader:
         if not self._unlocked(OLD_LIFE):
             return self._leave(RETRYABLE, f"an older process still trains in {self.run}")
         return None
+
+    def _lives(self, job: str) -> bool:
+        """Whether another job may still train: where Slurm does not tell, the run folder's lock does."""
+        if not self.s.spec.requeue:
+            return True
+        state = requeue.state_of(job)
+        return state is not None and state.name in requeue.LIVING
 
     def _unlocked(self, seconds: float) -> bool:
         """Wait until no training process holds the run folder; whether that came."""
@@ -109,19 +131,13 @@ class Leader:
             return self._leave(BAD_INPUT, f"preflight: {lines}")
         return self._failed(f"preflight: {lines}", bad)
 
-    def judge_probe(self, plan: Plan) -> None:
-        """After the timed all-reduce: the plan of the first attempt, or to leave."""
-        if plan.leave:
-            return
-        exits = self._collect(preflight.PROBE)
+    def judge_probe(self) -> Plan | None:
+        """After the timed all-reduce."""
+        exits = self._collect(PROBE)
         if self.s.asked:
-            self.meeting.publish(0, self._leave(PREEMPTED, "stopped by a signal before training began"))
-            return
+            return self._leave(PREEMPTED, "stopped by a signal before training began")
         line, bad = preflight.judge(self.meeting, exits, self.where, self.s.spec)
-        if line is None:
-            self._publish(0)
-        else:
-            self.meeting.publish(0, self._failed(f"preflight: {line}", bad))
+        return None if line is None else self._failed(f"preflight: {line}", bad)
 
     def _failed(self, why: str, bad: dict[str, str]) -> Plan:
         """A life that ends before an attempt could begin; counts as one that made no progress."""
@@ -133,24 +149,23 @@ class Leader:
 
     # --- end of an attempt ---
 
-    def decide(self, number: int, plan: Plan) -> None:
-        """Wait for the attempt's exits and publish what comes next."""
-        exits = self._collect(number)
+    def decide(self, plan: Plan) -> Plan | None:
+        """Wait for the attempt's exits; what comes next."""
+        exits = self._collect(self._number)
+        self._number += 1
         verdict = judge(exits, self.where.world, bool(self.s.asked))
         self._record_end(plan.attempt, verdict)
         self.s.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._told = verdict.why
-        following = number + 1
         if verdict.code != RETRYABLE:
-            self.meeting.publish(following, self._leave(verdict.code, verdict.why))
-        elif stop := self._no_more():
-            self.meeting.publish(following, stop)
-        elif self.s.asked or len(exits) < self.where.world:
-            self.meeting.publish(following, self._leave(RETRYABLE, verdict.why))
-        else:
-            self.attempt = plan.attempt + 1
-            (self.run / ".saving").unlink(missing_ok=True)
-            self._publish(following)
+            return self._leave(verdict.code, verdict.why)
+        if stop := self._no_more():
+            return stop
+        if self.s.asked or len(exits) < self.where.world:
+            return self._leave(RETRYABLE, verdict.why)
+        self.attempt = plan.attempt + 1
+        (self.run / ".saving").unlink(missing_ok=True)
+        return None
 
     def _collect(self, number: int | str) -> dict[int, Exit]:
         """Every rank's exit, or those that came before it was clear that no more will."""
@@ -168,24 +183,14 @@ class Leader:
 
     # --- plans and the ledger ---
 
-    def _publish(self, number: int | str) -> None:
-        spec, restart = self.s.spec, self.where.restart
+    def _attempt_plan(self, number: int | str) -> Plan:
         # The probe and each attempt meet at a port of their own.
-        salt = self.attempt * 2 + (number == preflight.PROBE)
-        plan = Plan(
+        salt = self.attempt * 2 + (number == PROBE)
+        return Plan(
             attempt=self.attempt,
-            address=address(self.where, spec.cluster.network.interface),
-            port=free_port(self.where.job, restart, salt),
+            address=address(self.where, self.s.spec.cluster.network.interface),
+            port=free_port(self.where.job, self.where.restart, salt),
         )
-        if number != preflight.PROBE:
-            # fmt: off
-            ledger.record(
-                self.run, "started", attempt=self.attempt, job=self.where.job, restart=restart,
-                world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
-            )
-            # fmt: on
-        self.s.say(f"attempt {self.attempt}: {self.where.world} ranks meet at {plan.address}:{plan.port}")
-        self.meeting.publish(number, plan)
 
     def _record_end(self, attempt: int, verdict: Verdict) -> None:
         got = budget.reached(self.run, attempt)

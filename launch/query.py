@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 PATIENCE = 30  # seconds
@@ -32,7 +33,18 @@ def ask(jobs: Iterable[str]) -> dict[str, Job]:
     if missing and shutil.which("sacct"):
         columns = "JobID,State,Elapsed,NodeList,ExitCode"
         found |= parse_sacct(_run(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)]))
+    found |= {job: told for job in wanted if job not in found and (told := _array(job, found))}
     return {job: found[job] for job in wanted if job in found}
+
+
+def _array(job: str, found: Mapping[str, Job]) -> Job | None:
+    """A whole array by its elements: the states that there are, and how often."""
+    states = Counter(told.state for name, told in found.items() if name.startswith(f"{job}_"))
+    if not states:
+        return None
+    if len(states) == 1:
+        return Job(next(iter(states)))
+    return Job(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
 
 
 def parse_squeue(text: str) -> dict[str, Job]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import submitit
@@ -80,6 +83,8 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
         raise
     for own, job in zip(places, jobs, strict=True):
         _record(own, place, spec, job)
+    if _is_sweep(points):  # the sweep's own folder knows the array, to look at and to cancel
+        _record(place, place, spec, jobs[0].split("_")[0])
     print(
         f"job {jobs[0].split('_')[0]}: {spec.job}, {len(jobs)} x " if len(jobs) > 1 else f"job {jobs[0]}: ",
         end="",
@@ -137,7 +142,9 @@ def _local(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
         stderr_to_stdout=True,
     )
     path = os.pathsep.join(filter(None, [str(place.code), os.environ.get("PYTHONPATH")]))
-    with environment_variables(PYTHONPATH=path):
+    if not follow:  # the job outlives the terminal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with environment_variables(PYTHONPATH=path), output_to(place.folder / "controller.log"):
         job = executor.submit(task)
     _record(place, place, spec, job.job_id)
     print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")
@@ -147,6 +154,23 @@ def _local(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
         return last_code(place.run, job.job_id)
     print(f"follow it: python -m launch.jobs logs {place.run} --follow")
     return 0
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """What is started in the block writes to ``path``: it must not hold the terminal's pipe open."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, number)
+            os.close(before)
 
 
 def _here(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:

@@ -26,6 +26,7 @@ from launch.child import Child, die_with_parent
 from launch.env import Layout, rank_environment, scratch
 from launch.leader import Leader
 from launch.meeting import Exit, Meeting, Plan
+from launch.preflight import PROBE
 from launch.snapshot import Place
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -59,7 +60,7 @@ class Supervisor:
         self._claimed = False
         self._child: Child | None = None
         self._look_every = min(3.0, 0.5 + where.world / 100)  # gentle to a shared disk
-        self._looked = 0.0
+        self._looked = self._fenced = 0.0
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
 
     # --- life ---
@@ -77,6 +78,11 @@ class Supervisor:
         except SupersededError as error:
             self.say(str(error))
             return FATAL
+        except (
+            OSError
+        ) as error:  # a full or lost disk under the run folder: the next life's preflight says so
+            self.say(f"error: {error}")
+            return RETRYABLE
         finally:
             if self._child is not None:
                 self._child.kill()
@@ -87,25 +93,30 @@ class Supervisor:
         problems = preflight.local(self.spec, self.run_folder, self.scratch, self.where)
         self.meeting.say_hello(self.where.rank, self.where.node_name, problems)
         leader = Leader(self) if self.where.leader else None
+        probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1
         if leader:
-            leader.muster()
-        if self.spec.cluster.preflight.mode == "full" and self.where.world > 1:
-            plan = self.await_plan(preflight.PROBE)
-            if not plan.leave:
-                self._attempt(preflight.PROBE, plan, preflight.command(self.meeting, self.where))
+            leader.lead(leader.muster, PROBE if probing else 0)
+        if probing:
+            plan = self.await_plan(PROBE)
+            if plan.leave:
+                return self._leave(leader, plan)
+            self._attempt(PROBE, plan, preflight.command(self.meeting, self.where))
             if leader:
-                leader.judge_probe(plan)
+                leader.lead(leader.judge_probe, 0)
         number = 0
         while True:
             plan = self.await_plan(number)
             if plan.leave:
-                if leader:
-                    leader.leave(plan)
-                return plan.code
+                return self._leave(leader, plan)
             self._attempt(number, plan, self._training())
-            if leader:
-                leader.decide(number, plan)
             number += 1
+            if leader:
+                leader.lead(leader.decide, number, plan)
+
+    def _leave(self, leader: Leader | None, plan: Plan) -> int:
+        if leader:
+            leader.leave(plan)
+        return plan.code
 
     def _training(self) -> list[str]:
         python = self.spec.cluster.container.python if self.spec.cluster.container else sys.executable
@@ -182,7 +193,7 @@ class Supervisor:
         """Wait a little. SupersededError once another life has claimed the run."""
         time.sleep(POLL)
         now = time.monotonic()
-        if self._claimed and now - getattr(self, "_fenced", 0.0) >= self._look_every:
+        if self._claimed and now - self._fenced >= self._look_every:
             self._fenced = now
             if self.meeting.superseded():
                 raise SupersededError("another life of this run has begun; this one ends")

@@ -61,7 +61,20 @@ def test_no_module_shadows_another(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["diffcore.config", "shards.attributes", "shards.index", "shards.read", "shards.pack", "launch.ranks"],
+    [
+        "diffcore.config",
+        "shards.attributes",
+        "shards.index",
+        "shards.read",
+        "shards.pack",
+        "launch.ranks",
+        "launch.submit",
+        "launch.submission",
+        "launch.supervisor",
+        "launch.task",
+        "launch.jobs",
+        "launch.goodput",
+    ],
 )
 def test_loads_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

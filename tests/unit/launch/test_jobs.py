@@ -120,6 +120,12 @@ def test_all_jobs_are_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "asked").read_text().split() == ["squeue", "sacct"]
 
 
+def test_an_array_is_told_by_its_elements() -> None:
+    found = query.parse_squeue("9_0|RUNNING|1|n1|None\n9_1|PENDING|0||Priority\n9_2|PENDING|0||Priority\n")
+    assert query._array("9", found) == query.Job("2 PENDING, 1 RUNNING")
+    assert query._array("8", found) is None
+
+
 # --- the run folder's own account ---
 
 
