@@ -79,7 +79,7 @@ class Checkout:
 
 
 @pytest.fixture
-def checkout(box: RunningBox, tmp_path: Path) -> Checkout:
+def checkout(box: RunningBox, packed: Path, tmp_path: Path) -> Checkout:
     folder = tmp_path / "checkout"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
     for name in listed.decode().split("\0"):
@@ -90,9 +90,7 @@ def checkout(box: RunningBox, tmp_path: Path) -> Checkout:
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     subprocess.run(["git", "-C", str(folder), "add", "."], check=True)
     config = yaml.safe_load((folder / "configs" / "demo.yaml").read_text())
-    (folder / "shards-of-it").mkdir()
-    (folder / "shards-of-it" / "index.json").write_text("{}")
-    tree = config | {"run": "run", "data": {"path": "shards-of-it"}}
+    tree = config | {"run": "run", "data": {"path": str(packed)}}
     (folder / "small.yaml").write_text(yaml.safe_dump(tree))
     (folder / "acts.json").write_text("{}")
     return Checkout(folder, box)

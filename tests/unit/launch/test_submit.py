@@ -98,7 +98,7 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
 
 
 def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.path: .*index\.json is missing; pack with"):
+    with pytest.raises(InputError, match=r"index\.json: not found; pack a data set with"):
         submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
 
 
