@@ -3,10 +3,11 @@
     python benchmarks/fuzz_shards.py [--cases 10000] [--seed 0]
 
 Takes small whole files, changes, cuts, doubles or drops some of their bytes, and hands them to the code that
-meets such files: ``csv`` (labels), ``png``, ``jpeg``, ``webp`` (source images), ``tar`` and ``cifar`` (source
-archives), ``member`` (packed images), ``shard`` (a packed folder with one damaged shard, as shards.verify
-sees it), ``index`` and ``table`` (index.json and a sample table, with hashes that fit). Anything else than a
-typed error or a valid result ends the run with the kind and number of the case: the same seed gives it again.
+meets such files: ``csv`` (labels), ``png``, ``one_filter`` (PNG as the packer writes it), ``jpeg``, ``webp``
+(source images), ``tar`` and ``cifar`` (source archives), ``member`` (packed images), ``shard`` (a packed
+folder with one damaged shard, as shards.verify sees it), ``index`` and ``table`` (index.json and a sample
+table, with hashes that fit). Anything else than a typed error or a valid result ends the run with the kind
+and number of the case: the same seed gives it again.
 Prints one JSON object: for each kind how many were told, how many valid, and the slowest in seconds.
 """
 
@@ -23,6 +24,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
+from shards import png
 from shards.attributes import CARTOON_SET, format_csv, parse_csv
 from shards.cli import InputError
 from shards.decode import BadSample, decode_image
 from shards.encode import encode_pixels, prepare_image
+from shards.fast_decode import decoder
 from shards.index import FILE
 from shards.pack import Settings, pack
 from shards.plan import ENCODINGS
@@ -93,6 +97,7 @@ class Fuzzer:
         self.csv = format_csv({a.name: a.variants - 1 for a in CARTOON_SET}).encode()
         self.images = {
             "png": _saved(smooth, "PNG"),
+            "one_filter": png.encode(np.asarray(smooth)),
             "jpeg": _saved(smooth.convert("RGB"), "JPEG"),
             "webp": _saved(smooth, "WEBP"),
         }
@@ -169,10 +174,9 @@ class Fuzzer:
 
     def _member(self, rng: random.Random) -> bool:
         encoding = rng.choice(ENCODINGS)
+        decode = rng.choice([decoder(encoding), partial(decode_image, encoding=encoding)])
         try:
-            decode_image(
-                mutate(encode_pixels(self.pixels, encoding), rng), np.empty_like(self.pixels), encoding
-            )
+            decode(mutate(encode_pixels(self.pixels, encoding), rng), np.empty_like(self.pixels))
         except BadSample:
             return False
         return True

@@ -223,7 +223,7 @@ def _parse_header(data: bytes, path: Path) -> Header:
             raise InputError(f'{path}: not an index of shards.pack (no "format": "{FORMAT}")')
         if given.get("version") != VERSION:
             raise InputError(
-                f"{path}: version {given.get('version')!r}; this code reads version {VERSION}: pack again"
+                f"{path}: version {given.get('version')!r}; this code reads version {VERSION}: pack it anew"
             )
         header = Header.model_validate_json(data)
     except ValidationError as error:

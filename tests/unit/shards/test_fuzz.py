@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 HARNESS = Path(__file__).parents[3] / "benchmarks" / "fuzz_shards.py"
-KINDS = ["csv", "png", "jpeg", "webp", "tar", "cifar", "member", "shard", "index", "table"]
+KINDS = ["csv", "png", "one_filter", "jpeg", "webp", "tar", "cifar", "member", "shard", "index", "table"]
 
 
 @pytest.fixture(scope="module")
