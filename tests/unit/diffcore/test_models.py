@@ -58,7 +58,8 @@ def test_a_full_size_network_steps_on_fake_tensors(name: str) -> None:
 
 
 TINY = {
-    "block_out_channels": (32, 32, 64),
+    "block_out_channels": (32, 32),
+    "layers_per_block": 1,
     "attention_head_dim": 4,
     "cross_attention_dim": 32,
     "tau_tokens": 4,

@@ -19,9 +19,7 @@ from tests.unit.diffcore.test_models import TINY, batch
 SMALL: dict[str, Model] = {
     "avatar": AvatarModel(channels=(16, 32), attention_levels=(1,), tau_tokens=2),
     "ddpm": DdpmModel(kind="ddpm", width=8),
-    "diffusers": DiffusersModel(
-        kind="diffusers", **TINY | {"block_out_channels": (32, 32), "layers_per_block": 1}
-    ),
+    "diffusers": DiffusersModel(kind="diffusers", **TINY),
 }
 
 
