@@ -157,25 +157,27 @@ def _resident() -> int:
 
 
 def device_problems(wanted: int) -> list[str]:
-    """What is wrong with this node's GPUs: fewer than ``wanted``, or errors that ECC could not mend."""
+    """What is wrong with the GPUs shown to this process: fewer than ``wanted``, or uncorrected errors."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = shown.split(",") if shown else [str(i) for i in range(int(pynvml.nvmlDeviceGetCount()))]
     except Exception as error:  # no driver, no rights: pynvml has its own types for each
         return [f"no GPU can be seen ({type(error).__name__}: {error})"]
-    problems = [] if count >= wanted else [f"{count} GPUs, {wanted} wanted"]
-    for i in range(count):
+    problems = [] if len(names) >= wanted else [f"{len(names)} GPUs, {wanted} wanted"]
+    for name in names:
+        by_name = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
-            kind, since_boot = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_boot))
+            handle = by_name(int(name) if name.isdigit() else name)
+            kind, since_start = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_start))
         except pynvml.NVMLError_NotSupported:  # a device without ECC
             continue
         except Exception as error:
-            problems.append(f"GPU {i}: {type(error).__name__}: {error}")
+            problems.append(f"GPU {name}: {type(error).__name__}: {error}")
             continue
         if errors:
-            problems.append(f"GPU {i}: {errors} uncorrected memory errors since its start")
+            problems.append(f"GPU {name}: {errors} uncorrected memory errors since its start")
     return problems

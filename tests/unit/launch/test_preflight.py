@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffcore.memory.nvml import device_problems
 from launch import preflight
 from launch.takeover import lost_nodes
 
@@ -44,3 +46,56 @@ def test_a_single_slow_node_is_found_among_its_neighbours(nodes: int, data: st.D
 
 def test_lost_nodes_are_read() -> None:
     assert lost_nodes("n1 idle\nn2 down*\nn2 down*\nn3 mix*\nn4 alloc\nn5 failing\n") == ["n2", "n3", "n5"]
+
+
+class FakeNvml:
+    """As much of pynvml as the check of the devices takes."""
+
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = NVML_VOLATILE_ECC = 0
+
+    class NVMLError_NotSupported(Exception):  # noqa: N801, N818
+        pass
+
+    def __init__(self, errors: list[int | None]) -> None:
+        self.errors = errors
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self.errors:
+            raise OSError("no driver")
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.errors)
+
+    def nvmlDeviceGetHandleByIndex(self, i: int) -> int:  # noqa: N802
+        return i
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
+        return int(uuid[-1])
+
+    def nvmlDeviceGetTotalEccErrors(self, handle: int, *kind: int) -> int:  # noqa: N802
+        errors = self.errors[handle]
+        if errors is None:
+            raise self.NVMLError_NotSupported
+        return errors
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown", "wanted"),
+    [
+        ([0, 0], None, []),
+        ([0, None], None, []),
+        ([0], None, ["1 GPUs, 2 wanted"]),
+        ([0, 3], None, ["GPU 1: 3 uncorrected memory errors since its start"]),
+        ([5, 0, 0], "1,2", []),  # another job's GPU is not ours to judge
+        ([0, 7], "GPU-0,GPU-1", ["GPU GPU-1: 7 uncorrected memory errors since its start"]),
+        ([], None, ["no GPU can be seen (OSError: no driver)"]),
+    ],
+)
+def test_devices(
+    errors: list[int | None], shown: str | None, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(errors))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert device_problems(2) == wanted
