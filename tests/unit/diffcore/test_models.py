@@ -1,4 +1,7 @@
-"""Every network of configs/: its size, a step at full size on fake tensors, and that it learns."""
+"""Every network of configs/: its size, and that it learns what its labels say.
+
+A step of each at full size, and training an eighth as wide: tests/integration/test_configs.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore import config, configure, models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
@@ -44,16 +46,11 @@ def batch(schema: tuple[Attribute, ...], size: int, count: int = 2) -> tuple[tor
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_a_full_size_network_steps_on_fake_tensors(name: str) -> None:
+def test_a_full_size_network_has_the_size_it_says(name: str) -> None:
     c = configure.load(CONFIGS / f"{name}.yaml")
-    with FakeTensorMode():
+    with torch.device("meta"):
         network = models.build(c.model, schema_of(c), 64)
-        assert sum(p.numel() for p in network.parameters()) == SIZES[name]
-        optimizer = torch.optim.AdamW(network.parameters())
-        out = network(*batch(schema_of(c), 64))
-        assert out.shape == (2, 3, 64, 64)
-        out.square().mean().backward()
-        optimizer.step()
+    assert sum(p.numel() for p in network.parameters()) == SIZES[name]
     assert f"{SIZES[name]:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
 
 
