@@ -1,8 +1,8 @@
 """How often a run is started again, decided from its ledger alone: every life of the job reads the same.
 
 An attempt that failed (a crash, a hang, a lost node) counts against ``restarts``. One that was asked to stop
-and saved does not. Two attempts in a row that failed without getting the run any further end it, whatever is
-left: the third would do the same.
+and saved does not. Two attempts in a row that failed, or used up their time, without getting the run any
+further end it, whatever is left: the third would do the same.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
     for event in events:
         if event["event"] == "submitted" and not event.get("takeover"):
             failures, idle = 0, 0
-        if event["event"] != "ended" or event.get("code") == PREEMPTED:
+        if event["event"] != "ended":
             continue
-        if may_retry(int(event.get("code", 1))):
-            failures += 1
+        failed = may_retry(int(event.get("code", 1))) and event.get("code") != PREEMPTED
+        failures += failed
+        if failed or event.get("timeout"):
             idle = 0 if event.get("progress") else idle + 1
     if idle >= 2:
         return "two attempts in a row made no progress"

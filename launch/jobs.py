@@ -12,18 +12,23 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffcore import ledger
-from diffcore.exits import DONE, PREEMPTED, RETRYABLE
+from diffcore.exits import DONE, PREEMPTED, RETRYABLE, may_retry
 from launch import budget, query, registry
 from launch.cluster import LOCAL
+from launch.follow import every, tail
 from launch.query import Job
 from shards import cli
 from shards.cli import InputError, Parser
 from shards.files import write_atomic
 
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "STOPPED", "DEADLINE")
+ASK_EVERY = 10.0
+"""Seconds between two questions to Slurm: its controller answers everybody."""
 FRESH = 60.0
 """Seconds within which a heartbeat says that training runs."""
 
@@ -56,6 +61,9 @@ class Run:
             events,
             ledger.heartbeat(folder),
         )
+
+    def log(self, rank: int) -> Path:
+        return self.logs / f"{self.job}_{rank}_log.out"
 
     @property
     def steps(self) -> str:
@@ -157,21 +165,36 @@ def show_status(run: Run) -> None:
 
 
 def show_logs(run: Run, rank: int, follow: bool) -> None:
-    from launch.follow import every, tail
-
-    log = run.logs / f"{run.job}_{rank}_log.out"
-    if not log.exists() and not follow:
+    if follow:
+        follow_run(run.folder, rank)
+        return
+    log = run.log(rank)
+    if not log.exists():
         ranks = sorted(int(p.name.split("_")[-2]) for p in run.logs.glob(f"{run.job}_*_log.out"))
         known = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "none yet"
         raise InputError(f"--rank {rank}: {log} is not there; there are: {known}")
-    over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "STOPPED")
+    tail(log, ended=lambda: True)
 
-    def ended() -> bool:
-        now = Run.read(run.folder)
-        job = query.ask([now.job]).get(now.job) if now.cluster != LOCAL else None
-        return now.state(job) in over
 
-    tail(log, ended=every(10, ended) if follow else lambda: True)
+def follow_run(folder: Path, rank: int) -> None:
+    """Show a rank's output until the run's job is over, and its successor's if it has one."""
+    shown = None
+    while (run := Run.read(folder)).job != shown:
+        shown = run.job
+        tail(run.log(rank), ended=every(ASK_EVERY, partial(over, folder, run.job)))
+
+
+def over(folder: Path, job: str) -> bool:
+    """Whether ``job`` is over: in Slurm, or as the run folder tells."""
+    run = Run.read(folder)
+    if run.job != job:
+        return True
+    if run.cluster != LOCAL:
+        ends = [e for e in run.events if e["event"] == "ended" and str(e.get("job")) == job]
+        if ends and not may_retry(int(ends[-1]["code"])):
+            return True  # without a question to Slurm
+    told = query.ask([job]).get(job) if run.cluster != LOCAL else None
+    return run.state(told).split()[0] in OVER
 
 
 def cancel(run: Run) -> None:

@@ -157,12 +157,12 @@ class Leader:
         self._record_end(plan.attempt, verdict)
         self.s.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._told = verdict.why
-        if verdict.code != RETRYABLE:
+        if verdict.code not in (RETRYABLE, PREEMPTED):
             return self._leave(verdict.code, verdict.why)
         if stop := self._no_more():
             return stop
-        if self.s.asked or len(exits) < self.where.world:
-            return self._leave(RETRYABLE, verdict.why)
+        if verdict.code == PREEMPTED or self.s.asked or len(exits) < self.where.world:
+            return self._leave(verdict.code, verdict.why)
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return None
@@ -197,7 +197,8 @@ class Leader:
         beat = ledger.heartbeat(self.run)
         # fmt: off
         ledger.record(
-            self.run, "ended", attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
+            self.run, "ended", **({"timeout": True} if verdict.code == PREEMPTED and self.s.used_up else {}),
+            attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
             step=got.step, kept=got.kept, progress=budget.progressed(ledger.events(self.run), got),
             beat=beat.get("time") if beat and beat.get("attempt") == attempt else None,
         )

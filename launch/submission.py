@@ -17,10 +17,10 @@ import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, environment_variables
 
 from diffcore import ledger
-from diffcore.exits import may_retry
 from launch import query, registry, snapshot
-from launch.follow import every, tail
-from launch.requeue import LIVING, state_of
+from launch.follow import tail
+from launch.jobs import follow_run
+from launch.requeue import LIVING
 from launch.sbatch import UNLIMITED, Sbatch
 from launch.snapshot import Place
 from launch.spec import JobSpec
@@ -92,18 +92,9 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
     print(f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}, run folder {run}")
     print(f"follow it: python -m launch.jobs logs {run} --follow")
     if follow and len(jobs) == 1:
-        tail(place.folder / f"{jobs[0]}_0_log.out", ended=every(10, lambda: is_over(run, jobs[0])))
-        return last_code(run, jobs[0])
+        follow_run(run, 0)
+        return last_code(run)
     return 0
-
-
-def is_over(run: Path, job: str) -> bool:
-    """Whether a job's last attempt has ended for good, or Slurm no longer has it."""
-    ends = [e for e in ledger.events(run) if e["event"] == "ended" and str(e.get("job")) == job]
-    if ends and not may_retry(int(ends[-1].get("code", 1))):
-        return True
-    state = state_of(job)
-    return state is not None and state.name not in LIVING
 
 
 def refuse_second(run: Path, spec: JobSpec) -> None:
@@ -151,7 +142,7 @@ def _local(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     if follow:
         log = place.folder / f"{job.job_id}_0_log.out"
         tail(log, ended=lambda: job.state != "RUNNING")
-        return last_code(place.run, job.job_id)
+        return last_code(place.run)
     print(f"follow it: python -m launch.jobs logs {place.run} --follow")
     return 0
 
@@ -220,10 +211,12 @@ def next_attempt(run: Path) -> int:
     return max((int(number) for number in begun), default=-1) + 1
 
 
-def last_code(run: Path, job: str) -> int:
-    """Exit code of a job's last attempt, as the ledger has it; 1 if it ended without a word."""
+def last_code(run: Path) -> int:
+    """Exit code of the newest job's last attempt, as the ledger has it; 1 if it ended without a word."""
     for _ in range(20):  # a network disk shows the last line late
-        ends = [e for e in ledger.events(run) if e["event"] == "ended" and str(e.get("job")) == job]
+        events = list(ledger.events(run))
+        job = [str(e["job"]) for e in events if e["event"] == "submitted"][-1]
+        ends = [e for e in events if e["event"] == "ended" and str(e.get("job")) == job]
         if ends:
             return int(ends[-1].get("code", 1))
         time.sleep(0.1)

@@ -52,6 +52,7 @@ class Supervisor:
         self.spec = place.spec()
         self.run_folder = place.run
         self.meeting = Meeting(place.live, where.session)
+        self._began = time.monotonic()
         self.asked = 0
         """The signal that told this rank to stop, or 0."""
         self.asked_at = 0.0
@@ -179,6 +180,12 @@ class Supervisor:
             return False
         warned, used = self.spec.cluster.signal_seconds, now - self.asked_at
         return used > max(warned - (3 if saving else 10), 0.6 * warned)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the job's time is nearly over. Slurm may warn a minute early."""
+        left = self.spec.minutes * 60 - (time.monotonic() - self._began)
+        return self.spec.requeue and left < self.spec.cluster.signal_seconds + 75
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written."""

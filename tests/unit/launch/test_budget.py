@@ -34,6 +34,14 @@ def test_preemption_is_never_counted(codes: list[int]) -> None:
     assert budget.spent([ended(code) for code in codes], 0) is None
 
 
+def test_time_that_is_used_up_without_a_step_is_counted() -> None:
+    over = ended(PREEMPTED) | {"timeout": True}
+    assert budget.spent([over], 20) is None
+    assert budget.spent([over, over], 20)
+    assert budget.spent([over, ended(PREEMPTED, True) | {"timeout": True}, over], 20) is None
+    assert budget.spent([ended(PREEMPTED, True) | {"timeout": True}] * 50, 0) is None
+
+
 def test_submitting_again_begins_the_count_anew() -> None:
     events = [ended(RETRYABLE), ended(RETRYABLE)]
     assert budget.spent(events, 20)
