@@ -432,6 +432,9 @@ class Side:
             "share_of_ceiling": round(rate * flops / ceiling, 3),
             "time_goes_to": self.operators,
         }
+        if not CUDA:  # as if it had its cores to itself
+            busy = statistics.median(self.cpu_seconds) / self.work.batch / self.work.threads
+            figures["share_by_cpu_seconds"] = round(flops / busy / ceiling, 3)
         if CUDA and (peak := next((v for k, v in PEAKS.items() if k in torch.cuda.get_device_name()), None)):
             figures["mfu"] = round(rate * flops / (peak * self.processes), 3)
         return figures
