@@ -166,3 +166,12 @@ def test_an_all_reduce_below_the_floor_ends_the_life_of_the_job(start: Start) ->
     assert job.asked_slurm() == "requeue 7\n"
     assert not job.events("started")
     assert "preflight" in job.events("ended")[0]["why"]
+
+
+def test_scratch_is_the_jobs_own_and_gone_with_it(start: Start, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    job = start({}, cluster={"scratch": str(scratch)})
+    assert job.wait()[0] == [0, 0]
+    assert seen(job, 0, 1)["SLURM_TMPDIR"] == str(scratch / f"diffcore-{os.getuid()}-7")
+    assert list(scratch.iterdir()) == []

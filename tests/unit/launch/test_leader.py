@@ -1,0 +1,127 @@
+"""Rank 0's decisions at the begin of a job's life: bad nodes, missing ranks, other jobs."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from diffcore import ledger
+from diffcore.exits import BAD_INPUT, FATAL, PREEMPTED, RETRYABLE
+from launch import leader as module
+from launch import registry
+from launch.cluster import Cluster
+from launch.env import Layout
+from launch.leader import Leader
+from launch.meeting import Meeting
+from launch.spec import JobSpec
+
+Lines = list[str]
+
+
+@pytest.fixture
+def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
+    """A leader of two nodes with a rank each, whose supervisor only notes what it is told to say."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(module, "MUSTER", 0.0)
+    monkeypatch.setattr(module, "OLD_LIFE", 0.0)
+    monkeypatch.setattr(module.requeue, "state_of", lambda job: None)  # Slurm does not know other jobs
+    live = tmp_path / "run" / "job" / "001" / "live"
+    meeting = Meeting(live, "7.0.0")
+    meeting.open()
+    spec = JobSpec.model_validate(
+        {"cluster": Cluster(name="fake"), "job": "j", "nodes": 2, "nodes_min": 2, "tasks_per_node": 1,
+         "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60}
+    )  # fmt: skip
+    supervisor: Any = SimpleNamespace(
+        where=Layout("7", "7.0.0", 0, 0, 2, 0, 1, 0, ("n1", "n2")), meeting=meeting,
+        run_folder=tmp_path / "run",
+        spec=spec, asked=0, said=[], tick=lambda: None, used_up=False,
+    )  # fmt: skip
+    supervisor.say = supervisor.said.append
+    return Leader(supervisor)
+
+
+def hello(lead: Leader, *problems: Lines) -> None:
+    for rank, found in enumerate(problems):
+        lead.meeting.say_hello(rank, f"n{rank + 1}", found)
+
+
+def test_all_well(lead: Leader) -> None:
+    hello(lead, [], [])
+    assert lead.muster() is None
+
+
+def test_one_bad_node_is_named_avoided_and_remembered(lead: Leader) -> None:
+    hello(lead, [], ["GPU 3: 2 uncorrected memory errors"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.leave, plan.code, plan.avoid) == (True, RETRYABLE, ["n2"])
+    assert "n2: GPU 3" in plan.why
+    assert registry.excluded("fake") == {"n2": "GPU 3: 2 uncorrected memory errors"}
+
+
+def test_what_is_wrong_everywhere_is_no_nodes_fault(lead: Leader) -> None:
+    hello(lead, ["run folder /r: No space left on device"], ["run folder /r: No space left on device"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, registry.excluded("fake")) == (BAD_INPUT, {})
+
+
+def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
+    hello(lead, [])
+    first, second = lead.muster(), lead.muster()
+    assert first is not None
+    assert second is not None
+    assert "no supervisor on rank [1]" in first.why
+    assert (first.code, second.code) == (RETRYABLE, FATAL)
+
+
+def test_a_signal_before_the_begin(lead: Leader) -> None:
+    lead.s.asked = 15
+    plan = lead.muster()
+    assert plan is not None
+    assert plan.code == PREEMPTED
+
+
+def test_a_lost_attempt_is_closed_first(lead: Leader) -> None:
+    ledger.record(lead.run, "started", attempt=4, job="6", restart=0)
+    ledger.beat(lead.run, 9, 100, "train")
+    hello(lead, [], [])
+    assert lead.muster() is None
+    assert lead.attempt == 5
+    (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
+    assert (ended["attempt"], ended["code"]) == (4, RETRYABLE)
+
+
+def test_a_running_job_is_not_pushed_out(lead: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = module.requeue.State("RUNNING", 0, "n3", "low")
+    monkeypatch.setattr(module.requeue, "state_of", lambda job: running)
+    lead.meeting.claim("5")
+    with (lead.run / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, lead.meeting.claimed_by()) == (BAD_INPUT, "5")
+    assert "job 5 is training" in plan.why
+
+
+def test_a_job_that_is_gone_is_replaced(lead: Leader) -> None:
+    lead.meeting.claim("5")
+    hello(lead, [], [])
+    assert lead.muster() is None
+    assert lead.meeting.claimed_by() == "7"
+
+
+def test_trouble_of_the_leader_reaches_all(lead: Leader) -> None:
+    def fails() -> None:
+        raise OSError("network.interface ib9: No such device on n1")
+
+    lead.lead(fails, 0)
+    plan = lead.meeting.plan(0)
+    assert plan is not None
+    assert (plan.leave, plan.code) == (True, BAD_INPUT)
+    assert "ib9" in plan.why
