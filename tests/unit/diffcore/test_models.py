@@ -107,6 +107,31 @@ def test_a_dropped_condition_hides_the_labels(name: str) -> None:
     assert apart[1].abs().max() > 1e-5
 
 
+def plain_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    weights = (query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+    return weights @ values
+
+
+@pytest.mark.parametrize("name", ["avatar", "ddpm"])
+def test_fast_forms_give_the_plain_forms_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for fast in (True, False):
+        if not fast:
+            monkeypatch.setattr(torch, "channels_last", torch.contiguous_format)
+            monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", plain_attention)
+        network = small(name)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        torch.manual_seed(1)
+        loss = network(*batch(CARTOON_SET, 16)).square().mean()
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in network.parameters()]))
+    (fast_loss, fast_gradients), (plain_loss, plain_gradients) = found
+    torch.testing.assert_close(fast_loss, plain_loss, rtol=1e-5, atol=0)
+    for a, b in zip(fast_gradients, plain_gradients, strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm() + 1e-7
+
+
 def test_ddpm_attention_is_torchs_multihead_attention() -> None:
     from diffcore.models.ddpm import SelfAttention
 
