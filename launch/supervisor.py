@@ -38,6 +38,8 @@ LEAVE_GRACE = 120.0
 """Seconds that a process has after a peer left in good order."""
 SAVE_GRACE = 300.0
 """Longest wait for a checkpoint that was being written when a peer was lost."""
+LAST_SAVE_GRACE = 30.0
+"""The same when all other ranks have left: what is to be written by them will not come."""
 LEADER_LOST = 300.0
 """Seconds without a plan after which rank 0's supervisor counts as gone."""
 
@@ -60,7 +62,8 @@ class Supervisor:
         self._signals = 0
         self._claimed = False
         self._child: Child | None = None
-        self._look_every = min(3.0, 0.5 + where.world / 100)  # gentle to a shared disk
+        # Gentle to a shared disk: of a large job, one rank a node looks often.
+        self._look_every = min(3.0 if where.local_rank == 0 else 10.0, 0.5 + where.world / 50)
         self._looked = self._fenced = 0.0
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
 
@@ -160,7 +163,8 @@ class Supervisor:
             if ended:
                 continue
             saving = self.saving() and 0 not in exits
-            due = first_failure is not None and (not saving or now - first_failure > SAVE_GRACE)
+            grace = LAST_SAVE_GRACE if len(exits) >= self.where.world - 1 else SAVE_GRACE
+            due = first_failure is not None and (not saving or now - first_failure > grace)
             due |= first_leaver is not None and not saving and now - first_leaver > LEAVE_GRACE
             if due or self._out_of_time(now, saving):
                 child.end(END_GRACE)
