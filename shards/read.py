@@ -221,6 +221,7 @@ class ShardReader:
         few long runs far better. The processes of a node share what was read.
         """
         wanted: list[int] = []
+        turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
         for window in self.order.windows(position):
             with self._lock:
                 if window in self._asked:
@@ -231,7 +232,7 @@ class ShardReader:
                 shards = np.unique(self.split.shard_of(numbers)).tolist()
                 # Only where two windows find room: else the cache would drop what this one still needs.
                 if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
-                    wanted += shards
+                    wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
                 self._advise(numbers)
         if wanted:
@@ -258,8 +259,7 @@ class ShardReader:
     def _fetch(self, shards: list[int]) -> None:
         """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
         assert self._remote is not None
-        turn = os.getpid() % len(shards)  # the processes of a node begin at different ones and share the work
-        for shard in shards[turn:] + shards[:turn]:
+        for shard in shards:
             if self._closed:
                 return
             # Whatever fails is told when one of its samples is read.
