@@ -147,6 +147,32 @@ def test_flipped_bit(copy: Path) -> None:
         reader.read([2])
 
 
+def test_raw_pixels(make_source, tiny, tmp_path: Path) -> None:
+    """They are read where they belong; what is wrong with them is told all the same."""
+    source = make_source(tmp_path / "source", range(9))
+    for encoding in ("png", "npy"):
+        pack(source, tmp_path / encoding, tiny(image=encoding, val=0.0))
+    with ShardReader(tmp_path / "png") as other, ShardReader(tmp_path / "npy", threads=2) as raw:
+        np.testing.assert_array_equal(raw.read(range(30)).images, other.read(range(30)).images)
+    shard, key, row = row_of(tmp_path / "npy", 5)
+    whole = shard.read_bytes()
+    for place in (row["image_offset"] + 9, row["image_offset"] + row["image_bytes"] - 1):  # head, pixels
+        data = bytearray(whole)
+        data[place] ^= 1
+        shard.write_bytes(data)
+        with (
+            ShardReader(tmp_path / "npy", order="sequential") as reader,
+            pytest.raises(CorruptSampleError, match=f"{key}: damaged .*checksum"),
+        ):
+            reader.read(range(9))
+    shard.write_bytes(whole[: row["image_offset"] + 100])
+    with (
+        ShardReader(tmp_path / "npy", order="sequential") as reader,
+        pytest.raises(CorruptSampleError, match=f"{key}: .*truncated"),
+    ):
+        reader.read([5])
+
+
 def test_missing_shard(copy: Path) -> None:
     shard, key, _ = row_of(copy, 2)
     shard.unlink()
