@@ -21,6 +21,8 @@ from launch.spec import JobSpec
 
 PORTS = range(20480, 32768)
 TRIES = 256
+SHOWN = "DIFFCORE_CUDA_VISIBLE_DEVICES"
+"""What CUDA_VISIBLE_DEVICES was where a local job was submitted."""
 SIOCGIFADDR = 0x8915
 
 
@@ -148,6 +150,8 @@ def rank_environment(
     if interface := cluster.network.interface:
         given |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     given |= cluster.network.env
+    if SHOWN in environ:
+        given["CUDA_VISIBLE_DEVICES"] = environ[SHOWN]
     if not spec.gpus_per_node:
         given.setdefault("DS_ACCELERATOR", "cpu")
     given |= {

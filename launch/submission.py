@@ -18,6 +18,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, environment_v
 
 from diffcore import ledger
 from launch import query, registry, snapshot
+from launch.env import SHOWN
 from launch.follow import tail
 from launch.jobs import follow_run
 from launch.requeue import LIVING
@@ -123,19 +124,18 @@ def hand_over(spec: JobSpec, place: Place, tasks: Sequence[Task], array: bool = 
 
 def _local(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     executor = submitit.LocalExecutor(place.folder, max_num_timeout=UNLIMITED)
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    visible = tuple(int(n) for n in shown.split(",") if n.strip().isdigit())
     executor.update_parameters(
         tasks_per_node=spec.tasks_per_node,
         gpus_per_node=spec.gpus_per_node,
-        visible_gpus=visible if spec.gpus_per_node and visible else (),
         timeout_min=WITHOUT_LIMIT,
         stderr_to_stdout=True,
     )
     path = os.pathsep.join(filter(None, [str(place.code), os.environ.get("PYTHONPATH")]))
     if not follow:  # the job outlives the terminal
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with environment_variables(PYTHONPATH=path), output_to(place.folder / "controller.log"):
+    # submitit numbers a machine's GPUs from 0, whichever of them this shell was given.
+    shown = {SHOWN: os.environ["CUDA_VISIBLE_DEVICES"]} if "CUDA_VISIBLE_DEVICES" in os.environ else {}
+    with environment_variables(PYTHONPATH=path, **shown), output_to(place.folder / "controller.log"):
         job = executor.submit(task)
     _record(place, place, spec, job.job_id)
     print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")

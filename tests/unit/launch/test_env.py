@@ -11,7 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from launch import env, nodelist
+from launch.cluster import Cluster, Network
 from launch.env import PORTS, Layout
+from launch.spec import JobSpec
 
 
 def slurm(counts: list[int], node: int, local: int) -> dict[str, str]:
@@ -118,3 +120,29 @@ def test_node_lists_come_back_in_order(numbers: list[int], width: int) -> None:
     assume(all(len(str(n)) <= width or width == 1 for n in numbers))
     text = f"node[{','.join(f'{n:0{width}}' for n in numbers)}]"
     assert nodelist.expand(text) == [f"node{n:0{width}}" for n in numbers]
+
+
+def test_a_ranks_environment() -> None:
+    network = Network(interface="ib0", env={"NCCL_DEBUG": "WARN"})
+    spec = JobSpec(
+        cluster=Cluster(name="c", env={"A": "1"}, network=network), job="j", nodes=1, nodes_min=1,
+        tasks_per_node=2, gpus_per_node=2, cpus_per_task=1, minutes=9,
+    )  # fmt: skip
+    given = {"CUDA_VISIBLE_DEVICES": "2,3", "A": "0", "MASTER_PORT": "1", "HOME": "/h"}
+    told = env.rank_environment(given, a_layout(), spec, 4, ("10.0.0.1", 23456))
+    wanted = {
+        "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0",
+        "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "23456", "DIFFCORE_ATTEMPT": "4", "A": "1", "HOME": "/h",
+        "CUDA_VISIBLE_DEVICES": "2,3", "NCCL_SOCKET_IFNAME": "ib0", "NCCL_DEBUG": "WARN",
+    }  # fmt: skip
+    assert wanted.items() <= told.items()
+    assert "DS_ACCELERATOR" not in told  # there are GPUs
+    local = env.rank_environment(given | {env.SHOWN: "GPU-abc"}, a_layout(), spec, 0, ("127.0.0.1", 1))
+    assert local["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+
+
+def test_an_interface_gives_its_address() -> None:
+    assert env.address(a_layout(), "lo") == "127.0.0.1"
+    assert env.address(a_layout(), None) == "127.0.0.1"  # one node
+    with pytest.raises(OSError, match=r"network\.interface nowhere0: .* on n1"):
+        env.address(a_layout(), "nowhere0")
