@@ -108,12 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for point in points
     ]
     experiments.at_once(work, jobs)
-    measured = {name: [_read(p) for p in points if p.name == name] for name in NAMES}
-    missing = [p.run.name for p in points if _read(p) is None]
-    complete = {name: rows for name, rows in measured.items() if all(row is not None for row in rows)}
+    measured: Measured = {(p.name, p.seed): row for p in points if (row := _read(p)) is not None}
     drawing = arguments.out.with_suffix(".svg")
-    write_atomic(drawing, picture(complete).encode())
-    text = page(complete, points, arguments.scale, arguments.seeds, missing, drawing.name)
+    write_atomic(drawing, picture(measured).encode())
+    text = page(measured, points, arguments.scale, arguments.seeds, drawing.name)
     write_atomic(arguments.out, text.encode())
     say(f"page: {arguments.out}")
 
@@ -177,7 +175,10 @@ def _read(point: Point) -> dict[str, Any] | None:
 
 # --- what the figures say -----------------------------------------------------------------------------------
 
+Measured = Mapping[tuple[str, int], dict[str, Any]]
+"""What ``points`` wrote, by experiment and seed."""
 Runs = Mapping[str, Sequence[dict[str, Any]]]
+"""The same by experiment: as many seeds of each, in the same order."""
 
 
 def final(row: dict[str, Any], weights: str = "ema") -> dict[str, Any]:
@@ -207,13 +208,15 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        if len(values) < 2:
-            raise ValueError("an interval needs two seeds or more")
         mean, n = float(np.mean(values)), len(values)
+        if n < 2:  # one seed says nothing of the others
+            return cls(mean, -math.inf, math.inf)
         half = T975[n - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
         return cls(mean, mean - half, mean + half)
 
     def points(self) -> str:
+        if math.isinf(self.low):
+            return f"{100 * self.mean:+.1f} points (one seed)"
         return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
@@ -400,10 +403,11 @@ FINDINGS: dict[int, tuple[str, Callable[[Runs], tuple[str, str]], tuple[str, ...
 }  # fmt: skip
 
 
-def picture(runs: Runs) -> str:
+def picture(measured: Measured) -> str:
     """Mean fidelity of every experiment over the images seen, mean over the seeds."""
     series = {}
-    for name, rows in runs.items():
+    for name in NAMES:
+        rows = [row for (of, _), row in measured.items() if of == name]
         curves = [[p for p in row["points"] if p["weights"] == "ema" and "fidelity" in p] for row in rows]
         means = [
             (float(at[0]["images"]), float(np.mean([p["fidelity"] for p in at])), f"step {at[0]['step']}")
@@ -414,16 +418,19 @@ def picture(runs: Runs) -> str:
     return charts.lines(series, "images seen", "mean fidelity, EMA weights", width=860, height=420)
 
 
-def page(
-    runs: Runs, points: Sequence[Point], scale: str, seeds: int, missing: Sequence[str], drawing: str
-) -> str:
-    """The Markdown. A finding whose runs are not all there is said to be open."""
+def page(measured: Measured, points: Sequence[Point], scale: str, seeds: int, drawing: str) -> str:
+    """The Markdown. A finding takes the seeds that all of its runs have; without one it is open."""
+    missing = [p.run.name for p in points if (p.name, p.seed) not in measured]
     config = points[0].config
-    samples = next((row["samples"] for rows in runs.values() for row in rows), 0)
+    samples = next((row["samples"] for row in measured.values()), 0)
     parts, summary = [], []
     for number, (claim, judge, needs) in FINDINGS.items():
-        absent = [name for name in needs if name not in runs]
-        verdict, text = ("open", f"Not run: {', '.join(absent)}.") if absent else judge(runs)
+        whole = [seed for seed in range(seeds) if all((name, seed) in measured for name in needs)]
+        verdict, text = "open", f"Not run: {', '.join(needs)}, all with one seed."
+        if whole:
+            verdict, text = judge({name: [measured[name, seed] for seed in whole] for name in needs})
+        if 0 < len(whole) < seeds:
+            verdict += f" ({len(whole)} of {seeds} seeds)"
         summary.append((str(number), claim, f"**{verdict}**"))
         parts.append(f"## {number}. {claim}: {verdict}\n\n{text}\n")
     size = SMALL_SIZE[scale], LARGE_SIZE[scale]

@@ -76,11 +76,17 @@ def test_a_colour_lost_while_the_loss_falls_is_found() -> None:
 
 
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
-    some = runs(one_hot=[curve(0.9, 0.6)] * 2, unit_pixels=[curve(0.8, 0.3), curve(0.8, 0.31)])
-    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, ["004"], "curves.svg")
-    assert "Not finished when this page was made: runs 004." in text
-    assert "## 1. Pixels in [0, 1] learn far slower than in [-1, 1]: holds" in text
-    assert "Not run: integers." in text
+    some = {
+        (name, seed): {"points": curve(last, first), "samples": 500}
+        for seed in range(2)
+        for name, last, first in (("one-hot", 0.9, 0.6 + seed / 100), ("unit-pixels", 0.8, 0.3))
+    }
+    del some["unit-pixels", 1]
+    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, "curves.svg")
+    assert "Not finished when this page was made: runs 002" in text
+    assert "## 1. Pixels in [0, 1] learn far slower than in [-1, 1]: undecided (1 of 2 seeds)" in text
+    assert "+30.0 points (one seed)" in text
+    assert "## 3. One-hot attributes learn faster than integers: open" in text
     assert "(curves.svg)" in text
     drawing = ElementTree.fromstring(findings.picture(some))
     assert len(drawing.findall("{*}polyline")) == 2
