@@ -237,3 +237,24 @@ def test_two_jobs_of_one_run_do_not_both_write(checkout: Checkout) -> None:
     assert f"job {first} of this run is RUNNING" in told.stderr
     checkout.box.run("scancel", first)
     checkout.until_over(first)
+
+
+def test_after_a_lost_node_a_smaller_job_goes_on(checkout: Checkout) -> None:
+    checkout.acts(attempt_0=["deaf", 5])
+    job = checkout.job("--nodes", "1-2", "--tasks-per-node", "1")
+    wait_for((checkout.folder / "seen-0-1.json").exists)
+    time.sleep(1)
+    checkout.box.box("kill-node", "n2", "--with-jobs")
+    try:
+        wait_for(lambda: len(checkout.events("submitted")) == 2)
+        heir = checkout.events("submitted")[1]
+        assert (heir["nodes"], heir["ranks"], heir["takeover"]) == (1, 1, True)
+        assert checkout.until_over(heir["job"]) == "COMPLETED"
+        assert [event["world"] for event in checkout.events("started")] == [2, 1]
+        assert f"n2 lost; job {heir['job']} goes on with 1 of 2 nodes" in checkout.logs()
+        # The same code, though another submission.
+        code = json.loads((checkout.folder / "seen-1-0.json").read_text())["PYTHONPATH"].split(":")[0]
+        assert code == str(checkout.run / "job" / "001" / "code")
+    finally:
+        checkout.box.box("start-node", "n2")
+    wait_for(lambda: checkout.box.state(job) == "CANCELLED")
