@@ -106,15 +106,17 @@ class _Recorder(TorchDispatchMode):
         self.stream.mark(phase)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What comes in unknown was there before the step: the micro batch, the noise schedule.
+        for leaf in tree_leaves((args, kwargs)):
+            self._there(leaf, "data")
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.device.type == self.engine.world.device.type:
-                self._see(leaf, "temporary")
+            self._there(leaf, "temporary")
         return result
 
-    def _there(self, tensor: Tensor, category: str) -> None:
-        if tensor.device.type == self.engine.world.device.type:
-            self._see(tensor, category)
+    def _there(self, leaf: Any, category: str) -> None:
+        if isinstance(leaf, Tensor) and leaf.device.type == self.engine.world.device.type:
+            self._see(leaf, category)
 
     def _see(self, tensor: Tensor, category: str) -> None:
         storage = tensor.untyped_storage()
