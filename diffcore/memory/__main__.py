@@ -146,7 +146,7 @@ def seed_table(argv: Sequence[str]) -> None:
 def gigabytes(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text, re.IGNORECASE)
     if not match or not float(match[1]):
-        raise InputError(f"{text!r} is not a size of memory; write it as 24GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size of memory; write it as 24GB")
     return float(match[1])
 
 

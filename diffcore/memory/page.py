@@ -103,7 +103,7 @@ def _stack(sizes: dict[str, int], most: int, x: float, y: float, width: float, h
     parts = []
     for category in CATEGORIES:
         share = width * sizes.get(category, 0) / most
-        if share > 0:
+        if share >= 0.01:  # less would be drawn with no width
             label = f"{category} {_mib(sizes[category])} MiB"
             parts.append(
                 f"<rect x={x:.2f} y={y} width={share:.2f} height={height} fill='{COLORS[category]}'>"
@@ -166,7 +166,7 @@ def _layers(layers: Sequence[dict[str, Any]], most: int = 20) -> str:
     rows = "".join(
         f"<tr><td>{escape(layer['name'])}<td class=n>{_mib(layer['bytes'])}"
         f"<td class=n>{layer['bytes'] / total:.1%}"
-        f"<td><svg width=240 height=12><rect width={240 * layer['bytes'] / layers[0]['bytes']:.1f} height=12 "
+        f"<td><svg width=240 height=12><rect width={max(0.5, 240 * layer['bytes'] / layers[0]['bytes']):.1f} height=12 "
         f"fill='{COLORS['activations']}'/></svg>"
         for layer in layers[:most]
     )

@@ -153,7 +153,7 @@ def _remedies(planner: Planner) -> list[str]:
         "## What each remedy saves",
         "",
         f"Micro batch {BATCH} on every GPU. Over 8 GPUs NCCL's {nccl} MiB (assumed) come on top, and from",
-        "ZeRO-1 on the communication buckets of `configs/deepspeed`, which for a model of this size can weigh",
+        "ZeRO-1 on the buckets of `configs/deepspeed`, which for a model of this size can weigh",
         "as much as the states that are shared out: a lower `reduce_bucket_size` gives that back.",
         "",
         "| | states after the step | peak of tensors | nvidia-smi | saved |",

@@ -1,0 +1,157 @@
+"""Memory on whole programs: the plan beside real DeepSpeed, the report in a browser, the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffcore import configure
+from diffcore.config import REPOSITORY, Config
+from diffcore.memory import advise, report
+from diffcore.memory.plan import Data, plan
+from shards.attributes import CARTOON_SET
+from tests.integration.conftest import run
+
+DATA = Data(tuple(CARTOON_SET), 16)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory") / "small.yaml"
+    path.write_text(
+        "run: run\ndata: {path: nowhere}\nbatch: {size: 8}\ntrain: {steps: 4}\nengine: {threads: 1}\n"
+        "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(path: Path) -> Config:
+    return configure.load(path)
+
+
+@pytest.mark.timeout(900)
+def test_the_plan_is_what_deepspeed_allocates(tmp_path: Path) -> None:
+    """Some thirty pairwise cells: states equal to the byte, activations and peaks within 1 %."""
+    out = tmp_path / "truth.json"
+    program = str(REPOSITORY / "benchmarks" / "memory_truth.py")
+    finished = run([sys.executable, program, "--cells", "ci", "--json", str(out)], REPOSITORY, timeout=850)
+    assert out.exists(), finished.err[-3000:]
+    truth = json.loads(out.read_text())
+    assert len(truth["rows"]) >= 25
+    assert truth["unequal"] == 0, finished.out
+    assert max(truth["worst"].values()) <= 0.01, finished.out
+
+
+def test_fit_finds_the_largest_micro_batch(config: Config) -> None:
+    planner = advise.Planner(config, DATA)
+    room = planner.plan(planner.with_micro(config, 300, 1), 1).smi
+    most = planner.largest(config, 1, room)
+    assert most >= 300
+    assert planner.plan(planner.with_micro(config, most, 1), 1).smi <= room
+    assert planner.plan(planner.with_micro(config, most + 1, 1), 1).smi > room
+    steps = advise.remedies(planner, planner.with_micro(config, 2 * most, 1), 1, room)
+    assert steps and all(step.saved > 0 for step in steps)
+
+
+def test_out_of_memory_is_explained(config: Config) -> None:
+    wanted = configure.replace(config, "batch", {"micro": 4000, "size": 4000})
+    line = advise.explain_oom(wanted, 1, 123 << 20, 3 << 30, DATA)
+    assert line.startswith("out of memory with micro batch 4000 in 3,072 MiB: 123 MiB more were asked for.")
+    assert "Would fit" in line and "batch.micro" in line and "\n" not in line
+    broken = advise.explain_oom(wanted, 3, None, 1 << 30, DATA)  # 4000 does not divide by 3
+    assert "No plan of it" in broken
+
+
+def test_configs_of_the_repository_are_planned() -> None:
+    """The full-size avatar model."""
+    config = configure.load(REPOSITORY / "configs" / "avatar.yaml")
+    planned = plan(config, 8, data=Data(tuple(CARTOON_SET), 64))
+    assert planned.parameters == 76_902_915
+    after = planned.moments[-1].bytes
+    assert after["masters"] == 4 * -(-planned.parameters // 16) * 2
+    assert after["parameters"] == 2 * -(-planned.parameters // 16) * 16
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the report with (make system)")
+def test_the_report_is_seen_in_a_browser(path: Path, tmp_path: Path) -> None:
+    """Measured here, opened there: the page shows the figures of anatomy.json, drawn in the right lengths."""
+    command = [
+        sys.executable,
+        "-m",
+        "diffcore.memory",
+        "measure",
+        "--config",
+        str(path),
+        "--out",
+        str(tmp_path),
+    ]
+    finished = run(command, REPOSITORY)
+    assert finished.code == 0, finished.err[-2000:]
+    anatomy = report.load(tmp_path)
+    page = tmp_path / "report.html"
+    # The page's own geometry, as the browser has laid it out, in the title: nothing of it is in the file.
+    looked = tmp_path / "looked.html"
+    script = (
+        "<script>addEventListener('load',()=>{const r=[...document.querySelectorAll('rect')].map(e=>"
+        "e.getBoundingClientRect());document.title='seen '+r.length+' '+r.filter(b=>b.width>0).length+' '"
+        "+document.querySelectorAll('polygon').length+' '+document.documentElement.scrollWidth})</script>"
+    )
+    looked.write_text(page.read_text().replace("</body>", script + "</body>"))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1100,3000",
+        "--virtual-time-budget=2000",
+    ]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    dumped = run([CHROMIUM, *options, profile, "--dump-dom", f"file://{looked}"], tmp_path)
+    seen = dumped.out
+    assert "Planned against measured" in seen, dumped.err[-2000:]
+    for which in ("planned", "measured"):
+        for moment in anatomy[which][0]["moments"]:
+            assert f"{moment['allocated'] / 2**20:,.1f}" in seen
+    for row in anatomy["measured"][0]["closure"]:
+        assert row["name"].split(":")[0] in seen
+    assert anatomy["measured"][0]["layers"][0]["name"] in seen
+    rectangles, drawn, areas, width = map(int, seen.split("<title>seen ")[1].split("</title>")[0].split())
+    assert rectangles == drawn >= 20 and areas >= 4 and width <= 1100
+    shot = tmp_path / "report.png"
+    run([CHROMIUM, *options, profile, f"--screenshot={shot}", f"file://{page}"], tmp_path)
+    assert shot.stat().st_size > 20_000
+
+
+def test_two_measurements_are_compared(path: Path, tmp_path: Path) -> None:
+    """compare reads two measurements; both sides of a measurement agree with each other."""
+    for name, zero in [("a", "0"), ("b", "2")]:
+        command = [sys.executable, "-m", "diffcore.memory", "measure", "--config", str(path), "--zero", zero]
+        finished = run([*command, "--out", str(tmp_path / name)], REPOSITORY)
+        assert finished.code == 0, finished.err[-2000:]
+        anatomy = report.load(tmp_path / name)
+        for planned, measured in zip(anatomy["planned"], anatomy["measured"], strict=True):
+            for before, after in zip(planned["moments"], measured["moments"], strict=True):
+                assert after["allocated"] == pytest.approx(before["allocated"], rel=0.01)
+    command = [sys.executable, "-m", "diffcore.memory", "compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    finished = run(command, REPOSITORY)
+    assert finished.code == 0 and "zero: 0 -> 2" in finished.out and "Adam" in finished.out
+
+
+def test_a_plan_needs_no_gpu_and_says_so_with_its_exit_code(path: Path) -> None:
+    command = [sys.executable, "-m", "diffcore.memory", "plan", "--config", str(path), "--check"]
+    fits = subprocess.run([*command, "--gpu-memory", "80GB"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert fits.returncode == 0 and fits.stdout.startswith("fits: ")
+    large = [*command, "--gpu-memory", "2GB", "--micro-batch", "2000"]
+    refused = subprocess.run(large, capture_output=True, text=True, cwd=REPOSITORY)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: does not fit: ")
+    assert refused.stderr.count("\n") == 1 and "batch.micro" in refused.stderr

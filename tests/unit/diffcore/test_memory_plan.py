@@ -1,0 +1,225 @@
+"""The memory plan: closed forms, the allocator's rules, traces, commands. Against DeepSpeed itself:
+tests/integration/test_memory_truth.py."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace as changed
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffcore import configure
+from diffcore.config import Config
+from diffcore.memory import __main__ as commands
+from diffcore.memory import report
+from diffcore.memory.activations import Trace
+from diffcore.memory.allocator import ROUND, CachingAllocator, rounded, segment
+from diffcore.memory.calibration import capacity
+from diffcore.memory.page import page
+from diffcore.memory.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
+from diffcore.memory.replay import replay
+from diffcore.memory.states import Sharing, resident, totals
+from shards.attributes import CARTOON_SET
+from shards.cli import InputError
+
+DATA = Data(tuple(CARTOON_SET), 16)
+SHARING = Sharing(1, 2, 0, 2, 1, False, 1000, False, True, 1000, 10, 10**9, 10**9)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory") / "small.yaml"
+    path.write_text(
+        "run: run\ndata: {path: nowhere}\nbatch: {size: 8}\ntrain: {steps: 4}\n"
+        "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(path: Path) -> Config:
+    return configure.load(path)
+
+
+@pytest.fixture(scope="module")
+def traced(config: Config) -> Trace:
+    return trace_quietly(config, DATA, 4)
+
+
+@pytest.fixture(scope="module")
+def small(config: Config, traced: Trace) -> Plan:
+    return plan(config, 2, data=DATA, traced=traced)
+
+
+@given(
+    numels=st.lists(st.integers(1, 50), min_size=1, max_size=12),
+    world=st.sampled_from([1, 2, 3, 8, 64]),
+    stage=st.sampled_from([1, 2]),
+)
+def test_flat_partitions_cover_every_element_once(numels: list[int], world: int, stage: int) -> None:
+    sharing = changed(SHARING, stage=stage, world=world)
+    flat, share = sharing.flat(numels), sharing.partition(numels)
+    assert flat == share * world and flat % (2 * world) == 0 and 0 <= flat - sum(numels) < 2 * world
+    ranks = [changed(sharing, rank=rank) for rank in range(world)]
+    seen = [rank for number in range(len(numels)) for rank in sharing.owners(numels)[number]]
+    assert sum(len(rank.mine(numels)) for rank in ranks) == len(seen)
+    for number, owners in enumerate(sharing.owners(numels)):
+        assert owners == [rank.rank for rank in ranks if number in rank.mine(numels)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "itemsize", "world", "bytes_a_parameter"),
+    [(0, 4, 1, 12), (1, 2, 2, 8), (2, 2, 2, 8), (1, 4, 2, 10), (1, 2, 1024, 2), (3, 2, 8, 2)],
+)
+def test_states_in_bytes_a_parameter(stage: int, itemsize: int, world: int, bytes_a_parameter: float) -> None:
+    """2 + 12 / N under ZeRO-1 and 2 in bf16, 4 + 12 / N in fp32, 16 / N with gradients under ZeRO-3."""
+    numels = [4096 * 1024] * 4
+    sharing = changed(SHARING, stage=stage, itemsize=itemsize, world=world)
+    held = totals(resident(sharing, numels))
+    found = sum(held[c] for c in ("parameters", "masters", "optimizer", "gradients")) / sum(numels)
+    assert found == pytest.approx(bytes_a_parameter, rel=0.01)
+    assert held["ema"] == 4 * sum(numels) // (world if stage else 1)
+
+
+def test_the_optimizer_leaves_the_device_when_it_is_offloaded() -> None:
+    blocks = resident(changed(SHARING, offload=True), [1000, 2000])
+    assert totals(blocks)["optimizer"] == totals(blocks)["masters"] == 0
+    assert totals(blocks, host=True)["optimizer"] == 2 * 4 * 1500 + 4
+
+
+def test_sizes_of_the_caching_allocator() -> None:
+    mib = 2**20
+    assert [rounded(n) for n in (1, 512, 513)] == [512, 512, 1024]
+    assert [segment(n) for n in (512, mib, mib + 512, 10 * mib, 21 * mib + 1)] == [
+        2 * mib, 2 * mib, 20 * mib, 10 * mib, 22 * mib,
+    ]  # fmt: skip
+    allocator = CachingAllocator()
+    allocator.allocate(0, 3 * mib)
+    allocator.allocate(1, 3 * mib)  # from the rest of the first one's 20 MiB
+    assert (allocator.allocated, allocator.reserved) == (6 * mib, 20 * mib)
+    allocator.release(0)
+    allocator.allocate(2, 4 * mib)  # the hole of 3 MiB is too small
+    allocator.allocate(3, 2 * mib)  # and this one fills it best
+    assert allocator.reserved == 20 * mib
+    for number in (1, 2, 3):
+        allocator.release(number)
+    allocator.allocate(4, 20 * mib)  # the parts have joined again
+    assert (allocator.allocated, allocator.reserved) == (20 * mib, 20 * mib)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 30 << 20), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_an_allocator_hands_out_what_is_asked_and_takes_all_back(
+    sizes: list[int], order: random.Random
+) -> None:
+    allocator, held = CachingAllocator(), {}
+    for number, size in enumerate(sizes):
+        allocator.allocate(number, size)
+        held[number] = size
+        if order.random() < 0.4:
+            gone = order.choice(list(held))
+            allocator.release(gone)
+            del held[gone]
+        asked = sum(rounded(size) for size in held.values())
+        # A block that is hardly larger than asked is not split.
+        assert asked <= allocator.allocated <= asked + len(held) * (1 << 20)
+        assert allocator.reserved >= allocator.allocated and allocator.reserved % (2 << 20) == 0
+    for number in held:
+        allocator.release(number)
+    assert allocator.allocated == 0 and ROUND == 512
+
+
+def test_sizes_are_affine_in_the_micro_batch(config: Config, traced: Trace) -> None:
+    low, high = (trace_quietly(config, DATA, micro) for micro in (2, 3))
+    scaled = between(low, high, traced.micro)
+    assert scaled is not None and scaled.events == traced.events and scaled.inputs == traced.inputs
+
+
+@pytest.mark.parametrize("world", [1, 4, 1024])
+@pytest.mark.parametrize("stage", range(4))
+def test_every_step_frees_what_it_allocates(traced: Trace, stage: int, world: int) -> None:
+    sharing = changed(SHARING, stage=stage, world=world, itemsize=4, accumulation=2)
+    stream = replay(traced, sharing, steps=2)
+    held: dict[int, int] = {}
+    after = []
+    ends = {end for name, end in stream.marks if name == "step"}
+    for number, (what, size) in enumerate(stream.events, 1):
+        if size:
+            assert what not in held
+            held[what] = size
+        else:
+            del held[what]  # KeyError: freed twice
+        if number in ends:
+            after.append(sum(held.values()))
+    assert len(after) == 2 and after[0] == after[1]
+
+
+def test_a_plan_has_four_moments_and_its_sum_closes(small: Plan) -> None:
+    assert [moment.name for moment in small.moments] == list(MOMENTS)
+    forward, backward, step, after = small.moments
+    assert backward.allocated >= forward.allocated > after.allocated
+    assert step.allocated >= after.allocated and small.gradients > 0
+    tree = report.as_json(small)
+    assert sum(row["bytes"] for row in tree["closure"]) == small.smi > small.reserved >= small.peak.allocated
+    assert sum(layer["bytes"] for layer in tree["layers"]) == forward.bytes["activations"]
+
+
+def test_checkpointing_takes_less_and_bf16_half(config: Config, small: Plan) -> None:
+    def activations(**engine: object) -> int:
+        changed_config = configure.replace(config, "engine", engine)
+        return plan(changed_config, 2, data=DATA).moments[0].bytes["activations"]
+
+    plain = small.moments[0].bytes["activations"]
+    assert activations(checkpointing="full") < 0.6 * plain
+    assert 0.45 * plain < activations(precision="bf16") < 0.6 * plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing"], "unknown command 'nothing'"),
+        (["plan", "--config", "CONFIG", "--world", "0"], "at least 1"),
+        (["plan", "--config", "CONFIG", "--rank", "1"], "--rank 1"),
+        (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu-memory"),
+        (["plan", "--config", "CONFIG", "--gpu-memory", "big"], "write it as 24GB"),
+        (["plan", "--config", "CONFIG", "--world", "3"], "is not micro x accumulation x world"),
+        (["plan", "--config", "CONFIG", "--modle.heads", "3"], "did you mean --model.heads"),
+        (["compare", "CONFIG", "CONFIG"], "not JSON"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], says: str, path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        commands.main([str(path) if argument == "CONFIG" else argument for argument in arguments])
+
+
+def test_check_says_whether_it_fits(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan_it = ["plan", "--config", str(path), "--micro-batch", "512", "--check", "--gpu-memory"]
+    commands.main([*plan_it, "80GB"])
+    assert capsys.readouterr().out.startswith("fits: ")
+    assert capacity(24) < 24e9 and capacity(2) < 2e9
+
+
+def test_a_report_is_written_and_read_back(small: Plan, config: Config, tmp_path: Path) -> None:
+    anatomy = report.planned(config, [small], ["use <less>"])
+    html = report.save(tmp_path, anatomy).read_text()
+    assert report.load(tmp_path) == json.loads(json.dumps(anatomy))
+    assert "use &lt;less&gt;" in html and "<less>" not in html
+    assert "<script" not in html and "http" not in html
+    assert "after forward" in (tmp_path / "memory.txt").read_text()
+    report.print_comparison(anatomy, anatomy, "a", "b")
+    (tmp_path / "anatomy.json").write_text('{"schema": "diffcore.anatomy/0"}')
+    with pytest.raises(InputError, match=r"schema 'diffcore.anatomy/0' is not"):
+        report.load(tmp_path)
+
+
+def test_labels_cannot_break_out_of_the_page(small: Plan, config: Config) -> None:
+    anatomy = report.planned(config, [small])
+    rank = anatomy["planned"][0]
+    rank["layers"][0]["name"] = rank["closure"][0]["name"] = rank["moments"][0]["name"] = "<b onload='x'>"
+    rank["timeline"][0]["phase"] = rank["notes"] = anatomy["run"]["model"] = "</svg><img src=x>"
+    html = page(anatomy)
+    assert "<b onload" not in html and "<img" not in html and "&lt;b onload" in html
