@@ -166,8 +166,8 @@ def _layers(layers: Sequence[dict[str, Any]], most: int = 20) -> str:
     rows = "".join(
         f"<tr><td>{escape(layer['name'])}<td class=n>{_mib(layer['bytes'])}"
         f"<td class=n>{layer['bytes'] / total:.1%}"
-        f"<td><svg width=240 height=12><rect height=12 "
-        f"width={max(0.5, 240 * layer['bytes'] / layers[0]['bytes']):.1f} fill='{COLORS['activations']}'/></svg>"
+        f"<td><svg width=240 height=12><rect height=12 fill='{COLORS['activations']}' "
+        f"width={max(0.5, 240 * layer['bytes'] / layers[0]['bytes']):.1f} /></svg>"
         for layer in layers[:most]
     )
     rest = f"<p class=note>and {len(layers) - most} more</p>" if len(layers) > most else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
 
 def run(config: Config, world: Any) -> dict[str, Any]:
     """This rank's entry of anatomy.json, from the last of three steps."""
+    step, tracer = steps_of(config, world)
+    for number in range(STEPS):
+        step(number, number == STEPS - 1)
+    assert tracer.result is not None
+    return tracer.result
+
+
+def steps_of(config: Config, world: Any) -> tuple[Callable[[int, bool], None], Any]:
+    """(a function that makes step number i, followed or not; the tracer that has the result)."""
     import torch
 
     from diffcore import models
@@ -59,8 +69,10 @@ def run(config: Config, world: Any) -> dict[str, Any]:
         t_B=torch.randint(0, config.diffusion.timesteps, (engine.micro,), device=on),
         keep_B=torch.ones(engine.micro, dtype=torch.bool, device=on),
     )
-    for step in range(STEPS):
-        tracer.begin(step)
+
+    def step(number: int, followed: bool) -> None:
+        tracer.step = number if followed else -1
+        tracer.begin(number)
         for _ in range(engine.accumulation):
             loss = denoising_loss(engine, schedule, weights_T, images, labels, draws).mean()
             tracer.mark("forward")
@@ -68,7 +80,9 @@ def run(config: Config, world: Any) -> dict[str, Any]:
             del loss
             tracer.mark("backward")
             engine.step(config.optimizer.lr)
-        ema.update(step)
+        ema.update(number)
         tracer.mark("step")
-    assert tracer.result is not None
-    return tracer.result
+        if on.type == "cuda":
+            torch.cuda.synchronize(on)
+
+    return step, tracer
