@@ -5,9 +5,9 @@
 Without --source a stand-in set is drawn first (shards.render). The stock loop is one process: Pillow opens an
 avatar, composites it over white, crops and resizes it, and webdataset.TarWriter writes it as PNG with its
 labels. shards.pack does the same with one worker and with two, and also sorts, splits, hashes, indexes, syncs
-to the disk and draws a card. The contenders run one after another in interleaved rounds; figures are medians,
-of the work without the imports. ``rms_error`` is how far the packed pixels of some images are from the same
-steps in floating point, in levels of 255. Prints one JSON object.
+to the disk and draws a card. The contenders run one after another, each in a process of its own, in
+interleaved rounds; figures are medians, of the work without the imports. ``rms_error`` is how far the packed
+pixels of some images are from the same steps in floating point, in levels of 255. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", type=Path, help="a folder of csX.png and csX.csv; else one is drawn")
+    parser.add_argument("--one", metavar="CONTENDER", help=argparse.SUPPRESS)  # with --source and --out
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.one:
+        print(seconds(arguments.one, arguments.source, arguments.out))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(measure(arguments, Path(scratch)), indent=2))
 
@@ -56,28 +60,14 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """The whole report."""
     source = some_of(arguments.source or drawn(arguments.images, scratch), arguments.images, scratch)
     count = len(list(source.glob("*.png")))
-    turn = 0
-
-    def ours(jobs: int) -> Path:
-        out = scratch / f"ours-{turn}-{jobs}"
-        pack(source, out, Settings(size=SIZE, crop=CROP, val=0), jobs=jobs)
-        return out
-
-    def stock() -> Path:
-        return stock_loop(source, scratch / f"stock-{turn}.tar")
-
-    contenders: dict[str, Callable[[], Path]] = {
-        "stock": stock,
-        "ours_1": lambda: ours(1),
-        "ours_2": lambda: ours(2),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in ("stock", "ours_1", "ours_2")}
     made: dict[str, Path] = {}
-    for turn in range(arguments.rounds):  # noqa: B007 - the contenders read it
-        for name, contender in contenders.items():
-            started = time.perf_counter()
-            made[name] = contender()
-            rates[name].append(count / (time.perf_counter() - started))
+    for turn in range(arguments.rounds):
+        for name in rates:
+            made[name] = scratch / f"{name}-{turn}"
+            command = [sys.executable, __file__, "--one", name, "--source", source, "--out", made[name]]
+            done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
+            rates[name].append(count / float(done.stdout))
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
     return {
         "benchmark": "pack_shards",
@@ -94,6 +84,17 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def seconds(contender: str, source: Path, out: Path) -> float:
+    """How long one contender takes."""
+    started = time.perf_counter()
+    if contender == "stock":
+        stock_loop(source, out)
+    else:
+        jobs = int(contender.removeprefix("ours_"))
+        pack(source, out, Settings(size=SIZE, crop=CROP, val=0), jobs=jobs)
+    return time.perf_counter() - started
 
 
 def drawn(images: int, scratch: Path) -> Path:
@@ -113,7 +114,7 @@ def some_of(source: Path, images: int, scratch: Path) -> Path:
     return folder
 
 
-def stock_loop(source: Path, out: Path) -> Path:
+def stock_loop(source: Path, out: Path) -> None:
     """What a user of Pillow and webdataset writes."""
     with wds.TarWriter(str(out)) as tar:
         for path in sorted(source.glob("*.png")):
@@ -127,7 +128,6 @@ def stock_loop(source: Path, out: Path) -> Path:
             with path.with_suffix(".csv").open(newline="") as file:
                 labels = {row[0]: int(row[1]) for row in csv.reader(file, skipinitialspace=True)}
             tar.write({"__key__": path.stem, "png": stream.getvalue(), "json": labels})
-    return out
 
 
 def errors(source: Path, stock: Path, ours: Path) -> dict[str, float]:
