@@ -143,6 +143,9 @@ class Engine:
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self.network, optimizer=optimizer, config=deepspeed_settings(config, world.size)
         )
+        if self.stage == 0 and world.size == 1:
+            # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.
+            self._engine.enable_backward_allreduce = False
         # ZeRO-0 in fp32 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer
         self._norm = torch.zeros(())

@@ -133,7 +133,7 @@ class _Plain:
             self.gradients[parameter] = holder
 
     def backward_ends(self) -> None:
-        if self.last:
+        if self.last and self.sharing.world > 1:
             self.stream.brief("buckets", sum(self.size) if len(self.size) > 1 else 0)
 
     def step(self) -> None:
