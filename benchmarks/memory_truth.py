@@ -14,6 +14,7 @@ networks, an hour on two cores. What a CPU kernel allocates and frees inside its
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import os
@@ -37,18 +38,20 @@ SMALL_BUCKET = 300_000
 # fmt: off
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: config, changes to its model, pixels
-    "avatar": ("demo.yaml", {}, 64),
-    "avatar-deep": ("avatar.yaml", {"channels": [32, 64, 128, 256]}, 32),
-    "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 32),
+    "avatar": ("demo.yaml", {}, 32),
+    "avatar-deep": ("avatar.yaml", {"channels": [32, 64, 128, 256]}, 16),
+    "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 16),
     "diffusers": ("diffusers-32.yaml", {
         "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
         "tau_tokens": 16,
-    }, 32),
+    }, 16),
     "avatar-full": ("avatar.yaml", {}, 64),
     "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),
     "diffusers-full": ("diffusers-32.yaml", {}, 64),
 }
 # fmt: on
+KERNELS = ("aten::convolution", "aten::_scaled_dot_product_flash_attention_for_cpu")
+"""Operators that call others inside their CPU kernels."""
 SETTLE = 0.003
 """Seconds after which gloo's thread has let go of a collective's tensors."""
 FIGURES = ("after step", "activations", "backward peak", "step peak")
@@ -256,8 +259,6 @@ def measure(cells: list[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
 
 def work(job: dict[str, Any]) -> None:
     """One process of a group: trains every cell for three steps under the profiler."""
-    import gc
-
     import torch
 
     from diffcore import engine
@@ -343,6 +344,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     config = config_of(cell)
     schema = [Attribute("class", 10)] if cell.model.startswith("ddpm") else list(CARTOON_SET)
     size, states = MODELS[cell.model][2], {}
+    gc.disable()  # checkpointing leaves cycles; when they are collected is nobody's choice
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         prepared = models.prepare(models.build(config.model, schema, size), config.engine)
         network = engine.Engine(prepared, config, world)
@@ -401,7 +403,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
 def events_of(tree: list[Any]) -> tuple[list[tuple[int, int, bool]], list[tuple[int, int, str]]]:
     """(time, bytes, whether a kernel's scratch) of every allocation and free, and the last step's spans.
 
-    Scratch is what one kernel allocates and frees itself: oneDNN's reordered weights and fp32 sums for bf16,
+    Scratch is what one kernel allocates and frees itself: a convolution's reordered weights and fp32 sums,
     the buffers of the CPU's fused attention. A GPU's kernels have others.
     """
     changes: list[tuple[int, int, bool]] = []
@@ -432,10 +434,10 @@ def events_of(tree: list[Any]) -> tuple[list[tuple[int, int, bool]], list[tuple[
 
 
 def kernel_of(event: Any) -> Any:
-    """The operator whose kernel an allocation is made in: the attention around it, or the one right above."""
+    """The operator whose kernel an allocation is made in: one of KERNELS around it, or the one right above."""
     above = event.parent
     while above is not None:
-        if above.name.startswith("aten::_scaled_dot_product_flash_attention_for_cpu"):
+        if above.name.startswith(KERNELS):
             return above
         above = above.parent
     direct = event.parent

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def fullest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
     """The report as tables on a terminal."""
-    console = console or Console()
+    console = console or _console()
     for which in ("measured", "planned"):
         for rank in anatomy[which][:8]:
             console.print(_moments(anatomy["run"], rank, which))
@@ -205,7 +206,7 @@ def _layers(rank: dict[str, Any], most: int = 12) -> Table:
 
 
 def print_table(rows: Iterable[dict[str, Any]]) -> None:
-    table = Table(title="MiB that nvidia-smi will show on each rank, and the cards that hold it")
+    table = Table(title="MiB on each rank, nvidia-smi's number, and the smallest card that holds it")
     for name in ("precision", "checkpointing", "ZeRO", "ranks"):
         table.add_column(name)
     for name in ("after step", "peak", "nvidia-smi"):
@@ -225,9 +226,14 @@ def print_table(rows: Iterable[dict[str, Any]]) -> None:
             f"{row['after_step'] / MIB:,.0f}",
             f"{row['peak'] / MIB:,.0f}",
             f"{row['smi'] / MIB:,.0f}",
-            " ".join(row["fits"]) or "none",
+            f"from {row['fits'][0]}" if row["fits"] else "none",
         )
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """A terminal has its own width; a file or a pipe gets lines that the tables fit in."""
+    return Console() if sys.stdout.isatty() else Console(width=110)
 
 
 def print_fit(
@@ -238,7 +244,7 @@ def print_fit(
     steps: Sequence[Step],
     alone: Sequence[tuple[Change, int, int]],
 ) -> None:
-    console = Console()
+    console = _console()
     console.print(
         f"largest micro batch in {room / MIB:,.0f} MiB with these settings: {largest or 'none'}"
         f"; micro batch {micro} is planned at {have / MIB:,.0f} MiB and "
@@ -270,7 +276,7 @@ def print_fit(
 
 def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
     """Two reports' fullest ranks, moment by moment and category by category."""
-    console = Console()
+    console = _console()
     for which in ("measured", "planned"):
         if not (a[which] and b[which]):
             continue
