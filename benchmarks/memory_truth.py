@@ -434,7 +434,7 @@ def events_of(tree: list[Any]) -> tuple[list[tuple[int, int, bool]], list[tuple[
 
 
 def kernel_of(event: Any) -> Any:
-    """The operator whose kernel an allocation is made in: one of KERNELS around it, or the one right above."""
+    """The operator whose kernel an allocation is made in: one of KERNELS, or the one right above."""
     above = event.parent
     while above is not None:
         if above.name.startswith(KERNELS):

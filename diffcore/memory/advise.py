@@ -216,6 +216,12 @@ def explain_oom(config: Config, world: int, asked: int | None, room: int, data: 
     try:
         planner = Planner(config, data)
         micro = config.batch.split(world)[0]
+        planned = planner.plan(config, world).smi
+        if planned <= room:
+            return (
+                f"out of memory with micro batch {micro}: {wanted}The plan of {_mib(planned)} fits in "
+                f"{_mib(room)}, so something else holds memory: other processes, or what is not planned"
+            )
         largest = planner.largest(config, world, room)
         steps = remedies(planner, config, world, room)
     except Exception as error:  # the error that is being explained matters more

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -143,6 +144,12 @@ class _Recorder(TorchDispatchMode):
 
     def _leave(self, *_: Any) -> None:
         self.stack.pop()
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Address -> bytes of the distinct storages behind ``tensors``; views count once."""
+    storages = (t.untyped_storage() for t in tensors if t.device.type != "meta")
+    return {s.data_ptr(): s.nbytes() for s in storages if s.nbytes()}
 
 
 def _entry(engine: Engine, recorder: _Recorder) -> dict[str, Any]:

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffcore import configure
 from diffcore.config import REPOSITORY, Config
-from diffcore.memory import advise, report
+from diffcore.memory import advise, oom, report
 from diffcore.memory.plan import Data, plan
 from shards.attributes import CARTOON_SET
 from tests.integration.conftest import run
@@ -76,6 +77,37 @@ def test_configs_of_the_repository_are_planned() -> None:
     after = planned.moments[-1].bytes
     assert after["masters"] == 4 * -(-planned.parameters // 16) * 2
     assert after["parameters"] == 2 * -(-planned.parameters // 16) * 16
+
+
+def test_out_of_memory_leaves_a_report(config: Config, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from diffcore import configure, engine, models\n"
+        "from diffcore.ema import Ema\n"
+        "from diffcore.memory import oom\n"
+        "from shards.attributes import CARTOON_SET\n"
+        "config = configure.load(Path(sys.argv[1])).model_copy(update={'run': Path(sys.argv[2])})\n"
+        "world = engine.start(1)\n"
+        "made = engine.Engine(models.build(config.model, CARTOON_SET, 16), config, world)\n"
+        "try:\n"
+        "    torch.empty(1 << 50)\n"
+        "except RuntimeError as error:\n"
+        "    assert oom.is_out_of_memory(error) and not oom.is_out_of_memory(RuntimeError('other'))\n"
+        "    print(oom.explain(config, made, Ema(made, config.ema), error))\n"
+        "engine.stop()\n"
+    )
+    source = tmp_path / "small.yaml"
+    source.write_text(config.to_yaml())
+    finished = run([sys.executable, "-c", code, str(source), str(tmp_path / "run")], REPOSITORY)
+    assert finished.code == 0, finished.err[-2000:]
+    line = finished.out.splitlines()[-1]
+    assert "4,294,967,296 MiB more were asked for" in line and "report.html" in line
+    anatomy = report.load(tmp_path / "run" / "out-of-memory-rank0")
+    assert anatomy["measured"][0]["moments"][0]["bytes"]["parameters"] > 0
+
+    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total ...")
+    assert oom.is_out_of_memory(cuda) and oom.asked_for(cuda) == int(2.5 * 2**30)
 
 
 CHROMIUM = next(
