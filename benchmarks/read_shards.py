@@ -4,12 +4,12 @@
 
 Without --data a stand-in set is drawn and packed first (shards.render, shards.pack), as PNG, WebP and raw
 pixels. Contenders run one after another in this process, in interleaved rounds, so that a busy moment hits
-every one; figures are medians. The cache is warm, every contender makes batches of 256, and ours are shuffled
-(order full). "_2" means two threads (here) or two worker processes of a DataLoader (the others).
-mosaicml-streaming and litdata take part where they are installed. Prints one JSON object: the rates; our rate
-over each other's; the limits, which are reading the bytes alone, decoding alone, by OpenCV and by our own
-decoder, and one after the other, with the share of that which we reach; and for each order how far its
-neighbours are apart and how many reads a MiB takes.
+every one; figures are medians. The cache is warm and every contender makes batches of 256. Ours are shuffled
+(order full), but for those "in_order"; the others read in order. "_2" means two threads (here) or two worker
+processes of a DataLoader (the others). mosaicml-streaming and litdata take part where they are installed.
+Prints one JSON object: the rates; our rate over each other's; the limits, which are reading the bytes alone,
+decoding alone, by OpenCV and by our own decoder, and one after the other, with the share of that which we
+reach; and for each order how far its neighbours are apart and how many reads a MiB takes.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             decode(member)
         return len(members)
 
-    def ours(encoding: str, threads: int) -> int:
-        with ShardReader(folders[encoding], threads=threads) as reader:
+    def ours(encoding: str, threads: int, order: str = "full") -> int:
+        with ShardReader(folders[encoding], order=order, threads=threads) as reader:
             for first in range(0, count, BATCH):
                 reader.read(range(first, min(first + BATCH, count)))
         return count
@@ -128,6 +128,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
     for name in folders:
         contenders[f"bytes_alone_{name}"] = lambda name=name: bytes_alone(folders[name], count)
+        contenders[f"ours_{name}_in_order"] = lambda name=name: ours(name, 1, "sequential")
         for threads in (1, 2):
             ending = "" if threads == 1 else "_2"
             contenders[f"ours_{name}{ending}"] = lambda name=name, threads=threads: ours(name, threads)
@@ -159,6 +160,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "benchmark": "read_shards",
         "images_per_second": medians,
         "ratios": ratios(medians),
+        "ratios_in_order": ratios(medians, "_in_order"),
         "share_of_opencv_alone": round(medians["ours_png"] / medians["opencv_alone"], 3),
         "share_of_decoder_alone": round(medians["ours_png"] / medians["decoder_alone"], 3),
         "limit_png": round(limit, 1),
@@ -175,14 +177,16 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def ratios(medians: dict[str, float]) -> dict[str, float]:
-    """Our rate over that of each other reader of the same content, with as many cores."""
+def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
+    """Our rate over that of each other reader of the same content, with as many cores; in order, with one."""
     found = {}
     for name, rate in medians.items():
-        if "alone" in name or name.startswith("ours"):
+        two = name.endswith("_2")
+        if "alone" in name or name.startswith("ours") or (two and ending):
             continue
-        ours = "ours_npy" if "_raw" in name else "ours_png"
-        found[name] = round(medians[ours + "_2" * name.endswith("_2")] / rate, 2)
+        ours = f"ours_{'npy' if '_raw' in name else 'png'}{ending}{'_2' * two}"
+        if ours in medians:
+            found[name] = round(medians[ours] / rate, 2)
     return found
 
 
