@@ -71,7 +71,7 @@ class Run:
 
     def state(self, job: Job | None) -> str:
         """In one word: Slurm's, or what the folder tells."""
-        if self.cluster == LOCAL and _local_process(self.job):
+        if self.cluster == LOCAL and local_process(self.job):
             return "RUNNING"
         if job is not None:
             return job.state
@@ -200,7 +200,7 @@ def over(folder: Path, job: str) -> bool:
 def cancel(run: Run) -> None:
     """SIGTERM, which has every rank save; Slurm kills what is left after its KillWait."""
     if run.cluster == LOCAL:
-        if not _local_process(run.job):
+        if not local_process(run.job):
             raise InputError(f"local job {run.job} does not run any more")
         os.kill(int(run.job), signal.SIGTERM)
     else:
@@ -236,7 +236,7 @@ def show_goodput(run: Run) -> None:
     print(f"picture: {picture}")
 
 
-def _local_process(job: str) -> bool:
+def local_process(job: str) -> bool:
     """Whether a local job's controller runs; another process may have its number by now."""
     try:
         return b"submitit.local" in Path(f"/proc/{job}/cmdline").read_bytes()

@@ -104,9 +104,8 @@ class Leader:
         ended = {int(e["attempt"]) for e in events if e["event"] == "ended"}
         for lost in sorted(begun - ended):
             self._record_end(lost, Verdict(RETRYABLE, "killed with its node or by the scheduler"))
-        self.attempt = (
-            max(begun | {int(e.get("attempt", 0)) for e in events if e["event"] == "start"}, default=-1) + 1
-        )
+        by_hand = {int(e["attempt"]) for e in events if e["event"] == "start"}
+        self.attempt = max(begun | ended | by_hand, default=-1) + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return self._no_more()
 

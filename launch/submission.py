@@ -18,9 +18,10 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, environment_v
 
 from diffcore import ledger
 from launch import query, registry, snapshot
+from launch.cluster import LOCAL
 from launch.env import SHOWN
 from launch.follow import tail
-from launch.jobs import follow_run
+from launch.jobs import follow_run, local_process
 from launch.requeue import LIVING
 from launch.sbatch import UNLIMITED, Sbatch
 from launch.snapshot import Place
@@ -86,11 +87,9 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
         _record(own, place, spec, job)
     if _is_sweep(points):  # the sweep's own folder knows the array, to look at and to cancel
         _record(place, place, spec, jobs[0].split("_")[0])
-    print(
-        f"job {jobs[0].split('_')[0]}: {spec.job}, {len(jobs)} x " if len(jobs) > 1 else f"job {jobs[0]}: ",
-        end="",
-    )
-    print(f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}, run folder {run}")
+    many = f"{len(jobs)} x " if len(jobs) > 1 else ""
+    size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}"
+    print(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}")
     print(f"follow it: python -m launch.jobs logs {run} --follow")
     if follow and len(jobs) == 1:
         follow_run(run, 0)
@@ -100,14 +99,18 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
 
 def refuse_second(run: Path, spec: JobSpec) -> None:
     """InputError if the run's newest job is not over: two must not write into one run folder."""
-    jobs = [str(e["job"]) for e in ledger.events(run) if e["event"] == "submitted"]
-    if not jobs or spec.after == jobs[-1]:
+    submitted = [e for e in ledger.events(run) if e["event"] == "submitted"]
+    if not submitted or spec.after == (job := str(submitted[-1]["job"])):
         return
-    state = query.ask(jobs[-1:]).get(jobs[-1])
-    if state is not None and state.state in LIVING:
+    if submitted[-1]["cluster"] == LOCAL:
+        state = "RUNNING" if local_process(job) else ""
+    else:
+        told = query.ask([job]).get(job)
+        state = told.state if told else ""  # unknown to Slurm: long over
+    if state in LIVING:
         raise InputError(
-            f"{run}: job {jobs[-1]} of this run is {state.state}: cancel it (python -m launch.jobs cancel "
-            f"{run}), or let this one follow with --after {jobs[-1]}"
+            f"{run}: job {job} of this run is {state}: cancel it (python -m launch.jobs cancel {run}), or "
+            f"let this one follow with --after {job}"
         )
 
 

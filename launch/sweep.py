@@ -42,8 +42,8 @@ def load(path: Path, config: Path, overrides: Sequence[str]) -> list[Point]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     chosen = list(_points(tree, path))
-    if not 1 <= len(chosen) <= MOST:
-        raise InputError(f"{path}: {len(chosen)} points; allowed: 1 to {MOST}")
+    if not 2 <= len(chosen) <= MOST:
+        raise InputError(f"{path}: a sweep has 2 to {MOST} points, this one {len(chosen)}")
     base = configure.parse(["--config", str(config), *overrides], prog="submit.py")
     points = []
     for i, values in enumerate(chosen):
