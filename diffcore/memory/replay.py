@@ -147,7 +147,7 @@ class _Partitioned(_Plain):
 
     def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
         super().__init__(stream, trace, sharing)
-        self.owners = sharing.owners(self.numels)
+        self.slices = sharing.slices(self.numels)
         self.mine = set(sharing.mine(self.numels))
         self.buffers: list[int] = []
         self.bucket: list[int] = []
@@ -176,10 +176,20 @@ class _Partitioned(_Plain):
         self.elements += self.numels[parameter]
 
     def reduce(self) -> None:
-        runs = [owner for parameter in self.bucket for owner in self.owners[parameter]]
-        if len(set(runs)) > 1:
-            # Slices for more than one rank are flattened into a copy, reduced and copied back.
-            self.stream.brief("buckets", self.elements * self.sharing.itemsize)
+        # Neighbouring slices for one rank are one; several are flattened into a copy, in portions of a
+        # bucket, reduced and copied back.
+        runs: list[tuple[int, int]] = []
+        for rank, numel in (piece for parameter in self.bucket for piece in self.slices[parameter]):
+            if runs and runs[-1][0] == rank:
+                numel += runs.pop()[1]
+            runs.append((rank, numel))
+        portion: list[int] = []
+        for number, (_, numel) in enumerate(runs, 1):
+            portion.append(numel)
+            if sum(portion) > self.sharing.bucket or number == len(runs):
+                if len(portion) > 1:
+                    self.stream.brief("buckets", sum(portion) * self.sharing.itemsize)
+                portion = []
         for parameter in self.bucket:
             if parameter in self.mine and self.partition is None and self.sharing.contiguous:
                 size = sum(self.size[p] for p in self.mine)

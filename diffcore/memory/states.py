@@ -97,13 +97,14 @@ class Sharing:
             start += numel
         return mine
 
-    def owners(self, numels: Sequence[int]) -> list[list[int]]:
-        """The ranks among which each parameter's slice of the flat buffer falls, in order."""
-        size, start, owners = self.partition(numels), 0, []
+    def slices(self, numels: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """(rank, elements) of each parameter's pieces of the flat buffer, in order."""
+        size, start, slices = self.partition(numels), 0, []
         for numel in numels:
-            owners.append(list(range(start // size, (start + numel - 1) // size + 1)))
+            ranks = range(start // size, (start + numel - 1) // size + 1)
+            slices.append([(r, min(start + numel, (r + 1) * size) - max(start, r * size)) for r in ranks])
             start += numel
-        return owners
+        return slices
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,9 @@ def test_flat_partitions_cover_every_element_once(numels: list[int], world: int,
     flat, share = sharing.flat(numels), sharing.partition(numels)
     assert flat == share * world and flat % (2 * world) == 0 and 0 <= flat - sum(numels) < 2 * world
     ranks = [changed(sharing, rank=rank) for rank in range(world)]
-    seen = [rank for number in range(len(numels)) for rank in sharing.owners(numels)[number]]
-    assert sum(len(rank.mine(numels)) for rank in ranks) == len(seen)
-    for number, owners in enumerate(sharing.owners(numels)):
-        assert owners == [rank.rank for rank in ranks if number in rank.mine(numels)]
+    for number, pieces in enumerate(sharing.slices(numels)):
+        assert [owner for owner, _ in pieces] == [r.rank for r in ranks if number in r.mine(numels)]
+        assert sum(size for _, size in pieces) == numels[number] and all(size > 0 for _, size in pieces)
 
 
 @pytest.mark.parametrize(
