@@ -39,6 +39,7 @@ class Run:
 
     folder: Path
     job: str
+    name: str
     cluster: str
     logs: Path
     """Folder of the newest job's output."""
@@ -56,6 +57,7 @@ class Run:
         return cls(
             folder,
             str(last["job"]),
+            str(last.get("name")),
             str(last["cluster"]),
             Path(last["folder"]),
             events,
@@ -131,7 +133,7 @@ def show_list() -> None:
             runs[entry["run"]] = Run.read(Path(entry["run"]))
         except (InputError, OSError):  # removed since
             continue
-    states = query.ask(run.job for run in runs.values() if run.cluster != LOCAL)
+    states = query.ask({run.job: run.name for run in runs.values() if run.cluster != LOCAL})
     table = _table("job", "state", "step", "attempts", "cluster", "run")
     for run in runs.values():
         attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
@@ -142,7 +144,7 @@ def show_list() -> None:
 
 def show_status(run: Run) -> None:
     """State, how far, how often started, and the last things that happened."""
-    job = query.ask([run.job]).get(run.job) if run.cluster != LOCAL else None
+    job = query.ask({run.job: run.name}).get(run.job) if run.cluster != LOCAL else None
     table = _table("", "", header=False)
     table.add_row("run", str(run.folder))
     table.add_row(
@@ -193,7 +195,7 @@ def over(folder: Path, job: str) -> bool:
         ends = [e for e in run.events if e["event"] == "ended" and str(e.get("job")) == job]
         if ends and not may_retry(int(ends[-1]["code"])):
             return True  # without a question to Slurm
-    told = query.ask([job]).get(job) if run.cluster != LOCAL else None
+    told = query.ask({job: run.name}).get(job) if run.cluster != LOCAL else None
     return run.state(told).split()[0] in OVER
 
 
@@ -204,10 +206,12 @@ def cancel(run: Run) -> None:
             raise InputError(f"local job {run.job} does not run any more")
         os.kill(int(run.job), signal.SIGTERM)
     else:
-        try:
-            done = subprocess.run(["scancel", run.job], capture_output=True, text=True, timeout=60)
-        except FileNotFoundError:
-            raise InputError("there is no scancel here") from None
+        # By number and name: the number alone may be another cluster's, or another person's by now.
+        told = query.ask({run.job: run.name}).get(run.job)
+        if told is None or told.state in OVER:
+            state = f"is {told.state}" if told else "is not known to Slurm here (squeue, sacct)"
+            raise InputError(f"job {run.job} {state}")
+        done = subprocess.run(["scancel", run.job], capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise InputError(f"scancel: {done.stderr.strip()}")
     print(f"job {run.job} is told to stop; the same submission goes on from the newest checkpoint")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 PATIENCE = 30  # seconds
@@ -13,28 +13,32 @@ PATIENCE = 30  # seconds
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Slurm has it. ``why``: the reason it waits, or its exit code."""
+    """A job as Slurm has it. ``why``: the reason it waits, or its exit code; ``name``: in the queue."""
 
     state: str
     elapsed: str = ""
     nodes: str = ""
     why: str = ""
+    name: str = ""
 
 
-def ask(jobs: Iterable[str]) -> dict[str, Job]:
-    """State by job, of those that Slurm knows. Never raises: a controller that is down knows none."""
-    wanted = [job for job in dict.fromkeys(jobs) if job]
+def ask(wanted: Mapping[str, str]) -> dict[str, Job]:
+    """State by job, of those that Slurm knows; ``wanted``: job -> name.
+
+    A number is another job's where the name differs: of another cluster, or of a box that was made anew.
+    Never raises: a controller that is down knows none.
+    """
     if not wanted or not shutil.which("squeue"):
         return {}
     # Job numbers, not the user's whole queue; an unknown number must not spoil the answer, so all states.
-    queued = _run(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r"])
+    queued = _run(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
     found = parse_squeue(queued)
     missing = [job for job in wanted if job not in found]
     if missing and shutil.which("sacct"):
-        columns = "JobID,State,Elapsed,NodeList,ExitCode"
+        columns = "JobID,State,Elapsed,NodeList,ExitCode,JobName"
         found |= parse_sacct(_run(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)]))
     found |= {job: told for job in wanted if job not in found and (told := _array(job, found))}
-    return {job: found[job] for job in wanted if job in found}
+    return {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
 
 
 def _array(job: str, found: Mapping[str, Job]) -> Job | None:
@@ -43,30 +47,32 @@ def _array(job: str, found: Mapping[str, Job]) -> Job | None:
     if not states:
         return None
     if len(states) == 1:
-        return Job(next(iter(states)))
-    return Job(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+        state = next(iter(states))
+    else:
+        state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return Job(state, name=next(told.name for name, told in found.items() if name.startswith(f"{job}_")))
 
 
 def parse_squeue(text: str) -> dict[str, Job]:
-    """Lines of ``%i|%T|%M|%N|%r``."""
+    """Lines of ``%i|%T|%M|%N|%r|%j``."""
     found = {}
     for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) == 5:
-            job, state, elapsed, nodes, reason = fields
-            found[job] = Job(state, elapsed, nodes, "" if reason == "None" else reason)
+        fields = line.split("|", 5)
+        if len(fields) == 6:
+            job, state, elapsed, nodes, reason, name = fields
+            found[job] = Job(state, elapsed, nodes, "" if reason == "None" else reason, name)
     return found
 
 
 def parse_sacct(text: str) -> dict[str, Job]:
-    """Lines of ``JobID|State|Elapsed|NodeList|ExitCode``; a requeued job's last life comes last."""
+    """Lines of ``JobID|State|Elapsed|NodeList|ExitCode|JobName``; a requeued job's last life comes last."""
     found = {}
     for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) == 5 and "." not in fields[0]:
-            job, state, elapsed, nodes, code = fields
+        fields = line.split("|", 5)
+        if len(fields) == 6 and "." not in fields[0]:
+            job, state, elapsed, nodes, code, name = fields
             why = "" if code == "0:0" else f"exit code {code.split(':')[0]}"
-            found[job] = Job(state.split()[0], elapsed, nodes, why)
+            found[job] = Job(state.split()[0], elapsed, nodes, why, name)
     return found
 
 

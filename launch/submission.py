@@ -105,7 +105,7 @@ def refuse_second(run: Path, spec: JobSpec) -> None:
     if submitted[-1]["cluster"] == LOCAL:
         state = "RUNNING" if local_process(job) else ""
     else:
-        told = query.ask([job]).get(job)
+        told = query.ask({job: str(submitted[-1].get("name"))}).get(job)
         state = told.state if told else ""  # unknown to Slurm: long over
     if state in LIVING:
         raise InputError(
@@ -200,6 +200,7 @@ def _record(own: Place, place: Place, spec: JobSpec, job: str) -> None:
         "submitted",
         attempt=next_attempt(own.run),
         job=job,
+        name=spec.job,
         folder=str(place.folder),
         cluster=spec.cluster.name,
         nodes=spec.nodes,

@@ -93,7 +93,7 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, nodes: int) 
     # fmt: off
     ledger.record(
         place.run, "submitted", attempt=max(begun, default=-1) + 1, job=job, folder=str(heir.folder),
-        cluster=spec.cluster.name, nodes=nodes, ranks=following.world, takeover=True,
+        name=spec.job, cluster=spec.cluster.name, nodes=nodes, ranks=following.world, takeover=True,
     )
     # fmt: on
     registry.remember(place.run, job, spec.cluster.name)

@@ -99,30 +99,35 @@ def test_the_picture_is_xml_with_a_bar_an_attempt() -> None:
 
 
 def test_squeue_and_sacct_are_read() -> None:
-    found = query.parse_squeue("12|RUNNING|1:02|n[1-2]|None\n13_2|PENDING|0:00||Resources\nrubbish\n")
-    assert found["12"] == query.Job("RUNNING", "1:02", "n[1-2]", "")
+    text = "12|RUNNING|1:02|n[1-2]|None|a|b\n13_2|PENDING|0:00||Resources|c\nrubbish\n"
+    found = query.parse_squeue(text)
+    assert found["12"] == query.Job("RUNNING", "1:02", "n[1-2]", "", "a|b")
     assert found["13_2"].why == "Resources"
-    text = (
-        "12|NODE_FAIL|00:10|n1|0:0\n12|CANCELLED by 0|00:20|n1|0:15\n12.batch|X|1|n1|0:0\n9|FAILED|1|n2|2:0\n"
-    )
+    text = "12|NODE_FAIL|1|n1|0:0|j\n12|CANCELLED by 0|2|n1|0:15|j\n"
+    text += "12.batch|X|1|n1|0:0|j\n9|FAILED|1|n2|2:0|k\n"
     told = query.parse_sacct(text)
     assert (told["12"].state, told["9"].why) == ("CANCELLED", "exit code 2")
 
 
 def test_all_jobs_are_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, answer in [("squeue", "1|RUNNING|1|n1|None"), ("sacct", "2|COMPLETED|1|n1|0:0")]:
+    for name, answer in [
+        ("squeue", "1|RUNNING|1|n1|None|a"),
+        ("sacct", "2|COMPLETED|1|n1|0:0|b\n4|FAILED|1|n1|1:0|d"),
+    ]:
         path = tmp_path / name
         path.write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/asked\necho '{answer}'\n")
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = query.ask(["1", "2", "3", "2"])
+    found = query.ask({"1": "a", "2": "b", "3": "c", "4": "another cluster's"})
     assert {job: told.state for job, told in found.items()} == {"1": "RUNNING", "2": "COMPLETED"}
     assert (tmp_path / "asked").read_text().split() == ["squeue", "sacct"]
 
 
 def test_an_array_is_told_by_its_elements() -> None:
-    found = query.parse_squeue("9_0|RUNNING|1|n1|None\n9_1|PENDING|0||Priority\n9_2|PENDING|0||Priority\n")
-    assert query._array("9", found) == query.Job("2 PENDING, 1 RUNNING")
+    found = query.parse_squeue(
+        "9_0|RUNNING|1|n1|None|s\n9_1|PENDING|0||Priority|s\n9_2|PENDING|0||Priority|s\n"
+    )
+    assert query._array("9", found) == query.Job("2 PENDING, 1 RUNNING", name="s")
     assert query._array("8", found) is None
 
 
@@ -135,7 +140,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm here
     folder = tmp_path / "run"
     (folder / "job" / "001").mkdir(parents=True)
-    ledger.record(folder, "submitted", job="5", cluster="box", folder=str(folder / "job" / "001"))
+    ledger.record(folder, "submitted", job="5", name="run", cluster="box", folder=str(folder / "job" / "001"))
     registry.remember(folder, "5", "box")
     return folder
 
@@ -178,3 +183,8 @@ def test_a_missing_rank_is_told(run: Path) -> None:
         jobs.main(["logs", "--rank", "3", str(run)])
     with pytest.raises(InputError, match="nothing was submitted"):
         jobs.main(["status", str(run.parent)])
+
+
+def test_a_job_that_slurm_does_not_know_is_not_cancelled(run: Path) -> None:
+    with pytest.raises(InputError, match="job 5 is not known to Slurm here"):
+        jobs.main(["cancel", str(run)])
