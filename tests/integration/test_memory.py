@@ -13,7 +13,7 @@ import torch
 
 from diffcore import configure
 from diffcore.config import REPOSITORY, Config
-from diffcore.memory import advise, oom, report
+from diffcore.memory import advise, oom, report, seed_table
 from diffcore.memory.plan import Data, plan
 from shards.attributes import CARTOON_SET
 from tests.integration.conftest import run
@@ -108,6 +108,14 @@ def test_out_of_memory_leaves_a_report(config: Config, tmp_path: Path) -> None:
 
     cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total ...")
     assert oom.is_out_of_memory(cuda) and oom.asked_for(cuda) == int(2.5 * 2**30)
+
+
+def test_the_avatar_models_table_is_the_commands() -> None:
+    """docs/seed-memory.md is what ``python -m diffcore.memory seed-table`` writes today."""
+    text = seed_table.text()
+    assert text == (REPOSITORY / "docs" / "seed-memory.md").read_text()
+    for figure in ("291.69", "583.38", "1,750.13", "2,333.51", "18,319", "22,616", "3,130"):
+        assert figure in text
 
 
 CHROMIUM = next(
