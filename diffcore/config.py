@@ -302,8 +302,8 @@ class Sampling(Section):
     """Training steps between two sample grids."""
     count: int = Field(default=16, ge=1, le=1024)
     """Images in a grid."""
-    sampler: Literal["ddim", "ddpm", "dpm++", "heun"] = "ddim"
-    """Sampler (diffusion/samplers.py); dpm++ is DPM-Solver++ 2M."""
+    sampler: Literal["ddim", "ddpm", "dpm++", "dpm++sde", "heun"] = "ddim"
+    """Sampler (diffusion/samplers.py); dpm++ is DPM-Solver++ 2M, dpm++sde the same with fresh noise."""
     steps: int = Field(default=20, ge=1)
     """Steps of the sampler (heun evaluates the network twice in each; ddpm takes all timesteps)."""
     eta: float = Field(default=0.0, ge=0, le=1)

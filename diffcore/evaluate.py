@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=2000, help="images drawn (default 2000)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: recommended, or the run's)")
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: likewise)")
-    parser.add_argument("--sampler", help="ddim, ddpm, dpm++ or heun (default: likewise)")
+    parser.add_argument("--sampler", help="ddim, ddpm, dpm++, dpm++sde or heun (default: likewise)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
     parser.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
     parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")

@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
     parser.add_argument("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
     parser.add_argument("--steps", type=int, help="steps of the sampler")
-    parser.add_argument("--sampler", help="ddim, ddpm, dpm++ or heun")
+    parser.add_argument("--sampler", help="ddim, ddpm, dpm++, dpm++sde or heun")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
     parser.add_argument("--count", type=int, help="images")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")

@@ -12,11 +12,15 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from diffcore.diffusion.guidance import Denoiser
 from diffcore.diffusion.schedule import NoiseSchedule
 
+LAMBDA_MIN = -5.1
+"""Lowest log(alpha / sigma) that ``logsnr_timesteps`` spaces from: a cosine schedule ends far below it, where
+nothing is decided (Lu et al. 2022 cut it there too)."""
 HEUN_MAX = 100.0
 """Largest s = sigma / alpha from which Heun corrects; Karras et al. 2022 begin at 80."""
 
@@ -32,6 +36,20 @@ def spaced_timesteps(timesteps: int, steps: int) -> list[int]:
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps is {steps}; allowed: 1 to {timesteps}")
     return [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
+
+
+def logsnr_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """At most ``steps`` levels, noisiest first, equally spaced in log(alpha / sigma) (Lu et al. 2022).
+
+    The first is T - 1. Equal steps in t are long ones in logSNR at both ends of a cosine schedule, and there
+    a second-order solver bursts under strong guidance. Fewer where several fall on the same level.
+    """
+    spaced_timesteps(schedule.timesteps, steps)  # the same bounds
+    lambda_T = 0.5 * torch.log(schedule.alpha_bar_T / (1 - schedule.alpha_bar_T))
+    low, high = max(float(lambda_T[-1]), LAMBDA_MIN), float(lambda_T[0])
+    wanted = [low + (high - low) * i / steps for i in range(1, steps)]
+    levels = {int((lambda_T - value).abs().argmin()) for value in wanted}
+    return [schedule.timesteps - 1, *sorted(levels - {schedule.timesteps - 1}, reverse=True)]
 
 
 def _walk(ts: list[int]) -> Iterator[tuple[int, int, int | None]]:
@@ -105,6 +123,32 @@ def dpmpp_2m(
     return x
 
 
+def dpmpp_2m_sde(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 1.0
+) -> Tensor:
+    """SDE-DPM-Solver++ 2M (Lu et al. 2022, section 5) on levels equally spaced in logSNR.
+
+    Second order with fresh noise, one evaluation a step. It follows the same stochastic process as DDPM,
+    whose noise mends a network's errors, and stays with it under strong guidance (docs/guidance.md).
+    """
+    before: tuple[Tensor, float] | None = None  # x_0 and lambda of the step before
+    for i, t, t_next in _walk(logsnr_timesteps(schedule, steps)):
+        (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
+        x0 = denoise(x, t)
+        lambda_t = math.log(alpha / sigma) if alpha else -math.inf
+        direction = x0
+        if before is not None and t_next is not None and math.isfinite(before[1]):
+            h = math.log(alpha_next / sigma_next) - lambda_t
+            ratio = (lambda_t - before[1]) / h
+            direction = x0 + (x0 - before[0]) / (2 * ratio)
+        decay = alpha / sigma * sigma_next / alpha_next  # exp(-h)
+        x = sigma_next / sigma * decay * x + alpha_next * (1 - decay**2) * direction
+        if sigma_next:
+            x = x + sigma_next * math.sqrt(1 - decay**2) * noise(i)
+        before = x0, lambda_t
+    return x
+
+
 def heun(
     denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
 ) -> Tensor:
@@ -129,4 +173,10 @@ def heun(
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpmpp_2m, "heun": heun}
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "dpm++": dpmpp_2m,
+    "dpm++sde": dpmpp_2m_sde,
+    "heun": heun,
+}

@@ -27,6 +27,7 @@ CONFIG = REPOSITORY / "configs" / "experiments" / "guidance.yaml"
 SCALES = "1,2,4,6,10"
 # The last two show what clamping x_0 prevents.
 RIVALS: tuple[dict[str, Any], ...] = (
+    {"sampler": "dpm++sde", "steps": 20},
     {"sampler": "dpm++", "steps": 20},
     {"sampler": "ddim", "steps": 20},
     {"sampler": "ddim", "steps": 50},
@@ -133,7 +134,13 @@ def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:
 
 
 def _heading(cell: Cell) -> str:
-    names = {"dpm++": "DPM-Solver++", "ddim": "DDIM", "heun": "Heun", "ddpm": "DDPM"}
+    names = {
+        "dpm++": "DPM-Solver++ 2M",
+        "dpm++sde": "SDE-DPM-Solver++ 2M",
+        "ddim": "DDIM",
+        "heun": "Heun",
+        "ddpm": "DDPM",
+    }
     unclamped = "" if cell.sampling.clamp else ", x_0 not clamped"
     return f"{names[cell.sampling.sampler]}, {cell.steps} steps{unclamped}"
 

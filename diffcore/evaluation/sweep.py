@@ -1,4 +1,4 @@
-"""python -m diffcore.evaluation.sweep RUN [--scales 0,1,2,3,4,5,6,7,8,9] [--samplers ddim,dpm++,heun,ddpm]
+"""python -m diffcore.evaluation.sweep RUN [--scales 0,1,2,3,4,5,6,7,8,9] [--samplers dpm++,...]
 
 Which guidance scale, sampler and number of steps? Draws the same conditions with the same noise at every
 scale with every sampler, then with fewer and more steps. Writes into the run folder:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
-    parser.add_argument("--samplers", default="ddim,dpm++,heun,ddpm", help="default: all four")
+    parser.add_argument("--samplers", default="ddim,dpm++,dpm++sde,heun,ddpm", help="default: all")
     parser.add_argument("--steps", default=STEPS, help=f"tried at the best scale (default {STEPS})")
     parser.add_argument("--samples", type=int, default=256, help="images a cell (default 256)")
     parser.add_argument("--repeats", type=int, default=4, help="of them with the same labels (default 4)")

@@ -220,7 +220,7 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
         ("--set", "hair_color=10"): "hair_color must be a whole number, 0 to 9",
         ("--steps", "101"): "sampling.steps 101",
         ("--guidance", "-1"): "greater than or equal to 0",
-        ("--sampler", "euler"): "'ddim', 'ddpm', 'dpm++' or 'heun'",
+        ("--sampler", "euler"): "'ddim', 'ddpm', 'dpm++', 'dpm++sde' or 'heun'",
     }.items():
         code, err = sample(small, *bad, "--out", str(tmp_path / "bad.png"))
         assert code == 2 and words in err and err.startswith("error: ") and err.count("\n") == 1

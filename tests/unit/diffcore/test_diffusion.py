@@ -17,7 +17,7 @@ from diffcore.config import Diffusion
 from diffcore.diffusion import randomness
 from diffcore.diffusion.guidance import Denoiser, guided
 from diffcore.diffusion.loss import WEIGHTS
-from diffcore.diffusion.samplers import SAMPLERS, spaced_timesteps
+from diffcore.diffusion.samplers import SAMPLERS, logsnr_timesteps, spaced_timesteps
 from diffcore.diffusion.schedule import NoiseSchedule
 
 KINDS = {"linear": "linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
@@ -182,6 +182,38 @@ def test_dpm_solver_equals_diffusers_at_every_step(schedule: str, target: str, s
     for t, x, x_next in zip(theirs.timesteps, seen, [*seen[1:], final], strict=True):
         stepped = theirs.step(network(x, t.repeat(2)), t, x).prev_sample
         torch.testing.assert_close(x_next, stepped.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", KINDS)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("steps", [1, 2, 10, 20])
+def test_sde_dpm_solver_equals_diffusers_at_every_step(schedule: str, target: str, steps: int) -> None:
+    c = Diffusion(schedule=schedule, timesteps=300, beta_end=0.03, target=target)
+    ours = NoiseSchedule.of(c)
+    kind = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=300, prediction_type=TARGETS[target], timestep_spacing="trailing", **kind
+    )
+    levels = logsnr_timesteps(ours, steps)
+    theirs.set_timesteps(timesteps=levels)
+    sigmas(theirs, ours)
+    seen: list[Tensor] = []
+    fresh = [torch.randn_like(start()) for _ in levels]
+    sampler = SAMPLERS["dpm++sde"]
+    final = sampler(denoiser(ours, seen, clamp=False), ours, start(), steps, lambda i: fresh[i], 1.0)
+    for i, (t, x, x_next) in enumerate(zip(theirs.timesteps, seen, [*seen[1:], final], strict=True)):
+        stepped = theirs.step(network(x, t.repeat(2)), t, x, variance_noise=fresh[i]).prev_sample
+        torch.testing.assert_close(x_next, stepped.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", KINDS)
+def test_logsnr_timesteps_are_even_and_distinct(schedule: str) -> None:
+    ours = NoiseSchedule.of(Diffusion(schedule=schedule, timesteps=1000, target="v"))
+    ts = logsnr_timesteps(ours, 20)
+    assert ts[0] == 999 and len(ts) == 20 and sorted(set(ts), reverse=True) == ts
+    gaps = torch.log(ours.snr[ts][1:] / ours.snr[ts][:-1])[1:]  # the first may begin below LAMBDA_MIN
+    assert float(gaps.max() / gaps.min()) < 1.6  # there are only so many levels to choose from
+    assert len(logsnr_timesteps(ours, 1000)) <= 1000
 
 
 @pytest.mark.parametrize("schedule", ["linear", "sigmoid"])  # diffusers' Heun bursts on cosine's first step
