@@ -82,9 +82,8 @@ class Supervisor:
         except SupersededError as error:
             self.say(str(error))
             return FATAL
-        except (
-            OSError
-        ) as error:  # a full or lost disk under the run folder: the next life's preflight says so
+        except OSError as error:
+            # A full or lost disk under the run folder: the next life's preflight says so.
             self.say(f"error: {error}")
             return RETRYABLE
         finally:
@@ -123,8 +122,7 @@ class Supervisor:
         return plan.code
 
     def _training(self) -> list[str]:
-        python = self.spec.cluster.container.python if self.spec.cluster.container else sys.executable
-        return [python, str(self.code / "diffcore" / "train.py"), "--config", str(self.place.config)]
+        return [sys.executable, str(self.code / "diffcore" / "train.py"), "--config", str(self.place.config)]
 
     # --- one attempt ---
 
