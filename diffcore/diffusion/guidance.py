@@ -57,4 +57,6 @@ def guided(
         x0 = schedule.x0_of(predict(x_t, t, t_B), x_t, t_B)
         return schedule.clamp(x0) if clamp else x0
 
+    # For samplers that extrapolate: what they make of several x_0 must stay in the range as well.
+    denoise.limit = schedule.clamp if clamp else None  # type: ignore[attr-defined]
     return denoise

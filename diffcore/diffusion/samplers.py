@@ -129,8 +129,10 @@ def dpmpp_2m_sde(
     """SDE-DPM-Solver++ 2M (Lu et al. 2022, section 5) on levels equally spaced in logSNR.
 
     Second order with fresh noise, one evaluation a step. It follows the same stochastic process as DDPM,
-    whose noise mends a network's errors, and stays with it under strong guidance (docs/guidance.md).
+    whose noise mends a network's errors, and stays with it under strong guidance (docs/guidance.md). Where
+    ``denoise`` keeps x_0 within a range (its attribute ``limit``), the extrapolated x_0 is kept there too.
     """
+    limit: Callable[[Tensor], Tensor] = getattr(denoise, "limit", None) or (lambda x0: x0)
     before: tuple[Tensor, float] | None = None  # x_0 and lambda of the step before
     for i, t, t_next in _walk(logsnr_timesteps(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
@@ -140,7 +142,7 @@ def dpmpp_2m_sde(
         if before is not None and t_next is not None and math.isfinite(before[1]):
             h = math.log(alpha_next / sigma_next) - lambda_t
             ratio = (lambda_t - before[1]) / h
-            direction = x0 + (x0 - before[0]) / (2 * ratio)
+            direction = limit(x0 + (x0 - before[0]) / (2 * ratio))
         decay = alpha / sigma * sigma_next / alpha_next  # exp(-h)
         x = sigma_next / sigma * decay * x + alpha_next * (1 - decay**2) * direction
         if sigma_next:

@@ -214,6 +214,11 @@ class Estimate:
         half = T975[n - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
         return cls(mean, mean - half, mean + half)
 
+    def range(self) -> str:
+        if math.isinf(self.low):
+            return f"{self.mean:.2f} (one seed)"
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+
     def points(self) -> str:
         if math.isinf(self.low):
             return f"{100 * self.mean:+.1f} points (one seed)"
@@ -268,8 +273,7 @@ def finding_2(runs: Runs) -> tuple[str, str]:
     verdict = "holds" if variety.high < 0.5 else "does not hold" if variety.low > 0.5 else "undecided"
     return verdict, (
         f"Variants in use (exp of the entropy of what the judge reads, mean over the attributes that it "
-        f"reads well), as a share of the real images': {variety.mean:.2f} ({variety.low:.2f} to "
-        f"{variety.high:.2f}) without labels, {asked.mean:.2f} with labels asked for. Two samples differ by "
+        f"reads well), as a share of the real images': {variety.range()} without labels, {asked.mean:.2f} with labels asked for. Two samples differ by "
         f"{spread:.1f} of 255 without labels, {with_labels:.1f} with. A collapse onto a few looks would be a "
         "share well under a half, which is what the verdict asks for."
     )
