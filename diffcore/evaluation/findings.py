@@ -273,7 +273,8 @@ def finding_2(runs: Runs) -> tuple[str, str]:
     verdict = "holds" if variety.high < 0.5 else "does not hold" if variety.low > 0.5 else "undecided"
     return verdict, (
         f"Variants in use (exp of the entropy of what the judge reads, mean over the attributes that it "
-        f"reads well), as a share of the real images': {variety.range()} without labels, {asked.mean:.2f} with labels asked for. Two samples differ by "
+        f"reads well), as a share of the real images': {variety.range()} without labels, "
+        f"{asked.mean:.2f} with labels asked for. Two samples differ by "
         f"{spread:.1f} of 255 without labels, {with_labels:.1f} with. A collapse onto a few looks would be a "
         "share well under a half, which is what the verdict asks for."
     )
