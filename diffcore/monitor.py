@@ -70,6 +70,12 @@ class Monitor:
         self._metrics.write(json.dumps({"step": step, **values}) + "\n")
         self._metrics.flush()
 
+    def board(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures for TensorBoard alone: metrics.jsonl has a line a logged step, and nothing else."""
+        if self.active:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
+
     def progress(self, step: int, loss: float, rate: float) -> None:
         """Move the bar, or print the step's line: ``rate`` in images a second."""
         if not self.active:

@@ -147,7 +147,7 @@ def train(config: Config, world: World) -> None:
         ranks = gather_objects(tracer.result, world)
         if world.main:
             anatomy = report.measured(config, ranks)
-            monitor.scalars(config.train.steps, dict(report.scalars(anatomy)))
+            monitor.board(config.train.steps, dict(report.scalars(anatomy)))
             monitor.say(f"memory report: {report.save(config.run, anatomy)}")
     monitor.close()
     batches.close()
