@@ -1,0 +1,45 @@
+"""A part of benchmarks/job_faults.py: one run meets faults in turn and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from diffcore.config import Config
+
+from .conftest import REPOSITORY, RunningBox
+
+if "guards" not in Config.model_fields:
+    pytest.skip("training has no watchdog and heeds no signal yet", allow_module_level=True)
+
+FAULTS = ["crash", "hang", "preempt", "node"]
+ENDINGS = ["cancel", "bad_data"]
+
+
+@pytest.fixture(scope="module")
+def rows(box: RunningBox) -> dict[str, dict[str, Any]]:
+    """What the program found, by fault."""
+    program = [sys.executable, str(REPOSITORY / "benchmarks/job_faults.py"), "--box", str(box.folder)]
+    command = [*program, "--together", *FAULTS, "--only", *ENDINGS]
+    done = subprocess.run(command, cwd="/", stdout=subprocess.PIPE, text=True, timeout=540)
+    assert done.returncode in (0, 1), "the program itself failed"
+    found = json.loads(done.stdout)["rows"]
+    print(json.dumps(found, indent=1))
+    return {row.get("fault", row.get("ending")): row for row in found}
+
+
+def test_nothing_failed(rows: dict[str, dict[str, Any]]) -> None:
+    assert [row for row in rows.values() if "failed" in row] == []
+    assert list(rows) == [*FAULTS, *ENDINGS]
+
+
+def test_a_crash_is_noticed_soon(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["crash"]["noticed_s"] < 10
+
+
+def test_preemption_costs_at_most_one_step(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["preempt"]["lost_steps"] <= 1
