@@ -217,10 +217,26 @@ class Optimizer(Section):
 
 
 class LrSchedule(Section):
-    kind: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or a cosine to zero at the last step."""
+    kind: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    """After the warm-up: constant, a cosine to zero at the end, steps down; onecycle: no warm-up."""
     warmup_samples: int = Field(default=0, ge=0)
     """Samples over which the rate rises linearly from zero."""
+    step_samples: int | None = Field(default=None, ge=1)
+    """Samples between two steps down of kind step."""
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each step down of kind step."""
+    plateau_patience: int = Field(default=0, ge=0)
+    """Validations in a row without a lower loss after which the rate is cut; 0: never."""
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
+    """Factor of a cut on a plateau."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "step") != (self.step_samples is not None):
+            raise ValueError("step_samples belongs to kind step, which needs it")
+        if self.kind == "onecycle" and self.warmup_samples:
+            raise ValueError("kind onecycle warms up by itself: warmup_samples must be 0")
+        return self
 
 
 class Batch(Section):
@@ -247,8 +263,10 @@ class Batch(Section):
 class Engine(Section):
     zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (Rajbhandari et al. 2020)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute precision; bf16 keeps fp32 master weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Compute precision; bf16 and fp16 keep fp32 master weights, fp16 has a dynamic loss scale."""
+    offload: Literal["none", "optimizer"] = "none"
+    """optimizer: master weights and Adam's moments live, and the step runs, on the CPU (zero 1 to 3)."""
     gradient_clipping: float = Field(default=1.0, ge=0)
     """Bound on the gradient's norm; 0: none."""
     checkpointing: Literal["none", "selective", "full"] = "none"
@@ -262,12 +280,11 @@ class Engine(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.precision == "bf16" and self.zero == 0:
-            # DeepSpeed steps there without fp32 masters that could be saved or averaged.
-            raise ValueError("precision bf16 needs zero 1, 2 or 3; one process with zero 1 is plain bf16")
         if self.compile and self.zero == 3:
             # Its hooks around every module break the graph into pieces that are compiled again and again.
             raise ValueError("compile needs zero 0, 1 or 2")
+        if self.offload != "none" and self.zero == 0:
+            raise ValueError(f"offload {self.offload} needs zero 1, 2 or 3")
         return self
 
     @property
@@ -292,7 +309,9 @@ class Train(Section):
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between two checkpoints; the last step is always saved."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the best and the marked ones."""
+    best: Literal["validation/loss", "validation/loss_ema", "quality/fidelity"] = "validation/loss_ema"
+    """Metric that makes a checkpoint the best one: lowest loss, or highest fidelity, which needs a judge."""
     deterministic: bool = False
     """Deterministic kernels only: the same command gives the same bits."""
 
@@ -331,6 +350,28 @@ class Memory(Section):
     """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
 
 
+class Validation(Section):
+    samples: int = Field(default=256, ge=0)
+    """Held-out images whose loss is measured, with the same noise in every run; 0: none."""
+    every: int | None = Field(default=None, ge=1)
+    """Training steps between two validations, beside those with every checkpoint."""
+    drawn: int = Field(default=256, ge=1)
+    """Images drawn for the judge at a validation, where one was trained (evaluation.train_judge)."""
+
+
+class Guards(Section):
+    max_skips: int = Field(default=50, ge=1)
+    """Steps in a row left out because a gradient is not finite, before the run ends."""
+    explosion: float | None = Field(default=None, gt=1)
+    """A logged loss above this many times the recent median rolls back to a checkpoint; empty: never."""
+    rollback_factor: float = Field(default=0.5, gt=0, le=1)
+    """Factor on the learning rate after a rollback."""
+    max_rollbacks: int = Field(default=1, ge=0)
+    """Rollbacks of a run; one explosion more ends it."""
+    hang_seconds: float = Field(default=1800, ge=0)
+    """A rank that long without a sign of life writes every thread's stack and ends the run; 0: never."""
+
+
 Model = Annotated[AvatarModel | DdpmModel | DiffusersModel, Field(discriminator="kind")]
 
 
@@ -350,8 +391,14 @@ class Config(Section):
     engine: Engine = Engine()
     ema: Ema = Ema()
     train: Train
+    validation: Validation = Validation()
+    guards: Guards = Guards()
     sampling: Sampling = Sampling()
     memory: Memory = Memory()
+    init_from: Path | None = None
+    """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
+    init_weights: Literal["ema", "raw"] = "ema"
+    """Which of them."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -381,6 +428,7 @@ class Config(Section):
         )
         del tree["batch"]["micro"]
         tree["engine"] = {"gradient_clipping": self.engine.gradient_clipping}
+        tree["guards"] = {"explosion": self.guards.explosion, "rollback_factor": self.guards.rollback_factor}
         return dict(flatten(tree))
 
     def to_yaml(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class Ema:
 
     def __init__(self, engine: Engine, config: EmaConfig) -> None:
         self.engine, self.config = engine, config
-        self.shards = [shard.clone() for shard in engine.master_shards()]
+        self.shards = [shard.clone() for shard in engine.masters()]
 
     def decay_at(self, step: int) -> float:
         """Decay of step ``step`` (0 is the first); warmed up so that early weights are soon forgotten."""
@@ -32,7 +32,7 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After the optimizer's step ``step``."""
-        torch._foreach_lerp_(self.shards, self.engine.master_shards(), 1 - self.decay_at(step))
+        torch._foreach_lerp_(self.shards, self.engine.masters(), 1 - self.decay_at(step))
 
     def full(self) -> Iterator[tuple[str, Tensor]]:
         """(name, fp32 tensor) of every parameter's average, whole on every rank. A collective; exhaust it.
@@ -40,6 +40,3 @@ class Ema:
         A tensor is valid until the next one.
         """
         return self.engine.whole(self.shards)
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        self.engine.take(self.shards, weights)

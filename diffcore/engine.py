@@ -1,7 +1,7 @@
 """The only file that knows DeepSpeed: processes, the wrapped network, and its states as plain tensors.
 
-Checkpoints need the network's fp32 weights and Adam's moments by parameter name, whatever the ZeRO stage and
-world size were; DeepSpeed keeps them in flat partitions. ``full_states`` and ``load_full_states`` translate.
+Checkpoints and the EMA need the network's fp32 weights and Adam's moments by parameter name, whatever the
+ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``Engine.parts`` translates.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,11 @@ from diffcore.config import Config
 from shards.cli import InputError
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What DeepSpeed's dynamic loss scale remembers."""
+GATHER_ELEMENTS = 16 << 20
+"""Elements that are gathered in one collective: 64 MiB."""
 # Set from the config or computed by Batch.split: a second place could contradict the first.
 OURS = (
     "train_batch_size",
@@ -122,9 +129,47 @@ def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.engine.gradient_clipping,
-        "bf16": {"enabled": config.engine.precision == "bf16"},
+        **_precision(config),
+        **_offload(config, settings),
         "steps_per_print": 2**62,
     }
+
+
+def _precision(config: Config) -> dict[str, Any]:
+    precision = config.engine.precision
+    if config.engine.zero:
+        return {name: {"enabled": precision == name} for name in ("bf16", "fp16")}  # fp16: dynamic loss scale
+    if precision == "fp32":
+        return {}
+    return {"torch_autocast": {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[precision]}}
+
+
+def _offload(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
+    if config.engine.offload == "none":
+        return {}
+    zero = settings["zero_optimization"] | {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+    # torch's own fused AdamW steps on the CPU too; DeepSpeed's would be compiled on the first start.
+    return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where elements ``start`` .. ``start + count`` of a flattened parameter are on this rank.
+
+    ``offset`` elements into the ``shard``-th tensor of ``Engine.masters`` and of all that is laid out so.
+    """
+
+    name: str
+    start: int
+    count: int
+    shard: int
+    offset: int
+
+
+Part = tuple[str, int, Tensor]
+"""(parameter, start, fp32 tensor [n]): elements start .. start + n of a flattened parameter."""
+Read = Callable[[str, str, int, int], Tensor]
+"""(kind, parameter, start, count) -> fp32 [count], CPU; kind: "weights", "ema" or a moment of Adam's."""
 
 
 class Engine:
@@ -135,8 +180,14 @@ class Engine:
 
         self.world = world
         self.stage = config.engine.zero
-        self.dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         self.micro, self.accumulation = config.batch.split(world.size)
+        if config.engine.precision == "fp16" and world.device.type == "cpu" and self.stage:
+            raise InputError(
+                f"engine.precision fp16 with ZeRO-{self.stage} needs a GPU (DeepSpeed refuses it on a CPU); "
+                f"allowed here: fp32, bf16"
+            )
+        # Under ZeRO-0 the weights stay in fp32 and autocast computes in less; the other stages keep masters.
+        self.dtype = DTYPES[config.engine.precision] if self.stage else torch.float32
         self.network = network.to(world.device)
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
@@ -146,7 +197,7 @@ class Engine:
         if self.stage == 0 and world.size == 1:
             # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.
             self._engine.enable_backward_allreduce = False
-        # ZeRO-0 in fp32 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
+        # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer
         self._norm = torch.zeros(())
 
@@ -154,14 +205,25 @@ class Engine:
         """Backward of one micro batch's mean loss."""
         self._engine.backward(loss)
 
-    def step(self, lr: float) -> None:
-        """End a micro batch; on the last one of a batch the optimizer steps with this learning rate."""
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the micro batch in hand is the last one of its batch, after which the optimizer steps."""
+        return bool(self._engine.is_gradient_accumulation_boundary())
+
+    def step(self, lr: float) -> bool:
+        """End a micro batch; on the last one of a batch the optimizer steps with this learning rate.
+
+        Returns whether the weights may have changed: False where the gradient of any rank was not finite and
+        the step was left out (on every rank alike).
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        if self._unwrapped and self._engine.is_gradient_accumulation_boundary():
+        if self._unwrapped and self.at_boundary:
             gradients = [p.grad for p in self.names if p.grad is not None]
-            self._norm = torch.nn.utils.get_total_norm(gradients)
+            self._norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
+            self._optimizer.overflow = not bool(self._norm.isfinite())
         self._engine.step()
+        return not getattr(self._optimizer, "overflow", False)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         x_BCHW, *rest = inputs
@@ -169,121 +231,140 @@ class Engine:
         return output
 
     def gradient_norm(self) -> float:
-        """Norm of the last step's gradient over all ranks, before clipping."""
+        """Norm of the last step's gradient over all ranks, before clipping; inf if it was not finite."""
         return float(self._norm if self._unwrapped else self._engine.get_global_grad_norm())
+
+    # --- fp16's loss scale ------------------------------------------------------------------------------
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor on the loss that keeps fp16's gradients from underflowing; 1 without fp16."""
+        if self._unwrapped:
+            scaler = self._engine.torch_autocast_z0_gradscaler
+            return float(scaler.get_scale()) if scaler is not None else 1.0
+        return float(self._optimizer.loss_scale)
+
+    def scaler_state(self) -> dict[str, float]:
+        """What the dynamic loss scale needs to go on; empty without fp16."""
+        if self._unwrapped:
+            scaler = self._engine.torch_autocast_z0_gradscaler
+            return dict(scaler.state_dict()) if scaler is not None else {}
+        scaler = getattr(self._optimizer, "loss_scaler", None)
+        return {name: getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        """Take up ``scaler_state``; that of another precision or stage is left aside."""
+        if self.scaler_state().keys() != state.keys():
+            return
+        if not self._unwrapped:
+            for name, value in state.items():
+                setattr(self._optimizer.loss_scaler, name, value)
+        elif state:
+            self._engine.torch_autocast_z0_gradscaler.load_state_dict(dict(state))
 
     # --- states by parameter name ---------------------------------------------------------------------
 
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, fp32 tensor) of every parameter, whole on every rank. A collective: all ranks iterate.
-
-        The master weights where there are any. Valid until the next item.
-        """
-        if self.stage < 3 and self.dtype == torch.float32:  # whole on every rank already
-            yield from ((name, parameter.detach()) for parameter, name in self.names.items())
-        else:
-            yield from self._full_masters()
-
-    def _full_masters(self) -> Iterator[tuple[str, Tensor]]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        for parameter, name in self.names.items():
-            yield name, safe_get_full_fp32_param(parameter).reshape(self._shape(parameter))
-
-    def master_shards(self) -> list[Tensor]:
-        """What this rank holds of the fp32 weights: flat partitions under ZeRO-1 to 3, else all of them."""
+    def masters(self) -> list[Tensor]:
+        """What the optimizer steps on: this rank's flat fp32 partitions, under ZeRO-0 the parameters."""
         return [tensor.detach() for tensor in self._stepped]
 
+    def moments(self) -> dict[str, list[Tensor]]:
+        """Adam's moments by name, laid out like ``masters``; empty before the first step."""
+        states = [self._base_optimizer.state.get(tensor, {}) for tensor in self._stepped]
+        return {m: [state[m] for state in states] for m in ADAM_MOMENTS if all(m in s for s in states)}
+
+    def _places(self) -> Iterator[Place]:
+        """Where this rank holds which elements, in the parameters' order."""
+        for i, (parameter, name) in enumerate(self.names.items()):
+            size = self.size_of(parameter)
+            if self._unwrapped:
+                yield Place(name, 0, size, i, 0)
+            elif self.stage == 3:  # equal parts, padded at the end
+                shard, offset, _ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+                start, count = _share(size, self.world)
+                yield Place(name, start, count, shard, offset)
+            elif (mapped := parameter._hp_mapping) is not None:  # what falls into this rank's partition
+                of, at = mapped.lp_fragment_address, mapped.hp_fragment_address
+                yield Place(name, of.start, of.numel, mapped.param_group_index, at.start)
+
+    def is_finite(self) -> bool:
+        """Whether every weight of every rank is a finite number. A collective."""
+        bad = torch.zeros((), device=self.world.device)
+        for _, _, part in self.parts(self.masters()):  # without the padding, which may hold anything
+            bad += (~part.isfinite()).sum().to(bad.device)
+        return not sum_over_ranks(bad).item()
+
+    def held(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+        """Every element that this rank holds in tensors laid out like ``masters``: views."""
+        for p in self._places():
+            yield p.name, p.start, shards[p.shard].detach().view(-1).narrow(0, p.offset, p.count)
+
+    def parts(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+        """What this rank answers for of tensors laid out like ``masters``: views.
+
+        Over all ranks each element comes once. Not a collective; valid until the next step.
+        """
+        for name, start, part in self.held(shards):
+            if self._unwrapped:  # all ranks hold the same
+                start, count = _share(part.numel(), self.world)
+                part = part.narrow(0, start, count)
+            if part.numel():
+                yield name, start, part
+
     def whole(self, shards: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """``full_weights`` of weights that are laid out as ``master_shards``. A collective; exhaust it."""
-        if self._unwrapped:
-            of = dict(zip(self._stepped, shards, strict=True))
-            yield from ((name, of[parameter]) for parameter, name in self.names.items())
-        else:
-            with self._masters_from(shards):
-                yield from self._full_masters()
+        """(name, fp32 tensor) of every parameter, whole on every rank, of tensors laid out like ``masters``.
 
-    def take(self, shards: Sequence[Tensor], weights: Mapping[str, Tensor]) -> None:
-        """Fill ``shards``, laid out as ``master_shards``, from whole tensors by name."""
+        A collective: all ranks iterate to the end. A tensor is valid until the next one.
+        """
+        shapes = self.shapes()
         if self._unwrapped:
-            for name, shard in self.whole(shards):
-                shard.copy_(weights[name])
+            yield from ((name, held.view(shapes[name])) for name, _, held in self.held(shards))
             return
-        with self._masters_from(shards), torch.no_grad():
-            for parameter, name in self.names.items():
-                self._set(parameter, None, weights[name])
+        mine = {name: (start, part) for name, start, part in self.parts(shards)}
+        for bucket in _buckets({name: prod(shape) for name, shape in shapes.items()}, GATHER_ELEMENTS):
+            flat = torch.zeros(sum(bucket.values()), device=self.world.device)
+            tensors = dict(zip(bucket, flat.split(list(bucket.values())), strict=True))
+            for name in bucket.keys() & mine.keys():
+                start, part = mine[name]
+                tensors[name][start : start + part.numel()].copy_(part)
+            torch.distributed.all_reduce(flat)  # a sum of disjoint parts: exact
+            yield from ((name, tensor.view(shapes[name])) for name, tensor in tensors.items())
 
-    @contextmanager
-    def _masters_from(self, shards: Sequence[Tensor]) -> Iterator[None]:
-        """The masters and ``shards`` change places: whatever reads or writes masters meets ``shards``."""
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """``whole`` of the fp32 weights."""
+        return self.whole(self.masters())
 
-        def exchange() -> None:
-            for master, shard in zip(self.master_shards(), shards, strict=True):
-                kept = master.clone()  # values, not storages: DeepSpeed holds views into its partitions
-                master.copy_(shard)
-                shard.copy_(kept)
+    def fill(self, shards: Sequence[Tensor], kind: str, read: Read) -> None:
+        """Read tensors laid out like ``masters`` from a checkpoint."""
+        for name, start, held in self.held(shards):
+            held.copy_(read(kind, name, start, held.numel()))
 
-        exchange()
-        try:
-            yield
-        finally:
-            exchange()
+    def load(self, read: Read, updates: int) -> None:
+        """Take up fp32 weights and Adam's moments after ``updates`` optimizer steps, whatever stage and world
+        size they are from. A collective."""
+        self._make_moments(updates)
+        self.fill(self.masters(), "weights", read)
+        for moment, shards in self.moments().items():
+            self.fill(shards, moment, read)
+        self.write_weights(self.full_weights())
 
-    def full_states(self) -> Iterator[tuple[str, Tensor]]:
-        """("name.exp_avg", fp32 tensor) ... of Adam's moments, whole on every rank. A collective."""
-        from deepspeed.utils import safe_get_full_optimizer_state
+    def start_from(self, weights: Mapping[str, Tensor], source: Path) -> None:
+        """Begin with these weights, whole and by name. InputError, with ``source``, if they do not fit."""
+        shapes = self.shapes()
+        for name in sorted(shapes.keys() | weights.keys()):
+            there = list(weights[name].shape) if name in weights else "missing"
+            if there != shapes.get(name, "not in this model"):
+                wanted = shapes.get(name, "not in this model")
+                raise InputError(f"init_from: {source}: {name} is {there}, this model has {wanted}")
+        read: Read = lambda _, name, start, count: weights[name].reshape(-1)[start : start + count]  # noqa: E731
+        self.fill(self.masters(), "weights", read)
+        self.write_weights(self.full_weights())
 
-        for parameter, name in self.names.items():
-            for moment in ADAM_MOMENTS:
-                if self._unwrapped:
-                    full = self._base_optimizer.state[parameter][moment]
-                else:
-                    full = safe_get_full_optimizer_state(parameter, moment)
-                yield f"{name}.{moment}", full.reshape(self._shape(parameter))
-
-    def load_full_states(
-        self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], steps: int
-    ) -> None:
-        """Take up weights and Adam's moments by name after ``steps`` steps, at any stage and world size."""
-        self._make_moments(steps)
-        for parameter, name in self.names.items():
-            self._set(parameter, None, weights[name])
-            for moment in ADAM_MOMENTS:
-                self._set(parameter, moment, moments[f"{name}.{moment}"])
-        self._write_weights(weights.items())
-
-    def _set(self, parameter: nn.Parameter, moment: str | None, value: Tensor) -> None:
-        """Set this rank's share of a parameter's fp32 master (None) or of one of Adam's moments."""
-        from deepspeed.utils import (
-            safe_set_full_fp32_param,
-            safe_set_full_optimizer_state,
-            safe_set_local_fp32_param,
-            safe_set_local_optimizer_state,
-        )
-
-        value = value.to(self.world.device)
-        if self.stage == 3:
-            # DeepSpeed's "full" setters fail where a parameter does not divide among the ranks: it is padded.
-            share = parameter.ds_tensor.numel()
-            padded = nn.functional.pad(value.flatten(), (0, share * self.world.size - value.numel()))
-            local = padded[self.world.rank * share : (self.world.rank + 1) * share]
-            if moment is None:
-                safe_set_local_fp32_param(parameter, local)
-            else:
-                safe_set_local_optimizer_state(parameter, local, moment)
-        elif self._unwrapped:
-            if moment is not None:
-                self._base_optimizer.state[parameter][moment].copy_(value)
-        elif moment is None:
-            safe_set_full_fp32_param(parameter, value)
-        else:
-            safe_set_full_optimizer_state(parameter, value, moment)
-
-    def _make_moments(self, steps: int) -> None:
+    def _make_moments(self, updates: int) -> None:
         """Adam makes its moments at the first step; make them now, so that they can be filled."""
         for stepped in self._stepped:
             state = self._base_optimizer.state[stepped]
-            state["step"] = torch.tensor(float(steps), device=stepped.device)  # where fused Adam wants it
+            state["step"] = torch.tensor(float(updates), device=stepped.device)  # where fused Adam wants it
             for moment in ADAM_MOMENTS:
                 state[moment] = torch.zeros_like(stepped)
         link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)
@@ -304,6 +385,10 @@ class Engine:
     def _shape(self, parameter: nn.Parameter) -> torch.Size:
         return getattr(parameter, "ds_shape", parameter.shape)
 
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, whole, by name."""
+        return {name: list(self._shape(parameter)) for parameter, name in self.names.items()}
+
     @property
     def parameters(self) -> int:
         """Number of trainable parameters, whole."""
@@ -313,8 +398,8 @@ class Engine:
         """Elements of a parameter, whole (under ZeRO-3 the module's own tensor is empty)."""
         return self._shape(parameter).numel()
 
-    def _write_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Set the compute weights (not the masters) on all ranks. A collective under ZeRO-3."""
+    def write_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Set the compute weights (not the masters) on all ranks, from whole tensors. A collective."""
         parameters = {name: parameter for parameter, name in self.names.items()}
         with self._gathered(), torch.no_grad():
             for name, value in weights:
@@ -335,13 +420,13 @@ class Engine:
     @contextmanager
     def swapped(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
         """Compute with other weights (the EMA's, say) for a while. A collective: all ranks iterate."""
-        with self._gathered(), torch.no_grad():
-            own = {name: parameter.detach().clone() for parameter, name in self.names.items()}
-        self._write_weights(weights)
+        # Under ZeRO-0 the compute weights are the masters: keep them aside.
+        own = [(name, p.detach().clone()) for p, name in self.names.items()] if self._unwrapped else None
+        self.write_weights(weights)
         try:
             yield
         finally:
-            self._write_weights(own.items())
+            self.write_weights(own if own is not None else self.full_weights())
 
     # --- memory ------------------------------------------------------------------------------------------
 
@@ -382,30 +467,70 @@ def _tensors(held: Any) -> list[Tensor]:
     return _tensors(buffer) if buffer is not None else []
 
 
+def _share(size: int, world: World) -> tuple[int, int]:
+    """(start, count) of this rank's equal part of ``size`` elements; the last parts may be short or empty."""
+    share = -(-size // world.size)
+    start = min(world.rank * share, size)
+    return start, min(share, size - start)
+
+
+def _buckets(sizes: Mapping[str, int], most: int) -> Iterator[dict[str, int]]:
+    """Runs of neighbours with at most ``most`` elements, or one that has more alone."""
+    bucket: dict[str, int] = {}
+    for name, size in sizes.items():
+        if bucket and sum(bucket.values()) + size > most:
+            yield bucket
+            bucket = {}
+        bucket[name] = size
+    if bucket:
+        yield bucket
+
+
+class _Skipping:
+    """An optimizer whose next steps are left out while ``overflow`` is set, as DeepSpeed's own do."""
+
+    overflow = False
+
+    def step(self, closure: Any = None) -> Any:
+        return None if self.overflow else super().step(closure)  # type: ignore[misc]
+
+
+class Adam(_Skipping, torch.optim.Adam):
+    pass
+
+
+class AdamW(_Skipping, torch.optim.AdamW):
+    pass
+
+
 def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW as the config says, in PyTorch's fused form (one kernel a group)."""
     c = config.optimizer
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": Adam, "adamw": AdamW}
     return kinds[c.kind](
         network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
     )
 
 
-def gather_objects(value: Any, world: World) -> list[Any]:
+def side_group() -> torch.distributed.ProcessGroup:
+    """All ranks once more, over the CPU: for what goes on beside the training. A collective."""
+    return torch.distributed.new_group(backend="gloo")
+
+
+def gather_objects(
+    value: Any, world: World, group: torch.distributed.ProcessGroup | None = None
+) -> list[Any]:
     """``value`` of every rank, in rank order, on every rank. A collective."""
     gathered: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(gathered, value)
+    torch.distributed.all_gather_object(gathered, value, group=group)
     return gathered
 
 
-def mean_over_ranks(value: Tensor, world: World) -> Tensor:
-    """Mean of a small tensor over the ranks. A collective."""
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum of a small tensor over the ranks. A collective."""
     value = value.detach().clone()
     torch.distributed.all_reduce(value)
-    return value / world.size
+    return value
 
 
 def barrier() -> None:

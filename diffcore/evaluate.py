@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     world = draws.start()
     try:
-        model = load_run(arguments.run, arguments.weights, arguments.step)
+        model = load_run(arguments.run, arguments.weights, str(arguments.step or "newest"))
         judge = judge_of(model, arguments.judge)
         sampling = sampling_of(model.config, arguments)
         measured = quality.measure(

@@ -7,7 +7,7 @@ which a launcher sets; by hand it stays 0). Rank 0 writes what training does, th
     start                           training began; steps, world, pid, host
     loaded                          a checkpoint was taken up (or none); step
     first_step                      the first step of this process is done; step
-    saving, saved                   a checkpoint was begun and is complete; step, seconds
+    saving, saved                   a checkpoint was begun and is complete; step, seconds, seconds waited
     skipped_step, rollback          a guard acted; step and why
     preempted, hang, failed, done   how it ended; step, and code or why
     ended                           by the launcher: the process left; code

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,30 +22,33 @@ class Monitor:
     they are about to be made again."""
 
     def __init__(self, run: Path, start: int, total: int, active: bool) -> None:
-        self.active = active
-        self.total = total
-        self._since = time.perf_counter()
+        self.run, self.total, self.active = run, total, active
+        self._logged = start
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(run / "tensorboard", purge_step=start + 1 if start else None)
+        self._writer = self._board(start)
         self._metrics = _reopened(run / "metrics.jsonl", start)
         self._progress = _progress(start, total) if sys.stderr.isatty() else None
         self._began, self._start = time.monotonic(), start
 
-    def rate(self, images: int) -> float:
-        """Images a second since the last call, time spent aside not counted."""
-        elapsed = time.perf_counter() - self._since
-        self._since = time.perf_counter()
-        return images / elapsed
+    def steps_since(self, step: int) -> int:
+        """Steps since the last call, or since the start."""
+        steps, self._logged = step - self._logged, step
+        return steps
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Around what is no training, such as drawing samples: ``rate`` leaves its time out."""
-        began = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - began
+    def rewind(self, step: int) -> None:
+        """The run has gone back to ``step``: figures of later steps are dropped."""
+        self._logged = step
+        if self.active:
+            self._metrics.close()
+            self._metrics = _reopened(self.run / "metrics.jsonl", step)
+            self._writer.close()
+            self._writer = self._board(step)
+
+    def _board(self, start: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
 
     def text(self, tag: str, text: str) -> None:
         if self.active:
@@ -76,18 +78,20 @@ class Monitor:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, step)
 
-    def progress(self, step: int, loss: float, rate: float) -> None:
-        """Move the bar, or print the step's line: ``rate`` in images a second."""
+    def progress(self, step: int, figures: Mapping[str, float], epoch_images: int) -> None:
+        """Move the bar, or print the step's line; ``figures`` are those of ``scalars``."""
         if not self.active:
             return
+        words = (
+            f"epoch {figures['train/samples'] / epoch_images:.2f}  loss {figures['train/loss']:.4f}  "
+            f"{figures['train/images_per_second']:.1f} images/s  {figures['memory/process_mib']:,.0f} MiB"
+        )
         if self._progress:
-            self._progress.update(
-                self._progress.task_ids[0], completed=step, loss=f"{loss:.4f}", rate=f"{rate:.1f}"
-            )
+            self._progress.update(self._progress.task_ids[0], completed=step, words=words)
             return
         done = step - self._start
         left = (time.monotonic() - self._began) / max(done, 1) * (self.total - step)
-        self.say(f"step {step}/{self.total}  loss {loss:.4f}  {rate:.1f} images/s  {_clock(left)} left")
+        self.say(f"step {step}/{self.total}  {words}  {_clock(left)} left")
 
     def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
         if self.active:
@@ -124,12 +128,11 @@ def _progress(start: int, total: int) -> Any:
         TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]} images/s"),
+        TextColumn("{task.fields[words]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    progress.add_task("training", total=total, completed=start, loss="-", rate="-")
+    progress.add_task("training", total=total, completed=start, words="")
     progress.start()
     return progress
 

@@ -115,28 +115,18 @@ class TrainedModel:
         return np.concatenate(parts)
 
 
-def load_run(run: Path, weights: str = "ema", step: int | None = None) -> TrainedModel:
-    """The network of a run with its newest complete checkpoint, or that of ``step``. InputError without one.
+def load_run(run: Path, weights: str = "ema", which: str = "newest") -> TrainedModel:
+    """The network of a run with one of its complete checkpoints. InputError where there is none.
 
-    ``weights``: ema, or raw for what the optimizer has.
+    ``weights``: ema, or raw for what the optimizer has. ``which``: newest, best or a step.
     """
     import torch
 
-    from diffcore import checkpoint, models
+    from diffcore import checkpoint, export, models
     from diffcore.diffusion.schedule import NoiseSchedule
 
-    config_path = run / "config.yaml"
-    if not config_path.exists():
-        raise InputError(f"{run}: not a run folder (no config.yaml)")
-    config = configure.load(config_path)
-    folder, skipped = checkpoint.newest(run)
-    if folder is None:
-        raise InputError(f"{run}: no complete checkpoint ({'; '.join(skipped) or 'none was written'})")
-    if step is not None:
-        kept = {checkpoint.read_state(path).step: path for path in checkpoint.complete(run)}
-        if step not in kept:
-            raise InputError(f"{run}: no checkpoint of step {step}; there are {', '.join(map(str, kept))}")
-        folder = kept[step]
+    config = export.config_of(run)
+    folder = export.choose(run, which)
     state = checkpoint.read_state(folder)
     schema = tuple(Attribute(a["name"], a["variants"]) for a in state.data["schema"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 EXIT_BAD_INPUT = 2
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -27,15 +28,15 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def run(main: Callable[[], None], hold_back: float = 0) -> None:
-    """Run a command; a user's mistake ends it with one line on stderr and exit code 2.
+def run(main: Callable[[], T], hold_back: float = 0) -> T:
+    """Run a command, return what it does; a user's mistake ends it with one line on stderr and exit code 2.
 
     ``hold_back`` is how many seconds the line waits: for processes of which another one says it first.
 
     An OSError (unwritable output, full disk, missing file) counts as one: its text names the path.
     """
     try:
-        main()
+        return main()
     except InputError as error:
         time.sleep(hold_back)
         fail(str(error))

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for before, step in zip([0, *steps], steps, strict=False):
         loss = mean_loss(arguments.run, before, step)
         for weights in ("ema", "raw") if arguments.raw else ("ema",):
-            model = load_run(arguments.run, weights, step)
+            model = load_run(arguments.run, weights, str(step))
             images = draws.draw(model, labels_NA, sampling, arguments.seed, draws.start())
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
             points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))

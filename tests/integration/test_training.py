@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from diffcore import checkpoint, configure, models
+from diffcore import checkpoint, configure, exits, models
 from diffcore.batches import positions_of
 from diffcore.diffusion.loss import denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine import ADAM_MOMENTS
 from diffcore.pictures import to_signal
 from shards.read import ShardReader
 from tests.integration.conftest import TRAIN, Train, run
@@ -63,9 +63,16 @@ def plain_loop(path: Path, steps: int) -> dict[str, Any]:
 
 
 def saved(folder: Path) -> dict[str, dict[str, Tensor]]:
-    [newest, *_] = [checkpoint.newest(folder)[0]]
+    newest, _ = checkpoint.newest(folder)
     assert newest is not None
-    return {which: load_file(newest / f"{which}.safetensors") for which in ("weights", "ema", "optimizer")}
+    moments = {
+        f"{name}.{moment}": tensor
+        for moment in ADAM_MOMENTS
+        for name, tensor in checkpoint.read_weights(newest, moment).items()
+    }
+    return {which: checkpoint.read_weights(newest, which) for which in checkpoint.WEIGHTS} | {
+        "optimizer": moments
+    }
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
@@ -271,7 +278,9 @@ def test_another_experiment_does_not_enter_a_run_folder(train: Train, small: Pat
 
 def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint(train: Train, small: Path) -> None:
     # A rate that throws the weights out of fp32's range
-    refused(train("--optimizer.lr", "1e38", check=False), "no longer finite")
+    finished = train("--optimizer.lr", "1e38", check=False)
+    errors = [line for line in finished.err.splitlines() if line.startswith("error:")]
+    assert finished.code == exits.FATAL and len(errors) == 1 and "no longer finite" in errors[0]
     assert checkpoint.complete(small.parent / "run") == []
 
 

@@ -17,7 +17,7 @@ class Masters:
         torch.manual_seed(0)
         self.held = [torch.randn(5), torch.randn(2, 3)]
 
-    def master_shards(self) -> list[Tensor]:
+    def masters(self) -> list[Tensor]:
         return self.held
 
 

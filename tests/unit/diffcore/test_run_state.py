@@ -1,8 +1,7 @@
-"""Small parts that a run is made of: learning rate, positions, checkpoints on disk, metrics, grids."""
+"""Small parts that a run is made of: positions, pixels, metrics, the run folder, grids."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -12,10 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import checkpoint, configure, pictures, run_folder
+from diffcore import configure, pictures, run_folder
 from diffcore.batches import positions_of
-from diffcore.checkpoint import State
-from diffcore.learning_rate import learning_rate
 from diffcore.monitor import Monitor
 from diffcore.pictures import to_pixels, to_signal
 from shards.cli import InputError
@@ -42,76 +39,6 @@ def test_pixels_survive_the_way_to_the_network_and_back() -> None:
     assert signal.min() == -1 and signal.max() == 1 and signal.shape == (1, 3, 16, 16)
     assert np.array_equal(to_pixels(signal), pixels)
     assert to_pixels(torch.tensor([[[[-9.0, 9.0]]]])).tolist() == [[[[0], [255]]]]
-
-
-def test_learning_rate_by_samples_seen() -> None:
-    c = configure.load(DEMO, {"optimizer": {"lr": 1.0}, "batch": {"size": 10}, "train": {"steps": 100}})
-    c = configure.replace(c, "lr_schedule", {"kind": "cosine", "warmup_samples": 200})
-    rates = [learning_rate(c, samples) for samples in range(0, 1001, 10)]
-    assert rates[0] == pytest.approx(0.05) and rates[19] == rates[20] == 1.0
-    assert rates[60] == pytest.approx(0.5) and rates[100] == pytest.approx(0)
-    assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
-    constant = configure.replace(c, "lr_schedule", {"kind": "constant"})
-    assert learning_rate(constant, 990) == 1.0
-
-
-def written(run: Path, *steps: int) -> list[Path]:
-    run.mkdir(exist_ok=True)
-    tensors = {"w": torch.arange(4.0)}
-    for step in steps:
-        state = State(step, step * 4, {}, {}, 1, 1, "fp32", "unknown")
-        checkpoint._write(run / "checkpoints", state, tensors, tensors, {"w.exp_avg": torch.zeros(4)})
-    return checkpoint.complete(run)
-
-
-def test_newest_is_the_newest_complete(tmp_path: Path) -> None:
-    first, second = written(tmp_path, 5, 10)
-    assert checkpoint.newest(tmp_path) == (second, [])
-    assert checkpoint.read_state(second).step == 10
-    assert torch.equal(checkpoint.read_weights(second, "ema")["w"], torch.arange(4.0))
-    assert (second / "weights.safetensors").stat().st_mode & 0o077 == 0
-    assert second.stat().st_mode & 0o077 == 0
-    (second / "COMPLETE").unlink()
-    assert checkpoint.newest(tmp_path)[0] == first
-
-
-@pytest.mark.parametrize("name", checkpoint.FILES)
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, name: str, damage: str) -> None:
-    first, second = written(tmp_path, 5, 10)
-    path = second / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    if damage == "remove":
-        path.unlink()
-    else:
-        path.write_bytes(data if damage == "flip" else data[:-1])
-    found, skipped = checkpoint.newest(tmp_path)
-    assert found == first
-    assert len(skipped) == 1 and "step-00000010" in skipped[0] and name in skipped[0]
-
-
-def test_prune_keeps_the_newest(tmp_path: Path) -> None:
-    written(tmp_path, 1, 2, 3)
-    checkpoint._prune(tmp_path, 2)
-    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
-    assert left == ["step-00000002", "step-00000003"]
-
-
-def test_a_save_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
-    [folder] = written(tmp_path, 5)
-    (folder / "COMPLETE").unlink()
-    (tmp_path / "checkpoints" / ".step-00000005.tmp").mkdir()
-    assert len(written(tmp_path, 5)) == 1
-    assert checkpoint.newest(tmp_path)[0] == folder
-
-
-def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
-    [folder] = written(tmp_path, 5)
-    tree = json.loads((folder / "state.json").read_text()) | {"version": 99}
-    (folder / "state.json").write_text(json.dumps(tree))
-    with pytest.raises(InputError, match="version 99"):
-        checkpoint.read_state(folder)
 
 
 def test_metrics_of_steps_to_be_made_again_are_dropped(tmp_path: Path) -> None:
@@ -158,11 +85,3 @@ def test_grid_places_images_row_by_row() -> None:
     assert tiled.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
     assert tiled[1, 1, 0] == 0 and tiled[1, 10, 0] == 10 and tiled[10, 10, 0] == 40
     assert tiled[10, 19, 0] == 255 and tiled[0, 0, 0] == 255
-
-
-def test_what_is_made_again_is_cleared(tmp_path: Path) -> None:
-    first, second = written(tmp_path, 5, 10)
-    (second / "weights.safetensors").write_bytes(b"torn")
-    (first.parent / ".step-00000015.tmp").mkdir()
-    checkpoint.clear_after(tmp_path, 5)
-    assert list(first.parent.iterdir()) == [first] and checkpoint.newest(tmp_path) == (first, [])

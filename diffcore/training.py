@@ -1,0 +1,342 @@
+"""A training run as an object: what the loop in ``train.py`` does in each of its lines.
+
+Everything that all ranks must decide alike (to stop, to leave a step out, to roll back) is decided from
+figures that are the same on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from diffcore import checkpoint, ledger, models, run_folder
+from diffcore.batches import MicroBatch, micro_batches, training_reader
+from diffcore.config import Config
+from diffcore.diffusion.loss import WEIGHTS, denoising_loss
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.ema import Ema
+from diffcore.engine import Engine, World, barrier, gather_objects
+from diffcore.evaluation.during_training import probe_of
+from diffcore.export import load_weights
+from diffcore.flops import peak_flops, training_flops
+from diffcore.grids import SampleGrids
+from diffcore.learning_rate import learning_rate
+from diffcore.loss_meter import LossMeter
+from diffcore.memory import report
+from diffcore.memory.nvml import usage
+from diffcore.memory.trace import Tracer
+from diffcore.monitor import Monitor
+from diffcore.progress import Progress
+from diffcore.step_clock import StepClock
+from diffcore.stopping import Agreement, StopFlag
+from diffcore.trouble import RunFailedError
+from diffcore.validation import Validation
+from diffcore.watchdog import Watchdog
+
+LARGER_IS_BETTER = ("quality/fidelity",)
+"""Of the metrics that train.best may name."""
+
+
+class Training:
+    """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
+
+    def __init__(self, config: Config, world: World, stop: StopFlag) -> None:
+        self.config, self.world, self._stop = config, world, stop
+        self._open = contextlib.ExitStack()
+        self.watchdog: Watchdog | None = None
+
+        # What is trained on what, and whether the run folder is of the same experiment.
+        self.reader = training_reader(config)
+        self._open.callback(self.reader.close)
+        self.data = run_folder.data_record(self.reader.index)
+        run_folder.check(config, self.data)
+
+        # The network: the same weights on every rank, from the seed.
+        torch.manual_seed(config.seed)
+        torch.use_deterministic_algorithms(config.train.deterministic)
+        network = models.build(config.model, self.reader.schema, self.reader.size)
+        network = models.prepare(network, config.engine)
+        self.engine = Engine(network, config, world)
+        self.schedule = NoiseSchedule.of(config.diffusion)
+        self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule)
+        barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
+        # Held until this process ends: one writer a run folder.
+        lock = run_folder.claim(config, self.data) if world.main else None
+        self._open.callback(lambda: lock and lock.close())
+
+        # Where it was: rank 0 looks, all take what it found.
+        self.step, self.progress, self.measured = 0, Progress(), {}
+        folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
+        if folder is None and config.init_from is not None:
+            self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
+        self.ema = Ema(self.engine, config.ema)
+        if folder is not None:
+            self._load(folder)
+        if world.main:
+            checkpoint.clear_after(config.run, self.step)
+        self.saver = checkpoint.Saver(config.run, config.train.keep_checkpoints, world)
+        self._saved = self.step if folder is not None else None
+
+        self.agreement = Agreement(world)
+        self.meter = LossMeter(config.diffusion.timesteps, world.device)
+        self.clock = StepClock(world.device)
+        self.validation = Validation(config, self.reader.index)
+        self.probe = probe_of(config, self.reader.index, world, samples=config.validation.drawn)
+        # Where the memory goes: one step is followed, the others are not touched.
+        self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
+        self.grids = SampleGrids(config, self.reader.index)
+        self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
+        self._open.callback(self.monitor.close)
+        self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
+        self._peak = peak_flops(world.device, config.engine.precision)
+        self._batches = micro_batches(config, self.reader, world, self.step, config.train.steps)
+        self._open.callback(lambda: self._batches.close())
+        self._greet(skipped, folder)
+
+    def _greet(self, skipped: list[str], folder: Any) -> None:
+        c, e = self.config, self.engine
+        for line in [*skipped, *self.schedule.warnings]:
+            self.monitor.say(line)
+        self.monitor.text("config", c.to_yaml())
+        self.monitor.say(
+            f"{e.parameters:,} parameters, {len(self.reader):,} images, "
+            f"{self.world.size} ranks on {self.world.device.type}, batch {c.batch.size} = {e.micro} micro "
+            f"x {e.accumulation} accumulation x {self.world.size} ranks, "
+            f"ZeRO-{c.engine.zero}, {c.engine.precision}, from step {self.step}"
+        )
+        self._record(
+            "start", steps=c.train.steps, world=self.world.size, pid=os.getpid(), host=socket.gethostname()
+        )
+        self._record("loaded", step=self.step, checkpoint=folder.name if folder else None)
+
+    def __enter__(self) -> Training:
+        c = self.config
+        self.watchdog = self._open.enter_context(
+            Watchdog(c.run, self.world, c.train.steps, c.guards.hang_seconds)
+        )
+        self.watchdog.beat(self.step)
+        self._first = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            if error is None:
+                with self._doing("save"):
+                    self.saver.wait()
+                last = self.step == self.config.train.steps
+                self._record("done" if last else "preempted", step=self.step)
+                barrier()  # no rank takes the process group down while another still needs it
+
+    @property
+    def doing(self) -> str:
+        """What the run is at, in words."""
+        return self.watchdog.doing if self.watchdog else "the start"
+
+    def _doing(self, section: str) -> contextlib.AbstractContextManager[None]:
+        assert self.watchdog is not None
+        return self.watchdog.section(section)
+
+    def _record(self, event: str, **fields: Any) -> None:
+        if self.world.main:
+            ledger.record(self.config.run, event, **fields)
+
+    # --- a step -----------------------------------------------------------------------------------------
+
+    def loss_of(self, batch: MicroBatch) -> torch.Tensor:
+        """Losses of a micro batch's samples: [B]."""
+        return denoising_loss(
+            self.engine, self.schedule, self._weights_T, batch.images, batch.labels, batch.draws
+        )
+
+    def learn(self) -> None:
+        """One optimizer step, on the next global batch."""
+        engine, self._lr = self.engine, self._learning_rate()
+        applied = True
+        self.tracer.begin(self.step)
+        for _ in range(engine.accumulation):
+            batch = next(self._batches)
+            self.clock.lap("data", on_cpu=True)
+            error_B = self.loss_of(batch)
+            self.meter.add(error_B, batch.draws.t_B)
+            self.tracer.mark("forward")
+            self.clock.lap("forward")
+            engine.backward(error_B.mean())
+            self.tracer.mark("backward")
+            self.clock.lap("backward")
+            applied = engine.step(self._lr)
+            self.clock.lap("optimizer")
+        if applied:
+            self.ema.update(self.step)
+        self.tracer.mark("step")
+        self.clock.lap("ema")
+        self.progress.stepped(applied)
+        self.step += 1
+        if not applied:
+            self._skipped(error_B)
+        if self._first:
+            self._record("first_step", step=self.step)
+            self._first = False
+        assert self.watchdog is not None
+        self.watchdog.beat(self.step)
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor
+
+    def _skipped(self, error_B: torch.Tensor) -> None:
+        """The gradient was not finite, and no rank has stepped."""
+        bad = gather_objects(not bool(error_B.isfinite().all()), self.world)
+        ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
+        where = f"loss of rank {', '.join(map(str, ranks))}" if ranks else "gradient"
+        in_row, most = self.progress.skips_in_row, self.config.guards.max_skips
+        line = (
+            f"step {self.step}: {where} not finite, left out ({in_row} in a row, {self.progress.skips} ever)"
+        )
+        self._record("skipped_step", step=self.step, why=where)
+        if in_row >= most:
+            newest = checkpoint.complete(self.config.run)
+            raise RunFailedError(
+                f"{line}; guards.max_skips {most} reached. Last good checkpoint: "
+                f"{newest[-1].name if newest else 'none'}. A lower optimizer.lr may help"
+            )
+        if self.engine.loss_scale == 1:  # under fp16 a search for the loss scale, which log() shows
+            self.monitor.say(line)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank got a signal: the same on all, one step after it came."""
+        return bool(self.agreement.of(self._stop.signal))
+
+    # --- what is done now and then ------------------------------------------------------------------------
+
+    def log(self) -> bool:
+        """Figures since the last call, to TensorBoard, metrics.jsonl and the screen. A collective.
+
+        Returns False where the loss has exploded (``guards.explosion``).
+        """
+        c, w = self.config, self.world
+        seconds = self.clock.read()
+        steps = self.monitor.steps_since(self.step)
+        if not steps:
+            return True
+        losses = self.meter.read()
+        rate = steps * c.batch.size / max(sum(seconds.values()), 1e-9)
+        work, system = rate * self._flops / w.size, usage(w.device)
+        figures = {f"train/{name}": value for name, value in losses.items()} | {
+            "train/learning_rate": self._lr,
+            "train/gradient_norm": self.engine.gradient_norm(),
+            "train/images_per_second": rate,
+            "train/samples": self.step * c.batch.size,
+            "train/skipped_steps": self.progress.skips,
+            "train/tflops_a_rank": work / 1e12,
+            **{f"time/{part}_ms": value / steps * 1e3 for part, value in seconds.items()},
+            "time/data_stall": seconds["data"] / max(sum(seconds.values()), 1e-9),
+            "memory/process_mib": (system.own or system.used) / 2**20,
+            **self.measured,
+        }
+        if c.engine.precision == "fp16":
+            figures["train/loss_scale"] = self.engine.loss_scale
+        if self._peak:
+            figures["train/mfu"] = work / self._peak
+        self.monitor.scalars(self.step, figures)
+        self.monitor.progress(self.step, figures, len(self.reader))
+        exploded = self.progress.exploded(losses["loss"], c.guards)
+        self.clock.start()
+        return not exploded
+
+    def roll_back(self) -> None:
+        """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
+        c = self.config
+        self.saver.wait()
+        folder, _ = gather_objects(checkpoint.newest(c.run) if self.world.main else None, self.world)[0]
+        why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
+        if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
+            done = (
+                f"{self.progress.rollbacks} rollbacks were made" if folder else "there is no checkpoint yet"
+            )
+            raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
+        now = self.progress
+        self._load(folder)
+        now.rolled_back(self.progress, c.guards)
+        self.progress = now
+        if self.world.main:
+            checkpoint.clear_after(c.run, self.step)
+        self._batches.close()
+        self._batches = micro_batches(c, self.reader, self.world, self.step, c.train.steps)
+        self.monitor.rewind(self.step)
+        line = f"{why}: back to {folder.name}, learning rate x {now.lr_factor:g}"
+        self.monitor.say(line)
+        self._record("rollback", step=self.step, why=line)
+        self.clock.start()
+
+    def _load(self, folder: Any) -> None:
+        state = checkpoint.load(folder, self.engine, self.ema)
+        self.step, self.progress = state.step, Progress(**state.progress)
+
+    def draw(self) -> None:
+        """Sample grids with the raw and the averaged weights. A collective."""
+        with self._doing("draw"):
+            self.grids.log(self.step, self.engine, self.ema, self.monitor)
+        self.clock.start()
+
+    def validate(self) -> None:
+        """Loss on held-out images, raw and averaged weights, and what a judge says of drawn ones; the next
+        log line has them. A plateau cuts the learning rate. A collective."""
+        c = self.config
+        if self.probe is not None:
+            with self._doing("judge"):
+                self.measured |= self.probe(self.engine, self.ema)
+        if not self.validation.count:
+            self.clock.start()
+            return
+        with self._doing("validate"):
+            raw = self.validation.loss(self.engine)
+            with self.engine.swapped(self.ema.full()):
+                averaged = self.validation.loss(self.engine)
+        self.measured |= {"validation/loss": raw, "validation/loss_ema": averaged}
+        self.monitor.say(f"step {self.step}: validation loss {raw:.4f}, averaged weights {averaged:.4f}")
+        if self.progress.validated(raw, c.lr_schedule):
+            patience = c.lr_schedule.plateau_patience
+            self.monitor.say(
+                f"step {self.step}: no lower validation loss in {patience} validations: "
+                f"learning rate x {self.progress.lr_factor:g}"
+            )
+        self.clock.start()
+
+    def save(self) -> None:
+        """Begin a checkpoint of this step; it is written beside the next steps. A collective."""
+        if self._saved == self.step:
+            return
+        c, value = self.config, self.measured.get(self.config.train.best)
+        if not self.engine.is_finite():
+            raise RunFailedError(
+                f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
+                f"A lower optimizer.lr may help"
+            )
+        best = None
+        if value is not None and self.progress.is_best(value, larger=c.train.best in LARGER_IS_BETTER):
+            best = {"metric": c.train.best, "value": value}
+        with self._doing("save"):
+            progress = self.progress
+            state = checkpoint.state_now(
+                c, self.data, self.step, progress.updates, self.engine, progress.as_json()
+            )
+            self.saver.save(state, self.engine, self.ema, best)
+        self._saved, self.measured = self.step, {}
+        self.clock.start()
+
+    def report_memory(self) -> None:
+        """Where the memory of the followed step went, on all ranks. A collective."""
+        if self.tracer.result is None:
+            return
+        ranks = gather_objects(self.tracer.result, self.world)
+        if self.world.main:
+            with self._doing("memory report"):
+                anatomy = report.measured(self.config, ranks)
+                self.monitor.board(self.step, dict(report.scalars(anatomy)))
+                self.monitor.say(f"memory report: {report.save(self.config.run, anatomy)}")

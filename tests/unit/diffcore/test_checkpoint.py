@@ -1,0 +1,161 @@
+"""Checkpoints on disk: whole or not there, put together from any ranks, never a place for code."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore import checkpoint
+from diffcore.checkpoint import Shards, State
+from diffcore.engine import World
+from shards.cli import InputError
+
+
+def written(run: Path, *steps: int, world: int = 2) -> list[Path]:
+    """Checkpoints of one parameter w = [0, 1, 2, 3] whose first half rank 0 has."""
+    run.mkdir(exist_ok=True)
+    for step in steps:
+        manifest = {}
+        for rank in range(world):
+            count = 4 // world
+            part = torch.arange(4.0)[rank * count : (rank + 1) * count]
+            tensors = {f"{kind}/w": part + i for i, kind in enumerate(checkpoint.KINDS)}
+            place = World(rank, world, rank, torch.device("cpu"))
+            starts = dict.fromkeys(tensors, rank * count)
+            manifest |= checkpoint.write_shard(checkpoint.temporary_of(run, step), place, tensors, starts)
+        state = State(step, step * 4, step, {}, {}, world, 1, "fp32", "unknown", {"w": [2, 2]})
+        checkpoint.finish(run, state, manifest)
+    return checkpoint.complete(run)
+
+
+def test_newest_is_the_newest_complete(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    assert checkpoint.newest(tmp_path) == (second, [])
+    assert checkpoint.read_state(second).step == 10
+    assert torch.equal(checkpoint.read_weights(second, "weights")["w"], torch.arange(4.0).view(2, 2))
+    assert torch.equal(checkpoint.read_weights(second, "ema")["w"], 1 + torch.arange(4.0).view(2, 2))
+    for path in [second, *second.iterdir()]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    (second / "COMPLETE").unlink()
+    assert checkpoint.newest(tmp_path) == (
+        first,
+        ["checkpoint step-00000010 skipped: no COMPLETE, its save was cut off"],
+    )
+
+
+NAMES = ["shard-00000-of-00002.safetensors", "shard-00001-of-00002.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "pickle"])
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, name: str, damage: str) -> None:
+    first, second = written(tmp_path, 5, 10)
+    path = second / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": data, "truncate": data[:-1], "pickle": malicious(tmp_path)}[damage])
+    found, skipped = checkpoint.newest(tmp_path)
+    assert found == first and not (tmp_path / "owned").exists()
+    assert len(skipped) == 1 and "step-00000010" in skipped[0] and name in skipped[0]
+
+
+def malicious(folder: Path) -> bytes:
+    class Payload:
+        def __reduce__(self) -> object:
+            return os.mkdir, (str(folder / "owned"),)
+
+    return pickle.dumps(Payload())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "COMPLETE", "extra.pt", "mp_rank_00_model_states.pt", "latest"])
+def test_a_pickle_anywhere_is_never_executed(tmp_path: Path, name: str) -> None:
+    [folder] = written(tmp_path, 5)
+    (folder / name).write_bytes(malicious(tmp_path))
+    if name in NAMES:  # one whose COMPLETE agrees with it
+        manifest = json.loads((folder / "COMPLETE").read_text())
+        manifest |= checkpoint._synced(folder / name)
+        (folder / "COMPLETE").write_text(json.dumps(manifest))
+    found, _ = checkpoint.newest(tmp_path)
+    try:
+        if found is not None:
+            checkpoint.read_state(found)
+            checkpoint.read_weights(found, "ema")
+    except (InputError, ValueError):
+        pass
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    manifest = json.loads((folder / "COMPLETE").read_text())
+    (folder / "COMPLETE").write_text(json.dumps(manifest | {"../x": {"bytes": 1, "sha256": ""}}))
+    assert "no file's plain name" in str(checkpoint.check(folder))
+
+
+def test_prune_spares_the_newest_the_best_and_the_marked(tmp_path: Path) -> None:
+    folders = written(tmp_path, 1, 2, 3, 4, 5)
+    (folders[0] / checkpoint.KEEP).touch()
+    best = {"step": 2, "metric": "validation/loss", "value": 0.1}
+    (folders[0].parent / "best.json").write_text(json.dumps(best))
+    checkpoint.prune(tmp_path, 2)
+    assert [f.name[-1] for f in checkpoint.complete(tmp_path)] == ["1", "2", "4", "5"]
+    assert checkpoint.best(tmp_path) == (folders[1], best)
+
+
+def test_a_save_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    (folder / "COMPLETE").unlink()
+    temporary = checkpoint.temporary_of(tmp_path, 5)
+    temporary.mkdir()
+    (temporary / NAMES[0]).write_bytes(b"torn")
+    assert written(tmp_path, 5) == [folder] and checkpoint.check(folder) is None
+
+
+def test_what_is_made_again_is_cleared(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    (second / NAMES[0]).write_bytes(b"torn")
+    checkpoint.temporary_of(tmp_path, 15).mkdir()
+    (tmp_path / checkpoint.SAVING).touch()
+    checkpoint.clear_after(tmp_path, 5)
+    assert list(first.parent.iterdir()) == [first] and checkpoint.newest(tmp_path) == (first, [])
+    assert not (tmp_path / checkpoint.SAVING).exists()
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    tree = json.loads((folder / "state.json").read_text()) | {"version": 99}
+    (folder / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(InputError, match="version 99"):
+        checkpoint.read_state(folder)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    (folder / NAMES[1]).unlink()
+    with pytest.raises(InputError, match="weights/w has 2 of 4 elements"):
+        checkpoint.read_weights(folder, "weights")
+
+
+@given(cuts=st.lists(st.integers(0, 100), max_size=6), start=st.integers(0, 100), end=st.integers(0, 100))
+def test_any_part_is_found_among_any_shards(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], start: int, end: int
+) -> None:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    whole = torch.arange(100.0)
+    bounds = sorted({0, 100, *cuts})
+    for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
+        place = World(rank, len(bounds) - 1, rank, torch.device("cpu"))
+        checkpoint.write_shard(folder, place, {"weights/w": whole[low:high].clone()}, {"weights/w": low})
+    start, end = min(start, end), max(start, end)
+    assert torch.equal(Shards(folder).read("weights", "w", start, end - start), whole[start:end])
