@@ -45,7 +45,7 @@ from slurm import processes
 from slurm.box_daemons import Box
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = 400
+STEPS = 200
 EVERY = 20
 """Steps between two checkpoints."""
 HANG = 8
@@ -441,7 +441,7 @@ def bad_data(lab: Lab, wanted: Outcome) -> dict[str, Any]:
     """A shard is damaged after the submission: one line, exit code 2, no second try."""
     data = lab._pack("bad")
     for shard in data.glob("*.tar"):
-        shard.write_bytes(b"")
+        shard.write_bytes(bytes(shard.stat().st_size))  # of the right size, or it is refused at once
     job = lab.submit("bad_data", data="bad")
     job.wait("the end", lambda: job.state == "FAILED")
     told = lab.ask("scontrol", "show", "job", "-o", job.number)

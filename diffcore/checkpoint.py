@@ -293,7 +293,10 @@ def clear_after(run: Path, step: int) -> None:
         if int(folder.name.removeprefix("step-")) > step or not (folder / "COMPLETE").exists():
             _remove(folder)
     for leftover in folder_of(run).glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
     (run / SAVING).unlink(missing_ok=True)
 
 

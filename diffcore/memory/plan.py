@@ -21,6 +21,7 @@ from diffcore.memory.calibration import Calibration, calibration
 from diffcore.memory.replay import Stream, replay
 from diffcore.memory.states import CATEGORIES, Sharing
 from shards.attributes import CARTOON_SET, Attribute
+from shards.cli import InputError
 from shards.index import Index
 
 MOMENTS = ("after forward", "backward peak", "step peak", "after step")
@@ -119,6 +120,11 @@ def plan(
     traced: Trace | None = None,
 ) -> Plan:
     """Predict rank ``rank`` of ``world``. InputError as training itself would say it."""
+    if config.engine.zero == 0 and config.engine.precision != "fp32":
+        # autocast's casts and their cache are not followed yet
+        raise InputError(
+            f"engine.precision {config.engine.precision} with ZeRO-0 cannot be planned; give zero 1"
+        )
     data = data or Data.of(config)
     micro, accumulation = config.batch.split(world)
     traced = traced or trace_quietly(config, data, micro)

@@ -159,3 +159,10 @@ def test_any_part_is_found_among_any_shards(
         checkpoint.write_shard(folder, place, {"weights/w": whole[low:high].clone()}, {"weights/w": low})
     start, end = min(start, end), max(start, end)
     assert torch.equal(Shards(folder).read("weights", "w", start, end - start), whole[start:end])
+
+
+def test_whatever_lies_in_the_way_of_a_save_is_cleared(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+    checkpoint.temporary_of(tmp_path, 10).write_text("no folder")
+    checkpoint.clear_after(tmp_path, 5)
+    assert not checkpoint.temporary_of(tmp_path, 10).exists()

@@ -104,7 +104,7 @@ BAD = {
     "unknown model key": ({"model": {"width": 3}}, ["unknown key 'model.width'", "channels"]),
     "out of range": ({"optimizer": {"lr": -1}}, ["optimizer.lr", "greater than 0", "-1"]),
     "not a choice": ({"engine": {"zero": 5}}, ["engine.zero", "less than or equal to 3", "5"]),
-    "bf16 without masters": ({"engine": {"precision": "bf16", "zero": 0}}, ["bf16 needs zero 1, 2 or 3"]),
+    "offload": ({"engine": {"offload": "optimizer", "zero": 0}}, ["offload optimizer needs zero 1, 2 or 3"]),
     "compile": ({"engine": {"compile": True, "zero": 3}}, ["engine: compile needs zero 0, 1 or 2"]),
     "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),
     "attention level": ({"model": {"attention_levels": [7]}}, ["attention_levels: 7", "0 to"]),

@@ -1,0 +1,185 @@
+"""What happens to runs: signals, kills at any moment, a rank that hangs, a gradient that is no number."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffcore import checkpoint, exits, export, ledger
+from tests.integration.conftest import TRAIN, Train, free_port
+from tests.integration.test_training import plain_loop, saved
+
+PATIENCE = 120.0
+
+
+class Ranks:
+    """A training run of some processes that the test holds itself, each in a group of its own."""
+
+    def __init__(self, config: Path, ranks: int, *overrides: str) -> None:
+        self.run = config.parent / "run"
+        port = str(free_port())
+        self.processes = []
+        for rank in range(ranks):
+            env = os.environ | {
+                "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "MASTER_PORT": port,
+                "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1",
+            }  # fmt: skip
+            command = [sys.executable, str(TRAIN), "--config", str(config), *overrides]
+            with (config.parent / f"rank-{rank}.log").open("ab") as log:
+                self.processes.append(
+                    subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+                )
+
+    def step(self) -> int:
+        """Steps in metrics.jsonl."""
+        path = self.run / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def until_step(self, step: int) -> None:
+        self._until(lambda: self.step() >= step)
+
+    def until_saving(self) -> None:
+        self._until((self.run / checkpoint.SAVING).exists)
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end and None in [p.poll() for p in self.processes], "it never came"
+            time.sleep(0.01)
+
+    def codes(self) -> list[int]:
+        return [process.wait(PATIENCE) for process in self.processes]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+# fmt: off
+LONG = (
+    "--train.steps", "24", "--train.checkpoint_every", "4", "--memory.trace", "false", "--engine.zero", "2",
+)
+# fmt: on
+
+
+def whole(small: Path, train: Train) -> dict[str, dict[str, torch.Tensor]]:
+    """What an undisturbed run of two ranks ends with."""
+    train(*LONG, ranks=2)
+    result = saved(small.parent / "run")
+    (small.parent / "run").rename(small.parent / "undisturbed")
+    return result
+
+
+def assert_equal(got: dict[str, dict[str, torch.Tensor]], wanted: dict[str, dict[str, torch.Tensor]]) -> None:
+    for which, tensors in wanted.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(got[which][name], tensor), f"{which}: {name}"
+
+
+def test_a_signal_to_one_rank_saves_on_all_and_loses_no_step(train: Train, small: Path) -> None:
+    ranks = Ranks(small, 2, "--train.steps", "2000", "--train.checkpoint_every", "1000")
+    try:
+        ranks.until_step(7)
+        ranks.processes[1].send_signal(signal.SIGUSR2)
+        assert ranks.codes() == [exits.PREEMPTED] * 2
+    finally:
+        ranks.kill()
+    [folder] = checkpoint.complete(ranks.run)
+    state = checkpoint.read_state(folder)
+    assert state.step == ranks.step() and 7 <= state.step < 1000
+    resumed = train("--train.steps", str(state.step + 2), ranks=2)
+    assert f"from step {state.step}" in resumed.out
+    assert [e["event"] for e in ledger.events(ranks.run)].count("preempted") == 1
+
+
+def test_kills_at_any_moment_change_nothing(train: Train, small: Path) -> None:
+    wanted, dice = whole(small, train), random.Random(0)
+    for kill in range(3):
+        ranks = Ranks(small, 2, *LONG)
+        try:
+            before = ranks.step()
+            if kill == 1:  # inside a save; the last kill may have left the marker
+                ranks.until_step(before + 2)
+                ranks.until_saving()
+            else:
+                ranks.until_step(before + 2)
+                time.sleep(dice.random() * 0.5)
+            ranks.processes[kill % 2].kill()
+            codes = ranks.codes()
+            assert set(codes) <= {-signal.SIGKILL, exits.RETRYABLE, exits.DONE}, codes
+        finally:
+            ranks.kill()
+    train(*LONG, ranks=2)
+    assert_equal(saved(small.parent / "run"), wanted)
+    steps = [json.loads(line)["step"] for line in (small.parent / "run" / "metrics.jsonl").open()]
+    assert steps == list(range(1, 25))
+
+
+def test_a_rank_that_hangs_ends_the_other_with_its_stacks(small: Path) -> None:
+    ranks = Ranks(small, 2, "--train.steps", "2000", "--guards.hang_seconds", "4", "--memory.trace", "false")
+    try:
+        ranks.until_step(3)
+        ranks.processes[1].send_signal(signal.SIGSTOP)
+        assert ranks.processes[0].wait(PATIENCE) == exits.RETRYABLE
+    finally:
+        ranks.kill()
+    assert "training.py" in (ranks.run / "stacks" / "attempt-0-rank-0.txt").read_text()
+    assert "hang" in [e["event"] for e in ledger.events(ranks.run)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--engine.zero", "0", "--engine.precision", "fp16"),
+        ("--engine.zero", "2", "--engine.offload", "optimizer", "--engine.precision", "bf16"),
+    ],
+    ids=" ".join,
+)
+def test_precisions_and_offload_learn_and_resume(
+    settings: tuple[str, ...], train: Train, small: Path
+) -> None:
+    plain = plain_loop(small, 4)["weights"]
+    train(*settings, "--train.steps", "2", ranks=2)
+    train(*settings, ranks=2)
+    got = saved(small.parent / "run")["weights"]
+    apart = sum((got[n] - t).square().sum() for n, t in plain.items()).sqrt()
+    size = sum(t.square().sum() for t in plain.values()).sqrt()
+    assert apart < 0.02 * size
+
+
+def test_fp16_on_a_cpu_is_refused_in_one_line(train: Train, small: Path) -> None:
+    finished = train("--engine.precision", "fp16", "--engine.zero", "1", check=False)
+    assert finished.code == exits.BAD_INPUT
+    assert "engine.precision fp16 with ZeRO-1 needs a GPU" in finished.err and "Traceback" not in finished.err
+
+
+def test_an_export_and_a_run_start_another(train: Train, small: Path, tmp_path: Path) -> None:
+    train("--train.steps", "2")
+    run = small.parent / "run"
+    export.export(run, tmp_path / "out")
+    network = export.load_network(tmp_path / "out")
+    averaged = checkpoint.read_weights(checkpoint.complete(run)[-1], "ema")
+    assert all(torch.equal(p, averaged[n]) for n, p in network.named_parameters())
+    assert "131,171 parameters" in (tmp_path / "out" / "README.md").read_text()
+    run.rename(small.parent / "first")
+    assert export.load_weights(small.parent / "first", "ema").keys() == averaged.keys()
+    source = tmp_path / "out"
+    train("--init_from", str(source), "--train.steps", "1", "--optimizer.lr", "1e-12", ranks=2)
+    got = saved(run)["weights"]
+    assert all(torch.allclose(got[n], t, atol=1e-6) for n, t in averaged.items())
+    run.rename(small.parent / "second")
+    finished = train("--init_from", str(source), "--model.channels", "16,48", check=False)
+    assert finished.code == exits.BAD_INPUT and "this model has" in finished.err
