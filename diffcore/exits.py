@@ -19,6 +19,10 @@ PREEMPTED = 85
 """Asked to stop by a signal: every rank saved, the same command goes on without a lost step."""
 
 
+class RunFailedError(Exception):
+    """The run cannot go on, and the same command would fail again; the message is for the user."""
+
+
 def may_retry(code: int) -> bool:
     """Whether the same command can go on. ``code`` as of subprocess: negative for a signal."""
     return code in (RETRYABLE, PREEMPTED) or code < 0 or code > 128

@@ -22,6 +22,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.ema import Ema
 from diffcore.engine import Engine, World, barrier, gather_objects
 from diffcore.evaluation.during_training import probe_of
+from diffcore.exits import RunFailedError
 from diffcore.export import load_weights
 from diffcore.flops import peak_flops, training_flops
 from diffcore.grids import SampleGrids
@@ -34,7 +35,6 @@ from diffcore.monitor import Monitor
 from diffcore.progress import Progress
 from diffcore.step_clock import StepClock
 from diffcore.stopping import Agreement, StopFlag
-from diffcore.trouble import RunFailedError
 from diffcore.validation import Validation
 from diffcore.watchdog import Watchdog
 

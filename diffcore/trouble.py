@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffcore.engine import is_lost_peer
-from diffcore.exits import BAD_INPUT, FATAL, RETRYABLE
+from diffcore.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.memory import oom
 from shards.cli import InputError
 
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 # A full or failing disk, or a file server that was restarted: not a mistake in what was given.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
-
-
-class RunFailedError(Exception):
-    """The run cannot go on, and the same command would fail again; the message is for the user."""
 
 
 @dataclass(frozen=True)
