@@ -78,7 +78,7 @@ class Progress:
         rollbacks = self.rollbacks + 1
         self.__dict__.update(asdict(before))
         self.rollbacks = rollbacks
-        self.lr_factor *= c.rollback_factor**rollbacks
+        self.lr_factor *= c.rollback_factor ** (rollbacks - before.rollbacks)  # it may have had some cuts
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

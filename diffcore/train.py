@@ -65,22 +65,22 @@ def main() -> int:
 
 def train(training: Training) -> int:
     """One run, from its newest complete checkpoint or from nothing, to ``train.steps``."""
-    t, every = training, training.config
-    while t.step < every.train.steps:
+    t, config = training, training.config
+    while t.step < config.train.steps:
         if t.asked_to_stop():
             t.log()
             t.save()
             return PREEMPTED
         t.learn()
-        last = t.step == every.train.steps
-        saving = t.step % every.train.checkpoint_every == 0 or last
-        validating = saving or bool(every.validation.every and t.step % every.validation.every == 0)
+        last = t.step == config.train.steps
+        saving = t.step % config.train.checkpoint_every == 0 or last
+        validating = saving or bool(config.validation.every and t.step % config.validation.every == 0)
         if validating:
             t.validate()
-        if (validating or t.step % every.train.log_every == 0) and not t.log():
+        if (validating or t.step % config.train.log_every == 0) and not t.log():
             t.roll_back()
             continue
-        if t.step % every.sampling.every == 0 or last:
+        if t.step % config.sampling.every == 0 or last:
             t.draw()
         if saving:
             t.save()

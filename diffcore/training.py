@@ -70,7 +70,7 @@ class Training:
         self._open.callback(lambda: lock and lock.close())
 
         # Where it was: rank 0 looks, all take what it found.
-        self.step, self.progress, self.measured = 0, Progress(), {}
+        self.step, self.progress, self.measured, self._saved = 0, Progress(), {}, None
         folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
@@ -80,7 +80,6 @@ class Training:
         if world.main:
             checkpoint.clear_after(config.run, self.step)
         self.saver = checkpoint.Saver(config.run, config.train.keep_checkpoints, world)
-        self._saved = self.step if folder is not None else None
 
         self.agreement = Agreement(world)
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
@@ -158,6 +157,7 @@ class Training:
     def learn(self) -> None:
         """One optimizer step, on the next global batch."""
         engine, self._lr = self.engine, self._learning_rate()
+        self.measured = {}  # of one step: neither a later log line nor a later checkpoint is to have it
         applied = True
         self.tracer.begin(self.step)
         for _ in range(engine.accumulation):
@@ -277,6 +277,7 @@ class Training:
     def _load(self, folder: Any) -> None:
         state = checkpoint.load(folder, self.engine, self.ema)
         self.step, self.progress = state.step, Progress(**state.progress)
+        self._saved: int | None = state.step
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
@@ -327,7 +328,7 @@ class Training:
                 c, self.data, self.step, progress.updates, self.engine, progress.as_json()
             )
             self.saver.save(state, self.engine, self.ema, best)
-        self._saved, self.measured = self.step, {}
+        self._saved = self.step
         self.clock.start()
 
     def report_memory(self) -> None:

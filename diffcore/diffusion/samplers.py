@@ -98,6 +98,12 @@ def _ddim(
     return x
 
 
+def _extrapolated(x0: Tensor, lambda_t: float, before: tuple[Tensor, float], lambda_next: float) -> Tensor:
+    """x_0 at the middle of the step from lambda_t, by the x_0 and lambda before it: second order."""
+    ratio = (lambda_t - before[1]) / (lambda_next - lambda_t)
+    return x0 + (x0 - before[0]) / (2 * ratio)
+
+
 def dpmpp_2m(
     denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
 ) -> Tensor:
@@ -113,9 +119,7 @@ def dpmpp_2m(
         lambda_t = math.log(alpha / sigma) if alpha else -math.inf
         direction = x0
         if before is not None and t_next is not None and math.isfinite(before[1]):
-            h = math.log(alpha_next / sigma_next) - lambda_t
-            ratio = (lambda_t - before[1]) / h
-            direction = x0 + (x0 - before[0]) / (2 * ratio)
+            direction = _extrapolated(x0, lambda_t, before, math.log(alpha_next / sigma_next))
         # exp(-h) = (alpha / sigma) (sigma_next / alpha_next), which is 0 where h is infinite
         decay = alpha / sigma * sigma_next / alpha_next
         x = sigma_next / sigma * x + alpha_next * (1 - decay) * direction
@@ -140,9 +144,7 @@ def dpmpp_2m_sde(
         lambda_t = math.log(alpha / sigma) if alpha else -math.inf
         direction = x0
         if before is not None and t_next is not None and math.isfinite(before[1]):
-            h = math.log(alpha_next / sigma_next) - lambda_t
-            ratio = (lambda_t - before[1]) / h
-            direction = limit(x0 + (x0 - before[0]) / (2 * ratio))
+            direction = limit(_extrapolated(x0, lambda_t, before, math.log(alpha_next / sigma_next)))
         decay = alpha / sigma * sigma_next / alpha_next  # exp(-h)
         x = sigma_next / sigma * decay * x + alpha_next * (1 - decay**2) * direction
         if sigma_next:

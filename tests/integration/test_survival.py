@@ -183,3 +183,22 @@ def test_an_export_and_a_run_start_another(train: Train, small: Path, tmp_path: 
     run.rename(small.parent / "second")
     finished = train("--init_from", str(source), "--model.channels", "16,48", check=False)
     assert finished.code == exits.BAD_INPUT and "this model has" in finished.err
+
+
+def test_a_loss_that_rises_rolls_back_once_and_then_ends_the_run(train: Train, small: Path) -> None:
+    # So low a bound that the noise of a batch is an explosion
+    finished = train("--guards.explosion", "1.05", "--train.steps", "60", check=False)
+    assert finished.code == exits.FATAL and "1 rollbacks were made" in finished.err
+    run = small.parent / "run"
+    [rollback] = [e for e in ledger.events(run) if e["event"] == "rollback"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    steps = [line["step"] for line in lines]
+    assert steps == list(range(1, steps[-1] + 1))  # what was undone is not there twice
+    rates = {line["step"]: line["train/learning_rate"] for line in lines}
+    assert rates[rollback["step"]] == 1e-3 and rates[rollback["step"] + 1] == 5e-4
+
+
+def test_validation_figures_stand_where_they_were_measured(train: Train, small: Path) -> None:
+    train("--train.steps", "7", "--train.checkpoint_every", "4", "--validation.every", "3")
+    lines = [json.loads(line) for line in (small.parent / "run" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "validation/loss" in line] == [3, 4, 6, 7]

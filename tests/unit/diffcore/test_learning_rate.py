@@ -111,3 +111,7 @@ def test_a_rollback_remembers_how_often() -> None:
     again = Progress(**now.as_json())
     again.rolled_back(saved, guards)
     assert (again.rollbacks, again.lr_factor) == (2, 0.2)
+    # from a checkpoint that was saved after the first one: its rate has that cut already
+    later = Progress(rollbacks=1)
+    later.rolled_back(Progress(rollbacks=1, lr_factor=0.4), guards)
+    assert (later.rollbacks, later.lr_factor) == (2, 0.2)
