@@ -262,6 +262,7 @@ def work(job: dict[str, Any]) -> None:
     import torch
 
     from diffcore import engine
+    from diffcore.world import World
 
     cells = [Cell(**cell) for cell in job["cells"]]
     world = cells[0].world
@@ -279,7 +280,7 @@ def work(job: dict[str, Any]) -> None:
         # Ranks compare what they recorded with rank 0, of which a fake group hears nothing.
         coordinator = deepspeed.runtime.zero.partitioned_param_coordinator
         coordinator.assert_ints_same_as_other_ranks = lambda *_, **__: None
-        place = engine.World(cells[0].rank, world, 0, torch.device("cpu"))
+        place = World(cells[0].rank, world, 0, torch.device("cpu"))
     else:
         settle_collectives()
         place = engine.start(1)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from diffcore.config import Config
 from diffcore.diffusion.randomness import Draws
-from diffcore.engine import World
 from diffcore.pictures import to_signal
+from diffcore.world import World
 from shards.cache import Cache
 from shards.prefetch import prefetch
 from shards.read import ShardReader

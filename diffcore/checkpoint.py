@@ -37,8 +37,9 @@ from torch import Tensor
 from diffcore import ledger
 from diffcore.config import Config
 from diffcore.ema import Ema
-from diffcore.engine import ADAM_MOMENTS, Engine, World, gather_objects, side_group
+from diffcore.engine import ADAM_MOMENTS, Engine
 from diffcore.run_folder import code_version
+from diffcore.world import World, gather_objects, side_group
 from shards.cli import InputError
 from shards.files import open_atomic, sync_folder, write_atomic
 

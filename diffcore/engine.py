@@ -1,4 +1,4 @@
-"""The only file that knows DeepSpeed: processes, the wrapped network, and its states as plain tensors.
+"""The only file that knows DeepSpeed: starting it, the wrapped network, and its states as plain tensors.
 
 Checkpoints and the EMA need the network's fp32 weights and Adam's moments by parameter name, whatever the
 ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``Engine.parts`` translates.
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcore.config import Config
+from diffcore.world import World, sum_over_ranks
 from shards.cli import InputError
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,20 +37,6 @@ OURS = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among the ranks of the run."""
-
-    rank: int
-    size: int
-    local_rank: int
-    device: torch.device
-
-    @property
-    def main(self) -> bool:
-        return self.rank == 0
 
 
 def start(threads: int | None = None) -> World:
@@ -96,11 +83,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank is gone (gloo raises a bare RuntimeError)."""
-    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
 
 
 def stop() -> None:
@@ -510,28 +492,3 @@ def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer
     return kinds[c.kind](
         network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
     )
-
-
-def side_group() -> torch.distributed.ProcessGroup:
-    """All ranks once more, over the CPU: for what goes on beside the training. A collective."""
-    return torch.distributed.new_group(backend="gloo")
-
-
-def gather_objects(
-    value: Any, world: World, group: torch.distributed.ProcessGroup | None = None
-) -> list[Any]:
-    """``value`` of every rank, in rank order, on every rank. A collective."""
-    gathered: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(gathered, value, group=group)
-    return gathered
-
-
-def sum_over_ranks(value: Tensor) -> Tensor:
-    """Sum of a small tensor over the ranks. A collective."""
-    value = value.detach().clone()
-    torch.distributed.all_reduce(value)
-    return value
-
-
-def barrier() -> None:
-    torch.distributed.barrier()

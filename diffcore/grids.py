@@ -9,9 +9,10 @@ from diffcore import pictures
 from diffcore.config import Config
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.ema import Ema
-from diffcore.engine import Engine, gather_objects
+from diffcore.engine import Engine
 from diffcore.monitor import Monitor
 from diffcore.sample import draw
+from diffcore.world import gather_objects
 from shards.cache import Cache
 from shards.index import Index
 from shards.read import ShardReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffcore.engine import sum_over_ranks
+from diffcore.world import sum_over_ranks
 
 QUARTILES = 4
 

@@ -11,7 +11,7 @@ from types import FrameType
 
 import torch
 
-from diffcore.engine import World, side_group
+from diffcore.world import World, side_group
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 

@@ -20,7 +20,7 @@ from diffcore.config import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.ema import Ema
-from diffcore.engine import Engine, World, barrier, gather_objects
+from diffcore.engine import Engine
 from diffcore.evaluation.during_training import probe_of
 from diffcore.exits import RunFailedError
 from diffcore.export import load_weights
@@ -37,6 +37,7 @@ from diffcore.step_clock import StepClock
 from diffcore.stopping import Agreement, StopFlag
 from diffcore.validation import Validation
 from diffcore.watchdog import Watchdog
+from diffcore.world import World, barrier, gather_objects
 
 LARGER_IS_BETTER = ("quality/fidelity",)
 """Of the metrics that train.best may name."""

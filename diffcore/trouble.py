@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffcore.engine import is_lost_peer
 from diffcore.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.memory import oom
+from diffcore.world import is_lost_peer
 from shards.cli import InputError
 
 if TYPE_CHECKING:

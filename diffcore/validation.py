@@ -11,8 +11,9 @@ from diffcore.config import Config
 from diffcore.diffusion.loss import denoising_loss, uniform
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine import Engine, sum_over_ranks
+from diffcore.engine import Engine
 from diffcore.pictures import to_signal
+from diffcore.world import sum_over_ranks
 from shards.cache import Cache
 from shards.index import Index
 from shards.read import ShardReader

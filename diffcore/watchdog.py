@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from diffcore import ledger
-from diffcore.engine import World
 from diffcore.exits import RETRYABLE
+from diffcore.world import World
 
 EVERY = 1.0
 """Seconds between two looks and two heartbeats."""

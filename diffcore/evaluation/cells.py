@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from diffcore import configure
 from diffcore.config import Sampling
-from diffcore.engine import World
 from diffcore.evaluation import distances, draws, looks
 from diffcore.evaluation.intervals import Mean, paired_difference
 from diffcore.evaluation.judge import Judge, Scores
 from diffcore.sample import TrainedModel
+from diffcore.world import World
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from diffcore import engine
 from diffcore.config import Sampling
 from diffcore.diffusion import randomness
-from diffcore.engine import World
 from diffcore.sample import TrainedModel
+from diffcore.world import World, gather_objects
 
 T = TypeVar("T")
 BATCH = 128
@@ -28,7 +28,7 @@ def start() -> World:
 
 def gather(value: T, world: World) -> list[T]:
     """``value`` of every rank, in rank order, on every rank. A collective."""
-    return [value] if world.size == 1 else engine.gather_objects(value, world)
+    return [value] if world.size == 1 else gather_objects(value, world)
 
 
 def draw(

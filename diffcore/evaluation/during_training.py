@@ -16,9 +16,10 @@ from diffcore.config import Config
 from diffcore.diffusion import randomness
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.ema import Ema
-from diffcore.engine import Engine, World, gather_objects
+from diffcore.engine import Engine
 from diffcore.evaluation import distances, judge
 from diffcore.sample import draw
+from diffcore.world import World, gather_objects
 from shards.index import Index
 from shards.read import ShardReader
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcore.config import Sampling
-from diffcore.engine import World
 from diffcore.evaluation import distances, draws, looks
 from diffcore.evaluation.intervals import wilson
 from diffcore.evaluation.judge import Judge, Scores
 from diffcore.sample import TrainedModel
+from diffcore.world import World
 from shards.read import Batch, ShardReader
 
 REAL = 5_000

@@ -25,8 +25,8 @@ from shards import cli
 from shards.cli import InputError
 
 if TYPE_CHECKING:
-    from diffcore.engine import World
     from diffcore.evaluation.cells import Cell, Table
+    from diffcore.world import World
 
 SCALES = "0,1,2,3,4,5,6,7,8,9"
 STEPS = "5,10,20,50"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffcore.evaluation import train_judge
 from shards import pack
 from shards.attributes import CARTOON_SET, format_csv
 
@@ -36,6 +39,17 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / f"cs{i}.csv").write_text(format_csv(labels))
     pack.main([str(source), "--out", str(out), "--size", "16", "--crop", "32", "--jobs", "1", "--val", "0.1"])
     return out
+
+
+@pytest.fixture(scope="session")
+def judged(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``packed`` with a judge beside it, so raw that it is told to count two attributes."""
+    copy = tmp_path_factory.mktemp("judged") / "shards"
+    shutil.copytree(packed, copy)
+    train_judge.main([str(copy), "--epochs", "2", "--width", "8", "--threads", "1"])
+    path = copy / "judge" / "judge.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"readable": ["hair_color", "face_color"]}))
+    return copy
 
 
 SMALL = """

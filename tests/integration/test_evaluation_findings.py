@@ -8,19 +8,14 @@ from pathlib import Path
 import pytest
 
 from diffcore import configure
-from diffcore.evaluation import findings, train_judge
+from diffcore.evaluation import findings
 
 
 def test_the_command_trains_measures_and_writes(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not (packed / "judge").exists():
-        train_judge.main([str(packed), "--epochs", "2", "--width", "8", "--threads", "1"])
-    path = packed / "judge" / "judge.json"
-    readable = ["hair_color", "face_color"]  # a judge this raw reads nothing well enough: have it count these
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"readable": readable}))
     tiny = {
-        "data": {"path": str(packed)},
+        "data": {"path": str(judged)},
         "train": {"steps": 4, "checkpoint_every": 2, "log_every": 1},
         "sampling": {"every": 4, "steps": 2},
     }

@@ -8,13 +8,16 @@ import traceback
 from pathlib import Path
 
 from diffcore import configure, engine
+from diffcore.stopping import StopFlag
 from diffcore.train import train
+from diffcore.training import Training
 
 world = engine.start(1)
 try:
     for path in sys.argv[1:]:
         if not path.startswith("--"):  # the launcher's --local_rank
-            train(configure.load(Path(path)), world)
+            with Training(configure.load(Path(path)), world, StopFlag()) as training:
+                train(training)
 except BaseException:
     traceback.print_exc()
     os._exit(1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from diffcore import checkpoint
 from diffcore.checkpoint import Shards, State
-from diffcore.engine import World
+from diffcore.world import World
 from shards.cli import InputError
 
 

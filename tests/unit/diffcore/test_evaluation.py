@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from diffcore.config import Sampling
-from diffcore.engine import World
 from diffcore.evaluation import distances, draws, judge, looks, quality, report, train_judge
 from diffcore.evaluation.intervals import mean_of_shares, paired_difference, wilson
 from diffcore.evaluation.visible import visible
+from diffcore.world import World
 from shards import pack
 from shards.attributes import CARTOON_SET, Attribute
 from shards.cli import InputError

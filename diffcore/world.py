@@ -1,0 +1,53 @@
+"""The ranks of a run: one's own place among them, and what they tell each other. Knows torch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the ranks of the run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone (gloo raises a bare RuntimeError)."""
+    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
+
+
+def side_group() -> torch.distributed.ProcessGroup:
+    """All ranks once more, over the CPU: for what goes on beside the training. A collective."""
+    return torch.distributed.new_group(backend="gloo")
+
+
+def gather_objects(
+    value: Any, world: World, group: torch.distributed.ProcessGroup | None = None
+) -> list[Any]:
+    """``value`` of every rank, in rank order, on every rank. A collective."""
+    gathered: list[Any] = [None] * world.size
+    torch.distributed.all_gather_object(gathered, value, group=group)
+    return gathered
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum of a small tensor over the ranks. A collective."""
+    value = value.detach().clone()
+    torch.distributed.all_reduce(value)
+    return value
+
+
+def barrier() -> None:
+    torch.distributed.barrier()
