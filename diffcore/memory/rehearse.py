@@ -14,10 +14,11 @@ STEPS = 3
 def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
     """Measure every rank; rank 0 shows the report, writes it into ``out`` and returns it."""
     from diffcore import engine as engines
+    from diffcore.world import gather_objects
 
     world = engines.start(config.engine.threads)
     try:
-        ranks = engines.gather_objects(run(config, world), world)
+        ranks = gather_objects(run(config, world), world)
         if not world.main:
             return None
         from diffcore.memory import report
