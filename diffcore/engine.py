@@ -11,7 +11,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,6 +28,11 @@ ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What DeepSpeed's dynamic loss scale remembers."""
+COLLECTIVES = (
+    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast"),
+    *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "all_to_all_single"),
+)
+"""Methods of DeepSpeed's communication backend that a step may call."""
 GATHER_ELEMENTS = 16 << 20
 """Elements that are gathered in one collective: 64 MiB."""
 # Set from the config or computed by Batch.split: a second place could contradict the first.
@@ -182,6 +187,14 @@ class Engine:
         # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer
         self._norm = torch.zeros(())
+
+    def watch_communication(self, watch: Callable[[], AbstractContextManager[None]]) -> None:
+        """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
+        from deepspeed.comm import comm
+
+        backend = comm.cdb
+        for name in COLLECTIVES:  # of the class: another run in this process may have set its own
+            setattr(backend, name, _watched(getattr(type(backend), name).__get__(backend), watch))
 
     def backward(self, loss: Tensor) -> None:
         """Backward of one micro batch's mean loss."""
@@ -435,6 +448,31 @@ class Engine:
     def bucket_bytes(self) -> int:
         """Size of one of DeepSpeed's communication buckets; 0 without any."""
         return int(getattr(self._optimizer, "reduce_bucket_size", 0)) * self.dtype.itemsize
+
+
+class _Awaited:
+    """A collective in flight."""
+
+    def __init__(self, work: Any, watch: Callable[[], AbstractContextManager[None]]) -> None:
+        self._work, self._watch = work, watch
+
+    def wait(self, *arguments: Any, **named: Any) -> Any:
+        with self._watch():
+            return self._work.wait(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+
+def _watched(
+    collective: Callable[..., Any], watch: Callable[[], AbstractContextManager[None]]
+) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        with watch():
+            result = collective(*arguments, **named)
+        return _Awaited(result, watch) if hasattr(result, "wait") else result
+
+    return call
 
 
 def _tensors(held: Any) -> list[Tensor]:

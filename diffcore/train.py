@@ -38,29 +38,32 @@ def main() -> int:
     from diffcore.stopping import StopFlag
     from diffcore.training import Training
     from diffcore.trouble import explain
+    from diffcore.watchdog import Watchdog
 
-    stop = StopFlag()
-    world = engine.start(config.engine.threads)
-    training = None
+    stop, training = StopFlag(), None
+    watchdog = Watchdog(config.run, _rank(), config.train.steps, config.guards.hang_seconds)
     try:
-        with Training(config, world, stop) as training:
-            return train(training)
+        with watchdog:
+            with watchdog.section("rendezvous"):
+                world = engine.start(config.engine.threads)
+            with Training(config, world, stop, watchdog) as training:
+                code = train(training)
+            engine.stop()
+        return code
     except Exception as error:
         trouble = explain(error, training)
         if trouble is None:
             raise
         # All ranks find the same mistake, and rank 0 says it; its exit ends the others. A rank that is alone
         # with its trouble speaks up a little later, and one that lost a peer lets the peer speak first.
-        speaks_first = world.main and trouble.code != RETRYABLE
+        speaks_first = _rank() == 0 and trouble.code != RETRYABLE
         if not speaks_first and _ended_meanwhile(stop):
             return trouble.code
         if training is not None:
-            ledger.record(config.run, "failed", rank=world.rank, code=trouble.code, why=trouble.line)
-        where = "" if trouble.code == BAD_INPUT else f"rank {world.rank}: "
+            ledger.record(config.run, "failed", rank=_rank(), code=trouble.code, why=trouble.line)
+        where = "" if trouble.code == BAD_INPUT else f"rank {_rank()}: "
         print(f"error: {where}{trouble.line}", file=sys.stderr)
         return trouble.code
-    finally:
-        engine.stop()
 
 
 def train(training: Training) -> int:
@@ -88,6 +91,10 @@ def train(training: Training) -> int:
     return DONE
 
 
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def _ended_meanwhile(stop: StopFlag) -> bool:
     """Wait for another rank to say what happened; whether this one is asked to go then."""
     until, before = time.monotonic() + HOLD_BACK, stop.signal
@@ -104,7 +111,7 @@ def script() -> NoReturn:
     """
     code: int | str | None = FATAL
     try:
-        code = cli.run(main, hold_back=0 if os.environ.get("RANK", "0") == "0" else HOLD_BACK)
+        code = cli.run(main, hold_back=HOLD_BACK if _rank() else 0)
     except SystemExit as left:
         code = left.code
     except BaseException:

@@ -46,10 +46,9 @@ LARGER_IS_BETTER = ("quality/fidelity",)
 class Training:
     """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
 
-    def __init__(self, config: Config, world: World, stop: StopFlag) -> None:
-        self.config, self.world, self._stop = config, world, stop
+    def __init__(self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog) -> None:
+        self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
         self._open = contextlib.ExitStack()
-        self.watchdog: Watchdog | None = None
 
         # What is trained on what, and whether the run folder is of the same experiment.
         self.reader = training_reader(config)
@@ -85,6 +84,7 @@ class Training:
         self.agreement = Agreement(world)
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
         self.clock = StepClock(world.device)
+        self.engine.watch_communication(lambda: self.clock.aside("communication"))
         self.validation = Validation(config, self.reader.index)
         self.probe = probe_of(config, self.reader.index, world, samples=config.validation.drawn)
         # Where the memory goes: one step is followed, the others are not touched.
@@ -115,10 +115,6 @@ class Training:
         self._record("loaded", step=self.step, checkpoint=folder.name if folder else None)
 
     def __enter__(self) -> Training:
-        c = self.config
-        self.watchdog = self._open.enter_context(
-            Watchdog(c.run, self.world, c.train.steps, c.guards.hang_seconds)
-        )
         self.watchdog.beat(self.step)
         self._first = True
         return self
@@ -128,20 +124,11 @@ class Training:
     ) -> None:
         with self._open:
             if error is None:
-                with self._doing("save"):
+                with self.watchdog.section("save"):
                     self.saver.wait()
                 last = self.step == self.config.train.steps
                 self._record("done" if last else "preempted", step=self.step)
                 barrier()  # no rank takes the process group down while another still needs it
-
-    @property
-    def doing(self) -> str:
-        """What the run is at, in words."""
-        return self.watchdog.doing if self.watchdog else "the start"
-
-    def _doing(self, section: str) -> contextlib.AbstractContextManager[None]:
-        assert self.watchdog is not None
-        return self.watchdog.section(section)
 
     def _record(self, event: str, **fields: Any) -> None:
         if self.world.main:
@@ -184,7 +171,6 @@ class Training:
         if self._first:
             self._record("first_step", step=self.step)
             self._first = False
-        assert self.watchdog is not None
         self.watchdog.beat(self.step)
 
     def _learning_rate(self) -> float:
@@ -276,13 +262,14 @@ class Training:
         self.clock.start()
 
     def _load(self, folder: Any) -> None:
-        state = checkpoint.load(folder, self.engine, self.ema)
+        with self.watchdog.section("load"):
+            state = checkpoint.load(folder, self.engine, self.ema)
         self.step, self.progress = state.step, Progress(**state.progress)
         self._saved: int | None = state.step
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
-        with self._doing("draw"):
+        with self.watchdog.section("draw"):
             self.grids.log(self.step, self.engine, self.ema, self.monitor)
         self.clock.start()
 
@@ -291,12 +278,12 @@ class Training:
         log line has them. A plateau cuts the learning rate. A collective."""
         c = self.config
         if self.probe is not None:
-            with self._doing("judge"):
+            with self.watchdog.section("judge"):
                 self.measured |= self.probe(self.engine, self.ema)
         if not self.validation.count:
             self.clock.start()
             return
-        with self._doing("validate"):
+        with self.watchdog.section("validate"):
             raw = self.validation.loss(self.engine)
             with self.engine.swapped(self.ema.full()):
                 averaged = self.validation.loss(self.engine)
@@ -323,7 +310,7 @@ class Training:
         best = None
         if value is not None and self.progress.is_best(value, larger=c.train.best in LARGER_IS_BETTER):
             best = {"metric": c.train.best, "value": value}
-        with self._doing("save"):
+        with self.watchdog.section("save"):
             progress = self.progress
             state = checkpoint.state_now(
                 c, self.data, self.step, progress.updates, self.engine, progress.as_json()
@@ -338,7 +325,7 @@ class Training:
             return
         ranks = gather_objects(self.tracer.result, self.world)
         if self.world.main:
-            with self._doing("memory report"):
+            with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)
                 self.monitor.board(self.step, dict(report.scalars(anatomy)))
                 self.monitor.say(f"memory report: {report.save(self.config.run, anatomy)}")

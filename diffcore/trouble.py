@@ -28,7 +28,7 @@ class Trouble:
 
 def explain(error: BaseException, training: Training | None) -> Trouble | None:
     """The trouble behind ``error``; None for a bug, which keeps its traceback."""
-    text, doing = " ".join(str(error).split()), training.doing if training else "the start"
+    text, doing = " ".join(str(error).split()), training.watchdog.doing if training else "the start"
     if isinstance(error, InputError):
         return Trouble(BAD_INPUT, text)
     if isinstance(error, RunFailedError):

@@ -1,6 +1,6 @@
 """A thread that watches the loop: the heartbeat on disk, and an end to a run that hangs.
 
-A rank whose peer is stopped or lost waits in a collective for ever, and so do all the others: each one's
+A rank whose peer is stopped, lost or never came waits for it for ever, and so do all the others: each one's
 watchdog writes the stacks of its threads and ends its process with the code for "try again".
 """
 
@@ -18,7 +18,6 @@ from types import TracebackType
 
 from diffcore import ledger
 from diffcore.exits import RETRYABLE
-from diffcore.world import World
 
 EVERY = 1.0
 """Seconds between two looks and two heartbeats."""
@@ -27,17 +26,21 @@ EVERY = 1.0
 class Watchdog:
     """``beat`` after every step, ``section`` around what takes long; used as a context manager.
 
-    ``limit`` is in seconds; 0: it only writes the heartbeat.
+    ``limit`` is in seconds; 0: it only writes the heartbeat. Before the first beat it writes nothing: the run
+    folder may turn out to be another experiment's.
     """
 
-    def __init__(self, run: Path, world: World, steps: int, limit: float) -> None:
-        self.run, self.world, self.steps, self.limit = run, world, steps, limit
-        self._step, self._section, self._last = 0, "start", time.monotonic()
+    def __init__(self, run: Path, rank: int, steps: int, limit: float) -> None:
+        self.run, self.rank, self.steps, self.limit = run, rank, steps, limit
+        self._step: int | None = None
+        self._section, self._last = "start", time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def beat(self, step: int) -> None:
         """A sign of life: ``step`` steps are done."""
+        if self._step is None:
+            self._section = "train"
         self._step, self._last = step, time.monotonic()
 
     @contextmanager
@@ -51,10 +54,11 @@ class Watchdog:
 
     @property
     def doing(self) -> str:
-        return f"{self._section}, after step {self._step}"
+        """What the process is at, in words."""
+        return self._section if self._step is None else f"{self._section}, after step {self._step}"
 
     def __enter__(self) -> Watchdog:
-        self._section, self._last = "train", time.monotonic()
+        self._last = time.monotonic()
         self._thread.start()
         return self
 
@@ -67,8 +71,9 @@ class Watchdog:
     def _watch(self) -> None:
         shown = None
         while True:
-            if self.world.main and shown != (now := (self._step, self._section, self._last)):
-                ledger.beat(self.run, self._step, self.steps, self._section)
+            step, now = self._step, (self._step, self._section, self._last)
+            if self.rank == 0 and step is not None and shown != now:
+                ledger.beat(self.run, step, self.steps, self._section)
                 shown = now
             if self._over.wait(EVERY):
                 return
@@ -77,17 +82,18 @@ class Watchdog:
                 self._end(silent)
 
     def _end(self, silent: float) -> None:
-        path = self.run / "stacks" / f"attempt-{ledger.attempt()}-rank-{self.world.rank}.txt"
+        path = self.run / "stacks" / f"attempt-{ledger.attempt()}-rank-{self.rank}.txt"
+        where = f"stacks in {path}"
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             with path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            ledger.record(self.run, "hang", rank=self.world.rank, step=self._step, section=self._section)
-        except OSError as error:  # a hung disk may be the very cause
-            print(f"rank {self.world.rank}: no stacks written: {error}", file=sys.stderr)
+            ledger.record(self.run, "hang", rank=self.rank, step=self._step, section=self._section)
+        except OSError as error:  # a hung disk may be the very cause, or there is no run folder yet
+            where = f"no stacks written: {error}"
         print(
-            f"error: rank {self.world.rank}: no sign of life for {silent:.0f} s in {self.doing} "
-            f"(guards.hang_seconds {self.limit:g}); stacks in {path}",
+            f"error: rank {self.rank}: no sign of life for {silent:.0f} s in {self.doing} "
+            f"(guards.hang_seconds {self.limit:g}); {where}",
             file=sys.stderr,
             flush=True,
         )

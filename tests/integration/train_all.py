@@ -11,12 +11,15 @@ from diffcore import configure, engine
 from diffcore.stopping import StopFlag
 from diffcore.train import train
 from diffcore.training import Training
+from diffcore.watchdog import Watchdog
 
 world = engine.start(1)
 try:
     for path in sys.argv[1:]:
         if not path.startswith("--"):  # the launcher's --local_rank
-            with Training(configure.load(Path(path)), world, StopFlag()) as training:
+            config = configure.load(Path(path))
+            watchdog = Watchdog(config.run, world.rank, config.train.steps, 300)
+            with watchdog, Training(config, world, StopFlag(), watchdog) as training:
                 train(training)
 except BaseException:
     traceback.print_exc()
