@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,7 @@ batch: {size: 8}
 engine: {gradient_clipping: 0, threads: 1}
 ema: {decay: 0.9}
 train: {steps: 4, log_every: 1, checkpoint_every: 2, deterministic: true}
+memory: {trace: false}
 sampling: {every: 100, count: 4, steps: 3}
 """
 
@@ -82,24 +85,39 @@ class Finished:
     err: str
 
 
-def run(command: list[str], cwd: Path, timeout: float = 180) -> Finished:
-    """Run a command in a process group of its own, which is gone when this returns."""
-    env = {
-        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK")
-    }
-    # fmt: off
-    process = subprocess.Popen(
-        command, cwd=cwd, env=env | {"OMP_NUM_THREADS": "1"}, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )
-    # fmt: on
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return Finished(process.returncode, out, err)
+def run(command: list[str], cwd: Path, timeout: float = 180, ranks: int = 1) -> Finished:
+    """Run a command in a process group of its own, which is gone when this returns.
+
+    With ``ranks`` it runs once a rank, as a launcher would start it, but without one's imports: the output is
+    rank 0's, then rank 1's, and the code the first one that is not 0.
+    """
+    place = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    env = {k: v for k, v in os.environ.items() if k not in place} | {"OMP_NUM_THREADS": "1"}
+    port, processes = str(free_port()), []
+    with contextlib.ExitStack() as files:
+        outputs = [[files.enter_context(tempfile.TemporaryFile("w+")) for _ in "oe"] for _ in range(ranks)]
+        try:
+            for rank, (out, err) in enumerate(outputs):
+                mine = dict(zip(place, (str(rank), str(ranks), str(rank), port), strict=True))
+                # fmt: off
+                processes.append(subprocess.Popen(
+                    command, cwd=cwd, env=env | mine if ranks > 1 else env, start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                ))
+                # fmt: on
+            end = time.monotonic() + timeout
+            codes = [process.wait(max(0, end - time.monotonic())) for process in processes]
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        texts = []
+        for column in zip(*outputs, strict=True):
+            for file in column:
+                file.seek(0)
+            texts.append("".join(file.read() for file in column))
+    return Finished(next((code for code in codes if code), 0), *texts)
 
 
 def free_port() -> int:
@@ -113,17 +131,21 @@ Train = Callable[..., Finished]
 
 @pytest.fixture
 def train(small: Path, tmp_path: Path) -> Train:
-    """train(*overrides, ranks=1): the training script by path, from another folder; must end well."""
+    """train(*overrides, ranks=1): the training script by path, from another folder; must end well.
 
-    def launch(*overrides: str, ranks: int = 1, check: bool = True) -> Finished:
+    ``launcher``: started by DeepSpeed's, which costs two more processes that import it.
+    """
+
+    def launch(*overrides: str, ranks: int = 1, check: bool = True, launcher: bool = False) -> Finished:
         command = [sys.executable, str(TRAIN)]
-        if ranks > 1:
-            launcher = str(Path(sys.executable).parent / "deepspeed")
+        if launcher:
+            program = str(Path(sys.executable).parent / "deepspeed")
             port = ["--master_port", str(free_port())]
-            command = [sys.executable, launcher, "--num_gpus", str(ranks), *port, str(TRAIN)]
+            command = [sys.executable, program, "--num_gpus", str(ranks), *port, str(TRAIN)]
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir(exist_ok=True)
-        finished = run([*command, "--config", str(small), *overrides], cwd=elsewhere)
+        command += ["--config", str(small), *overrides]
+        finished = run(command, cwd=elsewhere, ranks=1 if launcher else ranks)
         if check:
             assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
         return finished

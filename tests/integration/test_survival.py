@@ -140,6 +140,17 @@ def test_a_rank_that_hangs_ends_the_other_with_its_stacks(small: Path) -> None:
     assert "hang" in [e["event"] for e in ledger.events(ranks.run)]
 
 
+def test_a_rank_that_never_comes_ends_the_others(small: Path) -> None:
+    ranks = Ranks(small, 2, "--guards.hang_seconds", "12")
+    try:
+        os.killpg(ranks.processes[1].pid, signal.SIGKILL)  # before the rendezvous: it has not imported torch
+        assert ranks.processes[0].wait(PATIENCE) == exits.RETRYABLE
+    finally:
+        ranks.kill()
+    assert "no sign of life for 12 s in rendezvous" in (small.parent / "rank-0.log").read_text()
+    assert not ranks.run.exists()
+
+
 @pytest.mark.parametrize(
     "settings",
     [
