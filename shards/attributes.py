@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from shards.cli import InputError
@@ -43,6 +44,7 @@ CARTOON_SET: tuple[Attribute, ...] = (
     Attribute("eyebrow_width", 3),
     Attribute("eye_eyebrow_distance", 3),
 )
+_VARIANTS = {attribute.name: attribute.variants for attribute in CARTOON_SET}
 
 
 def one_hot_width(schema: Sequence[Attribute]) -> int:
@@ -75,40 +77,48 @@ def parse_csv(path: Path) -> dict[str, int]:
 
 def parse_csv_text(text: str, where: str) -> dict[str, int]:
     """``parse_csv`` for text already in memory; ``where`` names the origin in errors."""
-    expected = {attribute.name: attribute.variants for attribute in CARTOON_SET}
     found: dict[str, int] = {}
-    try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{where}: not a CSV ({error})") from error
-    for number, row in enumerate(rows, start=1):
-        if not row:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line:
             continue
-        line = f"{where}, line {number}"
-        if len(row) != 3:
-            raise InputError(f'{line}: expected "name", variant, variants; got {len(row)} fields')
-        name = row[0].strip()
-        if name not in expected:
-            raise InputError(f"{line}: unknown attribute {name!r}; allowed: {', '.join(expected)}")
-        if name in found:
-            raise InputError(f"{line}: attribute {name!r} appears twice")
-        variant, variants = (_integer(field, line) for field in row[1:])
-        if variants != expected[name]:
-            raise InputError(f"{line}: {name} has {expected[name]} variants, the file says {variants}")
-        if not 0 <= variant < variants:
-            raise InputError(f"{line}: {name} is {variant}; allowed: 0 to {variants - 1}")
+        try:
+            name, variant = _parse_line(line)
+            if name in found:
+                raise InputError(f"attribute {name!r} appears twice")
+        except InputError as error:
+            raise InputError(f"{where}, line {number}: {error}") from error
         found[name] = variant
-    missing = [name for name in expected if name not in found]
+    missing = [name for name in _VARIANTS if name not in found]
     if missing:
         raise InputError(f"{where}: attribute missing: {', '.join(missing)}")
-    return {name: found[name] for name in expected}
+    return {name: found[name] for name in _VARIANTS}
 
 
-def _integer(field: str, line: str) -> int:
+@lru_cache(maxsize=1024)  # 217 lines are right, in a few spellings: a set of files is these over and over
+def _parse_line(line: str) -> tuple[str, int]:
+    """Name and variant; an InputError tells what is wrong."""
+    try:
+        (row,) = csv.reader([line], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise InputError(f"not a CSV ({error})") from error
+    if len(row) != 3:
+        raise InputError(f'expected "name", variant, variants; got {len(row)} fields')
+    name = row[0].strip()
+    if name not in _VARIANTS:
+        raise InputError(f"unknown attribute {name!r}; allowed: {', '.join(_VARIANTS)}")
+    variant, variants = map(_integer, row[1:])
+    if variants != _VARIANTS[name]:
+        raise InputError(f"{name} has {_VARIANTS[name]} variants, the file says {variants}")
+    if not 0 <= variant < variants:
+        raise InputError(f"{name} is {variant}; allowed: 0 to {variants - 1}")
+    return name, variant
+
+
+def _integer(field: str) -> int:
     field = field.strip()
     # str.isdigit and int() accept other scripts' digits and underscores; the format is plain ASCII.
     if not (field.isascii() and field.isdigit() and len(field) <= 9):
-        raise InputError(f"{line}: expected a whole number, got {field!r}")
+        raise InputError(f"expected a whole number, got {field!r}")
     return int(field)
 
 

@@ -95,5 +95,5 @@ def _contact_sheet(folder: Path, samples: Sequence[tuple[Shard, Row]], size: int
         row, column = divmod(place, columns)
         sheet.paste(tile, (2 + column * (edge + 2), 2 + row * (edge + 2)))
     stream = BytesIO()
-    sheet.save(stream, "PNG", compress_level=9)
+    sheet.save(stream, "PNG")
     return stream.getvalue()

@@ -33,7 +33,7 @@ from shards.attributes import one_hot_width
 from shards.cli import Parser, progress_bar, run
 from shards.plan import ENCODINGS, Plan, Settings, plan_shards
 from shards.sources import SOURCES, Sample, Source, detect
-from shards.workers import map_in_order, worker_count
+from shards.workers import map_in_order, prepare_workers, worker_count
 
 if TYPE_CHECKING:
     from shards.index import Row, Shard
@@ -66,6 +66,8 @@ def pack(
     OSError where the disk fails; then no index.json and no temporary file is left, and finished shards stay
     for the next attempt.
     """
+    if jobs > 1:
+        prepare_workers("shards.encode")  # while this process looks at the source
     # Not on top: --help answers without loading numpy.
     from shards.card import write_card
     from shards.encode import encode

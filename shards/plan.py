@@ -48,7 +48,7 @@ class Settings:
             "preprocessing": {
                 "crop": self.crop_for(source),
                 "size": self.size,
-                "resample": "bicubic, antialiased",
+                "resample": "bicubic, antialiased, rounded once",
                 "background": "white",
                 "encoding": self.image,
             },

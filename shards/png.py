@@ -42,8 +42,8 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
     lines[0, :, 1:] = lines[1, :, 1:] = plain
     lines[1, 1:, 1:] -= plain[:-1]
     lines[1, :, 0] = UP
-    # Which one is told by every fourth line: a third of the time of trying both on all.
-    best = min(lines, key=lambda some: len(zlib.compress(some[1::4].tobytes(), 1)))
+    # Which one is told by every eighth line: a quarter of the time of trying both on all.
+    best = min(lines, key=lambda some: len(zlib.compress(some[1::8].tobytes(), 1)))
     stream = zlib.compress(best.tobytes(), LEVEL)
     return _head(height, width, channels)[0] + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
 

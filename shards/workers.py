@@ -10,12 +10,33 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import TypeVar
 
 from shards.cli import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# What numpy's libraries read: a worker has one core, and their threads would only take the others' time.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def prepare_workers(module: str) -> None:
+    """Start the process that workers are forked from and have it import ``module``; returns at once.
+
+    Workers then start with it. Another call in the same process changes nothing.
+    """
+    given = {name: os.environ.get(name) for name in THREADS}
+    forkserver.set_forkserver_preload([module])
+    try:
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        forkserver.ensure_running()
+    finally:
+        for name, value in given.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def map_in_order(
@@ -29,6 +50,7 @@ def map_in_order(
     if jobs == 1:
         yield from map(work, items)
         return
+    prepare_workers(getattr(work, "func", work).__module__)  # of a partial, the function's
     # Not forked: the caller may have threads.
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import EDGE, pixels_of, png, png_of
+from tiny_set import EDGE, pixels_of, png, png_of, resized_in_floats
 
 from shards.cli import InputError
 from shards.encode import prepare_image
 from shards.png import size_of
 
 
-def test_pixels_are_those_of_pillow() -> None:
-    """Composite, crop, antialiased resize: the plain chain, whatever is done to get there sooner."""
+def test_pixels_are_those_of_the_plain_chain() -> None:
+    """Composite, crop, antialiased resize, whatever is done to get there sooner."""
     pixels = np.random.default_rng(0).integers(0, 256, (60, 70, 4), np.uint8)
     for image in (
         Image.fromarray(pixels),
@@ -26,32 +26,7 @@ def test_pixels_are_those_of_pillow() -> None:
         ours = pixels_of(prepare_image(png(np.asarray(image)), "x", crop=48, size=8))
         white = Image.new("RGBA", image.size, "white")
         first = Image.alpha_composite(white, image).convert("RGB").crop((11, 6, 59, 54))
-        reference = np.asarray(first.resize((8, 8), Image.Resampling.BICUBIC))
-        assert np.abs(ours.astype(int) - reference).max() <= 1
-
-
-def test_resize_is_close_to_the_exact_one_at_a_silhouette() -> None:
-    """Against the filter in floating point, where overshoot is cut off only at the end."""
-    rng = np.random.default_rng(1)
-    blobs = Image.fromarray(rng.integers(0, 256, (6, 6, 4), np.uint8)).resize(
-        (90, 90), Image.Resampling.NEAREST
-    )
-    pixels = np.asarray(blobs).copy()
-    pixels[..., 3] = np.where(pixels[..., 3] > 127, 255, 0)
-    colour, alpha = pixels[..., :3].astype(float), pixels[..., 3:].astype(float)
-    over_white = colour * alpha / 255 + 255 - alpha
-
-    scale = 90 / 16
-    away = np.abs((np.arange(90) + 0.5) / scale - (np.arange(16)[:, None] + 0.5))
-    a = -0.5  # Keys' cubic, as Pillow has it
-    near = (a + 2) * away**3 - (a + 3) * away**2 + 1
-    far = a * (away**3 - 5 * away**2 + 8 * away - 4)
-    weights = np.where(away < 1, near, np.where(away < 2, far, 0))
-    weights /= weights.sum(1, keepdims=True)
-    exact = np.clip(np.einsum("ij,jkc,lk->ilc", weights, over_white, weights), 0, 255)
-
-    ours = pixels_of(prepare_image(png(pixels), "x", crop=90, size=16))
-    assert np.sqrt(np.mean((ours - exact) ** 2)) < 0.01 * 255
+        assert np.abs(ours - resized_in_floats(np.asarray(first), 8)).max() <= 0.6  # half a level is rounding
 
 
 def test_half_transparent_pixel() -> None:

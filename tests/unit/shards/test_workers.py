@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from shards.cli import InputError
-from shards.workers import map_in_order
+from shards.workers import THREADS, map_in_order
 
 
 def slow_square(number: int) -> int:
@@ -28,6 +28,10 @@ def die_at_three(number: int) -> int:
     if number == 3:
         os._exit(9)
     return number
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -55,3 +59,9 @@ def test_error_comes_in_its_place(jobs: int) -> None:
 def test_worker_that_dies_is_told() -> None:
     with pytest.raises(InputError, match="a worker died"):
         list(map_in_order(die_at_three, range(9), 2))
+
+
+def test_workers_leave_other_cores_alone() -> None:
+    before = dict(os.environ)
+    assert list(map_in_order(environment, THREADS, 2)) == ["1"] * len(THREADS)
+    assert dict(os.environ) == before
