@@ -355,8 +355,8 @@ class Validation(Section):
     """Held-out images whose loss is measured, with the same noise in every run; 0: none."""
     every: int | None = Field(default=None, ge=1)
     """Training steps between two validations, beside those with every checkpoint."""
-    drawn: int = Field(default=256, ge=1)
-    """Images drawn for the judge at a validation, where one was trained (evaluation.train_judge)."""
+    drawn: int = Field(default=256, ge=0)
+    """Images drawn for the judge at a validation, where one was trained (evaluation.train_judge); 0: none."""
 
 
 class Guards(Section):

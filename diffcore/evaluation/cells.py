@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,10 @@ from diffcore.evaluation.intervals import Mean, paired_difference
 from diffcore.evaluation.judge import Judge, Scores
 from diffcore.sample import TrainedModel
 from diffcore.world import World
+from shards.files import write_atomic
+
+PIECE = 256
+"""Images of a file in ``keep``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,11 @@ class Cell:
 
 
 class Table:
-    """Draws cells. ``repeats`` samples in a row share their labels: diversity is the distance among them."""
+    """Draws cells. ``repeats`` samples in a row share their labels: diversity is the distance among them.
+
+    In the folder ``keep``, if any, images are kept as they are drawn and found again by a command that was
+    interrupted: the same weights, labels, settings and seed make the same file name.
+    """
 
     def __init__(
         self,
@@ -65,16 +77,20 @@ class Table:
         samples: int,
         repeats: int = 1,
         seed: int = 1,
+        keep: Path | None = None,
     ) -> None:
         self.model, self.judge, self.real_NF, self.world = model, judge, real_NF, world
-        self.repeats, self.seed = repeats, seed
+        self.repeats, self.seed, self.keep = repeats, seed, keep
         self.labels_NA = draws.wishes(model, -(-samples // repeats), seed).repeat(repeats, axis=0)
+        self._origin = hashlib.sha256(self.labels_NA.tobytes())
+        for tensor in model.network.state_dict().values() if keep else ():
+            self._origin.update(tensor.cpu().contiguous().numpy())
 
     def cell(self, say: Callable[[str], None], **settings: Any) -> Cell:
         """The cell of the run's sampling settings with these changed. A collective."""
         began = time.monotonic()
         sampling = configure.replace(self.model.config, "sampling", settings).sampling
-        images = draws.draw(self.model, self.labels_NA, sampling, self.seed, self.world)
+        images = self._draw(sampling)
         reading = self.judge.read(images)
         scores = self.judge.score(images, self.labels_NA, reading)
         groups = looks.thumbnails(images).reshape(len(images) // self.repeats, self.repeats, -1)
@@ -95,3 +111,27 @@ class Table:
         return paired_difference(
             first.hit_NA[:, columns], second.hit_NA[:, columns], first.counted_NA[:, columns]
         )
+
+    def _draw(self, sampling: Sampling) -> NDArray[np.uint8]:
+        count = len(self.labels_NA)
+        if self.keep is None:
+            return draws.draw(self.model, self.labels_NA, sampling, self.seed, self.world)
+        name = self._origin.copy()
+        name.update(json.dumps([self.seed, draws.settings(sampling)], sort_keys=True).encode())
+        pieces = []
+        for first in range(0, count, PIECE):
+            part = np.arange(first, min(first + PIECE, count))
+            path = self.keep / f"{name.hexdigest()[:16]}-{first:06d}.npy"
+            # Rank 0 alone looks and reads: the others may not see its disk.
+            found = np.load(path) if self.world.main and path.exists() else None
+            images = draws.gather(found, self.world)[0]
+            if images is None:
+                images = draws.draw(
+                    self.model, self.labels_NA[part], sampling, self.seed, self.world, positions_N=part
+                )
+                if self.world.main:
+                    self.keep.mkdir(exist_ok=True)
+                    np.save(stream := io.BytesIO(), images)
+                    write_atomic(path, stream.getvalue())
+            pieces.append(images)
+        return np.concatenate(pieces)

@@ -3,7 +3,8 @@
 Does a fast sampler stay faithful under guidance? Trains configs/experiments/guidance.yaml (data and judge are
 made on the way), then compares 1000-step DDPM with DPM-Solver++ and DDIM at several guidance scales: the same
 1,000 wishes and noise in every cell, with 95 % intervals, and each fast sampler's difference from DDPM sample
-by sample. Writes the table as Markdown. ``--run`` takes a run that is trained already.
+by sample. Writes the table as Markdown. What is drawn is kept in RUN/collapse: the same command goes on where
+it was interrupted.
 
 Two processes share the work (on GPUs: one each):  torchrun --nproc-per-node 2 -m diffcore.evaluation.collapse
 """
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 say(f"training {run}")
                 experiments.run("diffcore/train.py", "--config", CONFIG)
             draws.gather(None, world)
-        table = table_of(run, None, world, arguments.samples, 1, arguments.seed)
+        table = table_of(run, None, world, arguments.samples, 1, arguments.seed, run / "collapse")
         cells = []
         for scale in scales:
             reference = table.cell(say, sampler="ddpm", guidance=scale)
@@ -96,7 +97,8 @@ def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:
         f"Mean fidelity over {names} of {count:,} samples a cell, with its 95 % interval; the same wishes "
         f"and noise in every cell. The judge itself is right on {_ceiling(table):.1%} of held-out images. "
         f"Network: {sum(p.numel() for p in table.model.network.parameters()):,} parameters, step "
-        f"{table.model.step:,}, images of {table.model.size} x {table.model.size}. Made by",
+        f"{table.model.step:,}, images of {table.model.size} x {table.model.size}; seed {table.seed}. "
+        "Made by",
         "",
         "```\npython -m diffcore.evaluation.collapse\n```",
         "",

@@ -30,11 +30,11 @@ BATCH = 64
 def probe_of(
     config: Config, index: Index, world: World, *, folder: Path | None = None, samples: int = 256
 ) -> Probe | None:
-    """The probe of a run, or None where there is nothing to judge by: no labels, or no judge was trained.
+    """The probe of a run, or None where there is nothing to judge: no labels, judge or samples.
 
     ``folder``: the judge's; then a missing one is an InputError. One of other shards always is.
     """
-    if not index.schema:
+    if not index.schema or not samples:
         return None
     if folder is None:
         if isinstance(config.data.path, str) or not (config.data.path / "judge" / "judge.json").exists():

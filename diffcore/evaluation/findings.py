@@ -54,7 +54,7 @@ FULL: dict[str, Any] = {
     "batch": {"size": 128},
     "engine": {"zero": 1, "precision": "bf16"},
     "ema": {"decay": 0.9999},
-    "train": {"steps": 14_000, "checkpoint_every": 1400, "keep_checkpoints": 10},
+    "train": {"steps": 14_000, "checkpoint_every": 1400},
     "sampling": {"every": 1400},
 }
 # Student's t, 97.5 %, by degrees of freedom: few seeds make wide intervals.
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every experiment (default 3)")
     parser.add_argument("--scale", choices=("cpu", "full"), default="cpu", help="how large (default cpu)")
     parser.add_argument("--jobs", type=int, help="runs at once (default: one a core; full: 1)")
-    parser.add_argument("--samples", type=int, default=512, help="images a checkpoint (default 512)")
+    parser.add_argument("--samples", type=int, default=400, help="images a checkpoint (default 400)")
     parser.add_argument(
         "--sweep", type=Path, metavar="FILE", help="write the plan for launch/submit.py, only"
     )

@@ -1,7 +1,8 @@
 """python -m diffcore.evaluation.points RUN [--samples 512] [--raw]
 
 The quality of every kept checkpoint of a run, beside the loss it was reached with: the curve after the fact.
-Writes points.json into the run folder. The same wishes and noise at every checkpoint.
+Writes points.json into the run folder. The same wishes and noise at every checkpoint. Those that only an
+interruption saved are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from diffcore.config import Config
     from diffcore.evaluation.judge import Judge, Reading
     from diffcore.sample import TrainedModel
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = sampling_of(model.config, arguments)
     labels_NA = draws.wishes(model, arguments.samples, arguments.seed)
     points = []
-    steps = [checkpoint.read_state(folder).step for folder in checkpoint.complete(arguments.run)]
+    steps = planned(model.config, checkpoint.complete(arguments.run))
     for before, step in zip([0, *steps], steps, strict=False):
         loss = mean_loss(arguments.run, before, step)
         for weights in ("ema", "raw") if arguments.raw else ("ema",):
@@ -71,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     record = {"samples": arguments.samples, "sampling": draws.settings(sampling), "points": points}
     write_atomic(arguments.run / FILE, (json.dumps(record, indent=1) + "\n").encode())
     print(f"{arguments.run / FILE}: {len(points)} points")
+
+
+def planned(config: Config, folders: Sequence[Path]) -> list[int]:
+    """Steps of the checkpoints that the config asks for."""
+    steps = [int(folder.name.removeprefix("step-")) for folder in folders]
+    return [step for step in steps if step % config.train.checkpoint_every == 0 or step == config.train.steps]
 
 
 def figures(

@@ -93,7 +93,13 @@ def numbers(flag: str, text: str) -> list[float]:
 
 
 def table_of(
-    run: Path, judge_folder: Path | None, world: World, samples: int, repeats: int, seed: int
+    run: Path,
+    judge_folder: Path | None,
+    world: World,
+    samples: int,
+    repeats: int,
+    seed: int,
+    keep: Path | None = None,
 ) -> Table:
     """The table of a run: its network, its judge, and the judge's features of held-out images."""
     import numpy as np
@@ -112,7 +118,7 @@ def table_of(
         raise InputError("the judge reads no attribute of these images well enough to compare by")
     with ShardReader(model.config.data.path, "val", order="sequential") as reader:
         real = reader.read(np.arange(min(len(reader), REAL)))
-    return Table(model, judge, judge.read(real.images).features_NF, world, samples, repeats, seed)
+    return Table(model, judge, judge.read(real.images).features_NF, world, samples, repeats, seed, keep)
 
 
 def choose(table: Table, cells: Sequence[Cell]) -> Cell:
