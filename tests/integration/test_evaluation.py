@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffcore import evaluate, sample
+from diffcore.evaluation import collapse, points, sweep, train_judge
+from shards import pack
+from shards.cli import InputError
 from tests.integration.conftest import REPOSITORY, Finished, free_port, run
 
 DIGITS = """
@@ -43,18 +47,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "images" / f"digit {label}").mkdir(parents=True, exist_ok=True)
         pixels = (image.reshape(8, 8) * 255 / 16).astype(np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"digit {label}" / f"{i}.png")
-    # fmt: off
-    python("-m", "shards.pack", folder / "images", "--out", folder / "packed", "--size", "8", "--val", "0.2",
-           "--jobs", "1")
-    # fmt: on
-    python("-m", "diffcore.evaluation.train_judge", folder / "packed", "--epochs", "8", "--threads", "1")
+    packed = str(folder / "packed")
+    pack.main([str(folder / "images"), "--out", packed, "--size", "8", "--val", "0.2", "--jobs", "1"])
+    train_judge.main([packed, "--epochs", "8", "--threads", "1"])
     (folder / "digits.yaml").write_text(DIGITS)
     python("diffcore/train.py", "--config", folder / "digits.yaml")
     return folder
 
 
 def test_digits_are_drawn_as_asked(digits: Path) -> None:
-    python("-m", "diffcore.evaluate", digits / "run", "--samples", "200")
+    evaluate.main([str(digits / "run"), "--samples", "200"])
     figures = json.loads((digits / "run" / "quality.json").read_text())
     digit = figures["fidelity"]["attributes"]["class"]
     assert digit["judge_on_real_images"]["share"] > 0.95
@@ -68,7 +70,7 @@ def test_digits_are_drawn_as_asked(digits: Path) -> None:
 
 def test_ranks_share_the_work_and_draw_the_same(digits: Path, tmp_path: Path) -> None:
     common = [str(digits / "run"), "--samples", "41", "--out"]
-    python("-m", "diffcore.evaluate", *common, tmp_path / "one")
+    evaluate.main([*common, str(tmp_path / "one")])
     # fmt: off
     python("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
            "-m", "diffcore.evaluate", *common, tmp_path / "two")
@@ -80,8 +82,8 @@ def test_ranks_share_the_work_and_draw_the_same(digits: Path, tmp_path: Path) ->
 
 def test_a_sweep_recommends_and_sample_obeys(digits: Path, tmp_path: Path) -> None:
     # fmt: off
-    python("-m", "diffcore.evaluation.sweep", digits / "run", "--scales", "0,1,3", "--samplers", "dpm++,ddim",
-           "--steps", "3,10", "--samples", "80")
+    sweep.main([str(digits / "run"), "--scales", "0,1,3", "--samplers", "dpm++,ddim", "--steps", "3,10",
+                "--samples", "80"])
     # fmt: on
     record = json.loads((digits / "run" / "sweep.json").read_text())
     by_scale = {row["guidance"]: row["fidelity"]["mean"] for row in record["scales"][:3]}
@@ -89,20 +91,39 @@ def test_a_sweep_recommends_and_sample_obeys(digits: Path, tmp_path: Path) -> No
     assert (digits / "run" / "sweep.png").exists() and (digits / "run" / "sweep.html").exists()
     recommended = record["recommended"]
     assert recommended["guidance"] > 0
-    python("-m", "diffcore.sample", "--run", digits / "run", "--count", "2", "--out", tmp_path / "grid.png")
+    sample.main(["--run", str(digits / "run"), "--count", "2", "--out", str(tmp_path / "grid.png")])
     drawn = json.loads((tmp_path / "grid.json").read_text())
     assert (drawn["sampler"], drawn["steps"]) == (recommended["sampler"], recommended["steps"])
     assert drawn["cells"][0]["guidance"] == recommended["guidance"]
 
 
 def test_points_measure_every_checkpoint_beside_its_loss(digits: Path) -> None:
-    python("-m", "diffcore.evaluation.points", digits / "run", "--samples", "60", "--raw")
-    points = json.loads((digits / "run" / "points.json").read_text())["points"]
-    assert [(point["step"], point["weights"]) for point in points] == [(500, "ema"), (500, "raw")]
-    assert all(point["fidelity"] > 0.5 and 0 < point["loss"] < 1 for point in points)
+    points.main([str(digits / "run"), "--samples", "60", "--raw"])
+    found = json.loads((digits / "run" / "points.json").read_text())["points"]
+    assert [(point["step"], point["weights"]) for point in found] == [(500, "ema"), (500, "raw")]
+    assert all(point["fidelity"] > 0.5 and 0 < point["loss"] < 1 for point in found)
+
+
+def test_the_table_of_samplers_goes_on_where_it_was_interrupted(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collapse, "RIVALS", ({"sampler": "dpm++sde", "steps": 5},))
+    out = tmp_path / "guidance.md"
+    command = [str(digits / "run"), "--samples", "300", "--out", str(out)]
+    collapse.main([*command, "--scales", "1"])
+    kept = {path: path.stat().st_mtime_ns for path in (digits / "run" / "collapse").iterdir()}
+    assert len(kept) == 4  # two cells in two pieces each
+    first, lost = json.loads(out.with_suffix(".json").read_text()), min(kept)
+    lost.unlink()
+    collapse.main([*command, "--scales", "1,4"])
+    again = json.loads(out.with_suffix(".json").read_text())
+    assert [row["fidelity"] for row in again[:2]] == [row["fidelity"] for row in first]
+    drawn = [path for path in kept if path.stat().st_mtime_ns != kept[path]]
+    assert drawn == [lost]
+    page = out.read_text()
+    assert "| DDPM, all steps | SDE-DPM-Solver++ 2M, 5 steps |" in page and "\n| 4 |" in page
 
 
 def test_an_evaluation_without_a_judge_says_what_to_do(digits: Path, tmp_path: Path) -> None:
-    command = ["-m", "diffcore.evaluate", str(digits / "run"), "--judge", str(tmp_path)]
-    finished = run([sys.executable, *command], cwd=REPOSITORY)
-    assert finished.code == 2 and "train one: python -m diffcore.evaluation.train_judge" in finished.err
+    with pytest.raises(InputError, match=r"train one: python -m diffcore\.evaluation\.train_judge"):
+        evaluate.main([str(digits / "run"), "--judge", str(tmp_path)])

@@ -13,7 +13,7 @@ import yaml
 from diffcore import configure
 from diffcore.config import Diffusion
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.evaluation import findings
+from diffcore.evaluation import findings, findings_page
 from shards.cli import InputError
 
 
@@ -44,7 +44,7 @@ def curve(last: float, *before: float, loss: float = 0.1, weights: str = "ema") 
         {
             "step": 100 * (i + 1), "images": 3200 * (i + 1), "weights": weights, "loss": loss / (i + 1),
             "fidelity": share, "variety": share, "spread": 50.0, "frechet": 1.0,
-            "attributes": {name: {"share": share, "count": 500} for name in findings.COLORS},
+            "attributes": {name: {"share": share, "count": 500} for name in findings_page.COLORS},
         }
         for i, share in enumerate(shares)
     ]  # fmt: skip
@@ -61,18 +61,18 @@ def test_a_clear_difference_holds_and_a_vague_one_is_undecided() -> None:
     ahead = [curve(0.9, 0.60), curve(0.9, 0.61), curve(0.9, 0.59)]
     behind = [curve(0.9, 0.30), curve(0.9, 0.29), curve(0.9, 0.30)]
     vague = [curve(0.9, 0.30), curve(0.9, 0.90), curve(0.9, 0.58)]
-    assert findings.finding_1(runs(one_hot=ahead, unit_pixels=behind))[0] == "holds"
-    assert findings.finding_1(runs(one_hot=behind, unit_pixels=ahead))[0] == "the opposite holds"
-    assert findings.finding_1(runs(one_hot=ahead, unit_pixels=vague))[0] == "undecided"
-    assert findings.finding_4(runs(one_head=ahead, one_head_double_tau=ahead))[0] == "holds"
+    assert findings_page.finding_1(runs(one_hot=ahead, unit_pixels=behind))[0] == "holds"
+    assert findings_page.finding_1(runs(one_hot=behind, unit_pixels=ahead))[0] == "the opposite holds"
+    assert findings_page.finding_1(runs(one_hot=ahead, unit_pixels=vague))[0] == "undecided"
+    assert findings_page.finding_4(runs(one_head=ahead, one_head_double_tau=ahead))[0] == "holds"
 
 
 def test_a_colour_lost_while_the_loss_falls_is_found() -> None:
     lost = curve(0.5, 0.3, 0.7, weights="raw")
     kept = curve(0.72, 0.3, 0.7, weights="raw")
-    verdict, text = findings.finding_7(runs(constant_rate=[lost, lost, kept]))
+    verdict, text = findings_page.finding_7(runs(constant_rate=[lost, lost, kept]))
     assert verdict == "holds for some seeds" and "70.0 % to 50.0 %" in text
-    assert findings.finding_7(runs(constant_rate=[kept, kept]))[0] == "does not hold"
+    assert findings_page.finding_7(runs(constant_rate=[kept, kept]))[0] == "does not hold"
 
 
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
@@ -82,13 +82,13 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
         for name, last, first in (("one-hot", 0.9, 0.6 + seed / 100), ("unit-pixels", 0.8, 0.3))
     }
     del some["unit-pixels", 1]
-    text = findings.page(some, findings.plan(tmp_path, 2, "cpu"), "cpu", 2, "curves.svg")
+    text = findings_page.page(some, findings.plan(tmp_path, 2, "cpu"), (16, 32), "command", "curves.svg")
     assert "Not finished when this page was made: runs 002" in text
     assert "## 1. Pixels in [0, 1] learn far slower than in [-1, 1]: undecided (1 of 2 seeds)" in text
     assert "+30.0 points (one seed)" in text
     assert "## 3. One-hot attributes learn faster than integers: open" in text
     assert "(curves.svg)" in text
-    drawing = ElementTree.fromstring(findings.picture(some))
+    drawing = ElementTree.fromstring(findings_page.picture(some))
     assert len(drawing.findall("{*}polyline")) == 2
 
 
