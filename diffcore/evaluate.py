@@ -10,14 +10,14 @@ and figures to its TensorBoard. Under torchrun or the deepspeed launcher the ran
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcore.sample import check_seed, load_run, sampling_of
+from diffcore.evaluation import command
+from diffcore.sample import load_run, sampling_of
 from shards import cli
 from shards.cli import InputError
 
@@ -28,24 +28,17 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluate", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
-    parser.add_argument("--samples", type=int, default=2000, help="images drawn (default 2000)")
+    parser = command.parser("diffcore.evaluate", __doc__)
+    command.add_run(parser, 2000, "images drawn")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: recommended, or the run's)")
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: likewise)")
     parser.add_argument("--sampler", help="ddim, ddpm, dpm++, dpm++sde or heun (default: likewise)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
-    parser.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
-    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+    parser.add_argument("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception, if at hand")
     parser.add_argument("--out", type=Path, help="folder for quality.json and .html (default: RUN)")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)  # some launchers add it
     arguments = parser.parse_args(argv)
-    if arguments.samples < 2:
-        raise InputError(f"--samples {arguments.samples}: at least 2")
-    check_seed(arguments.seed)
+    command.check(arguments)
     if not (arguments.run / "config.yaml").exists():
         raise InputError(f"{arguments.run}: not a run folder (no config.yaml)")
 
@@ -54,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     world = draws.start()
     try:
-        model = load_run(arguments.run, arguments.weights, str(arguments.step or "newest"))
+        model = load_run(arguments.run, arguments.weights, arguments.checkpoint)
         judge = judge_of(model, arguments.judge)
         sampling = sampling_of(model.config, arguments)
         measured = quality.measure(
@@ -81,7 +74,6 @@ def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
 
 def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> None:
     from rich.console import Console
-    from rich.table import Table
     from torch.utils.tensorboard import SummaryWriter
 
     from diffcore.evaluation import report
@@ -99,9 +91,9 @@ def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qua
             writer.add_scalar(f"evaluate/{tag}", value, model.step)
 
     if (fidelity := figures.get("fidelity")) is not None:
-        table = Table(title=f"Fidelity of {run}, step {model.step}, {figures['samples']} samples")
-        for heading in ("attribute", "as asked", "95 % interval", "judge on real images", "in the mean"):
-            table.add_column(heading, justify="left" if heading == "attribute" else "right")
+        title = f"Fidelity of {run}, step {model.step}, {figures['samples']} samples"
+        headings = ("attribute", "as asked", "95 % interval", "judge on real images", "in the mean")
+        table = command.table(title, *headings)
         for name, row in fidelity["attributes"].items():
             table.add_row(
                 name,

@@ -207,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
     parser.add_argument("--count", type=int, help="images")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
+    parser.add_argument("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -229,8 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from diffcore import pictures
     from shards.files import write_atomic
 
-    models = {which: load_run(arguments.run, which) for which in ("raw", "ema")} if arguments.compare else {}
-    model = models.get(arguments.weights) or load_run(arguments.run, arguments.weights)
+    which = arguments.checkpoint
+    models = {w: load_run(arguments.run, w, which) for w in ("raw", "ema")} if arguments.compare else {}
+    model = models.get(arguments.weights) or load_run(arguments.run, arguments.weights, which)
     sampling = sampling_of(model.config, arguments)
     wanted = parse_wanted(arguments.set, model.schema)
     labels_BA = choose_labels(model.schema, wanted, arguments.seed, sampling.count)
@@ -238,15 +240,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     kinds = [(which, scale) for which in models for scale in (1.0, sampling.guidance)]
     columns = sampling.count if kinds else min(8, sampling.count)
     images, cells = [], []
-    for which, scale in kinds or [(arguments.weights, sampling.guidance)]:
-        drawn = models.get(which, model).draw(
+    for weights, scale in kinds or [(arguments.weights, sampling.guidance)]:
+        drawn = models.get(weights, model).draw(
             labels_BA, sampling.model_copy(update={"guidance": scale}), arguments.seed
         )
         images.extend(drawn)
         for row in labels_BA.tolist():
             attributes = {a.name: v for a, v in zip(model.schema, row, strict=True)}
             place = {"row": len(cells) // columns, "column": len(cells) % columns}
-            cells.append({**place, "weights": which, "guidance": scale, "attributes": attributes})
+            cells.append({**place, "weights": weights, "guidance": scale, "attributes": attributes})
     pictures.save_png(pictures.grid(np.stack(images), columns), arguments.out)
     record = {
         "run": str(arguments.run),

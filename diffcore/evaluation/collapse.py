@@ -11,45 +11,36 @@ Two processes share the work (on GPUs: one each):  torchrun --nproc-per-node 2 -
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcore.config import REPOSITORY
+from diffcore.evaluation import command
 from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.evaluation.cells import Cell, Table
 
 CONFIG = REPOSITORY / "configs" / "experiments" / "guidance.yaml"
 SCALES = "1,2,4,6,10"
-# The last two show what clamping x_0 prevents.
 RIVALS: tuple[dict[str, Any], ...] = (
     {"sampler": "dpm++sde", "steps": 20},
     {"sampler": "dpm++", "steps": 20},
     {"sampler": "ddim", "steps": 20},
-    {"sampler": "ddim", "steps": 50},
-    {"sampler": "dpm++", "steps": 20, "clamp": False},
-    {"sampler": "ddim", "steps": 50, "clamp": False},
 )
 WITHIN = 0.02
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.collapse", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.parser("diffcore.evaluation.collapse", __doc__)
     parser.add_argument("run", type=Path, nargs="?", help="trained already (default: one is made)")
-    parser.add_argument("--samples", type=int, default=1000, help="a cell (default 1000)")
+    command.add_samples(parser, 1000, "images a cell")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
     parser.add_argument("--out", type=Path, default=Path("guidance.md"), help="the table (guidance.md)")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.samples < 2:
-        raise InputError(f"--samples {arguments.samples}: at least 2")
+    command.check(arguments)
 
     from diffcore import configure, engine
     from diffcore.evaluation import draws, experiments

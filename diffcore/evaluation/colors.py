@@ -7,12 +7,11 @@ wishes (it should fall to chance). For stand-in avatars only. Writes ``colors.js
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffcore.sample import check_seed
+from diffcore.evaluation import command
 from shards import cli
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
@@ -20,22 +19,17 @@ from shards.files import write_atomic
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.colors", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.parser("diffcore.evaluation.colors", __doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
-    parser.add_argument("--samples", type=int, default=256, help="images drawn (default 256)")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    command.add_samples(parser, 256, "images drawn")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
     parser.add_argument("--steps", type=int, help="network evaluations an image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
     arguments = parser.parse_args(argv)
-    if arguments.samples < 1:
-        raise InputError(f"--samples {arguments.samples}: at least 1")
-    check_seed(arguments.seed)
+    command.check(arguments, least=1)
 
     import numpy as np
     from rich.console import Console
-    from rich.table import Table
 
     from diffcore.evaluation.palette import agreement
     from diffcore.sample import choose_labels, load_run, sampling_of
@@ -66,9 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
     record = {"step": model.step, "seed": arguments.seed, **settings, "agreement": result}
     write_atomic(arguments.run / "colors.json", (json.dumps(record, indent=1) + "\n").encode())
-    table = Table(title=f"Colours as asked, step {model.step}, {settings}")
-    for heading in ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes"):
-        table.add_column(heading, justify="left" if heading == "attribute" else "right")
+    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes")
+    table = command.table(f"Colours as asked, step {model.step}, {settings}", *headings)
     for name, row in result.items():
         shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
         table.add_row(name, str(row["samples"]), *shares)

@@ -17,7 +17,6 @@ or as one job array, whose runs are then collected from the folder that they lie
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ import yaml
 
 from diffcore import configure
 from diffcore.config import REPOSITORY, Config, flatten
+from diffcore.evaluation import command
 from diffcore.evaluation.findings_page import Measured, page, picture
 from diffcore.evaluation.points import FILE
 from shards import cli
@@ -66,14 +66,13 @@ class Point:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.findings", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.parser("diffcore.evaluation.findings", __doc__)
     parser.add_argument("--out", type=Path, default=Path("findings.md"), help="the page (findings.md)")
     parser.add_argument("--runs", type=Path, help="folder of the runs (default: runs/findings-SCALE)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every experiment (default 3)")
     parser.add_argument("--scale", choices=("cpu", "full"), default="cpu", help="how large (default cpu)")
     parser.add_argument("--jobs", type=int, help="runs at once (default: one a core; full: 1)")
-    parser.add_argument("--samples", type=int, default=400, help="images a checkpoint (default 400)")
+    parser.add_argument("--samples", type=int, default=256, help="images a checkpoint (default 256)")
     parser.add_argument(
         "--sweep", type=Path, metavar="FILE", help="write the plan for launch/submit.py, only"
     )
@@ -106,10 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawing = arguments.out.with_suffix(".svg")
     write_atomic(drawing, picture(measured).encode())
     sizes = SMALL_SIZE[arguments.scale], LARGE_SIZE[arguments.scale]
-    command = "python -m diffcore.evaluation.findings" + (
-        " --scale full" if arguments.scale == "full" else ""
-    )
-    text = page(measured, points, sizes, command, drawing.name)
+    made_by = "python -m diffcore.evaluation.findings" + " --scale full" * (arguments.scale == "full")
+    text = page(measured, points, sizes, made_by, drawing.name)
     write_atomic(arguments.out, text.encode())
     say(f"page: {arguments.out}")
 

@@ -7,13 +7,13 @@ interruption saved are left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcore.sample import check_seed, load_run, sampling_of
+from diffcore.evaluation import command
+from diffcore.sample import load_run, sampling_of
 from shards import cli
 from shards.cli import InputError
 
@@ -29,18 +29,12 @@ FILE = "points.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.points", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
-    parser.add_argument("--samples", type=int, default=512, help="images a checkpoint (default 512)")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    parser = command.parser("diffcore.evaluation.points", __doc__)
+    command.add_run(parser, 512, "images a checkpoint")
     parser.add_argument("--raw", action="store_true", help="the raw weights too, not the EMA alone")
-    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     arguments = parser.parse_args(argv)
-    check_seed(arguments.seed)
-    if arguments.samples < 2:
-        raise InputError(f"--samples {arguments.samples}: at least 2")
+    command.check(arguments)
 
     import numpy as np
     import torch

@@ -9,12 +9,12 @@ in at least nine images of ten. For stand-in avatars only; writes seeable.json b
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffcore.evaluation import command
 from shards import cli
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
@@ -28,8 +28,7 @@ MOST = 0.9
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.seeable", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.parser("diffcore.evaluation.seeable", __doc__)
     parser.add_argument("data", type=Path, help="folder of packed stand-in avatars")
     parser.add_argument("--images", type=int, default=200, help="held-out images looked at (default 200)")
     parser.add_argument("--judge", type=Path, help="the judge's folder (default: DATA/judge)")
@@ -38,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     from PIL import Image
     from rich.console import Console
-    from rich.table import Table
 
     from diffcore.evaluation import judge
     from diffcore.evaluation.intervals import wilson
@@ -80,9 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     hit_NA = trained.read(real.images).labels_NA == real.labels
     shares = trained.score(real.images, real.labels).shares
 
-    table = Table(title=f"{arguments.data}: what can be seen at {size} x {size}")
-    for heading in ("attribute", "images that show it", "judge, all images", "judge, images that show it"):
-        table.add_column(heading, justify="left" if heading == "attribute" else "right")
+    headings = ("attribute", "images that show it", "judge, all images", "judge, images that show it")
+    table = command.table(f"{arguments.data}: what can be seen at {size} x {size}", *headings)
     record = {}
     for column, a in enumerate(CARTOON_SET):
         possible = visible(CARTOON_SET, real.labels[:few])[:, column]

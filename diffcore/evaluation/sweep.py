@@ -13,14 +13,14 @@ images by the Frechet distance, and of its steps the fewest that are as faithful
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffcore.evaluation import command
 from diffcore.evaluation.intervals import Mean
-from diffcore.sample import RECOMMENDED, check_seed, load_run
+from diffcore.sample import RECOMMENDED, load_run
 from shards import cli
 from shards.cli import InputError
 
@@ -36,19 +36,14 @@ MARGIN = 0.005
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.sweep", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    parser = command.parser("diffcore.evaluation.sweep", __doc__)
+    command.add_run(parser, 256, "images a cell")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
     parser.add_argument("--samplers", default="ddim,dpm++,dpm++sde,heun,ddpm", help="default: all")
     parser.add_argument("--steps", default=STEPS, help=f"tried at the best scale (default {STEPS})")
-    parser.add_argument("--samples", type=int, default=256, help="images a cell (default 256)")
     parser.add_argument("--repeats", type=int, default=4, help="of them with the same labels (default 4)")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
-    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    check_seed(arguments.seed)
+    command.check(arguments)
     scales = numbers("--scales", arguments.scales)
     steps = [int(n) for n in numbers("--steps", arguments.steps)]
     samplers = arguments.samplers.split(",")

@@ -8,13 +8,13 @@ on the validation split, and the fingerprint of the shards that it is for.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffcore.evaluation import command
 from shards import cli
 from shards.cli import InputError
 
@@ -39,8 +39,7 @@ HELD_OUT = 20_000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = cli.Parser(prog="python -m diffcore.evaluation.train_judge", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = command.parser("diffcore.evaluation.train_judge", __doc__)
     parser.add_argument("data", help="folder of packed shards, or its URL (then with --out)")
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"at most (default {EPOCHS})")
@@ -227,11 +226,9 @@ def confusion(
 
 def _print(record: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"The judge on {record['validated_on']} held-out images")
-    for heading in ("attribute", "right", "95 % interval", "chance", "counts for the mean"):
-        table.add_column(heading, justify="left" if heading == "attribute" else "right")
+    title = f"The judge on {record['validated_on']} held-out images"
+    table = command.table(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
     for attribute in record["schema"]:
         row = record["accuracy"][attribute["name"]]
         table.add_row(
