@@ -40,16 +40,25 @@ def run(*command: str | Path, threads: int = 1, log: Path | None = None) -> None
         raise InputError(f"{' '.join(map(str, command))} failed: ... {finished.stdout[-1500:]}")
 
 
-def prepare(data: Path, size: int, say: Callable[[str], None], avatars: Path | None = None) -> None:
-    """Packed stand-in avatars of ``size`` pixels in ``data``, with their judge."""
-    avatars = avatars or REPOSITORY / "data" / "avatars"
+def prepare(
+    data: Path,
+    size: int,
+    say: Callable[[str], None],
+    avatars: Path = REPOSITORY / "data" / "avatars",
+    count: int = AVATARS,
+    judge: Sequence[str] = ("--threads", "1"),
+) -> None:
+    """``count`` packed stand-in avatars of ``size`` pixels in ``data``, with their judge.
+
+    ``judge``: flags of train_judge.
+    """
     if not (data / "index.json").exists():
-        say(f"drawing {AVATARS} avatars and packing them at {size} x {size}: {data}")
-        run("-m", "shards.render", "--out", avatars, "--count", str(AVATARS))
+        say(f"drawing {count} avatars and packing them at {size} x {size}: {data}")
+        run("-m", "shards.render", "--out", avatars, "--count", str(count))
         run("-m", "shards.pack", avatars, "--out", data, "--size", str(size), "--val", str(HELD_OUT))
     if not (data / "judge" / "judge.json").exists():
         say(f"training the judge of {data}")
-        run("-m", "diffcore.evaluation.train_judge", data, "--threads", "1")
+        run("-m", "diffcore.evaluation.train_judge", data, *judge)
 
 
 def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:

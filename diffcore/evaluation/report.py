@@ -33,7 +33,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto
 img { image-rendering: pixelated; max-width: 100% }
 h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd } table { border-collapse: collapse }
 th { text-align: left; font-weight: 600 } td, th { padding: .15rem .7rem .15rem 0; vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .bar { position: relative; width: 16rem; height: 1rem; background: #eee }
 .bar div { position: absolute; top: 0; height: 1rem }
 .share { background: #4a78b5 } .range { background: #16355c66 }
@@ -119,11 +119,13 @@ def _headline(figures: dict[str, Any]) -> str:
 def _fidelity(figures: dict[str, Any]) -> str:
     if "fidelity" not in figures:
         return ""
-    lines = []
-    for name, row in figures["fidelity"]["attributes"].items():
+    lines, over = [], figures["fidelity"]["over"]
+    # Those in the mean first, else in the schema's order.
+    attributes = sorted(figures["fidelity"]["attributes"].items(), key=lambda item: item[0] not in over)
+    for name, row in attributes:
         real = row["judge_on_real_images"]
         label = html.escape(name)
-        if name not in figures["fidelity"]["over"]:
+        if name not in over:
             label = f'<span class="quiet">{label} (not in the mean)</span>'
         lines.append(
             f'<tr><td>{label}</td><td class="n">{percent(row["share"])}</td>'
@@ -133,10 +135,11 @@ def _fidelity(figures: dict[str, Any]) -> str:
         )
     return (
         "<h2>Fidelity by attribute</h2>\n<p>How often the judge reads from a sample what was asked for, with "
-        "its 95 % interval; black: the judge on real images; yellow: chance. Samples in which an attribute "
-        "cannot be seen (hair colour of a bald head) do not count for it. Attributes that the judge reads "
-        "badly even from real images are not in the mean.</p>\n<table>\n<tr><th>attribute</th>"
-        "<th>as asked</th><th>95 % interval</th><th>samples</th><th>judge, real images</th><th></th></tr>\n"
+        "its 95 % interval (darker); black: the judge on real images; yellow: chance. Samples in which an "
+        "attribute cannot be seen (hair colour of a bald head) do not count for it. Attributes that the "
+        "judge reads badly even from real images are not in the mean.</p>\n<table>\n<tr><th>attribute</th>"
+        "<th class=n>as asked</th><th class=n>95 % interval</th><th class=n>samples</th>"
+        "<th class=n>judge, real images</th><th></th></tr>\n"
         f"{''.join(lines)}</table>"
     )
 
@@ -146,10 +149,10 @@ def _figures(figures: dict[str, Any]) -> str:
     if (d := figures.get("distances")) is not None and "frechet" in d:
         few = f"{d['training_images']:,} training images"
         rows += [
-            ("Frechet distance to held-out images", f"{d['frechet']:.3f}",
-             f"{d['frechet_of_training_images']:.3f} for {few}"),
-            ("kernel distance to held-out images", f"{d['kernel']:.4f}",
-             f"{d['kernel_of_training_images']:.4f} for {few}"),
+            ("Frechet distance to held-out images", f"{d['frechet']:.4g}",
+             f"{d['frechet_of_training_images']:.4g} for {few}"),
+            ("kernel distance to held-out images", f"{d['kernel']:.4g}",
+             f"{d['kernel_of_training_images']:.4g} for {few}"),
         ]  # fmt: skip
     if d is not None and "inception" in d:
         rows.append(("Frechet distance, Inception", f"{d['inception']:.2f}", ""))
@@ -193,7 +196,7 @@ def _figures(figures: dict[str, Any]) -> str:
     return (
         "<h2>Distances, diversity, copying, background</h2>\n<p>Distances of images are root mean squares "
         "over thumbnails, of 255; Frechet and kernel distance are on the judge's features.</p>\n"
-        f"<table>\n<tr><th></th><th>samples</th><th>beside it</th></tr>\n{body}</table>"
+        f"<table>\n<tr><th></th><th class=n>samples</th><th>beside it</th></tr>\n{body}</table>"
     )
 
 

@@ -64,8 +64,9 @@ def rows(title: str, cells: Sequence[Cell]) -> str:
         for cell in cells
     )
     return (
-        f"<h2>{title}</h2>\n<table>\n<tr><th>sampler, steps</th><th>guidance</th><th>fidelity</th>"
-        f"<th>95 % interval</th><th>diversity</th><th>Frechet</th></tr>\n{body}</table>"
+        f"<h2>{title}</h2>\n<table>\n<tr><th>sampler, steps</th><th class=n>guidance</th>"
+        "<th class=n>fidelity</th><th class=n>95 % interval</th><th class=n>diversity</th>"
+        f"<th class=n>Frechet</th></tr>\n{body}</table>"
     )
 
 

@@ -1,0 +1,52 @@
+"""What the commands of evaluation share: their flags, and tables on the screen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffcore.sample import check_seed
+from shards import cli
+from shards.cli import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def parser(name: str, doc: str | None) -> cli.Parser:
+    """The parser of ``python -m name``, whose help is the module's own text."""
+    return cli.Parser(
+        prog=f"python -m {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_run(parser: cli.Parser, samples: int, of: str) -> None:
+    """The run and its judge, how many images (``of`` says of what) and the seed of them."""
+    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    add_samples(parser, samples, of)
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+
+
+def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
+    parser.add_argument("--samples", type=int, default=samples, help=f"{of} (default {samples})")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the wishes (default 1)")
+    # Some launchers add it.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def check(arguments: argparse.Namespace, least: int = 2) -> None:
+    """InputError for too few samples or a seed out of range."""
+    if arguments.samples < least:
+        raise InputError(f"--samples {arguments.samples}: at least {least}")
+    check_seed(arguments.seed)
+
+
+def table(title: str, *headings: str) -> Table:
+    """A table whose first column is text and the others figures."""
+    from rich.table import Table
+
+    result = Table(title=title)
+    for i, heading in enumerate(headings):
+        result.add_column(heading, justify="right" if i else "left")
+    return result
