@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from diffcore.evaluation import experiments
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
     for data, large in dict.fromkeys((p.config.data.path, p.name.startswith("large")) for p in points):
         assert isinstance(data, Path)
         experiments.prepare(data, (LARGE_SIZE if large else SMALL_SIZE)[arguments.scale], say)
     jobs = arguments.jobs or (1 if arguments.scale == "full" else len(os.sched_getaffinity(0)))
     work = [
-        lambda point=point: _one(point, arguments.collect, arguments.scale, arguments.samples, say)
+        partial(_one, point, arguments.collect, arguments.scale, arguments.samples)
         for point in points
+        if not (point.run / FILE).exists()
     ]
-    experiments.at_once(work, jobs)
+    experiments.at_once(work, min(jobs, len(work)) or 1)
     measured: Measured = {(p.name, p.seed): row for p in points if (row := _read(p)) is not None}
     drawing = arguments.out.with_suffix(".svg")
     write_atomic(drawing, picture(measured).encode())
@@ -140,23 +139,27 @@ def overrides(point: Point) -> Mapping[str, Any]:
     }
 
 
-def _one(point: Point, collect: bool, scale: str, samples: int, say: Callable[[str], None]) -> None:
-    """Train a run and measure its checkpoints, unless that is done."""
-    from diffcore.evaluation import experiments
+def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
+    """Train a run and measure its checkpoints."""
+    from diffcore.evaluation import experiments, points
 
-    if (point.run / FILE).exists():
-        return
-    if not collect:
+    if not collect and scale == "full":
         flags = [w for key, value in overrides(point).items() for w in (f"--{key}", _written(value))]
-        launcher = ["diffcore/train.py"] if scale == "cpu" else ["-m", "deepspeed", "diffcore/train.py"]
-        command = ["--config", CONFIGS / "one-hot.yaml", *flags, "--run", point.run]
-        experiments.run(*launcher, *command, log=point.run.with_suffix(".log"))
+        launcher = ["-m", "deepspeed", "diffcore/train.py"]
+        flags = ["--config", str(CONFIGS / "one-hot.yaml"), *flags, "--run", str(point.run)]
+        experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
+    elif not collect:
+        experiments.train(point.config, point.run.with_suffix(".log"))
     if not (point.run / "config.yaml").exists():
         return
     raw = ["--raw"] if point.name == "constant-rate" else []
     threads = ["--threads", "1"] if scale == "cpu" else []
-    experiments.run("-m", "diffcore.evaluation.points", point.run, "--samples", str(samples), *raw, *threads)
+    points.main([str(point.run), "--samples", str(samples), *raw, *threads])
     say(f"{point.run.name}: {point.name}, seed {point.seed}: done")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _written(value: Any) -> str:
