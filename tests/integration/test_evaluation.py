@@ -25,7 +25,8 @@ optimizer: {lr: 3.0e-3}
 batch: {size: 32}
 engine: {zero: 0, threads: 1}
 ema: {decay: 0.99}
-train: {steps: 500, log_every: 100, checkpoint_every: 500}
+train: {steps: 500, log_every: 100, checkpoint_every: 250, best: quality/fidelity}
+validation: {samples: 64, drawn: 60}
 sampling: {every: 500, count: 4, sampler: dpm++, steps: 10}
 """
 
@@ -69,7 +70,7 @@ def test_digits_are_drawn_as_asked(digits: Path) -> None:
 
 
 def test_ranks_share_the_work_and_draw_the_same(digits: Path, tmp_path: Path) -> None:
-    common = [str(digits / "run"), "--samples", "41", "--out"]
+    common = [str(digits / "run"), "--samples", "41", "--checkpoint", "best", "--out"]
     evaluate.main([*common, str(tmp_path / "one")])
     # fmt: off
     python("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
@@ -100,8 +101,24 @@ def test_a_sweep_recommends_and_sample_obeys(digits: Path, tmp_path: Path) -> No
 def test_points_measure_every_checkpoint_beside_its_loss(digits: Path) -> None:
     points.main([str(digits / "run"), "--samples", "60", "--raw"])
     found = json.loads((digits / "run" / "points.json").read_text())["points"]
-    assert [(point["step"], point["weights"]) for point in found] == [(500, "ema"), (500, "raw")]
-    assert all(point["fidelity"] > 0.5 and 0 < point["loss"] < 1 for point in found)
+    places = [(point["step"], point["weights"]) for point in found]
+    assert places == [(250, "ema"), (250, "raw"), (500, "ema"), (500, "raw")]
+    assert all(0 < point["loss"] < 1 for point in found) and found[2]["fidelity"] > 0.5
+
+
+def test_the_best_checkpoint_is_the_most_faithful_and_the_curve_is_in_tensorboard(digits: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = digits / "run"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    curve = {line["step"]: line["quality/fidelity"] for line in lines if "quality/fidelity" in line}
+    assert set(curve) == {250, 500}
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert (best["metric"], best["step"]) == ("quality/fidelity", max(curve, key=lambda step: curve[step]))
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    drawn = {event.step: event.value for event in board.Scalars("quality/fidelity")}
+    assert drawn == pytest.approx(curve)
 
 
 def test_the_table_of_samplers_goes_on_where_it_was_interrupted(
