@@ -31,6 +31,7 @@ def test_the_command_trains_measures_and_writes(
     for run in ("000", "001"):
         points = json.loads((tmp_path / "runs" / run / "points.json").read_text())["points"]
         assert [point["step"] for point in points] == [2, 4]
+        assert "quality/" not in (tmp_path / "runs" / run / "metrics.jsonl").read_text()  # measured once
     capsys.readouterr()
     findings.main([*command, "--samples", "16"])
     assert "done" not in capsys.readouterr().out
