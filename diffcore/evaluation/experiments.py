@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def prepare(
     say: Callable[[str], None],
     avatars: Path = REPOSITORY / "data" / "avatars",
     count: int = AVATARS,
-    judge: Sequence[str] = ("--threads", "1"),
+    judge: Sequence[str] = ("--threads", "1", "--epochs", "10"),
 ) -> None:
     """``count`` packed stand-in avatars of ``size`` pixels in ``data``, with their judge.
 
@@ -93,13 +93,15 @@ def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
     The first error is raised when what is under way has ended.
     """
     with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
-        pending = [pool.submit(one) for one in work]
-        try:
-            for one in pending:
-                one.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        running: set[Future[None]] = set()
+        for one in work:
+            if len(running) == jobs:  # a call that was handed over could not be called back
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for ended in done:
+                    ended.result()
+            running.add(pool.submit(one))
+        for ended in running:
+            ended.result()
 
 
 def _alone() -> None:
