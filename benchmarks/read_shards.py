@@ -6,10 +6,11 @@ Without --data a stand-in set is drawn and packed first (shards.render, shards.p
 pixels. Contenders run one after another in this process, in interleaved rounds, so that a busy moment hits
 every one; figures are medians. The cache is warm and every contender makes batches of 256. Ours are shuffled
 (order full), but for those "in_order"; the others read in order. "_2" means two threads (here) or two worker
-processes of a DataLoader (the others). mosaicml-streaming and litdata take part where they are installed.
-Prints one JSON object: the rates; our rate over each other's; the limits, which are reading the bytes alone,
-decoding alone, by OpenCV and by our own decoder, and one after the other, with the share of that which we
-reach; and for each order how far its neighbours are apart and how many reads a MiB takes.
+processes of a DataLoader (the others, and ours as "_workers"), whose start counts. mosaicml-streaming and
+litdata take part where they are installed. Prints one JSON object: the rates; our rate over each other's; the
+limits, which are reading the bytes alone, decoding alone, by OpenCV and by our own decoder, and one after the
+other, with the share of that which we reach; and for each order how far its neighbours are apart and how many
+reads a MiB takes.
 """
 
 from __future__ import annotations
@@ -57,6 +58,19 @@ class Folder(Dataset):
     def __getitem__(self, number: int) -> np.ndarray:
         with Image.open(self.paths[number]) as image:
             return np.asarray(image.convert("RGB"))
+
+
+class Steps(Dataset):
+    """Our batches, one an item: any worker of a DataLoader makes any of them."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.count, self.reader = count, ShardReader(folder)
+
+    def __len__(self) -> int:
+        return -(-self.count // BATCH)
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return self.reader.read(range(step * BATCH, min((step + 1) * BATCH, self.count))).images
 
 
 def by_opencv(data: bytes) -> np.ndarray:
@@ -115,6 +129,11 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 reader.read(range(first, min(first + BATCH, count)))
         return count
 
+    def ours_loaded(encoding: str) -> int:
+        steps = Steps(folders[encoding], count)
+        with steps.reader:
+            return sum(map(len, DataLoader(steps, None, num_workers=2)))
+
     def ours_ahead() -> int:
         with ShardReader(folders["png"], threads=2) as reader:
             steps = (range(first, min(first + BATCH, count)) for first in range(0, count, BATCH))
@@ -129,6 +148,7 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for name in folders:
         contenders[f"bytes_alone_{name}"] = lambda name=name: bytes_alone(folders[name], count)
         contenders[f"ours_{name}_in_order"] = lambda name=name: ours(name, 1, "sequential")
+        contenders[f"ours_{name}_workers"] = lambda name=name: ours_loaded(name)
         for threads in (1, 2):
             ending = "" if threads == 1 else "_2"
             contenders[f"ours_{name}{ending}"] = lambda name=name, threads=threads: ours(name, threads)

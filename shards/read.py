@@ -61,6 +61,8 @@ GAP = 4096  # bytes between two members that are read along rather than skipped:
 RUN_CAP = 1 << 20  # bytes of one read
 REPLACEMENT_TRIES = 16
 ON_ERROR = ("raise", "replace")
+TRUNCATED = "the shard ends before it does (truncated)"
+DAMAGED = "damaged (its checksum differs from the index's)"
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -310,7 +312,14 @@ class ShardReader:
                 continue
             try:
                 for _, first, last in some:
-                    fill(descriptor, samples[first:last], images, bad)
+                    try:
+                        fill(descriptor, samples[first:last], images, bad)
+                    except OSError:
+                        for sample in samples[first:last]:  # one by one, to know which of them
+                            try:
+                                fill(descriptor, [sample], images, bad)
+                            except OSError as error:
+                                bad[sample[0]] = BadSample(f"cannot be read ({error.strerror})")
             finally:
                 self._files.release(shard)
         return bad
@@ -322,26 +331,25 @@ class ShardReader:
         images: NDArray[np.uint8],
         bad: dict[int, BadSample],
     ) -> None:
-        """Fill ``images`` with neighbours in a shard, each given as row, start, end and checksum."""
+        """Fill ``images`` with neighbours in a shard, each given as row, start, end and checksum.
+
+        Tells in ``bad`` which are damaged; OSError where the disk cannot read some of them.
+        """
         start, end = samples[0][1], samples[-1][2]
         if end - start > RUN_CAP and len(samples) > 1:
             half = len(samples) // 2
             self._fill_run(descriptor, samples[:half], images, bad)
             self._fill_run(descriptor, samples[half:], images, bad)
             return
-        try:
-            run = os.pread(descriptor, end - start, start)  # less at the shard's end
-        except OSError as error:
-            bad.update((row, BadSample(f"cannot be read ({error.strerror})")) for row, *_ in samples)
-            return
+        run = os.pread(descriptor, end - start, start)  # less at the shard's end
         checksum = crc32()
         for row, at, end, crc in samples:
             image = run[at - start : end - start]
             try:
                 if len(image) != end - at:
-                    raise BadSample("the shard ends before it does (truncated)")
+                    raise BadSample(TRUNCATED)
                 if checksum(image) != crc:
-                    raise BadSample("damaged (its checksum differs from the index's)")
+                    raise BadSample(DAMAGED)
                 self._decode(image, images[row])
             except BadSample as error:
                 bad[row] = error
@@ -361,15 +369,10 @@ class ShardReader:
             if end - start != len(head) + image.size:
                 bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
                 continue
-            try:
-                got = os.preadv(descriptor, [head, image], start)
-            except OSError as error:
-                bad[row] = BadSample(f"cannot be read ({error.strerror})")
-                continue
-            if got != end - start:
-                bad[row] = BadSample("the shard ends before it does (truncated)")
+            if os.preadv(descriptor, [head, image], start) != end - start:
+                bad[row] = BadSample(TRUNCATED)
             elif checksum(image, checksum(head)) != crc:
-                bad[row] = BadSample("damaged (its checksum differs from the index's)")
+                bad[row] = BadSample(DAMAGED)
             elif head != expected:
                 bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
 

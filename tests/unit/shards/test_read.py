@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import itertools
 import os
 import pickle
 import tempfile
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -16,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import descriptors, labels_of, png, row_of
+from tiny_set import labels_of, png, row_of
 
-from shards import order, read
+from shards import order
 from shards.attributes import CARTOON_SET
 from shards.cli import InputError
 from shards.decode import BadSample, decode_image
@@ -361,83 +358,3 @@ def test_any_world_prefetch_and_resume_point(packs: list[Path], data: st.DataObj
                 found.update(zip(part.positions.tolist(), part.keys, strict=True))
     assert sorted(found) == list(range(resume * batch, steps * batch))
     assert [found[position] for position in sorted(found)] == stream[resume * batch :]
-
-
-# Descriptors and threads.
-
-
-def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:
-    before, threads = descriptors(), threading.active_count()
-    for life in range(20):
-        with ShardReader(packed, seed=life, threads=2) as reader:
-            n = len(reader)
-            for batch in prefetch(reader.read, (range(e * n, e * n + n) for e in range(50)), depth=2):
-                assert len(set(batch.keys)) == n
-            assert descriptors() <= before + len(reader.split.shards)
-        assert (descriptors(), threading.active_count()) == (before, threads)
-
-
-def test_reader_that_is_forgotten(packed: Path) -> None:
-    gc.collect()  # what other tests forgot
-    before, threads = descriptors(), threading.active_count()
-    reader = ShardReader(packed, threads=3)
-    batches = prefetch(reader.read, ([p, p + 1, p + 2] for p in itertools.count()))
-    next(batches)
-    del batches, reader  # as a consumer that dies leaves them
-    gc.collect()
-    assert (descriptors(), threading.active_count()) == (before, threads)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_reader_in_a_forked_process(packed: Path) -> None:
-    with ShardReader(packed, threads=2) as reader:
-        expected = reader.read(range(30)).keys
-        child = os.fork()
-        if not child:
-            os._exit(0 if reader.read(range(30)).keys == expected else 1)
-        assert os.waitpid(child, 0)[1] == 0
-
-
-def test_neighbours_are_one_read(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *given: reads.append(given) or pread(*given))
-    with ShardReader(packed, order="sequential") as reader:
-        expected = reader.read(range(len(reader)))
-        assert len(reads) == len(reader.split.shards)
-        reads.clear()
-        monkeypatch.setattr(read, "RUN_CAP", 100)  # large images: a read each
-        found = reader.read(range(len(reader)))
-        assert len(reads) == len(reader)
-    np.testing.assert_array_equal(found.images, expected.images)
-    np.testing.assert_array_equal(found.labels, expected.labels)
-
-
-def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "OPEN_SHARDS", 2)
-    before = descriptors()
-    reader = ShardReader(packed)
-    assert descriptors() == before  # opened when first needed
-    for epoch in range(20):
-        reader.read(range(epoch * len(reader), (epoch + 1) * len(reader)))
-        assert descriptors() <= before + 2
-    reader.close()
-    reader.close()
-    assert descriptors() == before
-    with pytest.raises(ValueError, match="closed"):
-        reader.read([0])
-
-
-def test_many_threads(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "OPEN_SHARDS", 1)
-    with ShardReader(packed) as reader:
-        expected = reader.read(range(60)).keys
-        found: list[list[str]] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(reader.read(range(60)).keys)) for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert found == [expected] * 4
