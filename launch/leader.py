@@ -6,18 +6,16 @@ import fcntl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffcore import ledger
 from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import budget, preflight, requeue
 from launch.env import address, free_port
+from launch.life import Life
 from launch.meeting import Exit, Plan
 from launch.preflight import PROBE
 from launch.verdict import Verdict, judge
-
-if TYPE_CHECKING:
-    from launch.supervisor import Supervisor
 
 MUSTER = 120.0
 """Seconds that the supervisors of all ranks have to appear."""
@@ -28,9 +26,9 @@ OLD_LIFE = 90.0
 
 
 class Leader:
-    def __init__(self, supervisor: Supervisor) -> None:
-        self.s = supervisor
-        self.run, self.where, self.meeting = supervisor.run_folder, supervisor.where, supervisor.meeting
+    def __init__(self, life: Life) -> None:
+        self.life, self.spec = life, life.spec
+        self.run, self.where, self.meeting = life.run_folder, life.where, life.meeting
         self.attempt = 0
         self._number = 0
         self._told = ""
@@ -57,7 +55,7 @@ class Leader:
             )
             # fmt: on
             line = f"{self.where.world} ranks meet at {plan.address}:{plan.port}"
-            self.s.say(f"attempt {plan.attempt}: {line}")
+            self.life.say(f"attempt {plan.attempt}: {line}")
         self.meeting.publish(number, plan)
 
     # --- begin of a life ---
@@ -70,7 +68,7 @@ class Leader:
         """Become the one life of the run that writes."""
         mine = self.where.job
         before = self.meeting.claimed_by()
-        if before and before not in (mine, self.s.spec.takes_over) and self._lives(before):
+        if before and before not in (mine, self.spec.takes_over) and self._lives(before):
             # Another job's: that one is not pushed out, it has to be over.
             if not self._unlocked(OLD_LIFE):
                 return self._leave(BAD_INPUT, f"job {before} is training in {self.run}; cancel it first")
@@ -83,7 +81,7 @@ class Leader:
 
     def _lives(self, job: str) -> bool:
         """Whether another job may still train: where Slurm does not tell, the run folder's lock does."""
-        if not self.s.spec.requeue:
+        if not self.spec.requeue:
             return True
         state = requeue.state_of(job)
         return state is not None and state.name in requeue.LIVING
@@ -92,9 +90,9 @@ class Leader:
         """Wait until no training process holds the run folder; whether that came."""
         until = time.monotonic() + seconds
         while not _free(self.run / ".lock"):
-            if time.monotonic() > until or self.s.asked:
+            if time.monotonic() > until or self.life.asked:
                 return False
-            self.s.tick()
+            self.life.tick()
         return True
 
     def _close_lost_attempt(self) -> Plan | None:
@@ -113,12 +111,12 @@ class Leader:
         """Wait for every rank's supervisor; a plan to leave if one is missing or found something wrong."""
         until = time.monotonic() + MUSTER
         while len(hellos := self.meeting.hellos()) < self.where.world:
-            if self.s.asked:
+            if self.life.asked:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
                 missing = sorted(set(range(self.where.world)) - set(hellos))
                 return self._failed(f"no supervisor on rank {missing[:8]} after {MUSTER:.0f} s", {})
-            self.s.tick()
+            self.life.tick()
         found: dict[str, list[str]] = {}
         for tree in hellos.values():
             found.setdefault(str(tree["node"]), []).extend(tree["problems"])
@@ -133,16 +131,16 @@ class Leader:
     def judge_probe(self) -> Plan | None:
         """After the timed all-reduce."""
         exits = self._collect(PROBE)
-        if self.s.asked:
+        if self.life.asked:
             return self._leave(PREEMPTED, "stopped by a signal before training began")
-        line, bad = preflight.judge(self.meeting, exits, self.where, self.s.spec)
+        line, bad = preflight.judge(self.meeting, exits, self.where, self.spec)
         return None if line is None else self._failed(f"preflight: {line}", bad)
 
     def _failed(self, why: str, bad: dict[str, str]) -> Plan:
         """A life that ends before an attempt could begin; counts as one that made no progress."""
         if bad:
-            path = preflight.exclude(self.s.spec, bad)
-            self.s.say(f"nodes left out of the next submissions ({path}): {', '.join(sorted(bad))}")
+            path = preflight.exclude(self.spec, bad)
+            self.life.say(f"nodes left out of the next submissions ({path}): {', '.join(sorted(bad))}")
         self._record_end(self.attempt, Verdict(RETRYABLE, why))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
 
@@ -152,15 +150,15 @@ class Leader:
         """Wait for the attempt's exits; what comes next."""
         exits = self._collect(self._number)
         self._number += 1
-        verdict = judge(exits, self.where.world, bool(self.s.asked))
+        verdict = judge(exits, self.where.world, bool(self.life.asked))
         self._record_end(plan.attempt, verdict)
-        self.s.say(f"attempt {plan.attempt} ended: {verdict.why}")
+        self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._told = verdict.why
         if verdict.code not in (RETRYABLE, PREEMPTED):
             return self._leave(verdict.code, verdict.why)
         if stop := self._no_more():
             return stop
-        if verdict.code == PREEMPTED or self.s.asked or len(exits) < self.where.world:
+        if verdict.code == PREEMPTED or self.life.asked or len(exits) < self.where.world:
             return self._leave(verdict.code, verdict.why)
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
@@ -173,11 +171,11 @@ class Leader:
         while len(exits) < self.where.world:
             before = len(exits)
             exits = self.meeting.exits(number, exits)
-            if len(exits) != before or self.s.saving():
+            if len(exits) != before or self.life.saving():
                 changed = time.monotonic()
             if time.monotonic() - changed > STRAGGLERS:
                 break
-            self.s.tick()
+            self.life.tick()
         return exits
 
     # --- plans and the ledger ---
@@ -187,16 +185,17 @@ class Leader:
         salt = self.attempt * 2 + (number == PROBE)
         return Plan(
             attempt=self.attempt,
-            address=address(self.where, self.s.spec.cluster.network.interface),
+            address=address(self.where, self.spec.cluster.network.interface),
             port=free_port(self.where.job, self.where.restart, salt),
         )
 
     def _record_end(self, attempt: int, verdict: Verdict) -> None:
         got = budget.reached(self.run, attempt)
         beat = ledger.heartbeat(self.run)
+        late = verdict.code == PREEMPTED and self.life.used_up
         # fmt: off
         ledger.record(
-            self.run, "ended", **({"timeout": True} if verdict.code == PREEMPTED and self.s.used_up else {}),
+            self.run, "ended", **({"timeout": True} if late else {}),
             attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
             step=got.step, kept=got.kept, progress=budget.progressed(ledger.events(self.run), got),
             beat=beat.get("time") if beat and beat.get("attempt") == attempt else None,
@@ -204,7 +203,7 @@ class Leader:
         # fmt: on
 
     def _no_more(self) -> Plan | None:
-        why = budget.spent(ledger.events(self.run), self.s.spec.restarts)
+        why = budget.spent(ledger.events(self.run), self.spec.restarts)
         return self._leave(FATAL, f"given up: {why}") if why else None
 
     def _leave(self, code: int, why: str, bad: dict[str, str] | None = None) -> Plan:
@@ -216,13 +215,13 @@ class Leader:
             return
         again = plan.code in (RETRYABLE, PREEMPTED)
         if not again:
-            self.s.say(f"error: {plan.why}")
+            self.life.say(f"error: {plan.why}")
         elif plan.why != self._told:
-            self.s.say(plan.why)
-        if again and self.s.spec.requeue:
-            self.s.say(requeue.requeue(self.where, plan.avoid))
+            self.life.say(plan.why)
+        if again and self.spec.requeue:
+            self.life.say(requeue.requeue(self.where, plan.avoid))
         elif again:
-            self.s.say("the same command goes on from the newest checkpoint")
+            self.life.say("the same command goes on from the newest checkpoint")
 
 
 def _free(lock: Path) -> bool:

@@ -17,21 +17,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from diffcore import ledger
 from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import preflight, takeover
 from launch.child import Child, die_with_parent
-from launch.env import Layout, rank_environment, scratch
+from launch.env import rank_environment
 from launch.leader import Leader
-from launch.meeting import Exit, Meeting, Plan
+from launch.life import Life, SupersededError
+from launch.meeting import Exit, Plan
 from launch.preflight import PROBE
-from launch.snapshot import Place
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-POLL = 0.2
-"""Seconds between two looks at the own process."""
 END_GRACE = 2.0
 """Seconds that a process whose peer is gone has for its last words."""
 LEAVE_GRACE = 120.0
@@ -44,35 +40,22 @@ LEADER_LOST = 300.0
 """Seconds without a plan after which rank 0's supervisor counts as gone."""
 
 
-class SupersededError(Exception):
-    """Another life of the run has begun; this one must not write any more."""
-
-
 class Supervisor:
-    def __init__(self, place: Place, code: Path, where: Layout) -> None:
-        self.place, self.code, self.where = place, code, where
-        self.spec = place.spec()
-        self.run_folder = place.run
-        self.meeting = Meeting(place.live, where.session)
-        self._began = time.monotonic()
-        self.asked = 0
-        """The signal that told this rank to stop, or 0."""
-        self.asked_at = 0.0
+    def __init__(self, life: Life, code: Path, successor: takeover.Successor) -> None:
+        """``successor``: what submitit is given for another job of the run, in that job's folder."""
+        self.life, self.code, self.successor = life, code, successor
+        self.where, self.spec, self.meeting = life.where, life.spec, life.meeting
+        self.run_folder, self.say = life.run_folder, life.say
         self._passed_on = 0
-        self._signals = 0
-        self._claimed = False
+        self._looked = 0.0
         self._child: Child | None = None
-        # Gentle to a shared disk: of a large job, one rank a node looks often.
-        self._look_every = min(3.0 if where.local_rank == 0 else 10.0, 0.5 + where.world / 50)
-        self._looked = self._fenced = 0.0
-        self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
 
     # --- life ---
 
     def run(self) -> int:
         """Supervise until the job ends; returns the exit code."""
         for number in SIGNALS:  # in the place of submitit's, which acts on rank 0 alone
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self.life.on_signal)
         if not self.spec.requeue:
             die_with_parent(signal.SIGTERM)
         self.meeting.open()
@@ -89,13 +72,13 @@ class Supervisor:
         finally:
             if self._child is not None:
                 self._child.kill()
-            if self.where.local_rank == 0 and self.spec.cluster.scratch and self.scratch:
-                shutil.rmtree(self.scratch, ignore_errors=True)
+            if self.where.local_rank == 0 and self.spec.cluster.scratch and self.life.scratch:
+                shutil.rmtree(self.life.scratch, ignore_errors=True)
 
     def _live(self) -> int:
-        problems = preflight.local(self.spec, self.run_folder, self.scratch, self.where)
+        problems = preflight.local(self.spec, self.run_folder, self.life.scratch, self.where)
         self.meeting.say_hello(self.where.rank, self.where.node_name, problems)
-        leader = Leader(self) if self.where.leader else None
+        leader = Leader(self.life) if self.where.leader else None
         probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1
         if leader:
             leader.lead(leader.muster, PROBE if probing else 0)
@@ -122,18 +105,23 @@ class Supervisor:
         return plan.code
 
     def _training(self) -> list[str]:
-        return [sys.executable, str(self.code / "diffcore" / "train.py"), "--config", str(self.place.config)]
+        return [
+            sys.executable,
+            str(self.code / "diffcore" / "train.py"),
+            "--config",
+            str(self.life.place.config),
+        ]
 
     # --- one attempt ---
 
     def _attempt(self, number: int | str, plan: Plan, command: Sequence[str]) -> None:
         """Run the rank's process to its end, or end it when a peer's end makes that necessary; report it."""
-        if self.asked:
+        if self.life.asked:
             code, ours = PREEMPTED, False
         else:
             env = rank_environment(os.environ, self.where, self.spec, plan.attempt, (plan.address, plan.port))
-            if self.scratch:
-                env["SLURM_TMPDIR"] = str(self.scratch)
+            if self.life.scratch:
+                env["SLURM_TMPDIR"] = str(self.life.scratch)
             self._child = Child(command, env, self.run_folder)
             code, ours = self._watch(number, self._child)
             self._child = None
@@ -145,13 +133,13 @@ class Supervisor:
         first_failure = first_leaver = None
         ended = False
         while (code := child.poll()) is None:
-            self.tick()
-            if self._signals > self._passed_on:
-                self._passed_on = self._signals
-                child.forward(self.asked)
+            self.life.tick()
+            if self.life.signals > self._passed_on:
+                self._passed_on = self.life.signals
+                child.forward(self.life.asked)
                 self._think_of_fewer_nodes()
             now = time.monotonic()
-            if now - self._looked >= self._look_every:
+            if now - self._looked >= self.life.look_every:
                 self._looked = now
                 exits = self.meeting.exits(number, exits)
             if first_leaver is None and exits:
@@ -160,7 +148,7 @@ class Supervisor:
                 first_failure = now
             if ended:
                 continue
-            saving = self.saving() and 0 not in exits
+            saving = self.life.saving() and 0 not in exits
             grace = LAST_SAVE_GRACE if len(exits) >= self.where.world - 1 else SAVE_GRACE
             due = first_failure is not None and (not saving or now - first_failure > grace)
             due |= first_leaver is not None and not saving and now - first_leaver > LEAVE_GRACE
@@ -171,64 +159,32 @@ class Supervisor:
 
     def _think_of_fewer_nodes(self) -> None:
         """After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
-        if self.asked == signal.SIGTERM and self.where.local_rank == 0:
-            line = takeover.consider(self.place, self.code, self.where, self.spec)
+        if self.life.asked == signal.SIGTERM and self.where.local_rank == 0:
+            line = takeover.consider(self.life.place, self.code, self.where, self.spec, self.successor)
             if line:
                 self.say(line)
 
     def _out_of_time(self, now: float, saving: bool) -> bool:
         """Whether the job is about to be killed, so that leaving now at least has it queued again."""
-        if self.asked != signal.SIGUSR2 or not self.spec.requeue:
+        if self.life.asked != signal.SIGUSR2 or not self.spec.requeue:
             return False
-        warned, used = self.spec.cluster.signal_seconds, now - self.asked_at
+        warned, used = self.spec.cluster.signal_seconds, now - self.life.asked_at
         return used > max(warned - (3 if saving else 10), 0.6 * warned)
 
-    @property
-    def used_up(self) -> bool:
-        """Whether the job's time is nearly over. Slurm may warn a minute early."""
-        left = self.spec.minutes * 60 - (time.monotonic() - self._began)
-        return self.spec.requeue and left < self.spec.cluster.signal_seconds + 75
-
-    def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
-        if (self.run_folder / ".saving").exists():
-            return True
-        beat = ledger.heartbeat(self.run_folder)
-        return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
-
     # --- waiting ---
-
-    def tick(self) -> None:
-        """Wait a little. SupersededError once another life has claimed the run."""
-        time.sleep(POLL)
-        now = time.monotonic()
-        if self._claimed and now - self._fenced >= self._look_every:
-            self._fenced = now
-            if self.meeting.superseded():
-                raise SupersededError("another life of this run has begun; this one ends")
 
     def await_plan(self, number: int | str) -> Plan:
         """The plan of that number; one to leave if rank 0's supervisor does not make it."""
         until = time.monotonic() + LEADER_LOST
         while time.monotonic() < until:
             if plan := self.meeting.plan(number):
-                self._claimed = True  # by rank 0, before it published
+                self.life.claimed = True  # by rank 0, before it published
                 return plan
-            self.tick()
+            self.life.tick()
         self.say("no word from rank 0's supervisor")
         return Plan(0, leave=True, code=RETRYABLE, why="no word from rank 0's supervisor")
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self.asked:
-            self.asked_at = time.monotonic()
-        self.asked = number
-        self._signals += 1
-
     def _make_scratch(self) -> None:
-        if self.scratch and self.spec.cluster.scratch:
+        if self.life.scratch and self.spec.cluster.scratch:
             with contextlib.suppress(OSError):  # the preflight says what is wrong with it
-                self.scratch.mkdir(mode=0o700, exist_ok=True)
-
-    def say(self, line: str) -> None:
-        """One line for this rank's log."""
-        print(f"launch: {line}", flush=True)
+                self.life.scratch.mkdir(mode=0o700, exist_ok=True)

@@ -12,20 +12,23 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from diffcore import configure, ledger
 from launch import registry, requeue, snapshot
 from launch.env import Layout
 from launch.snapshot import Place
 from launch.spec import JobSpec
-from launch.task import Task
 from shards.cli import InputError
 
+Successor = Callable[[Place], Any]
+"""A job's folder -> what submitit runs there."""
 PATIENCE = 10  # seconds; more than Slurm gives
 
 
-def consider(place: Place, code: Path, where: Layout, spec: JobSpec) -> str | None:
+def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor) -> str | None:
     """Submit a successor if a node of this job is lost and none is free; a line for the log, or None."""
     if not spec.requeue or spec.nodes_min >= spec.nodes:
         return None
@@ -48,7 +51,7 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec) -> str | No
         return f"{gone} lost; {available} nodes are left, too few to go on: the job waits in the queue"
     if nodes >= spec.nodes:
         return f"{gone} lost; other nodes are free, and Slurm queues the job again"
-    job = succeed(place, code, where, spec, nodes)
+    job = succeed(place, code, where, spec, successor, nodes)
     return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
 
 
@@ -74,7 +77,7 @@ def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
     return None
 
 
-def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, nodes: int) -> str:
+def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
     """Submit the successor and cancel this job; returns its number."""
     from launch.sbatch import Sbatch
 
@@ -88,7 +91,7 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, nodes: int) 
         n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_", "SRUN_")) and n != "SLURM_CONF"
     ]:
         del os.environ[name]
-    job = str(Sbatch(following, heir.folder, code).submit(Task(str(heir.folder), str(code))).job_id)
+    job = str(Sbatch(following, heir.folder, code).submit(successor(heir)).job_id)
     begun = [int(e["attempt"]) for e in ledger.events(place.run) if e["event"] == "started"]
     # fmt: off
     ledger.record(

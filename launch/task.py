@@ -24,10 +24,12 @@ class Task:
         from pathlib import Path
 
         from launch.env import layout
+        from launch.life import Life
         from launch.snapshot import Place
         from launch.supervisor import Supervisor
 
-        code = Supervisor(Place(Path(self.folder)), Path(self.code), layout(os.environ)).run()
+        life = Life(Place(Path(self.folder)), layout(os.environ))
+        code = Supervisor(life, Path(self.code), lambda heir: Task(str(heir.folder), self.code)).run()
         if code:
             # Not an exception: submitit would pickle it as the job's result, and every rank would print it.
             sys.stdout.flush()

@@ -32,6 +32,7 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # perhaps a module
 
 
 def name(path: Path) -> str:
@@ -44,6 +45,18 @@ def test_imports_run_one_way(path: Path) -> None:
     above = ROOMS[ROOMS.index(room) + 1 :]
     back = [module for module in imports_of(path) if module.split(".")[0] in [*above, "tests"]]
     assert not back, f"{name(path)} imports {back}: the direction is {' <- '.join(ROOMS)}"
+
+
+def test_no_circles() -> None:
+    """Not among imports inside functions or for types either."""
+    modules = {
+        name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in FILES
+    }
+    unseen = {module: set(imports_of(path)) & modules.keys() for module, path in modules.items()}
+    while leaves := [module for module, imported in unseen.items() if not imported & unseen.keys()]:
+        for module in leaves:
+            del unseen[module]
+    assert not unseen, f"these import each other: {sorted(unseen)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -24,7 +24,7 @@ Lines = list[str]
 
 @pytest.fixture
 def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
-    """A leader of two nodes with a rank each, whose supervisor only notes what it is told to say."""
+    """A leader of two nodes with a rank each, whose life only notes what it is told to say."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(module, "MUSTER", 0.0)
     monkeypatch.setattr(module, "OLD_LIFE", 0.0)
@@ -36,13 +36,13 @@ def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
         {"cluster": Cluster(name="fake"), "job": "j", "nodes": 2, "nodes_min": 2, "tasks_per_node": 1,
          "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60}
     )  # fmt: skip
-    supervisor: Any = SimpleNamespace(
+    life: Any = SimpleNamespace(
         where=Layout("7", "7.0.0", 0, 0, 2, 0, 1, 0, ("n1", "n2")), meeting=meeting,
         run_folder=tmp_path / "run",
         spec=spec, asked=0, said=[], tick=lambda: None, used_up=False,
     )  # fmt: skip
-    supervisor.say = supervisor.said.append
-    return Leader(supervisor)
+    life.say = life.said.append
+    return Leader(life)
 
 
 def hello(lead: Leader, *problems: Lines) -> None:
@@ -81,7 +81,7 @@ def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
 
 
 def test_a_signal_before_the_begin(lead: Leader) -> None:
-    lead.s.asked = 15
+    lead.life.asked = 15
     plan = lead.muster()
     assert plan is not None
     assert plan.code == PREEMPTED

@@ -1,0 +1,73 @@
+"""One rank's part in a life of the job: what supervisor.py and leader.py share."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import FrameType
+
+from diffcore import ledger
+from launch.env import Layout, scratch
+from launch.meeting import Meeting
+from launch.snapshot import Place
+
+POLL = 0.2
+"""Seconds between two looks at the own process."""
+
+
+class SupersededError(Exception):
+    """Another life of the run has begun; this one must not write any more."""
+
+
+class Life:
+    """Where this rank stands, what it was told to do by signals, and how it waits."""
+
+    def __init__(self, place: Place, where: Layout) -> None:
+        self.place, self.where = place, where
+        self.spec = place.spec()
+        self.run_folder = place.run
+        self.meeting = Meeting(place.live, where.session)
+        self.asked = 0
+        """The signal that told this rank to stop, or 0."""
+        self.asked_at = 0.0
+        self.signals = 0
+        """How many came."""
+        self.claimed = False
+        """Whether rank 0 has made this life the run's."""
+        # Gentle to a shared disk: of a large job, one rank a node looks often.
+        self.look_every = min(3.0 if where.local_rank == 0 else 10.0, 0.5 + where.world / 50)
+        self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
+        self._began = time.monotonic()
+        self._fenced = 0.0
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked_at = time.monotonic()
+        self.asked = number
+        self.signals += 1
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the job's time is nearly over. Slurm may warn a minute early."""
+        left = self.spec.minutes * 60 - (time.monotonic() - self._began)
+        return self.spec.requeue and left < self.spec.cluster.signal_seconds + 75
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        if (self.run_folder / ".saving").exists():
+            return True
+        beat = ledger.heartbeat(self.run_folder)
+        return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
+
+    def tick(self) -> None:
+        """Wait a little. SupersededError once another life has claimed the run."""
+        time.sleep(POLL)
+        now = time.monotonic()
+        if self.claimed and now - self._fenced >= self.look_every:
+            self._fenced = now
+            if self.meeting.superseded():
+                raise SupersededError("another life of this run has begun; this one ends")
+
+    def say(self, line: str) -> None:
+        """One line for this rank's log."""
+        print(f"launch: {line}", flush=True)
