@@ -30,7 +30,7 @@ class Gpus(Section):
     type: str | None = None
     """GPU type in that request (gpu:TYPE:N), where the site names them."""
     memory_gb: float | None = Field(default=None, gt=0)
-    """Memory of one GPU in GB, for people and for memory plans."""
+    """Memory of one GPU, GB as it is sold: a run whose memory plan does not fit is not submitted."""
 
 
 class Network(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from diffcore import ledger
@@ -30,8 +31,8 @@ class Life:
         self.asked = 0
         """The signal that told this rank to stop, or 0."""
         self.asked_at = 0.0
-        self.signals = 0
-        """How many came."""
+        self.heed: Callable[[int], None] = lambda number: None
+        """Called with each signal, by ``tick``: outside of the signal's handler."""
         self.claimed = False
         """Whether rank 0 has made this life the run's."""
         # Gentle to a shared disk: of a large job, one rank a node looks often.
@@ -39,12 +40,13 @@ class Life:
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
         self._began = time.monotonic()
         self._fenced = 0.0
+        self._came = self._heeded = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked_at = time.monotonic()
         self.asked = number
-        self.signals += 1
+        self._came += 1
 
     @property
     def used_up(self) -> bool:
@@ -60,8 +62,11 @@ class Life:
         return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
 
     def tick(self) -> None:
-        """Wait a little. SupersededError once another life has claimed the run."""
+        """Wait a little, heed signals. SupersededError once another life has claimed the run."""
         time.sleep(POLL)
+        if self._came > self._heeded:
+            self._heeded = self._came
+            self.heed(self.asked)
         now = time.monotonic()
         if self.claimed and now - self._fenced >= self.look_every:
             self._fenced = now

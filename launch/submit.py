@@ -59,6 +59,9 @@ def parser() -> Parser:
     how.add_argument("--parallel", type=int, default=4, metavar="N", help="jobs of a sweep at once (4)")
     how.add_argument("--no-preflight", action="store_true", help="do not check the nodes first")
     how.add_argument(
+        "--force", action="store_true", help="submit though the memory plan does not fit the profile's GPUs"
+    )
+    how.add_argument(
         "--queue", action="store_true", help="inside an allocation: submit a new job all the same"
     )
     how.add_argument("--dry-run", action="store_true", help="print the sbatch file; nothing is made")
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = from_flags(flags, cluster, default_name(config), here, bad)
 
     # Submitting knows submitit, which takes a tenth of a second to load: after the mistakes above.
-    from launch import submission, sweep
+    from launch import fits, submission, sweep
 
     points = sweep.load(flags.sweep, flags.config, overrides) if flags.sweep else [sweep.Point(config)]
     for point in points:
@@ -90,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not flags.dry_run:
         for point in points:
             submission.refuse_second(point.config.run, spec)
+        if not (flags.force or flags.test_only):
+            fits.check([point.config for point in points], spec)
     if flags.dry_run:
         print(submission.text(points, spec, config.run), end="")
     elif flags.test_only:

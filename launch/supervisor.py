@@ -46,7 +46,6 @@ class Supervisor:
         self.life, self.code, self.successor = life, code, successor
         self.where, self.spec, self.meeting = life.where, life.spec, life.meeting
         self.run_folder, self.say = life.run_folder, life.say
-        self._passed_on = 0
         self._looked = 0.0
         self._child: Child | None = None
 
@@ -54,6 +53,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until the job ends; returns the exit code."""
+        self.life.heed = self._heed
         for number in SIGNALS:  # in the place of submitit's, which acts on rank 0 alone
             signal.signal(number, self.life.on_signal)
         if not self.spec.requeue:
@@ -134,10 +134,6 @@ class Supervisor:
         ended = False
         while (code := child.poll()) is None:
             self.life.tick()
-            if self.life.signals > self._passed_on:
-                self._passed_on = self.life.signals
-                child.forward(self.life.asked)
-                self._think_of_fewer_nodes()
             now = time.monotonic()
             if now - self._looked >= self.life.look_every:
                 self._looked = now
@@ -157,9 +153,12 @@ class Supervisor:
                 ended = True
         return code, ended and code not in (DONE, PREEMPTED)
 
-    def _think_of_fewer_nodes(self) -> None:
-        """After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
-        if self.life.asked == signal.SIGTERM and self.where.local_rank == 0:
+    def _heed(self, number: int) -> None:
+        """Pass a signal on. After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
+        if self._child is not None:
+            self._child.forward(number)
+        # Not only while training runs: it may have ended at once, when its peer on the lost node did.
+        if number == signal.SIGTERM and self.where.local_rank == 0:
             line = takeover.consider(self.life.place, self.code, self.where, self.spec, self.successor)
             if line:
                 self.say(line)

@@ -242,9 +242,12 @@ def test_two_jobs_of_one_run_do_not_both_write(checkout: Checkout) -> None:
 def test_after_a_lost_node_a_smaller_job_goes_on(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["deaf", 5])
     job = checkout.job("--nodes", "1-2", "--tasks-per-node", "1")
-    wait_for((checkout.folder / "seen-0-1.json").exists)
+    seen = [checkout.folder / f"seen-0-{rank}.json" for rank in (0, 1)]
+    wait_for(lambda: all(path.exists() for path in seen))
     time.sleep(1)
     checkout.box.box("kill-node", "n2", "--with-jobs")
+    # What collectives do when a peer is gone: rank 0 has ended long before Slurm notices.
+    os.kill(int(json.loads(seen[0].read_text())["pid"]), signal.SIGKILL)
     try:
         wait_for(lambda: len(checkout.events("submitted")) == 2)
         heir = checkout.events("submitted")[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import cluster, registry, snapshot, submit
+from launch import cluster, registry, snapshot, submission, submit
 from launch.spec import parse_minutes, parse_nodes
 from shards.cli import InputError
 
@@ -100,6 +100,22 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
 def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"index\.json: not found; pack a data set with"):
         submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
+
+
+def test_what_does_not_fit_the_gpus_is_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[int] = []
+    monkeypatch.setattr(submit, "check", lambda *arguments, **flags: None)  # there are no shards here
+    monkeypatch.setattr(submission, "submit", lambda points, *rest: submitted.append(len(points)))
+    profile = tmp_path / "small.yaml"
+    profile.write_text("gpus: {memory_gb: 1}\nmax_minutes: 60\n")
+    (tmp_path / "sweep.yaml").write_text("optimizer.lr: [1.0e-4, 2.0e-4]\nbatch.size: [12, 12000]\n")
+    command = ["--config", CONFIG, "--cluster", str(profile), "--run", str(tmp_path / "run")]
+    command += ["--nodes", "1-2", "--gpus-per-node", "1"]
+    with pytest.raises(InputError, match=r"1 GPUs of 1 GB \(gpus.memory_gb of small\): does not fit: .*MiB"):
+        submit.main([*command, "--sweep", str(tmp_path / "sweep.yaml")])
+    assert not submitted
+    submit.main([*command, "--sweep", str(tmp_path / "sweep.yaml"), "--force"])
+    assert submitted == [4]
 
 
 def test_a_node_that_failed_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
