@@ -14,228 +14,39 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-from PIL import Image
-
-from diffcore import ledger
+from benchmarks.job_lab import (
+    HANG,
+    PATIENCE,
+    STEPS,
+    FailedError,
+    Job,
+    Lab,
+    Outcome,
+    a_box,
+    check_same,
+)
 from diffcore.exits import BAD_INPUT
 from launch.env import ports
-from shards import pack
-from shards.attributes import CARTOON_SET, format_csv
 from slurm import processes
-from slurm.box_daemons import Box
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = 200
-EVERY = 20
-"""Steps between two checkpoints."""
-HANG = 8
-"""Seconds without a sign of life that count as a hang."""
-PATIENCE = 150.0
-"""Seconds that a job may take to anything."""
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
-"""States of a job that is over."""
 TELLING = ("ended", "hang", "failed", "preempted")
 """Events of the ledger that say that something happened."""
-
-CONFIG = f"""
-seed: 3
-data: {{path: PACKED}}
-model: {{kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}}
-diffusion: {{schedule: cosine, timesteps: 100, target: v}}
-optimizer: {{lr: 1.0e-3, weight_decay: 0.01}}
-batch: {{size: 8}}
-engine: {{zero: 2, threads: 1}}
-ema: {{decay: 0.9}}
-guards: {{hang_seconds: {HANG}}}
-train: {{steps: {STEPS}, log_every: 1, checkpoint_every: {EVERY}, deterministic: true}}
-sampling: {{every: 100000, count: 4, steps: 2}}
-"""
-
-
-class FailedError(Exception):
-    """A job did not do what it should; the text says what."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run came to: sha256 of its final tensors by file, and the loss of every step."""
-
-    files: dict[str, str]
-    losses: list[float]
-
-
-@dataclass
-class Job:
-    """A submitted run."""
-
-    lab: Lab
-    name: str
-    run: Path
-    number: str
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        return [e for e in ledger.events(self.run) if e["event"] == kind]
-
-    @property
-    def attempt(self) -> int:
-        return max((int(e["attempt"]) for e in self.events("started")), default=-1)
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The figures of each step, in the order in which training wrote them down."""
-        try:
-            lines = (self.run / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):  # one that is being written
-                found.append(json.loads(line))
-        return [line for line in found if "train/loss" in line]
-
-    @property
-    def step(self) -> int:
-        return max((int(line["step"]) for line in self.metrics()), default=0)
-
-    def newest(self) -> int:
-        """Step of the newest complete checkpoint."""
-        folders = (self.run / "checkpoints").glob("step-*/COMPLETE")
-        return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=0)
-
-    @property
-    def state(self) -> str:
-        return self.lab.ask("squeue", "--states=all", "-h", "-o", "%T", "-j", self.number) or "UNKNOWN"
-
-    def pid(self, rank: int) -> int:
-        """Process number of a rank's training process."""
-        marks = {f"RANK={rank}", f"SLURM_JOB_ID={self.number}"}
-        for pid in processes.everything():
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if len(command) > 1 and command[1].endswith(b"/diffcore/train.py"):
-                    environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-                    if marks <= set(environment.split("\0")):
-                        return pid
-        raise FailedError(f"{self.name}: rank {rank} has no training process")
-
-    def wait(self, what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        until = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > until:
-                raise FailedError(f"{self.name}: waited {seconds:.0f} s for {what}; job is {self.state}")
-            time.sleep(0.1)
-
-    def trains_since(self, attempt: int) -> bool:
-        """Whether a later attempt has taken a step."""
-        return any(int(e["attempt"]) > attempt for e in self.events("first_step"))
-
-    def wait_for_steps(self, more: int = EVERY + 5) -> None:
-        """Until this attempt has taken some steps, past a checkpoint."""
-        start = max((int(e["step"]) for e in self.events("loaded")), default=0)
-        self.wait("steps", lambda: self.step >= start + more and self.newest() > start)
-
-    def finished(self) -> Outcome:
-        """Wait for the good end of the run."""
-        self.wait("the end", lambda: self.state in OVER)
-        if self.state != "COMPLETED":
-            raise FailedError(f"{self.name}: job is {self.state}: {self.last_words()}")
-        lines = self.metrics()
-        if [line["step"] for line in lines] != list(range(1, STEPS + 1)):
-            raise FailedError(f"{self.name}: steps are missing or there twice")
-        folder = self.run / f"checkpoints/step-{STEPS:08d}"
-        files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")}
-        return Outcome(files, [float(line["train/loss"]) for line in lines])
-
-    def last_words(self) -> str:
-        logs = sorted(self.run.glob("job/*/*_0_log.out"))
-        lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
-        return " | ".join(lines[-3:])
-
-
-@dataclass
-class Lab:
-    """A box, a packed set and a folder for runs."""
-
-    folder: Path
-    box: Box
-    numbers: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
-
-    def ask(self, *command: str) -> str:
-        return self.box.ask(*command, check=False)
-
-    def prepare(self) -> None:
-        """Pack 96 random pictures and write the config and the cluster's profile."""
-        source = self.folder / "source"
-        source.mkdir()
-        random = np.random.default_rng(0)
-        for i in range(96):
-            labels = {a.name: int(random.integers(a.variants)) for a in CARTOON_SET}
-            color = random.integers(0, 256, 3, np.uint8)
-            rgba = np.dstack([np.broadcast_to(color, (32, 32, 3)), np.full((32, 32), 255, np.uint8)])
-            Image.fromarray(rgba).save(source / f"cs{i}.png")
-            (source / f"cs{i}.csv").write_text(format_csv(labels))
-        self._pack("packed")
-        (self.folder / "scratch").mkdir()
-        profile = (REPOSITORY / "slurm/profiles/box.yaml").read_text()
-        (self.folder / "box.yaml").write_text(profile)
-        room = profile.replace("scratch_gb: 0", "scratch_gb: 0.01")
-        (self.folder / "scratch.yaml").write_text(f"name: scratch\nscratch: {self.folder}/scratch\n{room}")
-
-    def _pack(self, name: str) -> Path:
-        out = self.folder / name
-        # fmt: off
-        options = ["--size", "16", "--crop", "32", "--jobs", "1", "--val", "0.1"]
-        with contextlib.redirect_stdout(sys.stderr):
-            pack.main([str(self.folder / "source"), "--out", str(out), *options])
-        # fmt: on
-        return out
-
-    def submit(self, name: str, *flags: str, data: str = "packed", profile: str = "box") -> Job:
-        """launch/submit.py, on two nodes of one rank each."""
-        run = self.folder / f"{name}-{next(self.numbers)}"
-        config = self.folder / f"{run.name}.yaml"
-        config.write_text(CONFIG.replace("PACKED", str(self.folder / data)) + f"run: {run}\n")
-        job = Job(self, name, run, "")
-        self.resubmit(job, *flags, profile=profile)
-        return job
-
-    def resubmit(self, job: Job, *flags: str, profile: str = "box") -> None:
-        # fmt: off
-        command = [
-            sys.executable, str(REPOSITORY / "launch/submit.py"),
-            "--config", f"{self.folder}/{job.run.name}.yaml",
-            "--cluster", f"{self.folder}/{profile}.yaml", *(flags or ("--nodes", "2")),
-        ]
-        # fmt: on
-        env = self.box.env | {"XDG_STATE_HOME": str(self.folder / "state"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, timeout=60)
-        if done.returncode:
-            raise FailedError(f"{job.name}: submit.py: exit code {done.returncode}: {done.stderr.strip()}")
-        job.number = str(job.events("submitted")[-1]["job"])
-
-    def on_node(self, name: str, *command: str) -> None:
-        """Run a command in a node's own namespaces."""
-        host = processes.running(self.box.folder / f"run/{name}-host.pid")
-        subprocess.run(["nsenter", "-t", str(host), "--mount", "--uts", *command], check=True)
 
 
 # --- faults: each is done to a job that trains, which is to go on; returns when it was done ---
@@ -263,30 +74,38 @@ def preempt(job: Job) -> float:
     """A job of the higher partition takes both nodes for two seconds."""
     script = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
     job.lab.box.ask("sbatch", *script)
-    return time.time()
+    asked = time.time()
+    job.hold_back("preempted")
+    return asked
 
 
 def time_limit(job: Job) -> float:
     """The time limit comes near: Slurm sends the job's signal. The next life gets its full time again."""
-    before, rank = len(job.events("preempted")), job.pid(1)
     job.lab.box.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=1")
-    until = time.monotonic() + 90  # Slurm looks at time limits twice a minute
-    while len(job.events("preempted")) == before:
-        if time.monotonic() > until or job.state in OVER:
-            raise FailedError(f"{job.name}: no signal came; job is {job.state}")
-        # Training is held back, so that it has not ended by then.
-        for number, seconds in ((signal.SIGSTOP, 0.8), (signal.SIGCONT, 0.1)):
-            processes.send(rank, number)
-            time.sleep(seconds)
-    signalled = float(job.events("preempted")[-1]["time"])
+    signalled = job.hold_back("preempted")  # Slurm looks at time limits twice a minute
     job.wait("the requeue", lambda: job.state == "PENDING")
     job.lab.box.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
     return signalled
 
 
-def node(job: Job, name: str = "n2") -> float:
+def cancel(job: Job) -> float:
+    """It stays away and leaves no process; the same command goes on with it."""
+    pids = [job.pid(0), job.pid(1)]
+    job.lab.box.ask("scancel", job.number)
+    cancelled = time.time()
+    job.wait("the end", lambda: job.state == "CANCELLED")
+    if not processes.gone(pids, 40):
+        raise FailedError("cancel: a training process is left")
+    time.sleep(3)
+    if job.state != "CANCELLED":
+        raise FailedError(f"cancel: the job is {job.state}")
+    job.lab.resubmit(job)
+    return cancelled
+
+
+def node(job: Job, name: str = "n2", with_jobs: bool = True) -> float:
     """A node is lost with all that runs on it, and comes back when Slurm has noticed."""
-    job.lab.box.kill_node(name, with_jobs=True)
+    job.lab.box.kill_node(name, with_jobs)
     lost = time.time()
 
     def repair() -> None:
@@ -301,6 +120,13 @@ def node(job: Job, name: str = "n2") -> float:
 def first_node(job: Job) -> float:
     """The same to the node of rank 0 and the batch script."""
     return node(job, "n1")
+
+
+def slurmd(job: Job) -> float:
+    """SIGKILL to a node's slurmd alone: Slurm gives the node up, and what runs on it lives on."""
+    lost = node(job, "n2", with_jobs=False)
+    job.hold_back("preempted")
+    return lost
 
 
 def torn(job: Job) -> float:
@@ -334,6 +160,8 @@ FAULTS: dict[str, Callable[[Job], float]] = {
     "time_limit": time_limit,
     "node": node,
     "first_node": first_node,
+    "slurmd": slurmd,
+    "cancel": cancel,
 }
 
 
@@ -373,24 +201,6 @@ def suffer(job: Job, name: str) -> dict[str, Any]:
 
 
 # --- endings: what a job does that cannot simply go on ---
-
-
-def cancel(lab: Lab, wanted: Outcome) -> dict[str, Any]:
-    """A cancelled job stays away and leaves no process; the same command goes on with it."""
-    job = lab.submit("cancel")
-    job.wait_for_steps()
-    pids = [job.pid(0), job.pid(1)]
-    lab.box.ask("scancel", job.number)
-    job.wait("the end", lambda: job.state == "CANCELLED")
-    if not processes.gone(pids, 40):
-        raise FailedError("cancel: a training process is left")
-    time.sleep(3)
-    if job.state != "CANCELLED":
-        raise FailedError(f"cancel: the job is {job.state}")
-    kept = job.step
-    lab.resubmit(job)
-    check_same(job, wanted)
-    return {"ending": "cancel", "steps_before": kept}
 
 
 def port_taken(lab: Lab, wanted: Outcome) -> dict[str, Any]:
@@ -472,35 +282,11 @@ def fewer_nodes(lab: Lab, wanted: Outcome) -> dict[str, Any]:
 
 
 ENDINGS = {
-    "cancel": cancel,
     "port_taken": port_taken,
     "scratch_full": scratch_full,
     "bad_data": bad_data,
     "fewer_nodes": fewer_nodes,
 }
-
-
-def check_same(job: Job, wanted: Outcome) -> None:
-    got = job.finished()
-    if got != wanted:
-        parts = [name for name, digest in wanted.files.items() if got.files.get(name) != digest]
-        raise FailedError(f"{job.name}: {', '.join(parts) or 'losses'} differ from the undisturbed run's")
-
-
-@contextlib.contextmanager
-def a_box(folder: Path | None) -> Iterator[Box]:
-    """The given box, or one of our own for as long as this runs."""
-    if folder is not None:
-        yield Box(folder)
-        return
-    with tempfile.TemporaryDirectory(prefix="box-") as own:
-        box = Box(Path(own))
-        try:
-            box.up(2, 2, None, accounting=True, private=True)
-            yield box
-        finally:
-            box.down()
-            Path(own).mkdir()  # TemporaryDirectory removes it
 
 
 def main() -> None:
