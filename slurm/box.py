@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     up.add_argument(
         "--no-accounting", action="store_true", help="no slurmdbd and no database; sacct says nothing"
     )
+    up.add_argument("--bind", action="store_true", help="tasks run on their own cores only (--cpu-bind)")
     up.add_argument("--plain", action="store_true", help="no namespaces, as where they are not permitted")
     commands.add_parser(
         "down", parents=[common], help="end it and its jobs' processes, and remove its folder"
@@ -79,7 +80,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     export = f"export SLURM_CONF={shlex.quote(slurm.env['SLURM_CONF'])}"
     if args.command == "up":
-        box = slurm.up(args.nodes, args.gpus, args.cpus, not args.no_accounting, not args.plain)
+        box = slurm.up(
+            args.nodes, args.gpus, args.cpus, not args.no_accounting, not args.plain, bind=args.bind
+        )
         print(f"# {box.nodes} nodes ({', '.join(box.names)}) with {box.gpus} GPUs each in {slurm.folder}")
         print("# for this shell:")
         print(export)

@@ -25,6 +25,8 @@ class Settings:
     """Slurm's, such as [22, 5, 8]."""
     port: int
     """The first of 2 + nodes ports: slurmctld, slurmdbd, then each slurmd."""
+    bind: bool = False
+    """Tasks run on their own cores (task/affinity), which every node counts from 0."""
 
     @property
     def names(self) -> list[str]:
@@ -79,7 +81,7 @@ MailProg=/bin/true
 
 # linuxproc follows children into sessions of their own, as cgroups do on a real cluster.
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={"task/affinity" if box.bind else "task/none"}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU={box.memory // box.cpus}

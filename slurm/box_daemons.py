@@ -47,7 +47,9 @@ class Box:
 
     # --- commands ---
 
-    def up(self, nodes: int, gpus: int, cpus: int | None, accounting: bool, private: bool) -> Settings:
+    def up(
+        self, nodes: int, gpus: int, cpus: int | None, accounting: bool, private: bool, bind: bool = False
+    ) -> Settings:
         """Start the box, or what of it does not run; returns when every node is ready for jobs."""
         check_root()
         if missing := missing_programs(accounting):
@@ -59,7 +61,7 @@ class Box:
         with self._locked():
             box = self.settings()
             if box is None:
-                box = self._new(nodes, gpus, cpus or max(2, 2 * gpus), accounting, private)
+                box = self._new(nodes, gpus, cpus or max(2, 2 * gpus), accounting, private, bind)
             elif (box.nodes, box.gpus, box.accounting) != (nodes, gpus, accounting):
                 raise InputError(
                     f"{self.folder} has a box of {box.nodes} nodes and {box.gpus} GPUs each "
@@ -122,7 +124,11 @@ class Box:
 
     # --- making ---
 
-    def _new(self, nodes: int, gpus: int, cpus: int, accounting: bool, private: bool) -> Settings:
+    def _new(self, nodes: int, gpus: int, cpus: int, accounting: bool, private: bool, bind: bool) -> Settings:
+        if bind and cpus > (os.cpu_count() or 1):
+            raise InputError(
+                f"--bind: this machine has {os.cpu_count()} cores, and a node claims {cpus}: --cpus"
+            )
         if len(str(self.folder / "mariadb.socket")) > LONGEST_SOCKET:
             raise InputError(f"{self.folder}: too long a path for Unix sockets; give a shorter --dir")
         private = private and may_unshare()
@@ -134,7 +140,7 @@ class Box:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         port = free_ports(2 + nodes, address, self.folder)
         version = [int(n) for n in re.findall(r"\d+", self.ask("slurmctld", "-V"))]
-        box = Settings(nodes, gpus, cpus, memory, accounting, private, host, address, version, port)
+        box = Settings(nodes, gpus, cpus, memory, accounting, private, host, address, version, port, bind)
 
         # Readable by everybody, so that jobs of other users run too; what is secret has its own mode.
         os.umask(0o022)

@@ -30,7 +30,7 @@ for number in (signal.SIGUSR2, signal.SIGTERM):
 acts = json.loads((told / "acts.json").read_text())
 act = acts.get(f"{attempt}.{rank}", acts.get(f"{attempt}", ["done"]))
 with open(told / f"seen-{attempt}-{rank}.json", "w") as file:
-    json.dump(dict(os.environ, pid=str(os.getpid())), file)
+    json.dump(dict(os.environ, pid=str(os.getpid()), cores=sorted(os.sched_getaffinity(0))), file)
 step = act[1] if len(act) > 1 else 1
 if rank == 0 and step:
     ledger.beat(run, step, 100, "train")
@@ -39,6 +39,12 @@ if act[0] == "wait":
     while not asked and time.monotonic() < until:
         time.sleep(0.05)
     sys.exit(85 if asked else 75)
+if act[0] == "hold":  # until it may go
+    until = time.monotonic() + 60
+    while not (told / "go").exists():
+        if time.monotonic() > until:
+            sys.exit(75)
+        time.sleep(0.05)
 if act[0] == "deaf":
     time.sleep(60)
 if act[0] == "save":  # a checkpoint is being written, for a while

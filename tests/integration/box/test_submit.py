@@ -4,96 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from diffcore import ledger
-from tests.integration.box.conftest import REPOSITORY, RunningBox, wait_for
-from tests.integration.fake_job import SCRIPT
-
-
-@dataclass
-class Checkout:
-    """A checkout of the toolkit whose training is ``SCRIPT``, and the box that it submits to."""
-
-    folder: Path
-    box: RunningBox
-
-    @property
-    def env(self) -> dict[str, str]:
-        return self.box.env | {"ACTS": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
-
-    def acts(self, **acts: list[Any]) -> None:
-        tree = {key.removeprefix("attempt_").replace("_", "."): act for key, act in acts.items()}
-        (self.folder / "acts.json").write_text(json.dumps(tree))
-
-    def command(self, *arguments: str) -> list[str]:
-        submit = str(self.folder / "launch" / "submit.py")
-        return [
-            sys.executable,
-            submit,
-            "--config",
-            str(self.folder / "small.yaml"),
-            "--cluster",
-            "box",
-            *arguments,
-        ]
-
-    def submit(self, *arguments: str) -> str:
-        """The printed text of a submission that went well."""
-        done = subprocess.run(
-            self.command(*arguments), cwd="/", env=self.env, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def job(self, *arguments: str) -> str:
-        match = re.match(r"job (\d+)", text := self.submit(*arguments))
-        assert match, text
-        return match[1]
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    def events(self, kind: str, run: Path | None = None) -> list[dict[str, Any]]:
-        return [event for event in ledger.events(run or self.run) if event["event"] == kind]
-
-    def logs(self) -> str:
-        return "".join(path.read_text() for path in sorted(self.run.glob("job/*/*_log.out")))
-
-    def until_over(self, job: str, seconds: float = 90) -> str:
-        """Its state in the end."""
-        wait_for(lambda: self.box.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
-        return self.box.state(job)
+from tests.integration.box.checkout import Checkout, make_checkout
+from tests.integration.box.conftest import RunningBox, wait_for
 
 
 @pytest.fixture
 def checkout(box: RunningBox, packed: Path, tmp_path: Path) -> Checkout:
-    folder = tmp_path / "checkout"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
-    for name in listed.decode().split("\0"):
-        if name and name.split("/")[0] in ("launch", "diffcore", "shards", "slurm", "configs"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((REPOSITORY / name).read_bytes())
-    (folder / "diffcore" / "train.py").write_text(SCRIPT)
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
-    subprocess.run(["git", "-C", str(folder), "add", "."], check=True)
-    config = yaml.safe_load((folder / "configs" / "demo.yaml").read_text())
-    tree = config | {"run": "run", "data": {"path": str(packed)}}
-    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
-    (folder / "acts.json").write_text("{}")
-    return Checkout(folder, box)
+    return make_checkout(tmp_path / "checkout", box, packed)
 
 
 TWO = ("--nodes", "2", "--gpus-per-node", "2")

@@ -1,0 +1,128 @@
+"""Two people on one Slurm at the same time, and the cores and threads that a rank gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.box.checkout import Checkout, make_checkout
+from tests.integration.box.conftest import RunningBox, box_py, wait_for, why_not
+
+NOBODY = 65534
+AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+LIBRARIES = {"PYTHONPATH": sysconfig.get_path("purelib")}
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[RunningBox]:
+    """A box that every user of this machine reaches, which binds tasks to their cores."""
+    if reason := why_not():
+        pytest.skip(reason)
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one core: none to choose from")
+    folder = Path(tempfile.mkdtemp(prefix="people-"))  # pytest's own folders are closed to other users
+    folder.chmod(0o755)
+    try:
+        options = ["--nodes", "2", "--gpus", "0", "--cpus", "2", "--bind", "--no-accounting"]
+        box_py("up", *options, "--dir", str(folder / "box"))
+        yield RunningBox(folder / "box")
+    finally:
+        box_py("down", "--dir", str(folder / "box"))
+        shutil.rmtree(folder)
+
+
+def checkout(name: str, box: RunningBox, packed: Path, **options: Any) -> Checkout:
+    """Beside the box, with a scratch that all share."""
+    folder = box.folder.parent
+    data, scratch = folder / "packed", folder / "scratch"
+    if not data.exists():
+        shutil.copytree(packed, data)
+        data.chmod(0o755)
+        scratch.mkdir()
+        scratch.chmod(0o1777)
+    made = make_checkout(folder / name, box, data, **options)
+    made.left_out.append("OMP_NUM_THREADS")  # what the shell says would go before the allocation
+    profile = made.folder / "slurm" / "profiles" / "box.yaml"
+    tree = yaml.safe_load(profile.read_text())
+    profile.write_text(yaml.safe_dump(tree | {"scratch": str(scratch), "srun": ["--cpu-bind=cores"]}))
+    return made
+
+
+def other_users_python() -> str:
+    """A Python with the toolkit's libraries that nobody may run: a virtual environment may lie in a home."""
+    code = f"import sys, submitit, pydantic, yaml; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            done = subprocess.run(
+                [python, "-c", code], env=LIBRARIES, cwd="/", capture_output=True, **AS_NOBODY
+            )
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return python
+    pytest.skip("no Python here that another user may run")
+
+
+def seen(of: Checkout, rank: int) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads((of.folder / f"seen-0-{rank}.json").read_text())
+    return tree
+
+
+def test_two_users_share_the_nodes_and_nothing_else(box: RunningBox, packed: Path) -> None:
+    python = other_users_python()
+    mine = checkout("mine", box, packed)
+    theirs = checkout("theirs", box, packed, python=python, user=NOBODY, variables=dict(LIBRARIES))
+    for path in [theirs.folder, *theirs.folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    both = (mine, theirs)
+    jobs = []
+    for one in both:
+        one.acts(attempt_0=["hold"])
+        jobs.append(one.job("--nodes", "2"))
+    wait_for(lambda: all((one.folder / f"seen-0-{rank}.json").exists() for one in both for rank in (0, 1)))
+
+    # At the same time, on the same two nodes.
+    assert [box.state(job) for job in jobs] == ["RUNNING", "RUNNING"]
+    assert seen(mine, 0)["MASTER_PORT"] != seen(theirs, 0)["MASTER_PORT"]
+    for rank in (0, 1):
+        scratch = [Path(seen(one, rank)["SLURM_TMPDIR"]) for one in both]
+        assert scratch[0] != scratch[1]
+        assert [path.stat().st_uid for path in scratch] == [0, NOBODY]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in scratch} == {0o700}
+        cores = [seen(one, rank)["cores"] for one in both]
+        assert sorted(cores) == [[0], [1]]
+    for one, job in zip(both, jobs, strict=True):
+        (one.folder / "go").touch()
+        assert one.until_over(job) == "COMPLETED"
+    assert list((box.folder.parent / "scratch").iterdir()) == []
+
+    # Run folder and submitit's pickles are their owner's alone.
+    for one, owner in ((mine, 0), (theirs, NOBODY)):
+        paths = [one.run, *one.run.rglob("*")]
+        assert [p.name for p in paths if p.suffix == ".pkl"]
+        assert {path.stat().st_uid for path in paths} == {owner}
+        assert [path for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
+    pickle = next(mine.run.glob("job/001/*_submitted.pkl"))
+    assert subprocess.run(["cat", str(pickle)], capture_output=True, **AS_NOBODY).returncode
+
+
+def test_cores_and_threads_are_the_allocations(box: RunningBox, packed: Path) -> None:
+    narrow, wide = (checkout(name, box, packed) for name in ("narrow", "wide"))
+    narrow_job = narrow.job("--tasks-per-node", "2")
+    wide_job = wide.job("--cpus-per-task", "2")
+    assert {narrow.until_over(narrow_job), wide.until_over(wide_job)} == {"COMPLETED"}
+    assert sorted(seen(narrow, rank)["cores"] for rank in (0, 1)) == [[0], [1]]
+    assert {seen(narrow, rank)["OMP_NUM_THREADS"] for rank in (0, 1)} == {"1"}
+    assert (seen(wide, 0)["cores"], seen(wide, 0)["OMP_NUM_THREADS"]) == ([0, 1], "2")
