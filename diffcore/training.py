@@ -247,7 +247,7 @@ class Training:
                 f"{self.progress.rollbacks} rollbacks were made" if folder else "there is no checkpoint yet"
             )
             raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
-        now = self.progress
+        at, now = self.step, self.progress
         self._load(folder)
         now.rolled_back(self.progress, c.guards)
         self.progress = now
@@ -258,7 +258,7 @@ class Training:
         self.monitor.rewind(self.step)
         line = f"{why}: back to {folder.name}, learning rate x {now.lr_factor:g}"
         self.monitor.say(line)
-        self._record("rollback", step=self.step, why=line)
+        self._record("rollback", step=self.step, lost=at - self.step, why=line)
         self.clock.start()
 
     def _load(self, folder: Any) -> None:

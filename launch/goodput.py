@@ -1,17 +1,16 @@
 """Where a run's time went, from its ledger: how much of it trained, and what was lost to what.
 
-queue    waiting for Slurm
+queue    waiting for Slurm; after a lost node from its last sign of life, until Slurm has noticed too
 start    from the job's first process to the training process's begin, and restarts in place
 load     taking up a checkpoint, up to the end of the first step
 train    steps that counted
 save     writing checkpoints, as far as training waited for it
-replay   steps that a later attempt had to do again
+replay   steps that were done again, by a later attempt or after a rollback
 hang     from the last sign of life to the end of an attempt that failed
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,10 +33,12 @@ class Attempt:
     begin: float
     outcome: str = "running"
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
-    first: int = 0
-    """Step that it began at."""
+    first: int | None = None
+    """Step that it began at; None if it did not come to that."""
     last: int = 0
     """Step that it got to."""
+    rolled_back: int = 0
+    """Steps that it took back itself."""
 
     @property
     def total(self) -> float:
@@ -55,13 +56,20 @@ def account(events: Iterable[Mapping[str, Any]], heartbeat: Mapping[str, Any] | 
         attempt = _one(number, own, before, attempts[-1] if attempts else None, lines, heartbeat)
         attempts.append(attempt)
         before = next((e for e in reversed(own) if e["event"] == "ended"), before)
-    for this, following in itertools.pairwise(attempts):
-        again = max(0, this.last - following.first)
-        if again and this.last > this.first:
-            lost = this.seconds["train"] * min(1.0, again / (this.last - this.first))
-            this.seconds["train"] -= lost
-            this.seconds["replay"] += lost
+    for i, attempt in enumerate(attempts):
+        again = next((later.first for later in attempts[i + 1 :] if later.first is not None), attempt.last)
+        _replayed(attempt, attempt.last - again)
     return attempts
+
+
+def _replayed(attempt: Attempt, steps: int) -> None:
+    """Move the time of so many steps, the attempt's last ones, from training to replay."""
+    taken = attempt.last - (attempt.first or 0) + attempt.rolled_back
+    lost = min(max(steps, 0) + attempt.rolled_back, taken)
+    if lost > 0:
+        seconds = attempt.seconds["train"] * lost / taken
+        attempt.seconds["train"] -= seconds
+        attempt.seconds["replay"] += seconds
 
 
 def _one(
@@ -80,7 +88,11 @@ def _one(
     assert first is not None
     # It was waited for since it was submitted, or since the attempt before it was over.
     begin = previous.begin + previous.total if previous else first
-    submitted = [float(e["time"]) for e in lines if e["event"] == "submitted" and float(e["time"]) <= first]
+    submitted = [
+        float(e["time"])
+        for e in lines
+        if e["event"] == "submitted" and not e.get("takeover") and float(e["time"]) <= first
+    ]
     if submitted and (not previous or submitted[-1] > begin):
         begin = submitted[-1]
     attempt = Attempt(number, begin)
@@ -91,7 +103,8 @@ def _one(
     beat = float(ended["beat"]) if ended and ended.get("beat") else None
     if beat is None and heartbeat and int(heartbeat.get("attempt", -1)) == number:
         beat = float(heartbeat["time"])
-    said = max(float(e["time"]) for e in own if e["event"] not in ("ended", "submitted"))
+    # Who tells of a hang or of a lost peer has waited for it.
+    said = max(float(e["time"]) for e in own if e["event"] not in ("ended", "submitted", "hang", "failed"))
     alive = max(beat or said, said)
     end = _end(ended, alive, own)
     reached = first
@@ -103,10 +116,14 @@ def _one(
     steps = [int(e["step"]) for e in own if isinstance(e.get("step"), int)]
     if heartbeat and int(heartbeat.get("attempt", -1)) == number:
         steps.append(int(heartbeat["step"]))
-    attempt.first = next((int(e["step"]) for e in own if e["event"] == "loaded" and "step" in e), 0)
+    attempt.first = next((int(e["step"]) for e in own if e["event"] == "loaded" and "step" in e), None)
     attempt.last = max(steps, default=0)
-    saves = sum(float(e.get("waited", e.get("seconds", 0))) for e in own if e["event"] == "saved")
-    _move(attempt, "save", saves)
+    attempt.rolled_back = sum(int(e.get("lost", 0)) for e in own if e["event"] == "rollback")
+    last_words = {e["step"] for e in own if e["event"] in ("done", "preempted")}
+    for e in own:
+        if e["event"] == "saved":  # beside the steps, but for the last one
+            waited = "waited" if "waited" in e and e["step"] not in last_words else "seconds"
+            _move(attempt, "save", float(e.get(waited, 0)))
     if ended is not None and may_retry(int(ended["code"])) and ended["code"] != PREEMPTED:
         _move(attempt, "hang", max(0.0, end - alive))
     attempt.outcome = _outcome(ended)

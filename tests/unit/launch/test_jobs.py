@@ -77,6 +77,51 @@ def test_a_lost_attempt_ends_with_its_last_sign_of_life() -> None:
     assert (first.total, second.seconds["queue"]) == (20, 81)
 
 
+def test_a_hang_begins_with_the_last_sign_of_life() -> None:
+    events = [
+        event(0, "started", job="5", restart=0),
+        event(0, "start"),
+        event(0, "first_step", step=1),
+        event(28, "hang", step=20),
+        event(30, "ended", code=75, step=20, beat=20),
+    ]
+    (attempt,) = goodput.account(events)
+    assert (attempt.seconds["train"], attempt.seconds["hang"]) == (20, 10)
+
+
+def test_steps_of_a_rollback_and_before_a_useless_attempt_are_replayed() -> None:
+    events = [
+        event(0, "started", job="5", restart=0),
+        event(0, "start"),
+        event(0, "loaded", step=0),
+        event(0, "first_step", step=1),
+        event(20, "rollback", step=10, lost=10),
+        event(40, "saved", step=30, seconds=9, waited=0),
+        event(50, "ended", code=75, step=40, beat=50),
+        event(50, "started", 1, job="5", restart=0),
+        event(60, "ended", 1, code=75, step=0),  # before it had taken up the checkpoint
+        event(60, "started", 2, job="5", restart=0),
+        event(60, "loaded", 2, step=30),
+    ]
+    first, *_ = goodput.account(events)
+    assert (first.seconds["train"], first.seconds["replay"]) == (30, 20)  # 10 + 10 of 50 steps
+
+
+def test_no_second_is_lost_when_a_smaller_job_takes_over() -> None:
+    events = [
+        event(0, "submitted", job="5"),
+        event(0, "started", job="5", restart=0),
+        event(5, "start"),
+        event(5, "first_step", step=1),
+        event(40, "submitted", 1, job="6", takeover=True),
+        event(45, "ended", code=75, step=5, beat=20, why="killed with its node or by the scheduler"),
+        event(50, "started", 1, job="6", restart=0),
+        event(60, "ended", 1, code=0, step=5),
+    ]
+    first, second = goodput.account(events)
+    assert (first.total + second.total, second.seconds["queue"]) == (60, 30)
+
+
 @given(st.lists(st.sampled_from(["start", "loaded", "first_step", "saved", "ended"]), max_size=8), st.data())
 def test_nothing_is_negative_or_counted_twice(names: list[str], data: st.DataObject) -> None:
     clock, events = 0.0, [event(0, "submitted", job="1"), event(1, "started", job="1", restart=0)]
