@@ -79,6 +79,12 @@ class Checkout:
     def logs(self) -> str:
         return "".join(path.read_text() for path in sorted(self.run.glob("job/*/*_log.out")))
 
+    def until_trained(self, ranks: int) -> list[dict[str, Any]]:
+        """Wait until every rank of attempt 0 acts; what each of them saw."""
+        paths = [self.folder / f"seen-0-{rank}.json" for rank in range(ranks)]
+        wait_for(lambda: all(path.exists() and path.read_text().endswith("}") for path in paths))
+        return [json.loads(path.read_text()) for path in paths]
+
     def until_over(self, job: str, seconds: float = 90) -> str:
         """Its state in the end."""
         wait_for(lambda: self.box.state(job) not in ("PENDING", "RUNNING", "COMPLETING"), seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from tests.integration.box.checkout import Checkout, make_checkout
-from tests.integration.box.conftest import RunningBox, box_py, wait_for, why_not
+from tests.integration.box.conftest import RunningBox, box_py, why_not
 
 NOBODY = 65534
 AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
@@ -75,11 +74,6 @@ def other_users_python() -> str:
     pytest.skip("no Python here that another user may run")
 
 
-def seen(of: Checkout, rank: int) -> dict[str, Any]:
-    tree: dict[str, Any] = json.loads((of.folder / f"seen-0-{rank}.json").read_text())
-    return tree
-
-
 def test_two_users_share_the_nodes_and_nothing_else(box: RunningBox, packed: Path) -> None:
     python = other_users_python()
     mine = checkout("mine", box, packed)
@@ -91,18 +85,17 @@ def test_two_users_share_the_nodes_and_nothing_else(box: RunningBox, packed: Pat
     for one in both:
         one.acts(attempt_0=["hold"])
         jobs.append(one.job("--nodes", "2"))
-    wait_for(lambda: all((one.folder / f"seen-0-{rank}.json").exists() for one in both for rank in (0, 1)))
+    ours, others = (one.until_trained(2) for one in both)
 
     # At the same time, on the same two nodes.
     assert [box.state(job) for job in jobs] == ["RUNNING", "RUNNING"]
-    assert seen(mine, 0)["MASTER_PORT"] != seen(theirs, 0)["MASTER_PORT"]
-    for rank in (0, 1):
-        scratch = [Path(seen(one, rank)["SLURM_TMPDIR"]) for one in both]
+    assert ours[0]["MASTER_PORT"] != others[0]["MASTER_PORT"]
+    for pair in zip(ours, others, strict=True):
+        scratch = [Path(rank["SLURM_TMPDIR"]) for rank in pair]
         assert scratch[0] != scratch[1]
         assert [path.stat().st_uid for path in scratch] == [0, NOBODY]
         assert {stat.S_IMODE(path.stat().st_mode) for path in scratch} == {0o700}
-        cores = [seen(one, rank)["cores"] for one in both]
-        assert sorted(cores) == [[0], [1]]
+        assert sorted(rank["cores"] for rank in pair) == [[0], [1]]
     for one, job in zip(both, jobs, strict=True):
         (one.folder / "go").touch()
         assert one.until_over(job) == "COMPLETED"
@@ -123,6 +116,7 @@ def test_cores_and_threads_are_the_allocations(box: RunningBox, packed: Path) ->
     narrow_job = narrow.job("--tasks-per-node", "2")
     wide_job = wide.job("--cpus-per-task", "2")
     assert {narrow.until_over(narrow_job), wide.until_over(wide_job)} == {"COMPLETED"}
-    assert sorted(seen(narrow, rank)["cores"] for rank in (0, 1)) == [[0], [1]]
-    assert {seen(narrow, rank)["OMP_NUM_THREADS"] for rank in (0, 1)} == {"1"}
-    assert (seen(wide, 0)["cores"], seen(wide, 0)["OMP_NUM_THREADS"]) == ([0, 1], "2")
+    ranks, (broad,) = narrow.until_trained(2), wide.until_trained(1)
+    assert sorted(rank["cores"] for rank in ranks) == [[0], [1]]
+    assert {rank["OMP_NUM_THREADS"] for rank in ranks} == {"1"}
+    assert (broad["cores"], broad["OMP_NUM_THREADS"]) == ([0, 1], "2")

@@ -48,18 +48,12 @@ def test_every_rank_knows_its_place_and_its_gpus(checkout: Checkout) -> None:
     assert {s["PYTHONPATH"].split(":")[0] for s in seen} == {str(checkout.run / "job" / "001" / "code")}
 
 
-def test_a_killed_rank_is_noticed_in_seconds(checkout: Checkout) -> None:
+def test_a_killed_rank_is_tried_again_in_the_allocation(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["deaf", 5])
     job = checkout.job(*TWO)
-    path = checkout.folder / "seen-0-3.json"
-    wait_for(path.exists)
-    time.sleep(1)
-    os.kill(int(json.loads(path.read_text())["pid"]), signal.SIGKILL)
-    killed = time.time()
+    os.kill(int(checkout.until_trained(4)[3]["pid"]), signal.SIGKILL)
     assert checkout.until_over(job) == "COMPLETED"
-    first = checkout.events("ended")[0]
-    assert first["why"] == "rank 3 on n2: killed by SIGKILL"
-    assert first["time"] - killed < 10
+    assert checkout.events("ended")[0]["why"] == "rank 3 on n2: killed by SIGKILL"
     assert [event["restart"] for event in checkout.events("started")] == [0, 0]
 
 
@@ -67,8 +61,7 @@ def test_a_killed_rank_is_noticed_in_seconds(checkout: Checkout) -> None:
 def test_a_stopped_job_is_queued_again_and_goes_on(checkout: Checkout, how: str) -> None:
     checkout.acts(attempt_0=["wait", 5])
     job = checkout.job(*TWO)
-    wait_for((checkout.folder / "seen-0-3.json").exists)
-    time.sleep(1)
+    checkout.until_trained(4)
     command = ("scontrol", "requeue", job) if how == "requeue" else ("scancel", "--signal=USR2", job)
     checkout.box.run(*command)
     wait_for(lambda: len(checkout.events("started")) == 2)
@@ -81,8 +74,7 @@ def test_a_stopped_job_is_queued_again_and_goes_on(checkout: Checkout, how: str)
 def test_a_cancelled_job_saves_and_stays_cancelled(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["wait", 5])
     job = checkout.job(*TWO)
-    wait_for((checkout.folder / "seen-0-3.json").exists)
-    time.sleep(1)
+    checkout.until_trained(4)
     command = [sys.executable, "-m", "launch.jobs", "cancel", str(checkout.run)]
     subprocess.run(command, cwd=checkout.folder, env=checkout.env, check=True)
     assert checkout.until_over(job) == "CANCELLED"
@@ -101,10 +93,7 @@ def test_bad_input_ends_the_job_with_its_code(checkout: Checkout) -> None:
 def test_a_killed_supervisor_of_rank_0_does_not_end_the_run(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["deaf", 5])
     job = checkout.job("--tasks-per-node", "1")
-    path = checkout.folder / "seen-0-0.json"
-    wait_for(path.exists)
-    time.sleep(1)
-    child = int(json.loads(path.read_text())["pid"])
+    child = int(checkout.until_trained(1)[0]["pid"])
     supervisor = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(supervisor, signal.SIGKILL)
     wait_for(lambda: len(checkout.events("started")) == 2)
@@ -145,7 +134,7 @@ def test_inside_an_allocation_the_steps_run_at_once(checkout: Checkout) -> None:
 def test_one_job_after_another(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["wait", 5])
     first = checkout.job("--tasks-per-node", "1")
-    wait_for((checkout.folder / "seen-0-0.json").exists)
+    checkout.until_trained(1)
     second = checkout.job("--tasks-per-node", "1", "--after", first)
     assert checkout.box.state(second) == "PENDING"
     checkout.box.run("scancel", first)
@@ -156,7 +145,7 @@ def test_one_job_after_another(checkout: Checkout) -> None:
 def test_two_jobs_of_one_run_do_not_both_write(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["wait", 5], attempt_1=["wait", 6])
     first = checkout.job("--tasks-per-node", "1")
-    wait_for((checkout.folder / "seen-0-0.json").exists)
+    checkout.until_trained(1)
     told = subprocess.run(
         checkout.command("--tasks-per-node", "1"), cwd="/", env=checkout.env, capture_output=True, text=True
     )
@@ -169,12 +158,10 @@ def test_two_jobs_of_one_run_do_not_both_write(checkout: Checkout) -> None:
 def test_after_a_lost_node_a_smaller_job_goes_on(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["deaf", 5])
     job = checkout.job("--nodes", "1-2", "--tasks-per-node", "1")
-    seen = [checkout.folder / f"seen-0-{rank}.json" for rank in (0, 1)]
-    wait_for(lambda: all(path.exists() for path in seen))
-    time.sleep(1)
+    pid = int(checkout.until_trained(2)[0]["pid"])
     checkout.box.box("kill-node", "n2", "--with-jobs")
     # What collectives do when a peer is gone: rank 0 has ended long before Slurm notices.
-    os.kill(int(json.loads(seen[0].read_text())["pid"]), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     try:
         wait_for(lambda: len(checkout.events("submitted")) == 2)
         heir = checkout.events("submitted")[1]
