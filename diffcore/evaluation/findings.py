@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from typing import Any
 import yaml
 
 from diffcore import configure
-from diffcore.config import REPOSITORY, Config, flatten
+from diffcore.config import REPOSITORY, flatten
 from diffcore.evaluation import command
-from diffcore.evaluation.findings_page import Measured, page, picture
+from diffcore.evaluation.findings_page import Measured, Point, page, picture
 from diffcore.evaluation.points import FILE
 from shards import cli
 from shards.cli import InputError
@@ -54,16 +53,6 @@ FULL: dict[str, Any] = {
     "train": {"steps": 14_000, "checkpoint_every": 1400},
     "sampling": {"every": 1400},
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of the plan."""
-
-    name: str
-    seed: int
-    config: Config
-    run: Path
 
 
 def main(argv: Sequence[str] | None = None) -> None:

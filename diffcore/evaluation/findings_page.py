@@ -10,15 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from diffcore.config import Config
 from diffcore.evaluation import charts
-
-if TYPE_CHECKING:
-    from diffcore.evaluation.findings import Point
 
 COLORS = ("hair_color", "face_color")
 # Student's t, 97.5 %, by degrees of freedom: few seeds make wide intervals.
@@ -28,6 +27,16 @@ Measured = Mapping[tuple[str, int], dict[str, Any]]
 """What ``points`` wrote, by experiment and seed."""
 Runs = Mapping[str, Sequence[dict[str, Any]]]
 """The same by experiment: as many seeds of each, in the same order."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the plan."""
+
+    name: str
+    seed: int
+    config: Config
+    run: Path
 
 
 def final(row: dict[str, Any], weights: str = "ema") -> dict[str, Any]:
