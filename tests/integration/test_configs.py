@@ -20,12 +20,14 @@ from tests.unit.diffcore.test_models import batch, schema_of
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
 STEPS = 32
-# An eighth of the width, or the least that the architecture allows.
+# An eighth of the width (or the least that the architecture allows), of the heads and of Tau.
 NARROW: dict[str, dict[str, Any]] = {
     "avatar": {"channels": [16, 32, 64, 128], "tau_tokens": 2, "attention_levels": [1, 2, 3], "patch": 1},
     "ddpm": {"width": 8},
     "diffusers": {"block_out_channels": [32, 32, 64], "cross_attention_dim": 160, "tau_tokens": 32},
 }
+REPORTED = ("avatar", "diffusers-32")
+"""Write the memory report too, which for these networks takes longer than the training."""
 
 
 def plain_pictures(folder: Path, classes: tuple[str, ...], out: Path) -> Path:
@@ -60,17 +62,19 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
     for name in NAMES:
         path = REPOSITORY / "configs" / f"{name}.yaml"
         c = configure.load(path)
+        heads = {"attention_head_dim": c.model.attention_head_dim // 8} if c.model.kind == "diffusers" else {}
         small = configure.load(
             path,
             {
                 "run": str(tmp_path / name),
                 "data": {"path": str(data.get(c.data.path.name, packed))},
-                "model": NARROW[c.model.kind],
+                "model": NARROW[c.model.kind] | heads,
                 "optimizer": {"lr": 2e-3},
-                "lr_schedule": {"kind": "constant", "warmup_samples": 0},
+                "lr_schedule": {"warmup_samples": 0},
                 "batch": {"size": 16, "micro": None},
                 "train": {"steps": STEPS, "log_every": 1},
                 "sampling": {"count": 2, "steps": 2},
+                "memory": {"trace": name in REPORTED},
             },
         )
         paths.append(tmp_path / f"{name}.yaml")
@@ -87,3 +91,4 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
         first, last = np.mean(losses[:4]), np.mean(losses[-8:])
         assert last < 0.8 * first, f"{name}: {first:.3f} -> {last:.3f}"
         assert (tmp_path / name / "checkpoints" / f"step-{STEPS:08d}" / "COMPLETE").exists()
+        assert (tmp_path / name / "report.html").exists() == (name in REPORTED)

@@ -1,0 +1,19 @@
+"""The work of a training step, beside a count by hand."""
+
+from __future__ import annotations
+
+from diffcore.config import DdpmModel
+from diffcore.flops import training_flops
+
+
+def test_attention_is_counted() -> None:
+    """Twice the pixels: 16 times the products of the attention's pairs, 4 times all others."""
+    model = DdpmModel(kind="ddpm", width=64, labels="none")
+    small, large = (training_flops(model, (), size) for size in (32, 64))
+    # Attention after every down and up block: resolution / size and channels of each.
+    places = [(2, 128), (4, 256), (8, 256), (4, 128), (2, 64), (1, 64)]
+    pairs = sum(3 * 2 * 2 * (32 // part) ** 4 * channels for part, channels in places)
+    other = small - pairs
+    embeddings = 3 * 2 * 256 * (128 + 256 + 256 + 128 + 64 + 64)  # of the time: the same at every size
+    assert large == 16 * pairs + 4 * (other - embeddings) + embeddings
+    assert abs(large / 56.2e9 - 1) < 0.01  # system 3's UNet at 64 x 64
