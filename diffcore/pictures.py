@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from shards.files import renamed
@@ -37,6 +38,16 @@ def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -
         y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         canvas[y : y + height, x : x + width] = image
     return canvas
+
+
+def with_row_names(tiled_HWC: np.ndarray, names: Sequence[str], size: int = 14) -> np.ndarray:
+    """``tiled_HWC`` of ``grid`` with a margin on its left, where every row has its name."""
+    height, font = len(tiled_HWC), ImageFont.load_default(size)
+    margin = Image.new("RGB", (int(max(map(font.getlength, names))) + size, height), "white")
+    pen = ImageDraw.Draw(margin)
+    for row, name in enumerate(names):
+        pen.text((size // 2, height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
+    return np.concatenate([np.asarray(margin), tiled_HWC], axis=1)
 
 
 def save_png(image_HWC: np.ndarray, path: Path) -> None:

@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="four rows, same labels and noise: raw weights with guidance 1 and as set, EMA weights likewise",
+        help="rows of the same labels and noise: raw and EMA weights, each with guidance 1 and as set",
     )
     parser.add_argument("--out", type=Path, required=True, help="the grid, a PNG; .json is put beside it")
     arguments = parser.parse_args(argv)
@@ -236,8 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = sampling_of(model.config, arguments)
     wanted = parse_wanted(arguments.set, model.schema)
     labels_BA = choose_labels(model.schema, wanted, arguments.seed, sampling.count)
-    # With --compare four rows of the same labels and noise, without it one grid.
-    kinds = [(which, scale) for which in models for scale in (1.0, sampling.guidance)]
+    # With --compare rows of the same labels and noise, without it one grid.
+    scales = dict.fromkeys((1.0, sampling.guidance))
+    kinds = [(which, scale) for which in models for scale in scales]
     columns = sampling.count if kinds else min(8, sampling.count)
     images, cells = [], []
     for weights, scale in kinds or [(arguments.weights, sampling.guidance)]:
@@ -249,7 +250,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             attributes = {a.name: v for a, v in zip(model.schema, row, strict=True)}
             place = {"row": len(cells) // columns, "column": len(cells) % columns}
             cells.append({**place, "weights": weights, "guidance": scale, "attributes": attributes})
-    pictures.save_png(pictures.grid(np.stack(images), columns), arguments.out)
+    tiled = pictures.grid(np.stack(images), columns)
+    if kinds:
+        names = [f"{weights}, guidance {scale:g}" for weights, scale in kinds]
+        tiled = pictures.with_row_names(tiled, names)
+    pictures.save_png(tiled, arguments.out)
     record = {
         "run": str(arguments.run),
         "step": model.step,

@@ -85,3 +85,7 @@ def test_grid_places_images_row_by_row() -> None:
     assert tiled.shape == (2 * 9 + 1, 3 * 9 + 1, 3)
     assert tiled[1, 1, 0] == 0 and tiled[1, 10, 0] == 10 and tiled[10, 10, 0] == 40
     assert tiled[10, 19, 0] == 255 and tiled[0, 0, 0] == 255
+    named = pictures.with_row_names(pictures.grid(images[:4], columns=2), ["raw", "averaged"])
+    assert (named[:, -198:] == pictures.grid(images[:4], columns=2)).all()
+    margin = named[:, :-198] < 128
+    assert margin[: len(named) // 2].any() and margin[len(named) // 2 :].any()

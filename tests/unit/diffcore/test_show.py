@@ -23,7 +23,8 @@ def test_the_forward_process_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
         printed = capsys.readouterr().out
         assert ("show nothing of the image" in printed) == warned
         picture = np.asarray(Image.open(out)).astype(float)
-        cells = picture[2:130].reshape(128, -1, 3)[:, 2:].reshape(128, 12, 130, 3)[:, :, :128]
+        strip = picture[show.TITLE_HEIGHT + 2 : show.TITLE_HEIGHT + 130]
+        cells = strip.reshape(128, -1, 3)[:, 2:].reshape(128, 12, 130, 3)[:, :, :128]
         # The first level is nearly the picture, the last is noise.
         assert np.abs(cells[:, 0] - [255, 0, 0]).mean() < 25
         assert np.abs(cells[:, -1].mean((0, 1)) - 127).max() < 25 and cells[:, -1].std() > 60
