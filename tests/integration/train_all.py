@@ -16,11 +16,10 @@ from diffcore.watchdog import Watchdog
 world = engine.start(1)
 try:
     for path in sys.argv[1:]:
-        if not path.startswith("--"):  # the launcher's --local_rank
-            config = configure.load(Path(path))
-            watchdog = Watchdog(config.run, world.rank, config.train.steps, 300)
-            with watchdog, Training(config, world, StopFlag(), watchdog) as training:
-                train(training)
+        config = configure.load(Path(path))
+        watchdog = Watchdog(config.run, world.rank, config.train.steps, 300)
+        with watchdog, Training(config, world, StopFlag(), watchdog) as training:
+            train(training)
 except BaseException:
     traceback.print_exc()
     os._exit(1)
