@@ -19,7 +19,7 @@ from tests.integration.conftest import REPOSITORY, run
 from tests.unit.diffcore.test_models import batch, schema_of
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
-STEPS = 32
+STEPS = {"avatar": 32, "ddpm": 32, "diffusers": 12}
 # An eighth of the width (or the least that the architecture allows), of the heads and of Tau.
 NARROW: dict[str, dict[str, Any]] = {
     "avatar": {"channels": [16, 32, 64, 128], "tau_tokens": 2, "attention_levels": [1, 2, 3], "patch": 1},
@@ -58,10 +58,11 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
         "cifar10": plain_pictures(tmp_path / "a", ("cats", "dogs", "eels"), tmp_path / "classes"),
         "landscapes": plain_pictures(tmp_path / "b", ("",), tmp_path / "unlabelled"),
     }
-    paths = []
+    paths, steps = [], {}
     for name in NAMES:
         path = REPOSITORY / "configs" / f"{name}.yaml"
         c = configure.load(path)
+        steps[name] = STEPS[c.model.kind]
         heads = {"attention_head_dim": c.model.attention_head_dim // 8} if c.model.kind == "diffusers" else {}
         small = configure.load(
             path,
@@ -72,7 +73,7 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
                 "optimizer": {"lr": 2e-3},
                 "lr_schedule": {"warmup_samples": 0},
                 "batch": {"size": 16, "micro": None},
-                "train": {"steps": STEPS, "log_every": 1},
+                "train": {"steps": steps[name], "log_every": 1},
                 "sampling": {"count": 2, "steps": 2},
                 "memory": {"trace": name in REPORTED},
             },
@@ -85,8 +86,8 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
     assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
     for name in NAMES:
         losses = [json.loads(line)["train/loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
-        assert len(losses) == STEPS
+        assert len(losses) == steps[name]
         first, last = np.mean(losses[:4]), np.mean(losses[-8:])
         assert last < 0.8 * first, f"{name}: {first:.3f} -> {last:.3f}"
-        assert (tmp_path / name / "checkpoints" / f"step-{STEPS:08d}" / "COMPLETE").exists()
+        assert (tmp_path / name / "checkpoints" / f"step-{steps[name]:08d}" / "COMPLETE").exists()
         assert (tmp_path / name / "report.html").exists() == (name in REPORTED)
