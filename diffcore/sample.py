@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels_BA = choose_labels(model.schema, wanted, arguments.seed, sampling.count)
     # With --compare rows of the same labels and noise, without it one grid.
     scales = dict.fromkeys((1.0, sampling.guidance))
-    kinds = [(which, scale) for which in models for scale in scales]
+    kinds = [(weights, scale) for weights in models for scale in scales]
     columns = sampling.count if kinds else min(8, sampling.count)
     images, cells = [], []
     for weights, scale in kinds or [(arguments.weights, sampling.guidance)]:
