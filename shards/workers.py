@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from shards.cli import InputError
@@ -28,10 +29,14 @@ def prepare_workers(module: str) -> None:
     """
     given = {name: os.environ.get(name) for name in THREADS}
     forkserver.set_forkserver_preload([module])
+    resource_tracker.ensure_running()  # on its own: it ends with SIGINT no longer blocked
+    # Inherited, as the variables are: a Ctrl-C during the imports is the parent's to tell, not theirs.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         os.environ.update(dict.fromkeys(THREADS, "1"))
         forkserver.ensure_running()
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         for name, value in given.items():
             if value is None:
                 del os.environ[name]
@@ -50,7 +55,8 @@ def map_in_order(
     if jobs == 1:
         yield from map(work, items)
         return
-    prepare_workers(getattr(work, "func", work).__module__)  # of a partial, the function's
+    origin = sys.modules[getattr(work, "func", work).__module__]  # of a partial, the function's
+    prepare_workers(origin.__spec__.name if origin.__spec__ else origin.__name__)  # of a -m, its own name
     # Not forked: the caller may have threads.
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)

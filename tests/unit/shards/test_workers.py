@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from contextlib import closing
 
@@ -32,6 +33,10 @@ def die_at_three(number: int) -> int:
 
 def environment(name: str) -> str | None:
     return os.environ.get(name)
+
+
+def deaf(_: int) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -65,3 +70,9 @@ def test_workers_leave_other_cores_alone() -> None:
     before = dict(os.environ)
     assert list(map_in_order(environment, THREADS, 2)) == ["1"] * len(THREADS)
     assert dict(os.environ) == before
+
+
+def test_ctrl_c_is_the_parents_to_tell_from_the_first_moment() -> None:
+    """Workers are deaf to it before they run a line of ours."""
+    assert list(map_in_order(deaf, range(2), 2)) == [True, True]
+    assert not deaf(0)
