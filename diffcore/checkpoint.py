@@ -49,7 +49,7 @@ KINDS = (*WEIGHTS, *ADAM_MOMENTS)
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
 KEEP = "KEEP"
-"""In a checkpoint's folder: it is never removed."""
+"""In a checkpoint's folder: it is never removed (``python -m diffcore.checkpoints RUN --keep STEP``)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ def state_now(
 
 def folder_of(run: Path) -> Path:
     return run / "checkpoints"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def shard_name(rank: int, world: int) -> str:
@@ -291,7 +295,7 @@ def prune(run: Path, keep: int) -> None:
 def clear_after(run: Path, step: int) -> None:
     """Remove what a run that goes on from ``step`` is about to make again, and what a cut-off save left."""
     for folder in folder_of(run).glob("step-*"):
-        if int(folder.name.removeprefix("step-")) > step or not (folder / "COMPLETE").exists():
+        if step_of(folder) > step or not (folder / "COMPLETE").exists():
             _remove(folder)
     for leftover in folder_of(run).glob(".step-*.tmp"):
         if leftover.is_dir():

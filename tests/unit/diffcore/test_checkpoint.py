@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import checkpoint
+from diffcore import checkpoint, checkpoints
 from diffcore.checkpoint import Shards, State
 from diffcore.world import World
 from shards.cli import InputError
@@ -166,3 +166,16 @@ def test_whatever_lies_in_the_way_of_a_save_is_cleared(tmp_path: Path) -> None:
     checkpoint.temporary_of(tmp_path, 10).write_text("no folder")
     checkpoint.clear_after(tmp_path, 5)
     assert not checkpoint.temporary_of(tmp_path, 10).exists()
+
+
+def test_the_command_lists_checks_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [written(tmp_path, step)[-1] for step in (5, 10, 15)]
+    (folders[2] / checkpoint.shard_name(0, 2)).write_bytes(b"")
+    checkpoints.main([str(tmp_path), "--keep", "5", "10", "--release", "10"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step-00000005  ") and lines[0].endswith("2 ranks, ZeRO-1, fp32  kept")
+    assert lines[1].endswith("fp32") and "damaged: shard-00000-of-00002.safetensors has 0 bytes" in lines[2]
+    with pytest.raises(InputError, match="no complete checkpoint of step 7; allowed: 5, 10, 15"):
+        checkpoints.main([str(tmp_path), "--keep", "7"])
+    with pytest.raises(InputError, match="no checkpoints there"):
+        checkpoints.main([str(tmp_path / "nowhere")])
