@@ -59,6 +59,8 @@ class Training:
         # The network: the same weights on every rank, from the seed.
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
+        # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         network = models.build(config.model, self.reader.schema, self.reader.size)
         network = models.prepare(network, config.engine)
         self.engine = Engine(network, config, world)

@@ -16,13 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from benchmarks import small_set
 from diffcore.evaluation import train_judge
-from shards import pack
-from shards.attributes import CARTOON_SET, format_csv
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "diffcore" / "train.py"
@@ -30,17 +27,8 @@ TRAIN = REPOSITORY / "diffcore" / "train.py"
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 random pictures of 16 x 16 with Cartoon Set labels, packed."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("packed") / "shards"
-    random = np.random.default_rng(0)
-    for i in range(96):
-        labels = {a.name: int(random.integers(a.variants)) for a in CARTOON_SET}
-        color = random.integers(0, 256, 3, np.uint8)
-        rgba = np.dstack([np.broadcast_to(color, (32, 32, 3)), np.full((32, 32), 255, np.uint8)])
-        Image.fromarray(rgba).save(source / f"cs{i}.png")
-        (source / f"cs{i}.csv").write_text(format_csv(labels))
-    pack.main([str(source), "--out", str(out), "--size", "16", "--crop", "32", "--jobs", "1", "--val", "0.1"])
-    return out
+    """96 random pictures of 16 x 16 with Cartoon Set labels, packed. Read-only: copy it to change it."""
+    return small_set.packed(tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture(scope="session")

@@ -2,91 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import kill_training
+from benchmarks.kill_training import PATIENCE, Ranks
 from diffcore import checkpoint, exits, export, ledger
-from tests.integration.conftest import TRAIN, Train, free_port
+from tests.integration.conftest import Train
 from tests.integration.test_training import plain_loop, saved
-
-PATIENCE = 120.0
-
-
-class Ranks:
-    """A training run of some processes that the test holds itself, each in a group of its own."""
-
-    def __init__(self, config: Path, ranks: int, *overrides: str) -> None:
-        self.run = config.parent / "run"
-        port = str(free_port())
-        self.processes = []
-        for rank in range(ranks):
-            env = os.environ | {
-                "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "MASTER_PORT": port,
-                "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1",
-            }  # fmt: skip
-            command = [sys.executable, str(TRAIN), "--config", str(config), *overrides]
-            with (config.parent / f"rank-{rank}.log").open("ab") as log:
-                self.processes.append(
-                    subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-                )
-
-    def step(self) -> int:
-        """Steps in metrics.jsonl."""
-        path = self.run / "metrics.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    def until_step(self, step: int) -> None:
-        self._until(lambda: self.step() >= step)
-
-    def until_saving(self) -> None:
-        self._until((self.run / checkpoint.SAVING).exists)
-
-    def _until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < end and None in [p.poll() for p in self.processes], "it never came"
-            time.sleep(0.01)
-
-    def codes(self) -> list[int]:
-        return [process.wait(PATIENCE) for process in self.processes]
-
-    def kill(self) -> None:
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-# fmt: off
-LONG = (
-    "--train.steps", "24", "--train.checkpoint_every", "4", "--memory.trace", "false", "--engine.zero", "2",
-)
-# fmt: on
-
-
-def whole(small: Path, train: Train) -> dict[str, dict[str, torch.Tensor]]:
-    """What an undisturbed run of two ranks ends with."""
-    train(*LONG, ranks=2)
-    result = saved(small.parent / "run")
-    (small.parent / "run").rename(small.parent / "undisturbed")
-    return result
-
-
-def assert_equal(got: dict[str, dict[str, torch.Tensor]], wanted: dict[str, dict[str, torch.Tensor]]) -> None:
-    for which, tensors in wanted.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(got[which][name], tensor), f"{which}: {name}"
 
 
 def test_a_signal_to_one_rank_saves_on_all_and_loses_no_step(train: Train, small: Path) -> None:
@@ -105,27 +33,9 @@ def test_a_signal_to_one_rank_saves_on_all_and_loses_no_step(train: Train, small
     assert [e["event"] for e in ledger.events(ranks.run)].count("preempted") == 1
 
 
-def test_kills_at_any_moment_change_nothing(train: Train, small: Path) -> None:
-    wanted, dice = whole(small, train), random.Random(0)
-    for kill in range(3):
-        ranks = Ranks(small, 2, *LONG)
-        try:
-            before = ranks.step()
-            if kill == 1:  # inside a save; the last kill may have left the marker
-                ranks.until_step(before + 2)
-                ranks.until_saving()
-            else:
-                ranks.until_step(before + 2)
-                time.sleep(dice.random() * 0.5)
-            ranks.processes[kill % 2].kill()
-            codes = ranks.codes()
-            assert set(codes) <= {-signal.SIGKILL, exits.RETRYABLE, exits.DONE}, codes
-        finally:
-            ranks.kill()
-    train(*LONG, ranks=2)
-    assert_equal(saved(small.parent / "run"), wanted)
-    steps = [json.loads(line)["step"] for line in (small.parent / "run" / "metrics.jsonl").open()]
-    assert steps == list(range(1, 25))
+def test_kills_at_any_moment_change_nothing(packed: Path, tmp_path: Path) -> None:
+    found = kill_training.trial(tmp_path, packed, kills=3, ranks=2, zero=2, seed=1)
+    assert found["of"] == {"a rank": 1, "all": 1, "in a save": 1} and found["bit_for_bit"]
 
 
 def test_a_rank_that_hangs_ends_the_other_with_its_stacks(small: Path) -> None:
