@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -55,8 +54,7 @@ def map_in_order(
     if jobs == 1:
         yield from map(work, items)
         return
-    origin = sys.modules[getattr(work, "func", work).__module__]  # of a partial, the function's
-    prepare_workers(origin.__spec__.name if origin.__spec__ else origin.__name__)  # of a -m, its own name
+    prepare_workers(getattr(work, "func", work).__module__)  # of a partial, the function's
     # Not forked: the caller may have threads.
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
