@@ -303,17 +303,19 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     rows: list[dict[str, Any]] = []
 
-    def attempt(name: str, what: Callable[[], list[dict[str, Any]]]) -> None:
-        begun = time.monotonic()
+    begun = time.monotonic()
+
+    def told(row: dict[str, Any]) -> None:
+        print(json.dumps(row), f"(after {time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
+        rows.append(row)
+
+    def attempt(name: str, what: Callable[[], None]) -> None:
         try:
-            found = what()
+            what()
         except Exception as error:
             if not isinstance(error, FailedError):
                 traceback.print_exc()
-            found = [{"fault": name, "failed": str(error)}]
-        for row in found:
-            print(json.dumps(row), f"({time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
-        rows.extend(found)
+            told({"fault": name, "failed": str(error)})
 
     with a_box(args.box) as box:
         lab = Lab(folder.resolve(), box)
@@ -321,11 +323,11 @@ def main() -> None:
         quiet = lab.submit("undisturbed")
         wanted = quiet.finished()
 
-        def suffering(names: list[str]) -> list[dict[str, Any]]:
+        def suffering(names: list[str]) -> None:
             job = lab.submit("-".join(names))
-            found = [suffer(job, name) for name in names]
+            for name in names:
+                told(suffer(job, name))
             check_same(job, wanted)
-            return found
 
         if args.together:
             attempt(" ".join(args.together), lambda: suffering(args.together))
@@ -333,7 +335,7 @@ def main() -> None:
             if name in FAULTS:
                 attempt(name, lambda name=name: suffering([name]))
             else:
-                attempt(name, lambda name=name: [ENDINGS[name](lab, wanted)])
+                attempt(name, lambda name=name: told(ENDINGS[name](lab, wanted)))
     if not args.keep:
         shutil.rmtree(folder)
     print(json.dumps({"steps": STEPS, "hang_seconds": HANG, "rows": rows}, indent=1))
