@@ -166,7 +166,7 @@ class Job:
     def last_words(self) -> str:
         logs = sorted(self.run.glob("job/*/*_0_log.out"))
         lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
-        return " | ".join(lines[-3:])
+        return " | ".join([line for line in lines if line.startswith("error: ")] or lines[-3:])
 
 
 @dataclass
