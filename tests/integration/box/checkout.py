@@ -76,9 +76,6 @@ class Checkout:
     def events(self, kind: str, run: Path | None = None) -> list[dict[str, Any]]:
         return [event for event in ledger.events(run or self.run) if event["event"] == kind]
 
-    def logs(self) -> str:
-        return "".join(path.read_text() for path in sorted(self.run.glob("job/*/*_log.out")))
-
     def until_trained(self, ranks: int) -> list[dict[str, Any]]:
         """Wait until every rank of attempt 0 acts; what each of them saw."""
         paths = [self.folder / f"seen-0-{rank}.json" for rank in range(ranks)]
