@@ -28,8 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = 150
 EVERY = 10
 """Steps between two checkpoints."""
-HANG = 8
-"""Seconds without a sign of life that count as a hang."""
+HANG = 20
+"""Seconds without a sign of life that count as a hang: on a busy machine the start alone takes ten."""
 PATIENCE = 150.0
 """Seconds that a job may take to anything."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT")
