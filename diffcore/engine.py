@@ -339,7 +339,7 @@ class Engine:
         size they are from. A collective."""
         self._make_moments(updates)
         self.fill(self.masters(), "weights", read)
-        for moment, shards in self.moments().items():
+        for moment, shards in self.moments().items() if updates else ():  # a checkpoint before any has none
             self.fill(shards, moment, read)
         self.write_weights(self.full_weights())
 

@@ -46,6 +46,8 @@ class Progress:
 
     def is_best(self, value: float, larger: bool) -> bool:
         """Take in a checkpoint's metric; whether it is the best so far."""
+        if not math.isfinite(value):  # compares with nothing: it would stay the best for ever
+            return False
         if self.best is not None and (value <= self.best if larger else value >= self.best):
             return False
         self.best = value
@@ -53,7 +55,7 @@ class Progress:
 
     def validated(self, loss: float, c: LrSchedule) -> bool:
         """Take in a validation loss; whether it ended the patience and the learning rate was cut."""
-        if self.plateau_loss is None or loss < self.plateau_loss:
+        if math.isfinite(loss) and (self.plateau_loss is None or loss < self.plateau_loss):
             self.plateau_loss, self.plateau_bad = loss, 0
             return False
         self.plateau_bad += 1

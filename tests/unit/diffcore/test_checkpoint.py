@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from diffcore import checkpoint, checkpoints
 from diffcore.checkpoint import Shards, State
+from diffcore.engine import Engine
 from diffcore.world import World
 from shards.cli import InputError
 
@@ -179,3 +181,32 @@ def test_the_command_lists_checks_and_marks(tmp_path: Path, capsys: pytest.Captu
         checkpoints.main([str(tmp_path), "--keep", "7"])
     with pytest.raises(InputError, match="no checkpoints there"):
         checkpoints.main([str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize(("updates", "kinds"), [(0, ["weights"]), (3, ["weights", "exp_avg", "exp_avg_sq"])])
+def test_a_checkpoint_before_the_first_update_has_no_moments(updates: int, kinds: list[str]) -> None:
+    """A signal may come before the first step, and Adam makes its moments in it."""
+
+    class Bare(Engine):
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def _make_moments(self, updates: int) -> None: ...
+
+        def masters(self) -> list[torch.Tensor]:
+            return []
+
+        def moments(self) -> dict[str, list[torch.Tensor]]:
+            return {"exp_avg": [], "exp_avg_sq": []}
+
+        def fill(self, shards: object, kind: str, read: object) -> None:
+            self.asked.append(kind)
+
+        def full_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+            return iter(())
+
+        def write_weights(self, weights: object) -> None: ...
+
+    engine = Bare()
+    engine.load(lambda *_: torch.empty(0), updates)
+    assert engine.asked == kinds

@@ -115,3 +115,13 @@ def test_a_rollback_remembers_how_often() -> None:
     later = Progress(rollbacks=1)
     later.rolled_back(Progress(rollbacks=1, lr_factor=0.4), guards)
     assert (later.rollbacks, later.lr_factor) == (2, 0.2)
+
+
+def test_a_metric_that_is_no_number_is_neither_the_best_nor_an_improvement() -> None:
+    c, progress = LrSchedule(plateau_patience=2, plateau_factor=0.5), Progress()
+    for larger in (False, True):
+        assert not progress.is_best(math.nan, larger)
+    assert progress.is_best(0.2, larger=False) and not progress.is_best(math.nan, larger=False)
+    assert progress.best == 0.2
+    assert not progress.validated(math.nan, c) and not progress.validated(0.5, c)
+    assert progress.plateau_loss == 0.5
