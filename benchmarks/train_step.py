@@ -14,9 +14,9 @@ hits every one; figures are medians, ratios medians over the rounds. CPU seconds
 say more where other work shares the cores.
 
 Memory is the high-water mark of the resident set, summed over a side's processes (on CUDA: of the allocator).
-Prints one JSON object, with the ceiling that this machine reaches in its best convolution or matrix product,
-the share of it that each side reaches (FLOPs a step, counted by torch, over time over ceiling) and the
-operators that take most of its time.
+Prints one JSON object (progress goes to stderr), with the ceiling that this machine reaches in its best
+convolution or matrix product, the share of it that each side reaches (FLOPs a step, counted by torch, over
+time over ceiling) and the operators that take most of its time.
 
 On CUDA these two commands without --sides and --batch make the GPU's figures: ``ours`` in bf16 under
 torch.compile, batch 128 (a side that does not fit halves its own), ten steps a turn; between turns a side
@@ -206,6 +206,11 @@ def compare(sides: Sequence[Side]) -> dict[str, Any]:
     }
 
 
+def tell(line: str) -> None:
+    """Progress, apart from the JSON: all that is left of a benchmark that runs out of its time."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", choices=("ddpm", "diffusers"), default="ddpm")
@@ -231,10 +236,13 @@ def main() -> None:
     sides: list[Side] = []
     try:
         for label in arguments.sides or ["stock:1", "ours:1", *two]:
+            begin = time.perf_counter()
             sides.append(Side(label, work))
-        for _ in range(arguments.rounds):
+            tell(f"{label}: first step of {sides[-1].work.batch} images {time.perf_counter() - begin:.0f} s")
+        for number in range(arguments.rounds):
             for side in sides:
                 side.turn(arguments.steps)
+                tell(f"round {number + 1}, {side.label}: {side.work.batch / side.seconds[-1]:.3f} images/s")
         for side in sides:
             side.profile()
     finally:
