@@ -167,9 +167,7 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
 def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
     """The run's sampling settings, what a sweep recommended over them, and the command line's over both."""
     given = {
-        name: value
-        for name in ("guidance", "steps", "sampler", "count")
-        if (value := getattr(arguments, name, None)) is not None
+        name: value for name in Sampling.model_fields if (value := getattr(arguments, name, None)) is not None
     }
     return configure.replace(config, "sampling", {**recommended(arguments.run, given), **given}).sampling
 
@@ -202,8 +200,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
     parser.add_argument("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
+    parser.add_argument("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
+    parser.add_argument(
+        "--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="range of t / (T - 1) in which guidance acts",
+    )  # fmt: skip
+    parser.add_argument("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
     parser.add_argument("--steps", type=int, help="steps of the sampler")
     parser.add_argument("--sampler", help="ddim, ddpm, dpm++, dpm++sde or heun")
+    parser.add_argument("--eta", type=float, help="fresh noise of ddim, 0 to 1")
     parser.add_argument("--seed", type=int, default=0, help="of the noise and the attributes not set")
     parser.add_argument("--count", type=int, help="images")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")

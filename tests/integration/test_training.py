@@ -283,11 +283,12 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
     assert len({c["hair"] for c in cells}) > 1 and len(cells[0]) == 18
     assert {(c["weights"], c["guidance"]) for c in record["cells"]} == {("ema", 2.0)}
     four = tmp_path / "four.png"
-    assert sample(small, *arguments, "--compare", "--out", str(four)) == (0, "")
-    rows = [
-        (c["row"], c["weights"], c["guidance"])
-        for c in json.loads(four.with_suffix(".json").read_text())["cells"]
-    ]
+    finer = ["--guidance-interval", "0.2", "0.8", "--guidance-rescale", "0.5", "--eta", "1", "--no-clamp"]
+    assert sample(small, *arguments, *finer, "--compare", "--out", str(four)) == (0, "")
+    record = json.loads(four.with_suffix(".json").read_text())
+    assert (record["guidance_interval"], record["guidance_rescale"]) == ([0.2, 0.8], 0.5)
+    assert (record["eta"], record["clamp"]) == (1, False)
+    rows = [(c["row"], c["weights"], c["guidance"]) for c in record["cells"]]
     assert rows[::5] == [(0, "raw", 1.0), (1, "raw", 2.0), (2, "ema", 1.0), (3, "ema", 2.0)]
     again = tmp_path / "again.png"
     sample(small, *arguments, "--out", str(again))
@@ -297,6 +298,7 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
         ("--set", "hat=1"): "unknown attribute 'hat'; allowed: eye_angle",
         ("--set", "hair_color=10"): "hair_color must be a whole number, 0 to 9",
         ("--steps", "101"): "sampling.steps 101",
+        ("--sampler", "heun", "--eta", "1"): "eta 1.0 is for sampler ddim, not heun",
         ("--guidance", "-1"): "greater than or equal to 0",
         ("--sampler", "euler"): "'ddim', 'ddpm', 'dpm++', 'dpm++sde' or 'heun'",
     }.items():
