@@ -5,7 +5,7 @@
 Needs root and Slurm's packages (docs/slurm-box.md). Submits a small training run by launch/submit.py to a box
 of two nodes and lets it be, for its final weights; then one run for each fault of ``FAULTS``, which must end
 with the same weights, moving averages and optimizer moments bit for bit and every step taken once; and one
-for each of ``ENDINGS``, which have an outcome of their own. ``--together``: the faults meet one run, in turn.
+for each of ``ENDINGS``, which have an outcome of their own. A ``--together`` is one run that meets several.
 Prints one JSON object: for each fault seconds until it was noticed and until the first new step, of these the
 seconds that Slurm let the job wait, and the steps that were taken twice. The exit code is 1 if one failed.
 """
@@ -294,7 +294,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     every = [*FAULTS, *ENDINGS]
     parser.add_argument("--only", nargs="+", choices=every, metavar="X", help=f"of {', '.join(every)}")
-    parser.add_argument("--together", nargs="+", choices=list(FAULTS), metavar="X", help="all to one run")
+    parser.add_argument(
+        "--together", nargs="+", action="append", choices=list(FAULTS), metavar="X", help="all to one run"
+    )
     parser.add_argument("--box", type=Path, help="a box that runs, of two nodes, instead of our own")
     parser.add_argument("--keep", type=Path, help="an empty folder for the runs, kept")
     args = parser.parse_args()
@@ -329,8 +331,8 @@ def main() -> None:
                 told(suffer(job, name))
             check_same(job, wanted)
 
-        if args.together:
-            attempt(" ".join(args.together), lambda: suffering(args.together))
+        for names in args.together or []:
+            attempt(" ".join(names), lambda names=names: suffering(names))
         for name in args.only or ([] if args.together else every):
             if name in FAULTS:
                 attempt(name, lambda name=name: suffering([name]))
