@@ -97,7 +97,7 @@ SlurmctldTimeout=10
 KillWait=5
 MessageTimeout=5
 BatchStartTimeout=10
-SchedulerParameters=bf_interval=5,sched_interval=5
+SchedulerParameters=bf_interval=2,sched_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 # Preemption sends the job's own --signal first.
