@@ -58,12 +58,13 @@ def test_up_again_changes_nothing(box: RunningBox) -> None:
 
 
 def test_preemption_signals_every_rank_and_the_job_comes_back(box: RunningBox, tmp_path: Path) -> None:
-    # Ranks leave files: of what they print, srun may lose the last lines when the job is requeued.
+    # Ranks leave files, which are there at once; srun hands on what they print a little later.
     rank = tmp_path / "rank.sh"
     rank.write_text(
         f"cd {tmp_path}\n"
-        "trap 'touch told-$SLURM_PROCID-${SLURM_RESTART_COUNT:-0}; kill $!; exit 0' USR2\n"
+        "trap '' USR2\n"  # the signal goes to children too: a rank must not end because its sleep did
         "sleep 60 &\n"
+        "trap 'touch told-$SLURM_PROCID-${SLURM_RESTART_COUNT:-0}; kill $!; exit 0' USR2\n"
         "touch on-$SLURM_PROCID-${SLURM_RESTART_COUNT:-0}\n"
         "wait $!\n"
     )
