@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import small_set
+from benchmarks import numerics, small_set
 from diffcore.evaluation import train_judge
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,27 +42,11 @@ def judged(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-SMALL = """
-run: run
-seed: 3
-data: {path: PACKED}
-model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}
-diffusion: {schedule: cosine, timesteps: 100, target: v}
-optimizer: {lr: 1.0e-3, weight_decay: 0.01}
-batch: {size: 8}
-engine: {gradient_clipping: 0, threads: 1}
-ema: {decay: 0.9}
-train: {steps: 4, log_every: 1, checkpoint_every: 2, deterministic: true}
-memory: {trace: false}
-sampling: {every: 100, count: 4, steps: 3}
-"""
-
-
 @pytest.fixture
 def small(packed: Path, tmp_path: Path) -> Path:
     """A config that trains in seconds; its run folder is ``run`` beside it."""
     path = tmp_path / "small.yaml"
-    path.write_text(SMALL.replace("PACKED", str(packed)))
+    path.write_text(numerics.CONFIG.replace("PACKED", str(packed)))
     return path
 
 

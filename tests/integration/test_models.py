@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
+from benchmarks.numerics import plain_loop, saved
 from diffcore.models.compiling import missing
 from tests.integration.conftest import Train
-from tests.integration.test_training import assert_near, plain_loop, saved
+from tests.integration.test_training import assert_near
 
 
 def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:
