@@ -114,7 +114,7 @@ def work(a: argparse.Namespace) -> None:
         config = configure.load(
             a.config, changes | {"engine": {"zero": zero}, "run": str(a.data / f"zero{zero}")}
         )
-        watchdog = Watchdog(config.run, world.rank, ENDLESS, 0)
+        watchdog = Watchdog(config.run, world.rank, ENDLESS, config.guards)
         trainings[f"zero{zero}"] = Training(config, world, StopFlag(), watchdog).__enter__()
     steps: dict[str, Callable[[], None]] = {"plain": plain.step} | {n: t.learn for n, t in trainings.items()}
     for step in steps.values():

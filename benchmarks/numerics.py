@@ -108,7 +108,7 @@ def plain_loop(path: Path, steps: int, precision: str = "fp32", masters: bool = 
     autocast = torch.autocast(DEVICE.type, dtype, enabled=not masters)
     network.to(dtype if masters else torch.float32)
     ema = {name: p.detach().clone() for name, p in named.items()}
-    norms: list[float] = []
+    seen: list[float] = []
     ones_T = torch.ones(c.diffusion.timesteps, device=DEVICE)
     for step in range(steps):
         batch = reader.read(positions_of(step, 0, 0, 1, c.batch.size, c.batch.size))
@@ -130,7 +130,7 @@ def plain_loop(path: Path, steps: int, precision: str = "fp32", masters: bool = 
         loss.backward()
         for name, p in network.named_parameters():
             named[name].grad = None if p.grad is None else p.grad.float()
-        norms.append(torch.nn.utils.get_total_norm([p.grad for p in named.values()]).item())
+        seen.append(torch.nn.utils.get_total_norm([p.grad for p in named.values()]).item())
         optimizer.step()
         decay = min(c.ema.decay, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -144,23 +144,28 @@ def plain_loop(path: Path, steps: int, precision: str = "fp32", masters: bool = 
         "weights": {n: p.detach().cpu() for n, p in named.items()},
         "ema": {n: tensor.cpu() for n, tensor in ema.items()},
         "optimizer": moments,
-        "norms": norms,
+        "norms": seen,
     }
 
 
-def saved(run: Path) -> dict[str, Any]:
-    """The same of a run of diffcore/train.py, from its newest checkpoint and its metrics."""
+def saved(run: Path) -> dict[str, dict[str, Tensor]]:
+    """Weights, EMA and Adam's moments of a run of diffcore/train.py, from its newest checkpoint."""
     newest, _ = checkpoint.newest(run)
     if newest is None:
         raise FileNotFoundError(f"{run}: no checkpoint")
-    found: dict[str, Any] = {which: checkpoint.read_weights(newest, which) for which in checkpoint.WEIGHTS}
+    found = {which: checkpoint.read_weights(newest, which) for which in checkpoint.WEIGHTS}
     found["optimizer"] = {
         f"{name}.{moment}": tensor
         for moment in ADAM_MOMENTS
         for name, tensor in checkpoint.read_weights(newest, moment).items()
     }
+    return found
+
+
+def norms(run: Path) -> list[float]:
+    """The gradient's norm at each step of it."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return found | {"norms": [json.loads(line)["train/gradient_norm"] for line in lines]}
+    return [json.loads(line)["train/gradient_norm"] for line in lines]
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
@@ -171,9 +176,10 @@ def compare(small: Path, cell: Cell, steps: int) -> dict[str, float]:
     """A cell's run, beside ``small``, against the plain loop."""
     precision = "bf16" if cell.precision == "bf16" else "fp32"
     wanted = plain_loop(small, steps, precision, precision == "fp32" or cell.zero > 0)
-    got, start = saved(small.parent / str(cell)), plain_loop(small, 0)["weights"]
+    run = small.parent / str(cell)
+    got, start = saved(run), plain_loop(small, 0)["weights"]
     result = {
-        "norm": max(abs(g / w - 1) for g, w in zip(got["norms"], wanted["norms"], strict=True)),
+        "norm": max(abs(g / w - 1) for g, w in zip(norms(run), wanted["norms"], strict=True)),
         "of_the_way": float(
             (flat(got["weights"]) - flat(wanted["weights"])).norm()
             / (flat(wanted["weights"]) - flat(start)).norm()

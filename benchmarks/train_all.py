@@ -17,7 +17,7 @@ world = engine.start(1)
 try:
     for path in sys.argv[1:]:
         config = configure.load(Path(path))
-        watchdog = Watchdog(config.run, world.rank, config.train.steps, 300)
+        watchdog = Watchdog(config.run, world.rank, config.train.steps, config.guards)
         with watchdog, Training(config, world, StopFlag(), watchdog) as training:
             train(training)
 except BaseException:

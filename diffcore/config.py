@@ -370,6 +370,8 @@ class Guards(Section):
     """Rollbacks of a run; one explosion more ends it."""
     hang_seconds: float = Field(default=1800, ge=0)
     """A rank that long without a sign of life writes every thread's stack and ends the run; 0: never."""
+    start_seconds: float = Field(default=1800, ge=0)
+    """The same until training begins: for the other ranks to come, and for a checkpoint to be loaded."""
 
 
 Model = Annotated[AvatarModel | DdpmModel | DiffusersModel, Field(discriminator="kind")]

@@ -41,7 +41,7 @@ def main() -> int:
     from diffcore.watchdog import Watchdog
 
     stop, training = StopFlag(), None
-    watchdog = Watchdog(config.run, _rank(), config.train.steps, config.guards.hang_seconds)
+    watchdog = Watchdog(config.run, _rank(), config.train.steps, config.guards)
     try:
         with watchdog:
             with watchdog.section("rendezvous"):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from diffcore import ledger
+from diffcore.config import Guards
 from diffcore.exits import RETRYABLE
 
 EVERY = 1.0
@@ -26,12 +27,12 @@ EVERY = 1.0
 class Watchdog:
     """``beat`` after every step, ``section`` around what takes long; used as a context manager.
 
-    ``limit`` is in seconds; 0: it only writes the heartbeat. Before the first beat it writes nothing: the run
-    folder may turn out to be another experiment's.
+    The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes nothing:
+    the run folder may turn out to be another experiment's.
     """
 
-    def __init__(self, run: Path, rank: int, steps: int, limit: float) -> None:
-        self.run, self.rank, self.steps, self.limit = run, rank, steps, limit
+    def __init__(self, run: Path, rank: int, steps: int, guards: Guards) -> None:
+        self.run, self.rank, self.steps, self.guards = run, rank, steps, guards
         self._step: int | None = None
         self._section, self._last = "start", time.monotonic()
         self._over = threading.Event()
@@ -77,11 +78,12 @@ class Watchdog:
                 shown = now
             if self._over.wait(EVERY):
                 return
-            silent = time.monotonic() - self._last
-            if self.limit and silent > self.limit:
-                self._end(silent)
+            name = "start_seconds" if step is None else "hang_seconds"
+            limit, silent = getattr(self.guards, name), time.monotonic() - self._last
+            if limit and silent > limit:
+                self._end(silent, f"guards.{name} {limit:g}")
 
-    def _end(self, silent: float) -> None:
+    def _end(self, silent: float, limit: str) -> None:
         path = self.run / "stacks" / f"attempt-{ledger.attempt()}-rank-{self.rank}.txt"
         where = f"stacks in {path}"
         try:
@@ -92,8 +94,7 @@ class Watchdog:
         except OSError as error:  # a hung disk may be the very cause, or there is no run folder yet
             where = f"no stacks written: {error}"
         print(
-            f"error: rank {self.rank}: no sign of life for {silent:.0f} s in {self.doing} "
-            f"(guards.hang_seconds {self.limit:g}); {where}",
+            f"error: rank {self.rank}: no sign of life for {silent:.0f} s in {self.doing} ({limit}); {where}",
             file=sys.stderr,
             flush=True,
         )

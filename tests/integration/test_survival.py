@@ -51,7 +51,7 @@ def test_a_rank_that_hangs_ends_the_other_with_its_stacks(small: Path) -> None:
 
 
 def test_a_rank_that_never_comes_ends_the_others(small: Path) -> None:
-    ranks = Ranks(small, 2, "--guards.hang_seconds", "12")
+    ranks = Ranks(small, 2, "--guards.start_seconds", "12")
     try:
         os.killpg(ranks.processes[1].pid, signal.SIGKILL)  # before the rendezvous: it has not imported torch
         assert ranks.processes[0].wait(PATIENCE) == exits.RETRYABLE
