@@ -1,7 +1,7 @@
 """What is needed of zlib, by libdeflate where it is installed (the extra ``fast``): several times as fast.
 
-Both let go of Python's lock and give the same results. Compression is left to zlib alone, so that what is
-packed does not depend on what is installed.
+Both let go of Python's lock while they inflate, and give the same results. Compression is left to zlib alone,
+so that what is packed does not depend on what is installed.
 """
 
 from __future__ import annotations

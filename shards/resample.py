@@ -42,6 +42,8 @@ def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The first three channels of a square [E, E, C], as [size, size, 3]."""
     edge, _, channels = pixels.shape
+    if edge == size:
+        return np.ascontiguousarray(pixels[..., :3])
     bands = _bands(edge, size)
     made = np.empty((size, edge * channels), np.float32)
     for first, low, weights in bands:
