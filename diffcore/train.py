@@ -51,7 +51,7 @@ def main() -> int:
             engine.stop()
         return code
     except Exception as error:
-        trouble = explain(error, training)
+        trouble = explain(error, training, config, world)
         if trouble is None:
             raise
         # All ranks find the same mistake, and rank 0 says it; its exit ends the others. A rank that is alone

@@ -91,6 +91,7 @@ class Training:
         self.probe = probe_of(config, self.reader.index, world, samples=config.validation.drawn)
         # Where the memory goes: one step is followed, the others are not touched.
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
+        self._open.callback(self.tracer.close)
         self.grids = SampleGrids(config, self.reader.index)
         self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
         self._open.callback(self.monitor.close)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diffcore.config import Config
 from diffcore.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.memory import oom
-from diffcore.world import is_lost_peer
+from diffcore.world import World, is_lost_peer
 from shards.cli import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Trouble:
     line: str
 
 
-def explain(error: BaseException, training: Training | None) -> Trouble | None:
+def explain(error: BaseException, training: Training | None, config: Config, world: World) -> Trouble | None:
     """The trouble behind ``error``; None for a bug, which keeps its traceback."""
     text, doing = " ".join(str(error).split()), training.watchdog.doing if training else "the start"
     if isinstance(error, InputError):
@@ -34,11 +35,8 @@ def explain(error: BaseException, training: Training | None) -> Trouble | None:
     if isinstance(error, RunFailedError):
         return Trouble(FATAL, text)
     if oom.is_out_of_memory(error):
-        if training is None:
-            return Trouble(FATAL, f"out of memory at the start: {text}")
-        return Trouble(
-            FATAL, f"{oom.explain(training.config, training.engine, training.ema, error)} ({doing})"
-        )
+        engine, ema = (training.engine, training.ema) if training else (None, None)
+        return Trouble(FATAL, f"{oom.explain(config, world, engine, ema, error)} ({doing})")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         where = f"{error.filename}: " if error.filename else ""
         code = RETRYABLE if error.errno in DISK else BAD_INPUT

@@ -80,9 +80,9 @@ def plan(argv: Sequence[str]) -> None:
 def _does_not_fit(advise: Any, planner: Any, config: Config, world: int, smi: int, room: int) -> str:
     steps = advise.remedies(planner, config, world, room)
     would = f"; would fit with {', '.join(steps[-1].settings)}" if steps and steps[-1].fits else ""
-    largest = planner.largest(config, world, room)
+    largest = planner.largest_of_batch(config, world, room)
     if largest:
-        would += f"; or with batch.micro {largest}"
+        would += f"; or with batch.micro {largest} (accumulation makes up for it)"
     return (
         f"does not fit: {smi / 2**20:,.0f} MiB are planned on each rank, {room / 2**20:,.0f} are there{would}"
     )

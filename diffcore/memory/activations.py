@@ -5,6 +5,9 @@ lifetime but no memory. A dispatch mode notes when each storage comes and goes, 
 made it and when each gradient is complete. The device is a fake ``cpu``: fake ``cuda`` needs a CUDA build,
 and ``meta`` takes other code paths, which allocate other tensors.
 
+Under ZeRO-0 bf16 and fp16 are torch.autocast's. The CPU and CUDA have different lists of what autocast runs
+in fp32; CUDA's is put on top of the CPU's here, for the operators that networks of this project use.
+
 Bytes are the tensors' own; what a device's allocator makes of them is allocator.py's business.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -19,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -30,6 +35,8 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from shards.attributes import Attribute
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CUDA_IN_FP32 = ("group_norm", "layer_norm", "softmax")
+"""Functions of torch.nn.functional that autocast_mode.h runs in fp32 on CUDA; the CPU in what it is given."""
 
 
 class Kind(IntEnum):
@@ -131,12 +138,43 @@ class _Recorder(TorchDispatchMode):
             self.known[tensor.untyped_storage()._cdata] = -1
 
 
-def trace(config: Config, schema: list[Attribute], size: int, micro: int, modules: bool = False) -> Trace:
+@contextmanager
+def _cuda_autocast() -> Iterator[None]:
+    """Have autocast run in fp32 what it runs in fp32 on CUDA but not on the CPU."""
+    own = {name: getattr(F, name) for name in CUDA_IN_FP32}
+
+    def in_fp32(function: Any) -> Any:
+        def call(x: Tensor, *args: Any, **named: Any) -> Tensor:
+            result: Tensor = function(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **named)
+            return result
+
+        return call
+
+    try:
+        for name, function in own.items():
+            setattr(F, name, in_fp32(function))
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(F, name, function)
+
+
+def is_autocast(config: Config) -> bool:
+    """Whether weights stay in fp32 and forward runs under autocast, as the engine has it."""
+    return config.engine.zero == 0 and config.engine.precision != "fp32"
+
+
+def trace(
+    config: Config, schema: list[Attribute], size: int, micro: int, modules: bool = False, cuda: bool = True
+) -> Trace:
     """Record one micro batch of ``micro`` samples of ``size`` pixels under ``config``.
 
-    ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them.
+    ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them;
+    ``cuda`` is whether autocast is to be CUDA's.
     """
-    dtype = DTYPES[config.engine.precision]
+    autocast = is_autocast(config)
+    lower = DTYPES[config.engine.precision]
+    dtype = torch.float32 if autocast else lower
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = _cast(models.build(config.model, schema, size), dtype)
         network = models.prepare(network, config.engine.model_copy(update={"compile": False}))
@@ -167,9 +205,10 @@ def trace(config: Config, schema: list[Attribute], size: int, micro: int, module
         _note_gradients([p for _, p in named], recorder)
 
         def forward(x_BCHW: Tensor, *rest: Tensor) -> Tensor:
-            return network(x_BCHW.to(dtype), *rest)
+            with torch.autocast("cpu", lower, enabled=autocast):
+                return network(x_BCHW.to(dtype), *rest)
 
-        with recorder:
+        with recorder, _cuda_autocast() if autocast and cuda else nullcontext():
             loss = denoising_loss(forward, schedule, weights_T, images, labels, draws).mean()
             result.events.append(Event(Kind.TURN, 0))
             recorder.recomputing = True

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffcore.config import Config, Engine
 from diffcore.configure import replace
-from diffcore.memory.activations import Trace
+from diffcore.memory.activations import Trace, is_autocast
 from diffcore.memory.calibration import GPUS, capacity
 from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
 from shards.cli import InputError
@@ -46,22 +46,23 @@ CHANGES = (
 class Planner:
     """Plans of one network under many settings; a micro batch's trace is made once and scaled."""
 
-    def __init__(self, config: Config, data: Data | None = None) -> None:
-        self.config, self.data = config, data or Data.of(config)
+    def __init__(self, config: Config, data: Data | None = None, device: str = "cuda") -> None:
+        self.config, self.data, self.device = config, data or Data.of(config), device
         self._traces: dict[tuple[str, str, int], Trace] = {}
 
     def trace(self, config: Config, micro: int) -> Trace:
         """Traced at 2 and 3 samples, the rest follows: sizes are affine in the batch."""
-        key = ("fp32" if config.engine.precision == "fp32" else "half", config.engine.checkpointing)
+        precision = "fp32" if config.engine.precision == "fp32" else "half"
+        key = ("autocast" if is_autocast(config) else precision, config.engine.checkpointing)
         for count in (2, 3):
             if (*key, count) not in self._traces:
-                self._traces[(*key, count)] = trace_quietly(config, self.data, count)
+                self._traces[(*key, count)] = trace_quietly(config, self.data, count, self.device)
         scaled = between(self._traces[(*key, 2)], self._traces[(*key, 3)], micro) if micro > 1 else None
-        return scaled or trace_quietly(config, self.data, micro)
+        return scaled or trace_quietly(config, self.data, micro, self.device)
 
     def plan(self, config: Config, world: int) -> Plan:
         traced = self.trace(config, config.batch.split(world)[0])
-        return plan(config, world, data=self.data, traced=traced)
+        return plan(config, world, device=self.device, data=self.data, traced=traced)
 
     def with_micro(self, config: Config, micro: int, world: int) -> Config:
         return replace(config, "batch", {"micro": micro, "size": micro * world})
@@ -82,6 +83,13 @@ class Planner:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
+
+    def largest_of_batch(self, config: Config, world: int, room: int) -> int:
+        """Largest micro batch under the present one that fits and that divides what a rank has of
+        ``batch.size``; 0 if there is none."""
+        micro, accumulation = config.batch.split(world)
+        most = min(self.largest(config, world, room), micro - 1)
+        return next((n for n in range(most, 0, -1) if micro * accumulation % n == 0), 0)
 
     def changes(self, world: int) -> Iterator[tuple[Change, Config]]:
         """Each change that these settings do not have yet, alone, where it is allowed."""
@@ -109,8 +117,6 @@ def changed_by(config: Config, change: Change, world: int) -> Config | None:
     values = dict(change.values)
     if engine.deepspeed is not None and "zero" in values:
         values["deepspeed"] = None
-    if values.get("precision") and engine.zero == 0:
-        values["zero"] = 1  # DeepSpeed keeps fp32 masters for bf16 only there
     try:
         return replace(config, "engine", values)
     except InputError:
@@ -182,8 +188,6 @@ def table(planner: Planner, worlds: list[int], precisions: list[str]) -> Iterato
     for precision in precisions:
         for checkpointing in ("none", "selective", "full"):
             for zero in range(4):
-                if zero == 0 and precision != "fp32":
-                    continue
                 values = {
                     "zero": zero,
                     "precision": precision,
@@ -206,33 +210,42 @@ def table(planner: Planner, worlds: list[int], precisions: list[str]) -> Iterato
                     }
 
 
-def explain_oom(config: Config, world: int, asked: int | None, room: int, data: Data | None = None) -> str:
-    """One line for an out-of-memory error: what was asked, and the settings that would fit ``room`` bytes.
+def explain_oom(
+    config: Config,
+    world: int,
+    asked: int | None,
+    room: int,
+    data: Data | None = None,
+    device: str = "cuda",
+) -> tuple[str, Planner | None]:
+    """One line for an out-of-memory error: what was asked, and the settings that would fit ``room`` bytes;
+    and the planner that knows it, if there could be a plan.
 
     ``asked`` is what the allocation that failed wanted. Plans take seconds; a failure in them says so instead
     of hiding the error.
     """
     wanted = f"{_mib(asked)} more were asked for. " if asked else ""
     try:
-        planner = Planner(config, data)
+        planner = Planner(config, data, device)
         micro = config.batch.split(world)[0]
         planned = planner.plan(config, world).smi
         if planned <= room:
-            return (
+            line = (
                 f"out of memory with micro batch {micro}: {wanted}The plan of {_mib(planned)} fits in "
                 f"{_mib(room)}, so something else holds memory: other processes, or what is not planned"
             )
-        largest = planner.largest(config, world, room)
+            return line, planner
+        largest = planner.largest_of_batch(config, world, room)
         steps = remedies(planner, config, world, room)
     except Exception as error:  # the error that is being explained matters more
-        return f"out of memory: {wanted}No plan of it: {type(error).__name__}: {error}"
+        return f"out of memory: {wanted}No plan of it: {type(error).__name__}: {error}", None
     fixes = []
     if steps and steps[-1].fits:
         fixes.append(", ".join(steps[-1].settings))
-    if 0 < largest < micro:
+    if largest:
         fixes.append(f"batch.micro {largest} (accumulation makes up for it)")
     would = "Would fit: " + "; or ".join(fixes) if fixes else "Nothing that is known here would fit"
-    return f"out of memory with micro batch {micro} in {_mib(room)}: {wanted}{would}"
+    return f"out of memory with micro batch {micro} in {_mib(room)}: {wanted}{would}", planner
 
 
 def _mib(size: float) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import re
+import resource
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +18,26 @@ from diffcore.config import Config
 from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.memory import advise, report
-from diffcore.memory.nvml import usage
+from diffcore.memory.nvml import Usage, usage
+from diffcore.memory.plan import as_json
 from diffcore.memory.states import CATEGORIES
 from diffcore.memory.trace import storage_bytes
+from diffcore.world import World
 
+ON_THE_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory", "can't allocate lock")
+"""What torch's allocator, the C++ library, oneDNN and Python's threads say."""
+DROPPED = "activations: all that was free again once the failed step had been dropped"
+SCRATCH = 0.2
+"""Share of the room left to what is not planned on the CPU: its kernels' own buffers, malloc's fragments."""
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch could not allocate: CUDA has a type for it, the CPU's allocator only its text."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in ON_THE_CPU)
     )
 
 
@@ -34,39 +47,91 @@ def asked_for(error: BaseException) -> int | None:
     return round(float(found[1]) * UNITS[found[2]]) if found else None
 
 
-def explain(config: Config, engine: Engine, ema: Ema | None, error: BaseException) -> str:
-    """One line for the user; the report of this moment is written into the run folder and named in it."""
-    device, world = engine.world.device, engine.world.size
-    if device.type == "cuda":
-        room = int(torch.cuda.mem_get_info(device)[1])
+def explain(
+    config: Config, world: World, engine: Engine | None, ema: Ema | None, error: BaseException
+) -> str:
+    """One line for the user; the report of this moment is written into the run folder and named in it.
+
+    ``engine`` and ``ema`` are None where the memory was full before they were there.
+    """
+    sizes, total = _states(engine, ema), usage(world.device)
+    held = sum(sizes.values())
+    if world.device.type == "cuda":
+        sizes["activations"] = max(0, torch.cuda.memory_allocated(world.device) - held)
+        _drop(error)
+        room, device = int(torch.cuda.mem_get_info(world.device)[1]), "cuda"
     else:
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    line = advise.explain_oom(config, world, asked_for(error), room)
+        _drop(error)
+        now = usage(world.device).used
+        sizes["activations"] = max(0, total.used - now)
+        room, device = int((1 - SCRATCH) * host_room(held, sizes["activations"], now)), "cpu"
+    line, planner = advise.explain_oom(config, world.size, asked_for(error), room, device=device)
     try:
-        path = write(config, engine, ema, line)
+        path = _write(config, world, engine, sizes, total, line, planner)
     except Exception as second:  # the memory is full: the line alone has to do
         return f"{line} (no report: {type(second).__name__}: {second})"
     return f"{line}. Report: {path}"
 
 
-def write(config: Config, engine: Engine, ema: Ema | None, line: str) -> Path:
-    """The report of the states as they are now."""
+def _drop(error: BaseException) -> None:
+    """Let go of the step that failed: the error's frames hold its tensors, and plans need memory too."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def host_room(held: int, freed: int, resident: int) -> int:
+    """Bytes that tensors of this process could have on the CPU: the tightest limit (the machine's memory, the
+    cgroup's, ulimit -v) less what it holds beside its tensors. ``held`` of ``resident`` bytes are tensors;
+    with ``freed`` bytes more the memory was full.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    limits = [os.sysconf("SC_PHYS_PAGES") * page - (resident - held)]
+    for file in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file
+            limits.append(int(Path(file).read_text()) - (resident - held))
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * page
+        # Addresses that malloc keeps look taken, so that what was there before is the better figure.
+        limits.append(max(addresses - (mapped - held), held + freed))
+    return max(0, min(limits))
+
+
+def _states(engine: Engine | None, ema: Ema | None) -> dict[str, int]:
+    """Bytes of the states as they are now, by category."""
     sizes = dict.fromkeys(CATEGORIES, 0)
     seen: set[int] = set()
-    for category, tensors in (engine.memory() | {"ema": ema.shards if ema else []}).items():
+    memory = (engine.memory() if engine else {}) | {"ema": ema.shards if ema else []}
+    for category, tensors in memory.items():
         for address, size in storage_bytes(tensors).items():
             sizes[category] += 0 if address in seen else size
             seen.add(address)
-    device = engine.world.device
+    return sizes
+
+
+def _write(
+    config: Config,
+    world: World,
+    engine: Engine | None,
+    sizes: dict[str, int],
+    total: Usage,
+    line: str,
+    planner: advise.Planner | None,
+) -> Path:
+    """The report of that moment, with what is planned for the step."""
     held = sum(sizes.values())
-    reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else None
-    total = usage(device)
-    rows = [{"name": n, "bytes": s, "source": "storages"} for n, s in sizes.items() if s]
+    reserved = torch.cuda.memory_reserved(world.device) if world.device.type == "cuda" else None
+    how = dict.fromkeys(CATEGORIES, "storages") | {"activations": "difference"}
+    rows = [{"name": n, "bytes": s, "source": how[n]} for n, s in sizes.items() if s]
+    planned = [as_json(planner.plan(config, world.size))] if planner else []
+    parameters = engine.parameters if engine else planned[0]["parameters"] if planned else 0
     entry: dict[str, Any] = {
-        "rank": engine.world.rank,
+        "rank": world.rank,
         "device": total.device,
-        "parameters": engine.parameters,
-        "micro_batch": engine.micro,
+        "parameters": parameters,
+        "micro_batch": config.batch.split(world.size)[0],
         "moments": [
             {
                 "name": "out of memory",
@@ -80,14 +145,14 @@ def write(config: Config, engine: Engine, ema: Ema | None, line: str) -> Path:
         "timeline": [],
         "closure": rows + total.rows(held, reserved, held),
         "total": {"bytes": total.used, "source": total.source},
-        "notes": ["the states alone: activations were freed on the way out of the error", *total.notes],
+        "notes": [DROPPED, *total.notes],
     }
     anatomy = {
         "schema": report.SCHEMA,
         "unit": "bytes",
-        "run": report.about(config, engine.world.size, engine.parameters),
-        "planned": [],
+        "run": report.about(config, world.size, parameters),
+        "planned": planned,
         "measured": [entry],
         "advice": [line],
     }
-    return report.save(config.run / f"out-of-memory-rank{engine.world.rank}", anatomy)
+    return report.save(config.run / f"out-of-memory-rank{world.rank}", anatomy)

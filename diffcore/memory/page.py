@@ -41,17 +41,18 @@ def page(anatomy: dict[str, Any]) -> str:
         _legend(),
     ]
     shown = [(which, _fullest(anatomy[which])) for which in ("planned", "measured") if anatomy[which]]
-    parts.append(f"<h2>{_title([which for which, _ in shown])}, phase by phase</h2>{_bars(shown)}")
-    if len(shown) == 2:
+    names = [[moment["name"] for moment in rank["moments"]] for _, rank in shown]
+    comparable = names[0] == names[-1]  # at an out-of-memory error there is one moment, of no plan's
+    title = _title([which for which, _ in shown], comparable)
+    parts.append(f"<h2>{title}, phase by phase</h2>{_bars(shown, comparable)}")
+    if len(shown) == 2 and comparable:
         parts.append(_errors(shown[0][1], shown[1][1]))
-    for which, rank in reversed(shown):
+    for which, rank in [(which, rank) for which, rank in shown if rank["timeline"]][-1:]:
         parts.append(f"<h2>Through one step, {which}, rank {rank['rank']}</h2>{_timeline(rank['timeline'])}")
-        break
     for which, rank in shown:
         parts.append(f"<h2>The sum, {which}, rank {rank['rank']}</h2>{_closure(rank)}")
         parts += [f"<p class=note>{escape(note)}</p>" for note in rank["notes"]]
-    which, rank = shown[-1]
-    if rank["layers"]:
+    for which, rank in [(which, rank) for which, rank in shown if rank["layers"]][-1:]:
         parts.append(f"<h2>Modules that leave most for backward, {which}</h2>{_layers(rank['layers'])}")
     for which, _ in shown:
         if len(anatomy[which]) > 1:
@@ -63,8 +64,8 @@ def page(anatomy: dict[str, Any]) -> str:
     return "".join([*parts, "</body></html>\n"])
 
 
-def _title(names: Sequence[str]) -> str:
-    return " against ".join(names).capitalize()
+def _title(names: Sequence[str], comparable: bool) -> str:
+    return (" against " if comparable else " and ").join(names).capitalize()
 
 
 def _fullest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -80,13 +81,12 @@ def _mib(size: float) -> str:
     return f"{size / MIB:,.1f}"
 
 
-def _bars(shown: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Stacked bars, one a phase and side; labelled with the total in MiB."""
-    rows = [
-        (moment["name"], which, moment)
-        for moments in zip(*(rank["moments"] for _, rank in shown), strict=True)
-        for (which, _), moment in zip(shown, moments, strict=True)
-    ]
+def _bars(shown: Sequence[tuple[str, dict[str, Any]]], comparable: bool) -> str:
+    """Stacked bars, one a phase and side, sides next to each other; labelled with the total in MiB."""
+    rows = [(moment["name"], which, moment) for which, rank in shown for moment in rank["moments"]]
+    if comparable:
+        count = len(rows) // len(shown)
+        rows = [row for number in range(count) for row in rows[number::count]]
     most = max((m["allocated"] for _, _, m in rows), default=1) or 1
     height = 26 * len(rows) + 8
     parts = [f"<svg viewBox='0 0 980 {height}' role=img aria-label='bytes by category and phase'>"]

@@ -21,7 +21,6 @@ from diffcore.memory.calibration import Calibration, calibration
 from diffcore.memory.replay import Stream, replay
 from diffcore.memory.states import CATEGORIES, Sharing
 from shards.attributes import CARTOON_SET, Attribute
-from shards.cli import InputError
 from shards.index import Index
 
 MOMENTS = ("after forward", "backward peak", "step peak", "after step")
@@ -119,16 +118,14 @@ def plan(
     data: Data | None = None,
     traced: Trace | None = None,
 ) -> Plan:
-    """Predict rank ``rank`` of ``world``. InputError as training itself would say it."""
-    if config.engine.zero == 0 and config.engine.precision != "fp32":
-        # autocast's casts and their cache are not followed yet
-        raise InputError(
-            f"engine.precision {config.engine.precision} with ZeRO-0 cannot be planned; give zero 1"
-        )
+    """Predict rank ``rank`` of ``world``. InputError as training itself would say it.
+
+    ``device`` "cpu" is a run over gloo, whose reduce-scatter works on a copy.
+    """
     data = data or Data.of(config)
     micro, accumulation = config.batch.split(world)
-    traced = traced or trace_quietly(config, data, micro)
-    sharing = Sharing.of(config, world, rank)
+    traced = traced or trace_quietly(config, data, micro, device)
+    sharing = Sharing.of(config, world, rank, cpu=device == "cpu")
     stream = replay(traced, sharing, steps=2)
     moments, ended, timeline = account(stream, device)
     return Plan(
@@ -151,13 +148,13 @@ def plan(
     )
 
 
-def trace_quietly(config: Config, data: Data, micro: int) -> Trace:
+def trace_quietly(config: Config, data: Data, micro: int, device: str = "cuda") -> Trace:
     """A trace without the garbage collector, whose moments are nobody's choice."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        return trace(config, list(data.schema), data.size, micro, modules=True)
+        return trace(config, list(data.schema), data.size, micro, modules=True, cuda=device != "cpu")
     finally:
         if collecting:
             gc.enable()

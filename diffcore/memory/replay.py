@@ -58,7 +58,7 @@ def replay(trace: Trace, sharing: Sharing, steps: int = 1) -> Stream:
     stream = Stream()
     numels = [p.numel for p in trace.parameters]
     for block in resident(sharing, numels, trace.buffers, trace.inputs):
-        stream.allocate(block.category, block.size, host=block.host)
+        stream.allocate(block.category, block.size, host=block.host and not sharing.cpu)
     stages = {0: _Plain, 1: _Partitioned, 2: _Partitioned, 3: _Sharded}
     stage = stages[sharing.stage](stream, trace, sharing)
     count = min(sharing.accumulation, 3)
@@ -132,6 +132,12 @@ class _Plain:
         else:
             self.gradients[parameter] = holder
 
+    def hand_over(self, numel: int) -> None:
+        """A reduced gradient's norm, and its fp32 copy on the way to an offloaded optimizer."""
+        self.stream.brief("temporary", numel * NORM)
+        if self.sharing.itemsize < FULL:
+            self.stream.brief("temporary", numel * FULL)
+
     def backward_ends(self) -> None:
         if self.last and self.sharing.world > 1:
             self.stream.brief("buckets", sum(self.size) if len(self.size) > 1 else 0)
@@ -155,7 +161,8 @@ class _Partitioned(_Plain):
         self.partition: int | None = None
         self.kept: int | None = None
         self.pad: int | None = None
-        self.padding = sharing.partition(self.numels) - sum(self.pieces())
+        self.inside = self.pieces()
+        self.padding = sharing.partition(self.numels) - sum(self.inside.values())
         self.eager = sharing.stage == 2 or sharing.overlap
 
     def gradient(self, parameter: int, holder: int) -> None:
@@ -191,7 +198,10 @@ class _Partitioned(_Plain):
                     self.stream.brief("buckets", sum(portion) * self.sharing.itemsize)
                 portion = []
         for parameter in self.bucket:
-            if parameter in self.mine and self.partition is None and self.sharing.contiguous:
+            if self.sharing.offload:
+                if parameter in self.mine and self.last:
+                    self.hand_over(self.inside[parameter])
+            elif parameter in self.mine and self.partition is None and self.sharing.contiguous:
                 size = sum(self.size[p] for p in self.mine)
                 self.partition = self.stream.allocate("gradients", size)
             if parameter in self.gradients and (
@@ -215,12 +225,14 @@ class _Partitioned(_Plain):
         self.partition = None
         while self.buffers:
             self.stream.free(self.buffers.pop(0))
-        if self.last and self.padding:
+        if self.last and self.padding and not self.sharing.offload:
             self.pad = self.stream.allocate("gradients", self.padding * self.sharing.itemsize)
 
     def step(self) -> None:
         s, size = self.sharing, self.sharing.partition(self.numels)
-        pieces = [*self.pieces(), self.padding] if self.padding else self.pieces()
+        if s.offload:  # on the host, in place
+            return
+        pieces = [*self.inside.values(), *([self.padding] if self.padding else [])]
         for numel in pieces:
             self.stream.brief("temporary", numel * NORM)
         flat = self.stream.allocate("gradients", size * s.itemsize) if len(pieces) > 1 else None
@@ -242,14 +254,14 @@ class _Partitioned(_Plain):
         self.gradients.clear()
         self.kept = None
 
-    def pieces(self) -> list[int]:
-        """Elements of each parameter that are in this rank's partition."""
-        size, start, pieces = self.sharing.partition(self.numels), 0, []
+    def pieces(self) -> dict[int, int]:
+        """Parameter -> its elements that are in this rank's partition, where there are any."""
+        size, start, pieces = self.sharing.partition(self.numels), 0, {}
         first, last = self.sharing.rank * size, (self.sharing.rank + 1) * size
-        for numel in self.numels:
+        for number, numel in enumerate(self.numels):
             inside = min(start + numel, last) - max(start, first)
             if inside > 0:
-                pieces.append(inside)
+                pieces[number] = inside
             start += numel
         return pieces
 
@@ -387,9 +399,20 @@ class _Sharded(_Plain):
         """Reduce-scatter of an interleaved copy, and this rank's part into its flat gradients."""
         if not self.bucket:
             return
-        padded = sum(self.sharing.share(self.numels[p]) for p in self.bucket) * self.sharing.world
-        if len(self.bucket) > 1 or padded != self.elements:
-            self.stream.brief("buckets", padded * self.sharing.itemsize)
+        s = self.sharing
+        padded = sum(s.share(self.numels[p]) for p in self.bucket) * s.world
+        copied = len(self.bucket) > 1 or padded != self.elements
+        copy = self.stream.allocate("buckets", padded * s.itemsize) if copied else None
+        if s.cpu:  # gloo has no reduce-scatter: it reduces a copy
+            self.stream.brief("buckets", padded * s.itemsize)
+        if s.offload:
+            for p in self.bucket:
+                if not s.cpu:  # brought back for its norm, and for the sum over micro batches
+                    self.stream.brief("temporary", s.share(self.numels[p]) * s.itemsize)
+                if self.last:
+                    self.hand_over(s.share(self.numels[p]))
+        if copy is not None:
+            self.stream.free(copy)
         for p in self.bucket:
             if p in self.gradients:
                 self.stream.free(self.gradients.pop(p))
@@ -408,11 +431,9 @@ class _Sharded(_Plain):
             self.wait(p)
         for p in list(self.gathered):
             self.drop(p)
-        for numel in self.numels:
-            self.stream.brief("temporary", s.share(numel) * NORM)
-        if s.offload:
-            flat = None
-        else:
+        if not s.offload:
+            for numel in self.numels:
+                self.stream.brief("temporary", s.share(numel) * NORM)
             flat = self.stream.allocate("gradients", size * s.itemsize)
             if s.itemsize < FULL:
                 low, flat = flat, self.stream.allocate("gradients", size * FULL)

@@ -80,7 +80,7 @@ def measured(config: Config, ranks: Sequence[dict[str, Any]], advise: bool = Tru
         from diffcore.memory import advise as advising
         from diffcore.memory.plan import plan
 
-        planner = advising.Planner(config)
+        planner = advising.Planner(config, device=device)
         traced = planner.trace(config, ranks[0]["micro_batch"])
         tree["planned"] = [
             as_json(plan(config, len(ranks), r["rank"], device, data=planner.data, traced=traced))

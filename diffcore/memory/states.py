@@ -10,8 +10,12 @@ Between two steps a rank holds (deepspeed 0.19, runtime/zero/stage_1_and_2.py an
 
 F is P padded to a multiple of 2 N (NCCL wants 4-byte boundaries), S the sum of ceil(p_i / N), L the elements
 of the small parameters that stay gathered (each padded to a multiple of N), B ``reduce_bucket_size``. Adam
-adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32. The average of
-the weights (EMA) is ours: each rank averages what it owns of the masters.
+adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32; under ZeRO-0
+bf16 and fp16 are autocast's, over fp32 weights (w is 4). The average of the weights (EMA) is ours: each rank
+averages what it owns of the masters.
+
+An offloaded optimizer's masters, moments and EMA are on the host, with an fp32 gradient of their size and
+DeepSpeed's buffers for what goes to and fro.
 """
 
 from __future__ import annotations
@@ -53,25 +57,29 @@ class Sharing:
     persist: int
     live: int
     reuse: int
+    cpu: bool = False
+    """A run on the CPU, over gloo: what is offloaded stays in the same memory."""
 
     @classmethod
-    def of(cls, config: Config, world: int, rank: int = 0) -> Sharing:
+    def of(cls, config: Config, world: int, rank: int = 0, cpu: bool = False) -> Sharing:
         zero = deepspeed_settings(config, world).get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
+        offload = zero.get("offload_optimizer", {}).get("device", "none") != "none"
         return cls(
             stage=config.engine.zero,
             world=world,
             rank=rank,
-            itemsize=4 if config.engine.precision == "fp32" else 2,
+            itemsize=2 if config.engine.zero and config.engine.precision != "fp32" else 4,
             accumulation=config.batch.split(world)[1],
-            offload=zero.get("offload_optimizer", {}).get("device", "none") != "none",
+            offload=offload,
             bucket=int(zero.get("reduce_bucket_size", 5e8)),
             overlap=config.engine.zero == 3 if overlap is None else overlap,
-            contiguous=zero.get("contiguous_gradients", True),
+            contiguous=zero.get("contiguous_gradients", True) or offload,
             prefetch=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
             persist=int(zero.get("stage3_param_persistence_threshold", 1e5)),
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
+            cpu=cpu,
         )
 
     def flat(self, numels: Sequence[int]) -> int:
@@ -140,8 +148,22 @@ def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: 
     for n in stepped:
         blocks += [Block("optimizer", size, s.offload) for size in (n * 4, n * 4, 4)]
         blocks.append(Block("ema", n * 4, s.offload))
+    if s.offload:
+        blocks += _transfer(s, numels)
     if buffers + inputs:
         blocks.append(Block("data", buffers + inputs))
+    return blocks
+
+
+def _transfer(s: Sharing, numels: Sequence[int]) -> list[Block]:
+    """What stands between the device and an offloaded optimizer, from step to step."""
+    blocks = [Block("gradients", s.partition(numels) * 4, host=True)]
+    if s.stage < 3:
+        largest = max(numels) * s.itemsize
+        blocks += [Block("buckets", s.partition(numels) * s.itemsize, host=True)]
+        blocks += [Block("buckets", largest, host=True), Block("buckets", largest)]
+        if s.stage == 2 and s.accumulation > 1:
+            blocks += [Block("buckets", numels[i] * s.itemsize, host=True) for i in s.mine(numels)]
     return blocks
 
 

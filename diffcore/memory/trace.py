@@ -55,9 +55,15 @@ class Tracer:
             return
         self._recorder.mark(phase)
         if phase == "step":
-            recorder, self._recorder = self._recorder, None
-            recorder.stop()
+            recorder = self._recorder
+            self.close()
             self.result = _entry(self.engine, recorder)
+
+    def close(self) -> None:
+        """Stop following, also where an error ended the step."""
+        if self._recorder is not None:
+            self._recorder.stop()
+            self._recorder = None
 
 
 class _Recorder(TorchDispatchMode):

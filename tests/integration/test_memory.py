@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from diffcore import configure
+from diffcore import configure, exits
 from diffcore.config import REPOSITORY, Config
-from diffcore.memory import advise, oom, report, seed_table
+from diffcore.memory import advise, report, seed_table
 from diffcore.memory.plan import Data, plan
 from shards.attributes import CARTOON_SET
 from tests.integration.conftest import run
@@ -64,10 +64,10 @@ def test_fit_finds_the_largest_micro_batch(config: Config) -> None:
 
 def test_out_of_memory_is_explained(config: Config) -> None:
     wanted = configure.replace(config, "batch", {"micro": 4000, "size": 4000})
-    line = advise.explain_oom(wanted, 1, 123 << 20, 3 << 30, DATA)
+    line, _ = advise.explain_oom(wanted, 1, 123 << 20, 3 << 30, DATA)
     assert line.startswith("out of memory with micro batch 4000 in 3,072 MiB: 123 MiB more were asked for.")
     assert "Would fit" in line and "batch.micro" in line and "\n" not in line
-    broken = advise.explain_oom(wanted, 3, None, 1 << 30, DATA)  # 4000 does not divide by 3
+    broken, _ = advise.explain_oom(wanted, 3, None, 1 << 30, DATA)  # 4000 does not divide by 3
     assert "No plan of it" in broken
 
 
@@ -81,35 +81,57 @@ def test_configs_of_the_repository_are_planned() -> None:
     assert after["parameters"] == 2 * -(-planned.parameters // 16) * 16
 
 
-def test_out_of_memory_leaves_a_report(config: Config, tmp_path: Path) -> None:
-    code = (
-        "import sys, torch\n"
-        "from pathlib import Path\n"
-        "from diffcore import configure, engine, models\n"
-        "from diffcore.ema import Ema\n"
-        "from diffcore.memory import oom\n"
-        "from shards.attributes import CARTOON_SET\n"
-        "config = configure.load(Path(sys.argv[1])).model_copy(update={'run': Path(sys.argv[2])})\n"
-        "world = engine.start(1)\n"
-        "made = engine.Engine(models.build(config.model, CARTOON_SET, 16), config, world)\n"
-        "try:\n"
-        "    torch.empty(1 << 50)\n"
-        "except RuntimeError as error:\n"
-        "    assert oom.is_out_of_memory(error) and not oom.is_out_of_memory(RuntimeError('other'))\n"
-        "    print(oom.explain(config, made, Ema(made, config.ema), error))\n"
-        "engine.stop()\n"
-    )
-    source = tmp_path / "small.yaml"
-    source.write_text(config.to_yaml())
-    finished = run([sys.executable, "-c", code, str(source), str(tmp_path / "run")], REPOSITORY)
-    assert finished.code == 0, finished.err[-2000:]
-    line = finished.out.splitlines()[-1]
-    assert "4,294,967,296 MiB more were asked for" in line and "report.html" in line
-    anatomy = report.load(tmp_path / "run" / "out-of-memory-rank0")
-    assert anatomy["measured"][0]["moments"][0]["bytes"]["parameters"] > 0
+LIMITED = """
+import resource, runpy, sys
+import torch, deepspeed, deepspeed.runtime.engine
+import diffcore.memory.oom, diffcore.training
+with open("/proc/self/statm") as file:
+    mapped = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + int(sys.argv.pop(1)),) * 2)
+from diffcore.train import script
+script()
+"""
 
-    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total ...")
-    assert oom.is_out_of_memory(cuda) and oom.asked_for(cuda) == int(2.5 * 2**30)
+
+def test_out_of_memory_is_one_line_and_its_advice_fits(packed: Path, tmp_path: Path) -> None:
+    """A real run in too small an address space: what was asked, what would fit, the report of that moment."""
+    path = tmp_path / "large.yaml"
+    path.write_text(
+        f"run: run\ndata: {{path: {packed}}}\nbatch: {{size: 512}}\ntrain: {{steps: 1}}\n"
+        "engine: {zero: 0, threads: 1}\nsampling: {count: 2, steps: 2}\nmemory: {trace: false}\n"
+        "model: {kind: avatar, channels: [32, 64], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
+    )
+    # glibc as frugal as it can be: no 64 MiB of addresses for every thread, freed tensors given back at once.
+    command = [
+        "env",
+        "MALLOC_ARENA_MAX=1",
+        "MALLOC_MMAP_THRESHOLD_=262144",
+        sys.executable,
+        "-c",
+        LIMITED,
+        str(560 << 20),
+    ]
+    command += ["--config", str(path)]
+    failed = run(command, REPOSITORY)
+    assert failed.code == exits.FATAL, failed.err[-2000:]
+    assert failed.err.count("error: ") == 1 and "Traceback" not in failed.err
+    line = failed.err.splitlines()[-1]
+    found = re.fullmatch(
+        r"error: rank 0: out of memory with micro batch 512 in ([\d,]+) MiB: [\d,]+ MiB more were asked "
+        r"for\. Would fit: (?:.+; or )?batch\.micro (\d+) \(accumulation makes up for it\)\. "
+        r"Report: (\S+) \(train, after step 0\)",
+        line,
+    )
+    assert found, line
+    assert 30 < int(found[1].replace(",", "")) < 560
+    anatomy = report.load(Path(found[3]).parent)
+    (moment,) = anatomy["measured"][0]["moments"]
+    assert moment["bytes"]["parameters"] > 0 and moment["bytes"]["activations"] > 30 << 20
+    assert max(m["allocated"] for m in anatomy["planned"][0]["moments"]) > 500 << 20
+    assert "out of memory" in Path(found[3]).read_text() and anatomy["advice"][0] in line
+
+    fits = run([*command, "--batch.micro", found[2]], REPOSITORY)
+    assert fits.code == exits.DONE, fits.err[-2000:]
 
 
 def test_the_avatar_models_table_is_the_commands() -> None:

@@ -1,0 +1,143 @@
+"""The cells of memory_truth.py: networks and settings, and which of them are run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY)]
+
+SMALL_BUCKET = 100_000
+"""Elements of a small network's buckets: the 50 million of configs/deepspeed would drown everything else."""
+# fmt: off
+MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
+    # name: config, changes to its model, pixels
+    "avatar": ("demo.yaml", {}, 16),
+    "avatar-deep": ("avatar.yaml", {"channels": [16, 32, 64, 128]}, 16),
+    "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 16),
+    "diffusers": ("diffusers-32.yaml", {
+        "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
+        "tau_tokens": 16,
+    }, 16),
+    "avatar-full": ("avatar.yaml", {}, 64),
+    "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),
+    "diffusers-full": ("diffusers-32.yaml", {}, 64),
+}
+# fmt: on
+CHECKPOINTING = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class Cell:
+    model: str
+    zero: int
+    precision: str
+    checkpointing: str
+    micro: int
+    accumulation: int
+    offload: str
+    world: int
+    rank: int
+    backend: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model:14} zero {self.zero} {self.precision} {self.checkpointing:9} micro {self.micro:2} "
+            f"x {self.accumulation}, offload {self.offload:9}, rank {self.rank:4} of {self.world:4} "
+            f"{self.backend:4}"
+        )
+
+    def allowed(self) -> bool:
+        """Offloading needs partitions, and is compared where host and device are one memory."""
+        return self.offload == "none" or (self.zero > 0 and self.backend == "gloo")
+
+
+def small(worlds: list[tuple[str, int]]) -> list[Cell]:
+    """The whole product of the small networks' settings, first and last ranks."""
+    settings = itertools.product(
+        [name for name in MODELS if not name.endswith("full")],
+        range(4),
+        ["fp32", "bf16"],
+        CHECKPOINTING,
+        [1, 4, 16],
+        [1, 2],
+        ["none", "optimizer"],
+        [(b, n, r) for b, n in worlds for r in ([0, n - 1] if b == "fake" else [0])],
+    )
+    cells = [Cell(*rest, world, rank, backend) for *rest, (backend, world, rank) in settings]
+    return [cell for cell in cells if cell.allowed()]
+
+
+def full() -> list[Cell]:
+    """The seeds' networks at their own size: every stage, precision and checkpointing, alone and in two."""
+    settings = itertools.product(
+        ["avatar-full", "ddpm-full", "diffusers-full"],
+        range(4),
+        ["fp32", "bf16"],
+        CHECKPOINTING,
+        [(1, 1, "gloo"), (1, 2, "gloo"), (4, 8, "fake"), (1, 1024, "fake")],
+    )
+    return [Cell(m, z, p, c, n, 1, "none", w, 0, b) for m, z, p, c, (n, w, b) in settings]
+
+
+def ci(count: int = 30) -> list[Cell]:
+    """Pairwise cells twice over, of which ``count``: the first pass, whole, and some of the second."""
+    cells = small([("gloo", 1), ("gloo", 2), ("fake", 8), ("fake", 64)])
+    return list(dict.fromkeys([*pairwise(cells), *pairwise(cells, seed=1)]))[:count]
+
+
+def table(count: int = 600) -> list[Cell]:
+    """Every pair of small settings, ``count`` more drawn from their product, and the full-size networks."""
+    cells = small([("gloo", 1), ("gloo", 2), ("gloo", 4), ("fake", 8), ("fake", 64), ("fake", 1024)])
+    drawn = random.Random(0).sample(cells, min(count, len(cells)))
+    return list(dict.fromkeys([*ci(), *pairwise(cells, seed=1), *drawn]))
+
+
+def pairwise(cells: list[Cell], seed: int = 0) -> list[Cell]:
+    """Few cells in which every pair of two settings that occurs at all occurs at least once."""
+    order = random.Random(seed)
+    pairs = {cell: set(itertools.combinations(asdict(cell).items(), 2)) for cell in cells}
+    missing = set().union(*pairs.values())
+    chosen = []
+    while missing:
+        best = max(order.sample(cells, min(len(cells), 800)), key=lambda cell: len(pairs[cell] & missing))
+        if pairs[best] & missing:
+            chosen.append(best)
+            missing -= pairs[best]
+    return chosen
+
+
+def config_of(cell: Cell) -> Any:
+    from diffcore.configure import load
+
+    name, model, _ = MODELS[cell.model]
+    engine: dict[str, Any] = {
+        "zero": cell.zero,
+        "precision": cell.precision,
+        "checkpointing": cell.checkpointing,
+        "offload": cell.offload,
+        "threads": 1,
+    }
+    if not cell.model.endswith("full"):
+        path = REPOSITORY / "configs" / "deepspeed" / f"zero{cell.zero}.json"
+        tree = json.loads(path.read_text())
+        for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):
+            if key in tree["zero_optimization"]:
+                tree["zero_optimization"][key] = SMALL_BUCKET
+        if cell.zero == 3:
+            tree["zero_optimization"]["stage3_param_persistence_threshold"] = 3000
+        folder = Path(tempfile.gettempdir()) / f"memory-truth-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        smaller = folder / f"zero{cell.zero}-{os.getpid()}.json"
+        smaller.write_text(json.dumps(tree))
+        engine["deepspeed"] = smaller
+    batch = {"micro": cell.micro, "size": cell.micro * cell.accumulation * cell.world}
+    return load(REPOSITORY / "configs" / name, {"model": model, "engine": engine, "batch": batch})
