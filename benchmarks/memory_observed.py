@@ -14,18 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from memory_cells import MODELS, Cell, config_of
 
 KERNELS = ("aten::convolution", "aten::_scaled_dot_product_flash_attention_for_cpu")
 """Operators that call others inside their CPU kernels."""
+LINEAR = torch.nn.functional.linear
 SETTLE = 0.003
 """Seconds after which gloo's thread has let go of a collective's tensors."""
 
 
 def work(job: dict[str, Any]) -> None:
     """One process of a group."""
-    import torch
-
     from diffcore import engine
     from diffcore.world import World
 
@@ -64,8 +64,6 @@ def work(job: dict[str, Any]) -> None:
 
 def agreed(mine: bool, cell: Cell) -> bool:
     """Whether there is time for another cell on every rank."""
-    import torch
-
     said = torch.tensor(float(mine))
     if cell.backend == "gloo":
         torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MIN)
@@ -87,7 +85,6 @@ def settle_collectives() -> None:
 
     The profiler sees the thread that it was started in. A tensor freed last by gloo would look alive.
     """
-    import torch
 
     class Settled:
         def __init__(self, work: Any) -> None:
@@ -110,8 +107,8 @@ def settle_collectives() -> None:
 
 
 def observe(cell: Cell, world: Any) -> dict[str, Any]:
-    import torch
     from deepspeed.runtime import torch_autocast
+    from torch.nn import functional as F
     from torch.profiler import ProfilerActivity, profile, record_function
 
     from diffcore import engine, models
@@ -121,7 +118,9 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     from diffcore.ema import Ema
     from shards.attributes import CARTOON_SET, Attribute
 
-    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # DeepSpeed would remember the last cell's
+    # DeepSpeed changes both for the whole process.
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+    F.linear = LINEAR
     config = config_of(cell)
     schema = [Attribute("class", 10)] if cell.model.startswith("ddpm") else list(CARTOON_SET)
     size, states = MODELS[cell.model][2], {}

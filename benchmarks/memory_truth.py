@@ -127,7 +127,7 @@ def plan_of(cell: Cell) -> dict[str, Any]:
 
     config = config_of(cell)
     data = planning.Data(planning.Data.of(config).schema, MODELS[cell.model][2])
-    key = (cell.model, cell.precision, is_autocast(config), cell.checkpointing, cell.micro)
+    key = (cell.model, cell.precision, is_autocast(config), cell.zero == 3, cell.checkpointing, cell.micro)
     if key not in _TRACES:
         _TRACES[key] = planning.trace_quietly(config, data, cell.micro, "cpu")
     # NCCL makes no copies that gloo makes, and neither does a fake group.

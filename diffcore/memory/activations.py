@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -139,24 +139,56 @@ class _Recorder(TorchDispatchMode):
 
 
 @contextmanager
-def _cuda_autocast() -> Iterator[None]:
-    """Have autocast run in fp32 what it runs in fp32 on CUDA but not on the CPU."""
-    own = {name: getattr(F, name) for name in CUDA_IN_FP32}
-
-    def in_fp32(function: Any) -> Any:
-        def call(x: Tensor, *args: Any, **named: Any) -> Tensor:
-            result: Tensor = function(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **named)
-            return result
-
-        return call
-
+def _replaced(config: Config, cuda: bool) -> Iterator[None]:
+    """torch.nn.functional as a run of this config on CUDA or on the CPU has it."""
+    others: dict[str, Any] = {}
+    if config.engine.zero == 3:
+        others["linear"] = lambda x, weight, bias=None: _Zero3Linear.apply(x, weight, bias)
+    if is_autocast(config) and cuda:
+        others |= {name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32}
+    own = {name: getattr(F, name) for name in others}
     try:
-        for name, function in own.items():
-            setattr(F, name, in_fp32(function))
+        for name, function in others.items():
+            setattr(F, name, function)
         yield
     finally:
         for name, function in own.items():
             setattr(F, name, function)
+
+
+def _in_fp32(function: Any) -> Any:
+    """``function`` as autocast runs it on CUDA."""
+
+    def call(x: Tensor, *args: Any, **named: Any) -> Tensor:
+        result: Tensor = function(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **named)
+        return result
+
+    return call
+
+
+class _Zero3Linear(torch.autograd.Function):
+    """What DeepSpeed puts in the place of linear under ZeRO-3 (runtime/zero/linear.py)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        if x.dim() == 2 and bias is not None:
+            return torch.addmm(bias, x, weight.t())
+        output = x.matmul(weight.t())
+        if bias is not None:
+            output += bias
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight, bias = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        of_x = gradient.matmul(weight) if ctx.needs_input_grad[0] else None
+        of_weight = rows.t().matmul(x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
+        of_bias = None
+        if bias is not None and ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(list(range(gradient.dim() - 1)))
+        return of_x, of_weight, of_bias
 
 
 def is_autocast(config: Config) -> bool:
@@ -208,7 +240,7 @@ def trace(
             with torch.autocast("cpu", lower, enabled=autocast):
                 return network(x_BCHW.to(dtype), *rest)
 
-        with recorder, _cuda_autocast() if autocast and cuda else nullcontext():
+        with recorder, _replaced(config, cuda):
             loss = denoising_loss(forward, schedule, weights_T, images, labels, draws).mean()
             result.events.append(Event(Kind.TURN, 0))
             recorder.recomputing = True

@@ -48,12 +48,13 @@ class Planner:
 
     def __init__(self, config: Config, data: Data | None = None, device: str = "cuda") -> None:
         self.config, self.data, self.device = config, data or Data.of(config), device
-        self._traces: dict[tuple[str, str, int], Trace] = {}
+        self._traces: dict[tuple[str, str, str, int], Trace] = {}
 
     def trace(self, config: Config, micro: int) -> Trace:
         """Traced at 2 and 3 samples, the rest follows: sizes are affine in the batch."""
         precision = "fp32" if config.engine.precision == "fp32" else "half"
-        key = ("autocast" if is_autocast(config) else precision, config.engine.checkpointing)
+        kind = "autocast" if is_autocast(config) else "zero 3" if config.engine.zero == 3 else "zero 0 to 2"
+        key = (precision, config.engine.checkpointing, kind)
         for count in (2, 3):
             if (*key, count) not in self._traces:
                 self._traces[(*key, count)] = trace_quietly(config, self.data, count, self.device)
