@@ -1,7 +1,7 @@
 # make demo   render, pack, train, sample and report: minutes on two CPU cores, every GPU where there are any
 # make test   every test;  make unit   the fast ones;  make lint   ruff and mypy
-# make system and make system-slurm install the Debian packages below (they ask for root); the others do it
-# themselves in a container.
+# make system, make system-test and make system-slurm install the Debian packages below (they ask for root);
+# the others do it themselves in a container.
 # Set-up is done on the way, once. PYTHON=python3.12 picks another interpreter for .venv.
 
 PYTHON ?= python3
@@ -12,10 +12,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # skia, which draws the stand-in avatars, loads these two.
 SYSTEM_PACKAGES := libegl1 libgl1
+# The browser in which a test looks at reports.
+TEST_PACKAGES := chromium
 # A real Slurm on this machine, for slurm/box.py.
 SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server numactl iproute2
 
-.PHONY: demo test unit lint system system-slurm system-check slurm-check clean
+.PHONY: demo test unit lint system system-test system-slurm system-check test-check slurm-check clean
 
 demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
@@ -26,7 +28,7 @@ demo: .venv/installed system-check
 	cat $(RUN)/memory.txt
 	python -m diffcore.summary $(RUN)
 
-test: .venv/installed-test system-check slurm-check
+test: .venv/installed-test system-check test-check slurm-check
 	ruff check .
 	ruff format --check .
 	mypy
@@ -65,6 +67,12 @@ system-check:
 		echo "*** To install them: make system" >&2; \
 	fi
 
+test-check:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	if $(CONTAINER); then $(MAKE) --no-print-directory system-test && exit; fi; \
+	echo "*** Missing: $(TEST_PACKAGES). Reports are not looked at in a browser." >&2; \
+	echo "*** To install it: make system-test" >&2
+
 slurm-check:
 	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
 	for name in slurmctld slurmd slurmdbd munged mariadbd numactl ss; do \
@@ -78,8 +86,9 @@ slurm-check:
 	fi
 
 system: PACKAGES := $(SYSTEM_PACKAGES)
+system-test: PACKAGES := $(TEST_PACKAGES)
 system-slurm: PACKAGES := $(SLURM_PACKAGES)
-system system-slurm:
+system system-test system-slurm:
 	@[ "$$(id -u)" = 0 ] || sudo -v
 	if [ "$$(id -u)" = 0 ]; then s=; else s=sudo; fi; \
 	$$s apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$s apt-get install -y -qq $(PACKAGES)

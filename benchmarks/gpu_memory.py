@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from memory_trace import overhead
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
@@ -100,7 +101,7 @@ def main() -> None:
     result = {
         "schema": "diffcore.gpu-memory/1",
         "outside": outside,
-        "overhead": overhead(given.rehearse),
+        "overhead": overhead("demo.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128),
         "cells": rows,
         "worst_peak_error": max(abs(r["error"]) for r in rows),
         "worst_residual": max(abs(r["residual"]) for r in rows),
@@ -111,7 +112,7 @@ def main() -> None:
     (given.out / "gpu-memory.json").write_text(json.dumps(result, indent=1) + "\n")
     worst = (result["worst_peak_error"], result["worst_residual"])
     print(f"worst error of a peak {worst[0]:.2%}, worst residual {worst[1]:.2%}")
-    print(f"following one step costs {result['overhead']:.2%} of 1,000 steps; {result['seconds']} s in all")
+    print(f"memory.trace costs {result['overhead']['ratio']:.2%} of a run; {result['seconds']} s in all")
     if outside:
         print(entry(outside))
 
@@ -157,30 +158,6 @@ def row_line(row: dict[str, Any]) -> str:
         f"{row['config']:28} {row['flags']:66} planned {figures[0]} measured {figures[1]} "
         f"{row['error']:+.2%}  total {figures[2]} residual {row['residual']:+.2%}"
     )
-
-
-def overhead(small: bool) -> float:
-    """What the one followed step adds to a run of 1,000 steps: median of interleaved pairs of steps."""
-    from diffcore import engine as engines
-    from diffcore.configure import load, replace
-    from diffcore.memory.rehearse import steps_of
-
-    config = load(REPOSITORY / "configs" / ("demo.yaml" if small else "avatar.yaml"))
-    config = replace(config, "batch", {"size": 4 if small else 128, "micro": None})
-    world = engines.start(config.engine.threads)
-    step, _ = steps_of(config, world)
-    for number in range(3):
-        step(number, False)
-    pairs = []
-    for number in range(3, 3 + 2 * 7, 2):
-        seconds = []
-        for offset, followed in enumerate((False, True)):
-            began = time.perf_counter()
-            step(number + offset, followed)
-            seconds.append(time.perf_counter() - began)
-        pairs.append(seconds[1] / seconds[0] - 1)
-    engines.stop()
-    return statistics.median(pairs) / 1000
 
 
 def entry(outside: dict[str, Any]) -> str:

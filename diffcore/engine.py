@@ -33,6 +33,14 @@ COLLECTIVES = (
     *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "all_to_all_single"),
 )
 """Methods of DeepSpeed's communication backend that a step may call."""
+BUCKETS = (
+    "ipg_buckets",
+    "param_buffer_of_bit16_for_cpu_offload_groups",
+    "temp_grad_buffer_for_cpu_offload",
+    "temp_grad_buffer_for_gpu_offload",
+    "accumulated_grads_in_cpu",
+)
+"""Where DeepSpeed's optimizers keep what is on its way: between ranks, to and from an offloaded optimizer."""
 GATHER_ELEMENTS = 16 << 20
 """Elements that are gathered in one collective: 64 MiB."""
 # Set from the config or computed by Batch.split: a second place could contradict the first.
@@ -435,7 +443,7 @@ class Engine:
         gradients = [p.grad for p in [*self.names, *masters] if p.grad is not None]
         return {
             "parameters": [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names),
-            "buckets": _tensors(getattr(z, "ipg_buckets", None)),
+            "buckets": [t for name in BUCKETS for t in _tensors(getattr(z, name, None))],
             "masters": masters,
             "optimizer": [t for state in base.state.values() for t in _tensors(state)],
             "gradients": [

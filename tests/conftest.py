@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,12 +29,29 @@ def _missing_skia() -> str | None:
 
 
 SKIA = _missing_skia()
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 
 
-def pytest_report_header() -> str | None:
+def pytest_report_header() -> list[str]:
+    out = []
     if SKIA:
-        return f"LEFT OUT: every test that draws avatars ({SKIA}). To run them: make system"
-    return None
+        out.append(f"LEFT OUT: every test that draws avatars ({SKIA}). To run them: make system")
+    if not CHROMIUM:
+        out.append("LEFT OUT: what is looked at in a browser (no Chromium). To run it: make system-test")
+    return out
+
+
+@pytest.fixture(scope="session")
+def memory_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of 131,171 parameters to plan and to measure; its shards are not there."""
+    path = tmp_path_factory.mktemp("memory") / "small.yaml"
+    path.write_text(
+        "run: run\ndata: {path: nowhere}\nbatch: {size: 8}\ntrain: {steps: 4}\nengine: {threads: 1}\n"
+        "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
+    )
+    return path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,18 +48,19 @@ class Planner:
 
     def __init__(self, config: Config, data: Data | None = None, device: str = "cuda") -> None:
         self.config, self.data, self.device = config, data or Data.of(config), device
-        self._traces: dict[tuple[str, str, str, int], Trace] = {}
+        self._traces: dict[tuple[str, str, str], dict[int, Trace]] = {}
 
     def trace(self, config: Config, micro: int) -> Trace:
-        """Traced at 2 and 3 samples, the rest follows: sizes are affine in the batch."""
+        """The first two micro batches of a kind of network are traced, others follow from them: sizes are
+        affine in the batch."""
         precision = "fp32" if config.engine.precision == "fp32" else "half"
         kind = "autocast" if is_autocast(config) else "zero 3" if config.engine.zero == 3 else "zero 0 to 2"
-        key = (precision, config.engine.checkpointing, kind)
-        for count in (2, 3):
-            if (*key, count) not in self._traces:
-                self._traces[(*key, count)] = trace_quietly(config, self.data, count, self.device)
-        scaled = between(self._traces[(*key, 2)], self._traces[(*key, 3)], micro) if micro > 1 else None
-        return scaled or trace_quietly(config, self.data, micro, self.device)
+        traces = self._traces.setdefault((precision, config.engine.checkpointing, kind), {})
+        if micro not in traces:
+            two = [count for count in traces if count > 1][:2]  # one sample takes other steps
+            scaled = between(*(traces[count] for count in sorted(two)), micro) if len(two) == 2 else None
+            traces[micro] = scaled or trace_quietly(config, self.data, micro, self.device)
+        return traces[micro]
 
     def plan(self, config: Config, world: int) -> Plan:
         traced = self.trace(config, config.batch.split(world)[0])

@@ -82,7 +82,7 @@ class _Recorder(TorchDispatchMode):
         self.done = False
         for category, tensors in (engine.memory() | {"ema": ema.shards}).items():
             for tensor in tensors:
-                self._there(tensor, category)
+                self._there(tensor, category, host=True)
         for buffer in engine.network.buffers():
             self._there(buffer, "data")
         self.stream.mark("start")
@@ -121,18 +121,22 @@ class _Recorder(TorchDispatchMode):
             self._there(leaf, "temporary")
         return result
 
-    def _there(self, leaf: Any, category: str) -> None:
-        if isinstance(leaf, Tensor) and leaf.device.type == self.engine.world.device.type:
-            self._see(leaf, category)
+    def _there(self, leaf: Any, category: str, host: bool = False) -> None:
+        """``host``: also if it is not on the device, as an offloaded optimizer's states."""
+        if not isinstance(leaf, Tensor):
+            return
+        there = leaf.device.type == self.engine.world.device.type
+        if there or (host and leaf.device.type == "cpu"):
+            self._see(leaf, category, host=not there)
 
-    def _see(self, tensor: Tensor, category: str) -> None:
+    def _see(self, tensor: Tensor, category: str, host: bool) -> None:
         storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
         if address in self.known or not size:
             return
         if category == "temporary" and size == self.buckets:
             category = "buckets"
-        number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "")
+        number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "", host)
         self.known[address] = number
         self.alive.add(number)
         weakref.finalize(storage, self._gone, address, number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,38 +15,44 @@ from diffcore.config import REPOSITORY, Config
 from diffcore.memory import advise, report, seed_table
 from diffcore.memory.plan import Data, plan
 from shards.attributes import CARTOON_SET
+from tests.conftest import CHROMIUM
 from tests.integration.conftest import run
 
 DATA = Data(tuple(CARTOON_SET), 16)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("memory") / "small.yaml"
-    path.write_text(
-        "run: run\ndata: {path: nowhere}\nbatch: {size: 8}\ntrain: {steps: 4}\nengine: {threads: 1}\n"
-        "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
-    )
-    return path
+def config(memory_config: Path) -> Config:
+    return configure.load(memory_config)
 
 
 @pytest.fixture(scope="module")
-def config(path: Path) -> Config:
-    return configure.load(path)
+def measured(memory_config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """ZeRO stage -> folder of what ``measure`` wrote."""
+    out = tmp_path_factory.mktemp("measured")
+    for zero in (0, 2):
+        command = [sys.executable, "-m", "diffcore.memory", "measure", "--config", str(memory_config)]
+        finished = run([*command, "--zero", str(zero), "--out", str(out / str(zero))], REPOSITORY)
+        assert finished.code == 0, finished.err[-2000:]
+    return {zero: out / str(zero) for zero in (0, 2)}
 
 
 @pytest.mark.timeout(900)
 def test_the_plan_is_what_deepspeed_allocates(tmp_path: Path) -> None:
-    """Some thirty pairwise cells: states equal to the byte, activations and the step's peak within 1 %."""
+    """States equal to the byte, activations and peaks within 1 %, in 30 cells of four small networks.
+
+    Every two settings that can meet do so in one of the cells: the network, ZeRO 0 to 3, fp32 and bf16
+    (autocast's under ZeRO-0), checkpointing none, selective and full, micro batches 1, 4 and 16, one or two
+    of them a step, the optimizer offloaded or not, and 1 and 2 gloo processes, and the first and last of 8
+    and 64 ranks over torch's fake process group.
+    """
     out = tmp_path / "truth.json"
     program = str(REPOSITORY / "benchmarks" / "memory_truth.py")
     finished = run([sys.executable, program, "--cells", "ci", "--json", str(out)], REPOSITORY, timeout=850)
     assert out.exists(), finished.err[-3000:]
     truth = json.loads(out.read_text())
-    assert len(truth["rows"]) >= 25
+    assert len(truth["rows"]) == 30
     assert truth["unequal"] == 0, finished.out
-    # gloo copies what ZeRO-3 reduce-scatters, which NCCL does not and the plan leaves out: 2.3 % of 29 MiB.
-    assert truth["worst"].pop("backward peak") <= 0.03, finished.out
     assert max(truth["worst"].values()) <= 0.01, finished.out
 
 
@@ -142,28 +147,11 @@ def test_the_avatar_models_table_is_the_commands() -> None:
         assert figure in text
 
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the report with (make system)")
-def test_the_report_is_seen_in_a_browser(path: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium to look at the report with (make system-test)")
+def test_the_report_is_seen_in_a_browser(measured: dict[int, Path], tmp_path: Path) -> None:
     """Measured here, opened there: the page shows the figures of anatomy.json, drawn in the right lengths."""
-    command = [
-        sys.executable,
-        "-m",
-        "diffcore.memory",
-        "measure",
-        "--config",
-        str(path),
-        "--out",
-        str(tmp_path),
-    ]
-    finished = run(command, REPOSITORY)
-    assert finished.code == 0, finished.err[-2000:]
-    anatomy = report.load(tmp_path)
-    page = tmp_path / "report.html"
+    anatomy = report.load(measured[2])
+    page = measured[2] / "report.html"
     # The page's own geometry, as the browser has laid it out, in the title: nothing of it is in the file.
     looked = tmp_path / "looked.html"
     script = (
@@ -196,23 +184,20 @@ def test_the_report_is_seen_in_a_browser(path: Path, tmp_path: Path) -> None:
     assert shot.stat().st_size > 20_000
 
 
-def test_two_measurements_are_compared(path: Path, tmp_path: Path) -> None:
+def test_two_measurements_are_compared(measured: dict[int, Path]) -> None:
     """compare reads two measurements; both sides of a measurement agree with each other."""
-    for name, zero in [("a", "0"), ("b", "2")]:
-        command = [sys.executable, "-m", "diffcore.memory", "measure", "--config", str(path), "--zero", zero]
-        finished = run([*command, "--out", str(tmp_path / name)], REPOSITORY)
-        assert finished.code == 0, finished.err[-2000:]
-        anatomy = report.load(tmp_path / name)
-        for planned, measured in zip(anatomy["planned"], anatomy["measured"], strict=True):
-            for before, after in zip(planned["moments"], measured["moments"], strict=True):
+    for folder in measured.values():
+        anatomy = report.load(folder)
+        for planned, found in zip(anatomy["planned"], anatomy["measured"], strict=True):
+            for before, after in zip(planned["moments"], found["moments"], strict=True):
                 assert after["allocated"] == pytest.approx(before["allocated"], rel=0.01)
-    command = [sys.executable, "-m", "diffcore.memory", "compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    command = [sys.executable, "-m", "diffcore.memory", "compare", *map(str, measured.values())]
     finished = run(command, REPOSITORY)
     assert finished.code == 0 and "zero: 0 -> 2" in finished.out and "Adam" in finished.out
 
 
-def test_a_plan_needs_no_gpu_and_says_so_with_its_exit_code(path: Path) -> None:
-    command = [sys.executable, "-m", "diffcore.memory", "plan", "--config", str(path), "--check"]
+def test_a_plan_needs_no_gpu_and_says_so_with_its_exit_code(memory_config: Path) -> None:
+    command = [sys.executable, "-m", "diffcore.memory", "plan", "--config", str(memory_config), "--check"]
     fits = subprocess.run([*command, "--gpu-memory", "80GB"], capture_output=True, text=True, cwd=REPOSITORY)
     assert fits.returncode == 0 and fits.stdout.startswith("fits: ")
     large = [*command, "--gpu-memory", "2GB", "--micro-batch", "2000"]

@@ -1,5 +1,5 @@
 """The memory plan: closed forms, the allocator's rules, traces, commands. Against DeepSpeed itself:
-tests/integration/test_memory_truth.py."""
+tests/integration/test_memory.py."""
 
 from __future__ import annotations
 
@@ -31,18 +31,8 @@ SHARING = Sharing(1, 2, 0, 2, 1, False, 1000, False, True, 1000, 10, 10**9, 10**
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("memory") / "small.yaml"
-    path.write_text(
-        "run: run\ndata: {path: nowhere}\nbatch: {size: 8}\ntrain: {steps: 4}\n"
-        "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def config(path: Path) -> Config:
-    return configure.load(path)
+def config(memory_config: Path) -> Config:
+    return configure.load(memory_config)
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +180,13 @@ def test_checkpointing_takes_less_and_bf16_half(config: Config, small: Plan) -> 
         (["compare", "CONFIG", "CONFIG"], "not JSON"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], says: str, path: Path) -> None:
+def test_mistakes_are_one_line(arguments: list[str], says: str, memory_config: Path) -> None:
     with pytest.raises(InputError, match=says):
-        commands.main([str(path) if argument == "CONFIG" else argument for argument in arguments])
+        commands.main([str(memory_config) if argument == "CONFIG" else argument for argument in arguments])
 
 
-def test_check_says_whether_it_fits(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan_it = ["plan", "--config", str(path), "--micro-batch", "512", "--check", "--gpu-memory"]
+def test_check_says_whether_it_fits(memory_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan_it = ["plan", "--config", str(memory_config), "--micro-batch", "512", "--check", "--gpu-memory"]
     commands.main([*plan_it, "80GB"])
     assert capsys.readouterr().out.startswith("fits: ")
     assert capacity(24) < 24e9 and capacity(2) < 2e9
