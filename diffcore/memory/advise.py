@@ -15,6 +15,7 @@ from diffcore.configure import replace
 from diffcore.memory.activations import Trace, is_autocast
 from diffcore.memory.calibration import GPUS, capacity
 from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
+from diffcore.memory.states import Sharing
 from shards.cli import InputError
 
 MOST = 4096
@@ -139,7 +140,8 @@ class Step:
 def remedies(
     planner: Planner, config: Config, world: int, room: int, planned: Callable[[Config], Plan] | None = None
 ) -> list[Step]:
-    """Changes one after the other, cheapest first, until the plan fits; what saves nothing is left out."""
+    """Changes one after the other, cheapest first, until the plan fits; what saves next to nothing is left
+    out, unless it is what makes it fit."""
     of = planned or (lambda c: planner.plan(c, world))
     have = of(config).smi
     steps: list[Step] = []
@@ -150,7 +152,7 @@ def remedies(
         if changed is None:
             continue
         smi = of(changed).smi
-        if smi >= have:
+        if smi > 0.99 * have and not smi <= room < have:
             continue
         # A later form of the same setting takes the place of the earlier one.
         field = change.setting.split()[0]
@@ -167,7 +169,9 @@ def remedies(
 
 def words(planner: Planner, config: Config, world: int, room: int | None = None) -> list[str]:
     """The advice of a report: what would take less, and how much less."""
-    have = planner.plan(config, world).smi
+    planned = planner.plan(config, world)
+    have, buckets = planned.smi, planned.peak.bytes["buckets"]
+    gradients = planned.parameters * Sharing.of(config, world).itemsize
     lines = []
     for change in CHANGES:
         changed = changed_by(config, change, world)
@@ -178,6 +182,11 @@ def words(planner: Planner, config: Config, world: int, room: int | None = None)
             lines.append(
                 f"{change.setting} saves {_mib(saved)} ({saved / have:.0%}); slow-down {change.slower}"
             )
+    if buckets > 2 * gradients:
+        lines.append(
+            f"Buckets take {_mib(buckets)} for gradients of {_mib(gradients)}: a reduce_bucket_size of "
+            f"{planned.parameters:,} in a JSON for engine.deepspeed would do"
+        )
     if room is not None:
         verdict = "fits" if have <= room else "does not fit"
         lines.insert(0, f"The plan of {_mib(have)} {verdict} in {_mib(room)}.")

@@ -31,7 +31,7 @@ svg text{font:12px system-ui,sans-serif}.note{color:#666}
 def page(anatomy: dict[str, Any]) -> str:
     run = anatomy["run"]
     heading = (
-        f"{run['model']}, {run['parameters']:,} parameters, {run['world']} ranks, ZeRO-{run['zero']}, "
+        f"{run['model']}, {run['parameters']:,} parameters, {run['world']} rank{'s' * (run['world'] > 1)}, ZeRO-{run['zero']}, "
         f"{run['precision']}, checkpointing {run['checkpointing']}, offload {run['offload']}, "
         f"micro batch {run['micro_batch']} x {run['accumulation']}"
     )
@@ -145,7 +145,9 @@ def _timeline(points: Sequence[dict[str, Any]]) -> str:
         if point["phase"] != phase:
             phase, x = point["phase"], number * step
             parts.append(f"<line x1={x:.1f} y1=0 x2={x:.1f} y2={height + 4} stroke='#444'/>")
-            parts.append(f"<text x={x + 4:.1f} y={height + 20}>{escape(str(phase))}</text>")
+            side = "text-anchor=end " if x > 0.9 * width else ""  # of the line, to stay in the picture
+            x += -4 if side else 4
+            parts.append(f"<text {side}x={x:.1f} y={height + 20}>{escape(str(phase))}</text>")
     parts.append(f"<text x=4 y=14>{_mib(most)} MiB</text>")
     return "".join([*parts, "</svg>"])
 

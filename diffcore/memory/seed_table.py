@@ -126,7 +126,7 @@ def _where(planned: Plan, outputs: int) -> list[str]:
         f"| library workspaces (assumed) | | {planned.outside.workspaces / MIB:,.0f} |",
         f"| CUDA context (assumed) | | {planned.outside.context / MIB:,.0f} |",
         f"| nvidia-smi | {SMI:,} | {planned.smi / MIB:,.0f} |",
-        f"| left unexplained | {SMI - OUTPUTS - FOLLOWED * 16 / MIB:,.0f} | 0 |",
+        f"| left unexplained | {SMI - OUTPUTS - FOLLOWED * 16 / MIB:,.0f} | a plan has no remainder |",
         "",
         "The two columns are two networks: the followed one's code is lost, ours has its size and ladder.",
         "Its author's figures leave some 3,130 MiB open. A sum of module outputs has no counterpart on the",
@@ -143,6 +143,7 @@ def _remedies(planner: Planner) -> list[str]:
         ("as above", {}, 1),
         ("activation checkpointing, selective", {"checkpointing": "selective"}, 1),
         ("activation checkpointing, full", {"checkpointing": "full"}, 1),
+        ("bf16 by autocast (ZeRO-0)", {"precision": "bf16"}, 1),
         ("bf16 (ZeRO-1's masters)", {"precision": "bf16", "zero": 1}, 1),
         ("bf16 and full checkpointing", {"precision": "bf16", "zero": 1, "checkpointing": "full"}, 1),
     ]
