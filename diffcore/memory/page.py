@@ -31,9 +31,9 @@ svg text{font:12px system-ui,sans-serif}.note{color:#666}
 def page(anatomy: dict[str, Any]) -> str:
     run = anatomy["run"]
     heading = (
-        f"{run['model']}, {run['parameters']:,} parameters, {run['world']} rank{'s' * (run['world'] > 1)}, ZeRO-{run['zero']}, "
-        f"{run['precision']}, checkpointing {run['checkpointing']}, offload {run['offload']}, "
-        f"micro batch {run['micro_batch']} x {run['accumulation']}"
+        f"{run['model']}, {run['parameters']:,} parameters, {run['world']} rank{'s' * (run['world'] > 1)}, "
+        f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
+        f"offload {run['offload']}, micro batch {run['micro_batch']} x {run['accumulation']}"
     )
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8><title>Memory report</title>",

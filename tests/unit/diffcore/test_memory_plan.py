@@ -77,7 +77,10 @@ def test_states_in_bytes_a_parameter(stage: int, itemsize: int, world: int, byte
 def test_the_optimizer_leaves_the_device_when_it_is_offloaded() -> None:
     blocks = resident(changed(SHARING, offload=True), [1000, 2000])
     assert totals(blocks)["optimizer"] == totals(blocks)["masters"] == 0
-    assert totals(blocks, host=True)["optimizer"] == 2 * 4 * 1500 + 4
+    host = totals(blocks, host=True)
+    assert host["optimizer"] == 2 * 4 * 1500 + 4 and host["gradients"] == 4 * 1500
+    # Of DeepSpeed's: the partition in compute precision, and room for the largest gradient on both sides.
+    assert host["buckets"] == 2 * 1500 + 2 * 2000 and totals(blocks)["buckets"] == 2 * 2000
 
 
 def test_sizes_of_the_caching_allocator() -> None:
@@ -128,10 +131,11 @@ def test_sizes_are_affine_in_the_micro_batch(config: Config, traced: Trace) -> N
     assert scaled is not None and scaled.events == traced.events and scaled.inputs == traced.inputs
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("world", [1, 4, 1024])
 @pytest.mark.parametrize("stage", range(4))
-def test_every_step_frees_what_it_allocates(traced: Trace, stage: int, world: int) -> None:
-    sharing = changed(SHARING, stage=stage, world=world, itemsize=4, accumulation=2)
+def test_every_step_frees_what_it_allocates(traced: Trace, stage: int, world: int, offload: bool) -> None:
+    sharing = changed(SHARING, stage=stage, world=world, accumulation=2, offload=offload and stage > 0)
     stream = replay(traced, sharing, steps=2)
     held: dict[int, int] = {}
     after = []
@@ -165,6 +169,30 @@ def test_checkpointing_takes_less_and_bf16_half(config: Config, small: Plan) -> 
     plain = small.moments[0].bytes["activations"]
     assert activations(checkpointing="full") < 0.6 * plain
     assert 0.45 * plain < activations(precision="bf16") < 0.6 * plain
+
+
+def test_autocast_keeps_the_weights_and_norms_in_fp32(config: Config, small: Plan) -> None:
+    """bf16 under ZeRO-0: fp32 states, and on CUDA more than half of fp32's activations, unlike on the CPU."""
+    changed_config = configure.replace(config, "engine", {"zero": 0, "precision": "bf16"})
+    cuda, cpu = (plan(changed_config, 2, device=device, data=DATA) for device in ("cuda", "cpu"))
+    after = cuda.moments[-1].bytes
+    assert after["parameters"] == 4 * cuda.parameters and after["masters"] == 0
+    plain = small.moments[0].bytes["activations"]
+    on_cuda, on_cpu = (p.moments[0].bytes["activations"] for p in (cuda, cpu))
+    assert 0.45 * plain < on_cpu < 0.6 * plain < on_cuda < plain
+
+
+def test_on_the_cpu_host_and_device_are_one_memory(config: Config) -> None:
+    changed_config = configure.replace(config, "engine", {"zero": 3, "offload": "optimizer"})
+    cuda, cpu = (plan(changed_config, 2, device=device, data=DATA).moments[-1] for device in ("cuda", "cpu"))
+    assert cpu.host == 0 and cpu.allocated == cuda.allocated + cuda.host > cuda.allocated
+
+
+def test_gloo_scatters_a_copy(traced: Trace) -> None:
+    """Over gloo ZeRO-3's gradients are reduced in a copy, as large as what is sent."""
+    nccl, gloo = (replay(traced, changed(SHARING, stage=3, cpu=cpu), steps=1) for cpu in (False, True))
+    sent, with_copies = (s.category.count("buckets") for s in (nccl, gloo))
+    assert 0 < sent < with_copies and nccl.category.count("parameters") == gloo.category.count("parameters")
 
 
 @pytest.mark.parametrize(
