@@ -138,6 +138,11 @@ class _Plain:
         if self.sharing.itemsize < FULL:
             self.stream.brief("temporary", numel * FULL)
 
+    def copied_by_gloo(self, numel: int) -> None:
+        """gloo gathers into a copy and reduces one before it scatters; NCCL works in place."""
+        if self.sharing.cpu:
+            self.stream.brief("buckets", numel * self.sharing.itemsize)
+
     def backward_ends(self) -> None:
         if self.last and self.sharing.world > 1:
             self.stream.brief("buckets", sum(self.size) if len(self.size) > 1 else 0)
@@ -230,8 +235,13 @@ class _Partitioned(_Plain):
 
     def step(self) -> None:
         s, size = self.sharing, self.sharing.partition(self.numels)
-        if s.offload:  # on the host, in place
-            return
+        if not s.offload:  # else on the host, in place
+            self._step_on_the_device(size)
+        if s.world > 1:
+            self.copied_by_gloo(s.flat(self.numels))
+
+    def _step_on_the_device(self, size: int) -> None:
+        s = self.sharing
         pieces = [*self.inside.values(), *([self.padding] if self.padding else [])]
         for numel in pieces:
             self.stream.brief("temporary", numel * NORM)
@@ -318,9 +328,11 @@ class _Sharded(_Plain):
         sizes = [s.share(self.numels[p]) * s.world * s.itemsize for p in wanted]
         if len(wanted) == 1:
             self.gathered[wanted[0]] = self.stream.allocate("parameters", sizes[0])
+            self.copied_by_gloo(sizes[0] // s.itemsize)
             self.groups[wanted[0]] = (None, set())
             return
         flat = self.stream.allocate("buckets", sum(sizes))
+        self.copied_by_gloo(sum(sizes) // s.itemsize)
         members = set(wanted)
         for p in wanted:
             self.groups[p] = (flat, members)
@@ -403,8 +415,7 @@ class _Sharded(_Plain):
         padded = sum(s.share(self.numels[p]) for p in self.bucket) * s.world
         copied = len(self.bucket) > 1 or padded != self.elements
         copy = self.stream.allocate("buckets", padded * s.itemsize) if copied else None
-        if s.cpu:  # gloo has no reduce-scatter: it reduces a copy
-            self.stream.brief("buckets", padded * s.itemsize)
+        self.copied_by_gloo(padded)
         if s.offload:
             for p in self.bucket:
                 if not s.cpu:  # brought back for its norm, and for the sum over micro batches
