@@ -6,7 +6,6 @@ ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``Engin
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import warnings
@@ -20,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffcore import collectives
 from diffcore.config import Config
+from diffcore.deepspeed_json import settings
 from diffcore.world import World, sum_over_ranks
 from shards.cli import InputError
 
@@ -28,11 +29,6 @@ ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What DeepSpeed's dynamic loss scale remembers."""
-COLLECTIVES = (
-    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor", "broadcast"),
-    *("all_gather", "all_gather_into_tensor", "all_gather_coalesced", "all_to_all_single"),
-)
-"""Methods of DeepSpeed's communication backend that a step may call."""
 BUCKETS = (
     "ipg_buckets",
     "param_buffer_of_bit16_for_cpu_offload_groups",
@@ -43,13 +39,6 @@ BUCKETS = (
 """Where DeepSpeed's optimizers keep what is on its way: between ranks, to and from an offloaded optimizer."""
 GATHER_ELEMENTS = 16 << 20
 """Elements that are gathered in one collective: 64 MiB."""
-# Set from the config or computed by Batch.split: a second place could contradict the first.
-OURS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-)
 
 
 def start(threads: int | None = None) -> World:
@@ -103,50 +92,6 @@ def stop() -> None:
         torch.distributed.destroy_process_group()
 
 
-def deepspeed_settings(config: Config, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too."""
-    path = config.engine.json_path
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}), dict):
-        raise InputError(f"{path}: expected an object with an object zero_optimization in it")
-    for key in (*OURS, "bf16", "fp16", "optimizer", "scheduler"):
-        if key in settings:
-            raise InputError(f"{path}: {key} belongs in the YAML (batch, engine, optimizer), not here")
-    stage = settings.get("zero_optimization", {}).get("stage")
-    if stage != config.engine.zero:
-        raise InputError(f"{path}: zero_optimization.stage is {stage}, engine.zero is {config.engine.zero}")
-    micro, accumulation = config.batch.split(world_size)
-    return settings | {
-        "train_batch_size": config.batch.size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.engine.gradient_clipping,
-        **_precision(config),
-        **_offload(config, settings),
-        "steps_per_print": 2**62,
-    }
-
-
-def _precision(config: Config) -> dict[str, Any]:
-    precision = config.engine.precision
-    if config.engine.zero:
-        return {name: {"enabled": precision == name} for name in ("bf16", "fp16")}  # fp16: dynamic loss scale
-    if precision == "fp32":
-        return {}
-    return {"torch_autocast": {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[precision]}}
-
-
-def _offload(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    if config.engine.offload == "none":
-        return {}
-    zero = settings["zero_optimization"] | {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
-    # torch's own fused AdamW steps on the CPU too; DeepSpeed's would be compiled on the first start.
-    return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}
-
-
 @dataclass(frozen=True)
 class Place:
     """Where elements ``start`` .. ``start + count`` of a flattened parameter are on this rank.
@@ -187,7 +132,7 @@ class Engine:
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.network, optimizer=optimizer, config=deepspeed_settings(config, world.size)
+            model=self.network, optimizer=optimizer, config=settings(config, world.size)
         )
         if self.stage == 0 and world.size == 1:
             # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.
@@ -200,9 +145,7 @@ class Engine:
         """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
         from deepspeed.comm import comm
 
-        backend = comm.cdb
-        for name in COLLECTIVES:  # of the class: another run in this process may have set its own
-            setattr(backend, name, _watched(getattr(type(backend), name).__get__(backend), watch))
+        collectives.watch(comm.cdb, watch)
 
     def backward(self, loss: Tensor) -> None:
         """Backward of one micro batch's mean loss."""
@@ -456,31 +399,6 @@ class Engine:
     def bucket_bytes(self) -> int:
         """Size of one of DeepSpeed's communication buckets; 0 without any."""
         return int(getattr(self._optimizer, "reduce_bucket_size", 0)) * self.dtype.itemsize
-
-
-class _Awaited:
-    """A collective in flight."""
-
-    def __init__(self, work: Any, watch: Callable[[], AbstractContextManager[None]]) -> None:
-        self._work, self._watch = work, watch
-
-    def wait(self, *arguments: Any, **named: Any) -> Any:
-        with self._watch():
-            return self._work.wait(*arguments, **named)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
-
-
-def _watched(
-    collective: Callable[..., Any], watch: Callable[[], AbstractContextManager[None]]
-) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        with watch():
-            result = collective(*arguments, **named)
-        return _Awaited(result, watch) if hasattr(result, "wait") else result
-
-    return call
 
 
 def _tensors(held: Any) -> list[Tensor]:

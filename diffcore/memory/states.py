@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffcore.config import Config
-from diffcore.engine import deepspeed_settings
+from diffcore.deepspeed_json import settings
 
 CATEGORIES = (
     "parameters",
@@ -62,7 +62,7 @@ class Sharing:
 
     @classmethod
     def of(cls, config: Config, world: int, rank: int = 0, cpu: bool = False) -> Sharing:
-        zero = deepspeed_settings(config, world).get("zero_optimization", {})
+        zero = settings(config, world).get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
         offload = zero.get("offload_optimizer", {}).get("device", "none") != "none"
         return cls(
