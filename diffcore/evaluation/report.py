@@ -218,7 +218,8 @@ def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, An
     if not schema or asked.read_NA is None:
         return ""
     sections = []
-    for column, attribute in enumerate(schema):
+    over = quality.figures["fidelity"]["over"]
+    for column, attribute in sorted(enumerate(schema), key=lambda item: item[1].name not in over):
         figures = []
         for variant in range(attribute.variants):
             real = np.flatnonzero(quality.real.labels[:, column] == variant)[:1]
@@ -236,8 +237,7 @@ def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, An
                 f"<figure>{picture(strip, f'{attribute.name} {name}')}"
                 f"<figcaption>{html.escape(name)}</figcaption></figure>"
             )
-        counts = attribute.name in quality.figures["fidelity"]["over"]
-        opened = " open" if counts and attribute.variants <= 15 else ""
+        opened = " open" if attribute.name in over and attribute.variants <= 15 else ""
         sections.append(
             f"<details{opened}><summary>{html.escape(attribute.name)}</summary>\n"
             f'<div class="groups">{"".join(figures)}</div></details>\n'

@@ -13,7 +13,7 @@ import yaml
 from diffcore import configure
 from diffcore.config import Diffusion
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.evaluation import findings, findings_page
+from diffcore.evaluation import findings, findings_page, points
 from shards.cli import InputError
 
 
@@ -21,16 +21,22 @@ from shards.cli import InputError
 def test_the_sweep_file_makes_the_planned_runs(scale: str, tmp_path: Path) -> None:
     out = tmp_path / "points.yaml"
     findings.main(["--sweep", str(out), "--seeds", "2", "--scale", scale])
-    points = yaml.safe_load(out.read_text())
+    swept = yaml.safe_load(out.read_text())
     planned = findings.plan(tmp_path / "runs", 2, scale)
-    assert len(points) == len(planned) == 2 * len(findings.NAMES)
-    for values, point in zip(points, planned, strict=True):
+    assert len(swept) == len(planned) == 2 * len(findings.NAMES)
+    for values, point in zip(swept, planned, strict=True):
         # As launch/submit.py reads it: dotted fields over the base's YAML.
         flags = [word for key, value in values.items() for word in (f"--{key}", findings._written(value))]
         base = ["--config", str(findings.CONFIGS / "one-hot.yaml"), "--run", str(point.run)]
         assert configure.parse([*base, *flags]) == point.config
     identities = {str(point.config.identity()) + str(point.config.data.path) for point in planned}
     assert len(identities) == len(planned)
+
+
+def test_checkpoints_that_an_interruption_saved_are_not_measured() -> None:
+    config = configure.load(findings.CONFIGS / "one-hot.yaml", {"train": {"steps": 700}})
+    folders = [Path(f"step-{step:08d}") for step in (300, 412, 600, 700)]
+    assert points.planned(config, folders) == [300, 600, 700]
 
 
 def test_one_seed_is_no_experiment() -> None:
