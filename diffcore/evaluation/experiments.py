@@ -74,12 +74,16 @@ def train(config: Config, log: Path) -> None:
     from diffcore.exits import PREEMPTED
     from diffcore.stopping import StopFlag
     from diffcore.training import Training
+    from diffcore.watchdog import Watchdog
 
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
     with log.open("a") as file, contextlib.redirect_stdout(file):
         try:
-            with Training(config, engine.start(config.engine.threads), stop) as training:
+            with (
+                Watchdog(config.run, 0, config.train.steps, config.guards) as watchdog,
+                Training(config, engine.start(config.engine.threads), stop, watchdog) as training,
+            ):
                 code = train.train(training)
         finally:
             stop.restore()
