@@ -94,7 +94,7 @@ def train(config: Config, log: Path) -> None:
 def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
     """All of ``work``, ``jobs`` at a time, in processes that are kept for the next one; picklable calls.
 
-    The first error is raised when what is under way has ended.
+    The first error is raised when what is under way has ended. Interrupted, no further one is begun.
     """
     with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
         running: set[Future[None]] = set()
@@ -103,9 +103,17 @@ def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for ended in done:
                     ended.result()
-            running.add(pool.submit(one))
+            running.add(pool.submit(_call, one))
         for ended in running:
             ended.result()
+
+
+def _call(one: Callable[[], None]) -> None:
+    try:
+        one()
+    except KeyboardInterrupt:
+        # All is saved. A worker that lived on would wait for work that an interrupted pool never sends.
+        os._exit(130)
 
 
 def _alone() -> None:
