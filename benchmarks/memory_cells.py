@@ -25,7 +25,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 16),
     "diffusers": ("diffusers-32.yaml", {
         "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
-        "tau_tokens": 16,
+        "tau_tokens": 16, "layers_per_block": 1,
     }, 16),
     "avatar-full": ("avatar.yaml", {}, 64),
     "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),

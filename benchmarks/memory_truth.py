@@ -147,18 +147,15 @@ def plan_of(cell: Cell) -> dict[str, Any]:
 def measure(cells: list[Cell], until: float) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Each cell measured by real DeepSpeed; cells of one process group share their processes.
 
-    Groups of one process are measured two at a time.
+    Two groups at a time, the ones of several processes first.
     """
     groups: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.backend, cell.world, cell.rank].append(cell)
     portions = [group[i : i + PORTION] for group in groups.values() for i in range(0, len(group), PORTION)]
-    alone = [portion for portion in portions if portion[0].backend == "fake" or portion[0].world == 1]
-    for portion in portions:
-        if portion not in alone:
-            yield from _measured(portion, until)
+    portions.sort(key=lambda portion: -portion[0].world * (portion[0].backend == "gloo"))
     with ThreadPoolExecutor(2) as pool:
-        for future in as_completed([pool.submit(_measured, portion, until) for portion in alone]):
+        for future in as_completed([pool.submit(_measured, portion, until) for portion in portions]):
             yield from future.result()
 
 
