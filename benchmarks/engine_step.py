@@ -5,7 +5,8 @@
 All sides live in the same processes and take turns, ``--steps`` steps each: the plain loop (DDP where there
 are two processes, fused AdamW, a fused EMA, the same reader and loss) and the training engine under each
 stage of ``--zero``. A round's order turns, so that a busy moment hits every side; figures are medians over
-the rounds and ratios medians of the rounds' ratios: above 1 the engine is faster than the plain loop.
+the rounds and ratios medians of the rounds' ratios: above 1 the engine is faster than the plain loop. The
+same ratio by CPU seconds says more where other work shares the cores.
 
 Beside the steps it takes the time of what training adds to them at its defaults (``train.log_every``,
 ``train.checkpoint_every``): a log line, and a checkpoint with the steps that it is written beside. Prints
@@ -80,16 +81,22 @@ class Plain:
             torch._foreach_lerp_(self.ema, list(self.network.parameters()), 1 - self.config.ema.decay)
 
 
-def timed(step: Callable[[], None], steps: int, world: World) -> float:
+def timed(step: Callable[[], Any], steps: int, world: World) -> float:
     """Seconds a step, of the slowest rank."""
+    return measured(step, steps, world)[0]
+
+
+def measured(step: Callable[[], Any], steps: int, world: World) -> tuple[float, float]:
+    """Seconds a step, of the slowest rank, and CPU seconds of this rank's."""
     barrier()
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
     if world.device.type == "cuda":
         torch.cuda.synchronize()
+    used = time.process_time() - cpu
     barrier()
-    return (time.perf_counter() - began) / steps
+    return (time.perf_counter() - began) / steps, used / steps
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
@@ -121,19 +128,20 @@ def work(a: argparse.Namespace) -> None:
         timed(step, 2, world)
     for training in trainings.values():
         training.log()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for order in turns(list(steps), a.rounds):
         for name in order:
             if name in trainings:
                 trainings[name].clock.start()
-            seconds[name].append(timed(steps[name], a.steps, world))
-    result: dict[str, Any] = {"plain": {"ms": 1e3 * statistics.median(seconds["plain"])}}
+            seconds[name].append(measured(steps[name], a.steps, world))
+    result: dict[str, Any] = {"plain": {"ms": 1e3 * statistics.median(wall for wall, _ in seconds["plain"])}}
     for name, training in trainings.items():
         stall = training.clock.read()
-        ratios = [p / s for p, s in zip(seconds["plain"], seconds[name], strict=True)]
+        pairs = list(zip(seconds["plain"], seconds[name], strict=True))
         result[name] = {
-            "ms": 1e3 * statistics.median(seconds[name]),
-            "speed_against_plain": statistics.median(ratios),
+            "ms": 1e3 * statistics.median(wall for wall, _ in seconds[name]),
+            "speed_against_plain": statistics.median(plain[0] / ours[0] for plain, ours in pairs),
+            "by_cpu_seconds": statistics.median(plain[1] / ours[1] for plain, ours in pairs),
             "data_stall": stall["data"] / sum(stall.values()),
             **overhead(training, a.rounds, a.steps, world),
         }
