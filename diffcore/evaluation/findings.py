@@ -139,8 +139,8 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
         experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
     elif not collect:
         experiments.train(point.config, point.run.with_suffix(".log"))
-    if not (point.run / "config.yaml").exists():
-        return
+    if not (point.run / "checkpoints" / f"step-{point.config.train.steps:08d}" / "COMPLETE").exists():
+        return  # collected before it was done
     raw = ["--raw"] if point.name == "constant-rate" else []
     threads = ["--threads", "1"] if scale == "cpu" else []
     points.main([str(point.run), "--samples", str(samples), *raw, *threads])
