@@ -20,14 +20,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,11 +44,14 @@ from diffcore.world import World, gather_objects, side_group
 from shards.cli import InputError
 from shards.files import open_atomic, sync_folder, write_atomic
 
+T = TypeVar("T")
+
 VERSION = 2
 WEIGHTS = ("weights", "ema")
 KINDS = (*WEIGHTS, *ADAM_MOMENTS)
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 KEEP = "KEEP"
 """In a checkpoint's folder: it is never removed (``python -m diffcore.checkpoints RUN --keep STEP``)."""
 
@@ -166,23 +170,19 @@ class Saver:
         waited: float,
     ) -> None:
         began, main = time.monotonic(), self.world.main
-        if main:
-            (self.run / SAVING).write_text(f"{state.step}\n")
-            ledger.record(self.run, "saving", step=state.step)
-        # A rank that fails says so to the others, which would wait for it otherwise.
-        problem, entry = None, {}
-        try:
-            entry = write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
-        except OSError as error:
-            problem = error
-        told = gather_objects((entry, problem), self.world, self._group)
-        for rank, (_, failed) in enumerate(told):
-            if failed is not None:
-                if main:
-                    (self.run / SAVING).unlink(missing_ok=True)
-                raise OSError(failed.errno, f"{failed.strerror} (checkpoint, rank {rank})", failed.filename)
-        if main:
-            finish(self.run, state, {name: said for part, _ in told for name, said in part.items()})
+
+        def shard() -> dict[str, Any]:
+            if main:
+                (self.run / SAVING).write_text(f"{state.step}\n")
+                ledger.record(self.run, "saving", step=state.step)
+            return write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
+
+        manifest = {name: said for part in self._on_all(shard) for name, said in part.items()}
+
+        def rest() -> None:
+            if not main:
+                return
+            finish(self.run, state, manifest)
             if best is not None:
                 write_atomic(
                     folder_of(self.run) / "best.json",
@@ -192,6 +192,24 @@ class Saver:
             (self.run / SAVING).unlink(missing_ok=True)
             took = round(time.monotonic() - began, 3)
             ledger.record(self.run, "saved", step=state.step, seconds=took, waited=round(waited, 3))
+
+        self._on_all(rest)
+
+    def _on_all(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives on each rank; OSError on all of them if it fails on one, for which the others
+        would wait otherwise."""
+        problem, result = None, None
+        try:
+            result = work()
+        except OSError as error:
+            problem = error
+        told = gather_objects((result, problem), self.world, self._group)
+        for rank, (_, failed) in enumerate(told):
+            if failed is not None:
+                if self.world.main:
+                    (self.run / SAVING).unlink(missing_ok=True)
+                raise OSError(failed.errno, f"{failed.strerror} (checkpoint, rank {rank})", failed.filename)
+        return [result for result, _ in told]
 
 
 def temporary_of(run: Path, step: int) -> Path:
@@ -204,7 +222,13 @@ def write_shard(
     """Write this rank's shard and sync it; returns its line of COMPLETE."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / shard_name(world.rank, world.size)
-    save_file(dict(tensors), path, metadata={"starts": json.dumps(starts, sort_keys=True)})
+    try:
+        save_file(dict(tensors), path, metadata={"starts": json.dumps(starts, sort_keys=True)})
+    except SafetensorError as error:  # its words for a full or failing disk: "... (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     return _synced(path)
 
 
@@ -241,7 +265,10 @@ def complete(run: Path) -> list[Path]:
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are as COMPLETE says, and a line for each one skipped."""
+    """The newest checkpoint whose files are as COMPLETE says, and a line for each one skipped.
+
+    OSError where one cannot be read: that says nothing of what is in it.
+    """
     skipped = []
     for folder in sorted(folder_of(run).glob("step-*"), reverse=True):
         problem = check(folder)
@@ -262,7 +289,7 @@ def best(run: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def check(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """What is wrong with a checkpoint, or None. OSError where the disk does not say."""
     if not (folder / "COMPLETE").exists():
         return "no COMPLETE, its save was cut off"
     try:
@@ -278,7 +305,7 @@ def check(folder: Path) -> str | None:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != said["sha256"]:
                     return f"{name} does not have the sha256 that COMPLETE says"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -295,6 +322,8 @@ def prune(run: Path, keep: int) -> None:
 def clear_after(run: Path, step: int) -> None:
     """Remove what a run that goes on from ``step`` is about to make again, and what a cut-off save left."""
     for folder in folder_of(run).glob("step-*"):
+        if (folder / KEEP).exists():
+            continue  # damaged, or it would have been gone on from; only its own step makes it anew
         if step_of(folder) > step or not (folder / "COMPLETE").exists():
             _remove(folder)
     for leftover in folder_of(run).glob(".step-*.tmp"):

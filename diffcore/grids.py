@@ -26,7 +26,15 @@ class SampleGrids:
         self.schedule = NoiseSchedule.of(config.diffusion)
         split = "val" if len(index.split("val")) else "train"
         cache = Cache(config.data.cache, config.data.cache_bytes)
-        reader = ShardReader(config.data.path, split, seed=config.seed, order="sequential", cache=cache)
+        reader = ShardReader(
+            config.data.path,
+            split,
+            seed=config.seed,
+            order="sequential",
+            on_error=config.data.on_error,
+            replace_limit=config.data.replace_limit,
+            cache=cache,
+        )
         self.real = reader.read(np.arange(min(config.sampling.count, len(reader))))
         reader.close()
 

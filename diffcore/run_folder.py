@@ -6,8 +6,10 @@ import fcntl
 import functools
 import json
 import subprocess
+import time
 from typing import IO, Any
 
+from diffcore import ledger
 from diffcore.config import REPOSITORY, Config
 from shards.cli import InputError
 from shards.files import write_atomic
@@ -16,6 +18,8 @@ from shards.index import Index
 LOCK = ".lock"
 LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 """What a launcher may have put into the folder before the first step."""
+OVERLAP = 60.0
+"""Seconds that a launcher's attempt waits for the end of the one before it."""
 
 
 @functools.cache  # the code that was loaded, not what the checkout became since
@@ -76,10 +80,16 @@ def claim(config: Config, data: dict[str, Any]) -> IO[str]:
     """
     config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = (config.run / LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"run: another process is training in {config.run}") from None
+    # A launcher's next attempt may begin while the last one is still being ended.
+    until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise InputError(f"run: another process is training in {config.run}") from None
+        time.sleep(0.2)
     if not (config.run / "run.json").exists():
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
         write_atomic(config.run / "run.json", (json.dumps(tree, indent=1) + "\n").encode())

@@ -6,6 +6,7 @@ Exit codes: ``exits.py``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -60,7 +61,8 @@ def main() -> int:
         if not speaks_first and _ended_meanwhile(stop):
             return trouble.code
         if training is not None:
-            ledger.record(config.run, "failed", rank=_rank(), code=trouble.code, why=trouble.line)
+            with contextlib.suppress(OSError):  # the disk may be the trouble
+                ledger.record(config.run, "failed", rank=_rank(), code=trouble.code, why=trouble.line)
         where = "" if trouble.code == BAD_INPUT else f"rank {_rank()}: "
         print(f"error: {where}{trouble.line}", file=sys.stderr)
         return trouble.code
@@ -71,8 +73,8 @@ def train(training: Training) -> int:
     t, config = training, training.config
     while t.step < config.train.steps:
         if t.asked_to_stop():
-            t.log()
-            t.save()
+            if t.log():  # an exploded loss is not to be gone on from
+                t.save()
             return PREEMPTED
         t.learn()
         last = t.step == config.train.steps

@@ -35,6 +35,8 @@ class Validation:
             "val",
             seed=SEED,
             order="sequential",
+            on_error=config.data.on_error,
+            replace_limit=config.data.replace_limit,
             cache=Cache(config.data.cache, config.data.cache_bytes),
         )
         read = reader.read(np.arange(self.count))

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -74,7 +74,8 @@ class Watchdog:
         while True:
             step, now = self._step, (self._step, self._section, self._last)
             if self.rank == 0 and step is not None and shown != now:
-                ledger.beat(self.run, step, self.steps, self._section)
+                with suppress(OSError):  # a full disk must not end the watch
+                    ledger.beat(self.run, step, self.steps, self._section)
                 shown = now
             if self._over.wait(EVERY):
                 return

@@ -9,7 +9,8 @@
 3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
    files that were opened longest ago are deleted, never one that somebody holds.
 4. Dropped connections, answers of 5xx, 408 or 429 and wrong bytes are tried again, with a growing pause;
-   where the server can, a broken download goes on where it was. Then an InputError names URL and attempts.
+   where the server can, a broken download goes on where it was. Then an error names
+   URL and attempts: TimeoutError, or InputError where wrong bytes keep coming.
 
 Nothing here runs a command: ``pipe:`` and other schemes that would are refused, and names come from the
 index, which holds plain ones only.
@@ -17,6 +18,7 @@ index, which holds plain ones only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -52,6 +54,10 @@ T = TypeVar("T")
 
 class _BrokenError(Exception):
     """A failure that may pass."""
+
+
+class _WrongBytesError(_BrokenError):
+    """The server answers, but not with the file that the index describes."""
 
 
 def is_url(place: str | Path) -> bool:
@@ -94,7 +100,8 @@ class Cache:
         """A descriptor of ``path`` in the cache, fetched from ``url`` if it is not there, held until closed.
 
         ``make_way`` is asked to close what the caller can spare when the cache is full; it returns how many.
-        Raises InputError where the file cannot be had or finds no room.
+        Raises InputError where the file is not there or finds no room, TimeoutError where its server does not
+        answer in spite of some attempts.
         """
         while (descriptor := self._held(path, size)) is None:
             self._fetch(url, path, size, sha256, make_way)
@@ -257,7 +264,7 @@ def address(url: str, name: str) -> str:
 
 
 def fetch_small(url: str, cap: int) -> bytes:
-    """The whole of a file of at most ``cap`` bytes. InputError as ``Cache.open``."""
+    """The whole of a file of at most ``cap`` bytes. InputError and TimeoutError as ``Cache.open``."""
 
     def attempt() -> bytes:
         data = b""
@@ -282,17 +289,17 @@ def _download(url: str, descriptor: int, size: int, sha256: str) -> None:
                 for chunk in chunks:
                     if done + len(chunk) > size:
                         done = 0
-                        raise _BrokenError(f"more than the {size} bytes of the index")
+                        raise _WrongBytesError(f"more than the {size} bytes of the index")
                     os.pwrite(descriptor, chunk, done)
                     done += len(chunk)
             if done < size:
-                raise _BrokenError(f"{done} bytes came, the index says {size}")
+                raise _WrongBytesError(f"{done} bytes came, the index says {size}")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             file.seek(0)
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
             done = 0
-            raise _BrokenError("its SHA-256 differs from the index's")
+            raise _WrongBytesError("its SHA-256 differs from the index's")
 
     _retried(url, attempt)
 
@@ -302,8 +309,12 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except _BrokenError as error:
+            told = f"{error} (gave up after {ATTEMPTS} attempts)"
+            if number == ATTEMPTS and isinstance(error, _WrongBytesError):
+                raise InputError(f"{url}: {told}") from error
             if number == ATTEMPTS:
-                raise InputError(f"{url}: {error} (gave up after {ATTEMPTS} attempts)") from error
+                # Not a mistake in what was given: the same command may go on when the server is back.
+                raise TimeoutError(errno.ETIMEDOUT, told, url) from error
             time.sleep(PAUSE * 2 ** (number - 1))
     raise AssertionError
 

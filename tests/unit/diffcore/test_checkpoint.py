@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from diffcore import checkpoint, checkpoints
 from diffcore.checkpoint import Shards, State
@@ -210,3 +212,32 @@ def test_a_checkpoint_before_the_first_update_has_no_moments(updates: int, kinds
     engine = Bare()
     engine.load(lambda *_: torch.empty(0), updates)
     assert engine.asked == kinds
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as found:
+        written(tmp_path, 5)
+    assert found.value.errno == errno.ENOSPC and "shard-00000" in str(found.value.filename)
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, 5)
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint.hashlib, "file_digest", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_marked_checkpoint_stays_though_it_is_damaged(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    (second / checkpoint.KEEP).touch()
+    (second / "COMPLETE").unlink()
+    checkpoint.clear_after(tmp_path, 5)
+    assert first.exists() and second.exists()
