@@ -41,7 +41,7 @@ def main() -> int:
     from diffcore.trouble import explain
     from diffcore.watchdog import Watchdog
 
-    stop, training = StopFlag(), None
+    stop, training, world = StopFlag(), None, None
     watchdog = Watchdog(config.run, _rank(), config.train.steps, config.guards)
     try:
         with watchdog:

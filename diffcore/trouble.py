@@ -27,14 +27,16 @@ class Trouble:
     line: str
 
 
-def explain(error: BaseException, training: Training | None, config: Config, world: World) -> Trouble | None:
+def explain(
+    error: BaseException, training: Training | None, config: Config, world: World | None
+) -> Trouble | None:
     """The trouble behind ``error``; None for a bug, which keeps its traceback."""
     text, doing = " ".join(str(error).split()), training.watchdog.doing if training else "the start"
     if isinstance(error, InputError):
         return Trouble(BAD_INPUT, text)
     if isinstance(error, RunFailedError):
         return Trouble(FATAL, text)
-    if oom.is_out_of_memory(error):
+    if world is not None and oom.is_out_of_memory(error):
         engine, ema = (training.engine, training.ema) if training else (None, None)
         return Trouble(FATAL, f"{oom.explain(config, world, engine, ema, error)} ({doing})")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
