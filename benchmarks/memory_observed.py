@@ -1,7 +1,7 @@
 """python benchmarks/memory_observed.py JOB.json: one process of a group, for memory_truth.py.
 
-Trains every cell of the job for two steps under torch's profiler, which reports each allocation and free of
-the CPU allocator from before the network is built. Knows nothing of the plan.
+Trains every cell of the job for three steps (two but under ZeRO-3) under torch's profiler, which reports each
+allocation and free of the CPU allocator from before the network is built. Knows nothing of the plan.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def settle_collectives() -> None:
 
         return call
 
-    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_gather"):
+    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "all_gather"):
         setattr(torch.distributed, name, settled(getattr(torch.distributed, name)))
 
 
@@ -140,7 +140,8 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
             t_B=torch.randint(0, config.diffusion.timesteps, (cell.micro,)),
             keep_B=torch.ones(cell.micro, dtype=torch.bool),
         )
-        last = 1  # Adam has its moments by then, and ZeRO-3 knows its order of modules
+        # By the last step Adam has its moments, and ZeRO-3 has seen its order of modules twice.
+        last = 2 if cell.zero == 3 else 1
         for step in range(last + 1):
             for _ in range(cell.accumulation):
                 with record_function(f"#forward {step}"):
