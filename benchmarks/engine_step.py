@@ -10,7 +10,7 @@ same ratio by CPU seconds says more where other work shares the cores.
 
 Beside the steps it takes the time of what training adds to them at its defaults (``train.log_every``,
 ``train.checkpoint_every``): a log line, and a checkpoint with the steps that it is written beside. Prints
-one JSON object. On CUDA it measures there, in the config's own precision.
+one JSON object. On CUDA it measures there, in bf16.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def measured(step: Callable[[], Any], steps: int, world: World) -> tuple[float, 
         torch.cuda.synchronize()
     used = time.process_time() - cpu
     barrier()
-    return (time.perf_counter() - began) / steps, used / steps
+    return (time.perf_counter() - began) / max(steps, 1), used / max(steps, 1)
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
@@ -113,13 +113,16 @@ def work(a: argparse.Namespace) -> None:
         "batch": {"size": a.batch, "micro": None},
         "train": {"steps": ENDLESS, "log_every": 20, "checkpoint_every": 1000},
         "memory": {"trace": False},
+        "engine": {"precision": a.precision},
         "validation": {"every": None},
     }
     trainings: dict[str, Training] = {}
     plain = Plain(configure.load(a.config, changes), world)
     for zero in a.zero:
         config = configure.load(
-            a.config, changes | {"engine": {"zero": zero}, "run": str(a.data / f"zero{zero}")}
+            a.config,
+            changes
+            | {"engine": {"zero": zero, "precision": a.precision}, "run": str(a.data / f"zero{zero}")},
         )
         watchdog = Watchdog(config.run, world.rank, ENDLESS, config.guards)
         trainings[f"zero{zero}"] = Training(config, world, StopFlag(), watchdog).__enter__()
@@ -192,6 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each rank on a CPU")
     parser.add_argument("--batch", type=int, default=4, help="over all ranks")
     parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
+    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    parser.add_argument("--precision", default=precision, choices=("fp32", "bf16"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of a side in a round")
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
