@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcore import collectives
+from diffcore import collectives, heap
 from diffcore.config import Config
 from diffcore.deepspeed_json import settings
 from diffcore.world import World, sum_over_ranks
@@ -77,6 +77,7 @@ def start(threads: int | None = None) -> World:
         per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
+        heap.keep_freed()
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return World(rank, size, local, device)
 
