@@ -120,16 +120,15 @@ def load_run(run: Path, weights: str = "ema", which: str = "newest") -> TrainedM
 
     ``weights``: ema, or raw for what the optimizer has. ``which``: newest, best or a step.
     """
-    import torch
-
     from diffcore import checkpoint, export, models
     from diffcore.diffusion.schedule import NoiseSchedule
+    from diffcore.world import one_device
 
     config = export.config_of(run)
     folder = export.choose(run, which)
     state = checkpoint.read_state(folder)
     schema = tuple(Attribute(a["name"], a["variants"]) for a in state.data["schema"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = one_device()
     network = models.build(config.model, schema, state.data["size"])
     network.load_state_dict(checkpoint.read_weights(folder, {"raw": "weights"}.get(weights, weights)))
     network.to(device).eval().requires_grad_(False)

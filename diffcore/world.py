@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffcore import heap
+
 
 @dataclass(frozen=True)
 class World:
@@ -21,6 +23,14 @@ class World:
     @property
     def main(self) -> bool:
         return self.rank == 0
+
+
+def one_device() -> torch.device:
+    """The GPU of a process that is alone, or the CPU with its heap set up for steps over and over."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    heap.keep_freed()
+    return torch.device("cpu")
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

@@ -13,7 +13,7 @@ from diffcore import engine
 from diffcore.config import Sampling
 from diffcore.diffusion import randomness
 from diffcore.sample import TrainedModel
-from diffcore.world import World, gather_objects
+from diffcore.world import World, gather_objects, one_device
 
 T = TypeVar("T")
 BATCH = 128
@@ -23,7 +23,7 @@ def start() -> World:
     """The job's ranks as the launcher says; one process alone needs no process group and no DeepSpeed."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return engine.start()
-    return World(0, 1, 0, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return World(0, 1, 0, one_device())
 
 
 def gather(value: T, world: World) -> list[T]:

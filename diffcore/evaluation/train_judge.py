@@ -83,6 +83,7 @@ def train(
 
     from diffcore.evaluation.judge import READABLE, Judge, JudgeNet
     from diffcore.pictures import to_signal
+    from diffcore.world import one_device
     from diffcore.run_folder import code_version
     from shards.prefetch import prefetch
     from shards.read import ShardReader
@@ -97,7 +98,7 @@ def train(
 
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = one_device()
     schema = reader.schema
     net = JudgeNet(schema, reader.size, width, features).to(device)
     batch = min(BATCH, max(8, len(reader) // 32))
