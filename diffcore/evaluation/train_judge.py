@@ -83,8 +83,8 @@ def train(
 
     from diffcore.evaluation.judge import READABLE, Judge, JudgeNet
     from diffcore.pictures import to_signal
-    from diffcore.world import one_device
     from diffcore.run_folder import code_version
+    from diffcore.world import one_device
     from shards.prefetch import prefetch
     from shards.read import ShardReader
 
