@@ -1,4 +1,4 @@
-"""What every command line of the toolkit shares: one clear line for the user's mistakes, a progress bar.
+"""What every command line of the toolkit shares: one clear line for the user's mistakes, progress.
 
 ``InputError`` is a mistake in what was given (a file, a key, a value): its message says what, where and
 what is allowed. Everything else is ours and keeps its traceback.
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 EXIT_BAD_INPUT = 2
+LOG_SECONDS = 60
+"""Between two lines of progress in a log."""
 T = TypeVar("T")
 
 
@@ -57,12 +59,25 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with rate and time left on a terminal; nothing elsewhere, where logs would fill with it.
+    """A bar with rate and time left on a terminal; in a log a line a minute.
 
     Yields ``report(done, total)``, both in images; total is None while it cannot be told.
     """
+    start = told = time.monotonic()
+
+    def rate(done: int) -> str:
+        return f"{done / max(time.monotonic() - start, 1e-9):.0f} images/s"
+
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+
+        def tell(done: int, total: int | None) -> None:
+            nonlocal told
+            if time.monotonic() - told >= LOG_SECONDS:
+                told = time.monotonic()
+                of = f" of {total:,}" if total else ""
+                print(f"{doing}: {done:,}{of} images, {rate(done)}", file=sys.stderr, flush=True)
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -76,10 +91,8 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
         console=Console(stderr=True),
     ) as bar:
         task = bar.add_task("", total=None, rate="")
-        start = time.monotonic()
 
-        def report(done: int, total: int | None) -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.0f} images/s")
+        def show(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total, rate=rate(done))
 
-        yield report
+        yield show

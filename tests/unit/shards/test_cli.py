@@ -46,3 +46,16 @@ def test_bar_on_terminals_only(
         report(7, 8)
     out, err = capsys.readouterr()
     assert out == "" and ("packing" in err and "7/8" in err if terminal else err == "")
+
+
+def test_a_line_a_minute_in_logs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    now = 100.0
+    monkeypatch.setattr("shards.cli.time.monotonic", lambda: now)
+    with progress_bar("packing") as report:
+        for done in range(0, 7200, 30):  # one image a second
+            now = 100.0 + done
+            report(done, 7200 if done > 100 else None)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["packing: 60 images, 1 images/s", "packing: 120 of 7,200 images, 1 images/s"]
+    assert len(lines) == 119
