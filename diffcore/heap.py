@@ -13,6 +13,18 @@ SETTINGS = {
 }
 
 
+class Mallinfo2(ctypes.Structure):
+    """What malloc counts over all its heaps, in bytes but for the numbers of blocks (mallinfo(3))."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    )  # fmt: skip
+
+
 def keep_freed() -> None:
     """Have malloc keep freed memory.
 
@@ -27,3 +39,12 @@ def keep_freed() -> None:
     for variable, (parameter, value) in SETTINGS.items():
         if variable not in os.environ:
             mallopt(parameter, value)
+
+
+def kept() -> int:
+    """Bytes that were freed and that malloc keeps; 0 where it does not tell (glibc before 2.33)."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = Mallinfo2
+    return int(mallinfo2().fordblks)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffcore import heap
 from diffcore.memory.calibration import calibration
 
 if TYPE_CHECKING:
@@ -34,15 +35,19 @@ class Usage:
     complete: bool = False
     """Whether the figures are NVML's, so that the sum can be closed against them."""
     ranks: int = 1
+    kept: int = 0
+    """Of ``used`` freed and kept by malloc, on a CPU."""
     notes: tuple[str, ...] = field(default=())
 
     def rows(self, peak: int, reserved: int | None, now: int) -> list[dict[str, Any]]:
         """What stands beside the categories (``peak`` bytes of them, ``now`` at the moment of asking) so that
         the sum is ``used``. The residual is whatever no row explains: printed, positive or negative."""
         rows: list[tuple[str, int, str]] = []
-        if reserved is None:  # no caching allocator: freed memory went back to the system
+        if reserved is None:  # no caching allocator of torch's, but malloc keeps some of what is freed
             rows.append(("freed since the peak", now - peak, "difference"))
-            rows.append(("residual: interpreter, libraries, data", self.used - now, "difference"))
+            rows.append(("kept by malloc", self.kept, "mallinfo2"))
+            residual = self.used - now - self.kept
+            rows.append(("residual: interpreter, libraries, data", residual, "difference"))
             return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
         rows.append(("allocator: rounding, fragments, cache", reserved - peak, "torch"))
         outside = calibration(self.device)
@@ -63,7 +68,7 @@ class Usage:
 def usage(device: torch.device) -> Usage:
     """The memory of ``device`` as the system sees it. Never raises: without NVML a note says why."""
     if device.type != "cuda":
-        return Usage("cpu", _resident(), "RSS (/proc/self/statm)")
+        return Usage("cpu", _resident(), "RSS (/proc/self/statm)", kept=heap.kept())
 
     import torch
 
@@ -98,7 +103,7 @@ def usage(device: torch.device) -> Usage:
         int(getattr(memory, "reserved", 0)),
         True,
         ranks,
-        tuple(notes),
+        notes=tuple(notes),
     )
 
 

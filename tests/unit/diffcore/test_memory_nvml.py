@@ -125,3 +125,4 @@ def test_the_cpu_has_its_resident_set() -> None:
     usage = nvml.usage(torch.device("cpu"))
     rows = usage.rows(peak=50 * MIB, reserved=None, now=20 * MIB)
     assert usage.used > 50 * MIB and sum(row["bytes"] for row in rows) == usage.used - 50 * MIB
+    assert {row["name"]: row["bytes"] for row in rows}["kept by malloc"] == usage.kept
