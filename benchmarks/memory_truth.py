@@ -38,6 +38,8 @@ OBSERVED = Path(__file__).with_name("memory_observed.py")
 FIGURES = ("after step", "activations", "backward peak", "step peak")
 PORTION = 12
 """Cells that one group of processes measures, at most."""
+FAILED: list[str] = []
+"""Groups of which a process failed."""
 
 
 def main() -> None:
@@ -66,13 +68,14 @@ def main() -> None:
         print(line(cell, rows[cell]), flush=True)
         if given.json:
             save(given.json, list(rows.values()))
+    print(*FAILED, sep="\n", file=sys.stderr)
     if not rows:
         raise SystemExit("no cell was measured")
     took = time.monotonic() - began
     print(f"\n{len(rows)} of {len(cells)} cells, {len(rows) - before} of them now in {took:.0f} s")
     truth = save(given.json, list(rows.values()))
     show(truth, rows)
-    sys.exit(bool(truth["unequal"]) or any(value > 0.01 for value in truth["worst"].values()))
+    sys.exit(bool(FAILED or truth["unequal"]) or any(value > 0.01 for value in truth["worst"].values()))
 
 
 def error(row: dict[str, Any], name: str) -> float:
@@ -182,9 +185,9 @@ def _measured(cells: list[Cell], until: float) -> list[tuple[Cell, dict[str, Any
             command = [sys.executable, str(OBSERVED), str(job)]
             processes.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL))
         codes = [process.wait() for process in processes]
-        if any(codes):
-            raise SystemExit(f"{backend}, {world} ranks: a process failed")
         results = [json.loads(text) for text in out.read_text().splitlines()] if out.exists() else []
+        if any(codes):
+            FAILED.append(f"{backend}, {world} ranks: ended with {codes} after {len(results)} cells")
         return [(cells[result["number"]], result["measured"]) for result in results]
 
 
