@@ -86,6 +86,9 @@ class Trace:
     layers: list[str] = field(default_factory=list)
     recomputed: set[int] = field(default_factory=set)
     """Storages that checkpointing makes a second time, in backward."""
+    copies: dict[int, int] = field(default_factory=dict)
+    """Storage -> parameter whose gradient autograd copies there, because it came laid out otherwise. One that
+    is added to an earlier gradient is not copied."""
     modules: list[tuple[str, list[int]]] = field(default_factory=list)
     """Name and own parameters of each module, by number."""
 
@@ -102,6 +105,8 @@ class _Recorder(TorchDispatchMode):
         self.trace = trace
         self.known: dict[int, int] = {}
         self.stack: list[str] = []
+        self.strided: set[int] = set()
+        """Storages that were asked for with given strides, as autograd asks for copies of gradients."""
         self.recomputing = False
         self.done = False
 
@@ -110,6 +115,8 @@ class _Recorder(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.see(leaf)
+        if func is torch.ops.aten.new_empty_strided.default and result.untyped_storage().nbytes():
+            self.strided.add(self.known[result.untyped_storage()._cdata])
         return result
 
     def see(self, tensor: Tensor) -> None:
@@ -281,6 +288,8 @@ def _note_gradients(parameters: list[nn.Parameter], recorder: _Recorder) -> None
         recorder.see(parameter.grad)
         storage = recorder.known[parameter.grad.untyped_storage()._cdata]
         recorder.trace.events.append(Event(Kind.GRADIENT, number, storage))
+        if storage in recorder.strided:
+            recorder.trace.copies[storage] = number
 
     for number, parameter in enumerate(parameters):
         parameter.register_post_accumulate_grad_hook(lambda p, number=number: complete(p, number))

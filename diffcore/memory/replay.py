@@ -109,13 +109,15 @@ class _Plain:
         self.numbers.clear()
         for event in self.trace.events:
             if event.kind == Kind.ALLOCATE:
+                if self.trace.copies.get(event.what) in self.gradients:
+                    continue
                 self.numbers[event.what] = stream.allocate(
                     self._category(event.what), event.size, self.trace.layers[event.what]
                 )
             elif event.kind == Kind.FREE:
                 stream.free(self.numbers.pop(event.what))
             elif event.kind == Kind.GRADIENT:
-                self.gradient(event.what, self.numbers.pop(event.size))
+                self.gradient(event.what, self.numbers.pop(event.size, None))
             elif event.kind == Kind.TURN:
                 stream.mark("forward")
             else:
@@ -125,8 +127,11 @@ class _Plain:
     def module(self, event: Event) -> None:
         pass
 
-    def gradient(self, parameter: int, holder: int) -> None:
-        """Autograd has completed the gradient of ``parameter``."""
+    def gradient(self, parameter: int, holder: int | None) -> None:
+        """Autograd has completed the gradient of ``parameter``; None if it was added to the one that is there
+        without a copy."""
+        if holder is None:
+            return
         if parameter in self.gradients:  # added to what the micro batches before left
             self.stream.free(holder)
         else:
@@ -170,7 +175,7 @@ class _Partitioned(_Plain):
         self.padding = sharing.partition(self.numels) - sum(self.inside.values())
         self.eager = sharing.stage == 2 or sharing.overlap
 
-    def gradient(self, parameter: int, holder: int) -> None:
+    def gradient(self, parameter: int, holder: int | None) -> None:
         super().gradient(parameter, holder)
         if not self.buffers and self.sharing.contiguous:
             size = self.sharing.bucket * self.sharing.itemsize
@@ -396,7 +401,8 @@ class _Sharded(_Plain):
 
     # --- gradients -----------------------------------------------------------------------------------
 
-    def gradient(self, parameter: int, holder: int) -> None:
+    def gradient(self, parameter: int, holder: int | None) -> None:
+        assert holder is not None  # no gradient is left of the micro batch before
         s, numel = self.sharing, self.numels[parameter]
         if self.elements + numel > s.bucket and self.elements:
             self.reduce()
