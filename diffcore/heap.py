@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 
 # mallopt's parameters (malloc.h) and the environment's names for the same (mallopt(3)).
 SETTINGS = {
@@ -31,10 +32,12 @@ def keep_freed() -> None:
     A step frees its large tensors and the next one asks for the same again. By default glibc maps each of
     them anew, and the system clears every page as it is first touched: DeepSpeed's flat buffers made that a
     quarter of a ZeRO-1 step (``benchmarks/engine_step.py``). On a GPU torch's own allocator does the same.
-    What the environment sets stays; without glibc nothing happens.
+    What the environment sets stays. Nothing happens without glibc, and under ``ulimit -v``, where addresses
+    that are kept could be missing elsewhere.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if mallopt is None or limited or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     for variable, (parameter, value) in SETTINGS.items():
         if variable not in os.environ:

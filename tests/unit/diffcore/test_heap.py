@@ -35,6 +35,11 @@ def test_what_the_environment_says_stays() -> None:
     assert printed(KEEP + FAULTS, GLIBC_TUNABLES="glibc.malloc.perturb=0") > 20
 
 
+def test_limited_addresses_are_not_kept() -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
+    assert printed(limit + KEEP + FAULTS) > 20
+
+
 def test_what_is_kept() -> None:
     freed = "a = bytearray(64 << 20); b = heap.kept(); del a; print(heap.kept() - b)"
     assert abs(printed(KEEP + freed) - (64 << 20)) < 1 << 20
