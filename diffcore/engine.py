@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from diffcore import collectives, heap
 from diffcore.config import Config
 from diffcore.deepspeed_json import settings
+from diffcore.optimizer import build_optimizer
 from diffcore.world import World, sum_over_ranks
 from shards.cli import InputError
 
@@ -431,34 +432,3 @@ def _buckets(sizes: Mapping[str, int], most: int) -> Iterator[dict[str, int]]:
         bucket[name] = size
     if bucket:
         yield bucket
-
-
-class _Skipping:
-    """An optimizer whose next steps are left out while ``overflow`` is set, as DeepSpeed's own do."""
-
-    overflow = False
-
-    def step(self, closure: Any = None) -> Any:
-        return None if self.overflow else super().step(closure)  # type: ignore[misc]
-
-
-class Adam(_Skipping, torch.optim.Adam):
-    pass
-
-
-class AdamW(_Skipping, torch.optim.AdamW):
-    pass
-
-
-def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel a group)."""
-    c = config.optimizer
-    # Under ZeRO-1 to 3 DeepSpeed leaves steps out itself, and warns of classes that it does not know.
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = (
-        {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        if config.engine.zero
-        else {"adam": Adam, "adamw": AdamW}
-    )
-    return kinds[c.kind](
-        network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
-    )

@@ -9,8 +9,8 @@
 3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
    files that were opened longest ago are deleted, never one that somebody holds.
 4. Dropped connections, answers of 5xx, 408 or 429 and wrong bytes are tried again, with a growing pause;
-   where the server can, a broken download goes on where it was. Then an error names
-   URL and attempts: TimeoutError, or InputError where wrong bytes keep coming.
+   where the server can, a broken download goes on where it was. Then an error names URL and attempts:
+   TimeoutError, or InputError where wrong bytes keep coming.
 
 Nothing here runs a command: ``pipe:`` and other schemes that would are refused, and names come from the
 index, which holds plain ones only.

@@ -18,8 +18,9 @@ from diffcore.config import Config
 from diffcore.memory.activations import Event, Kind, Trace, trace
 from diffcore.memory.allocator import CachingAllocator
 from diffcore.memory.calibration import Calibration, calibration
-from diffcore.memory.replay import Stream, replay
+from diffcore.memory.replay import replay
 from diffcore.memory.states import CATEGORIES, Sharing
+from diffcore.memory.stream import Stream
 from shards.attributes import CARTOON_SET, Attribute
 from shards.index import Index
 

@@ -23,7 +23,7 @@ from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.memory.nvml import usage
 from diffcore.memory.plan import account, moment_json
-from diffcore.memory.replay import Stream
+from diffcore.memory.stream import Stream
 
 WARM = 2
 """Steps before the traced one: Adam has its moments then, and ZeRO-3 its order of modules."""

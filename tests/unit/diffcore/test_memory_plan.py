@@ -9,6 +9,7 @@ from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from diffcore import configure
 from diffcore.config import Config
 from diffcore.memory import __main__ as commands
 from diffcore.memory import report
-from diffcore.memory.activations import Trace
+from diffcore.memory.activations import Event, Kind, Parameter, Trace
 from diffcore.memory.allocator import ROUND, CachingAllocator, rounded, segment
 from diffcore.memory.calibration import capacity
 from diffcore.memory.page import page
@@ -81,6 +82,21 @@ def test_the_optimizer_leaves_the_device_when_it_is_offloaded() -> None:
     assert host["optimizer"] == 2 * 4 * 1500 + 4 and host["gradients"] == 4 * 1500
     # Of DeepSpeed's: the partition in compute precision, and room for the largest gradient on both sides.
     assert host["buckets"] == 2 * 1500 + 2 * 2000 and totals(blocks)["buckets"] == 2 * 2000
+
+
+@pytest.mark.parametrize(("copies", "peak"), [({2: 0}, 132), ({}, 148)])
+def test_a_gradient_that_is_added_to_another_is_not_copied(copies: dict[int, int], peak: int) -> None:
+    """Two micro batches: an activation of 100 bytes, a gradient of 16 and autograd's copy of it."""
+    events = [(Kind.ALLOCATE, 0, 100), (Kind.TURN, 0, 0), (Kind.ALLOCATE, 1, 16), (Kind.ALLOCATE, 2, 16)]
+    events += [(Kind.GRADIENT, 0, 2), (Kind.FREE, 1, 0), (Kind.FREE, 0, 0)]
+    trace = Trace(1, torch.float32, [Parameter("weight", (4,))], 0, 0, [Event(*e) for e in events], [""] * 3)
+    trace.copies = copies
+    stream = replay(trace, changed(SHARING, stage=0, world=1, accumulation=2))
+    begin, sizes, held, most = stream.marks[0][1], dict(e for e in stream.events if e[1]), 0, 0
+    for number, size in stream.events[begin:]:
+        held += size or -sizes[number]
+        most = max(most, held)
+    assert (most, held) == (peak, 0)
 
 
 def test_sizes_of_the_caching_allocator() -> None:

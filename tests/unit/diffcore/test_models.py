@@ -13,7 +13,7 @@ from torch import nn
 
 from diffcore import config, configure, models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
-from diffcore.engine import build_optimizer
+from diffcore.optimizer import build_optimizer
 from shards.attributes import CARTOON_SET, Attribute
 from shards.cli import InputError
 
