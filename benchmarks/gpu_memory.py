@@ -46,34 +46,42 @@ SMALL = [
     ("configs/demo.yaml", "--zero 2 --micro-batch 4 --checkpointing full"),
 ]
 DIFFERENCES = """
-import os, sys, json, torch, pynvml
-pynvml.nvmlInit()
-uuid = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-properties = torch.cuda.get_device_properties(0)  # asks the driver, makes no context
-handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("MIG-") else f"GPU-{properties.uuid}")
-def used():
-    torch.cuda.synchronize() if torch.cuda.is_initialized() else None
-    reserved = torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
-    return pynvml.nvmlDeviceGetMemoryInfo(handle).used - reserved
+import json, os, pynvml
+from diffcore.memory.nvml import handle_of, shown_devices
+
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-readings = [("nothing", used())]
-torch.zeros(1, device="cuda"); readings.append(("context", used()))
-inside = torch.cuda.memory_allocated()
-a = torch.randn(64, 64, device="cuda")
-(a @ a).sum().item()
-readings.append(("cublas", used()))
-workspaces = torch.cuda.memory_allocated() - inside - a.untyped_storage().nbytes()
+pynvml.nvmlInit()
+# The order of nvidia-smi, for indices; torch is asked nothing yet, which would make the context.
+os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+handle = handle_of(pynvml, shown_devices(pynvml.nvmlDeviceGetCount())[0])
+readings = [("nothing", pynvml.nvmlDeviceGetMemoryInfo(handle).used)]
+
+import torch
+
+def read(name):
+    torch.cuda.synchronize()
+    readings.append((name, pynvml.nvmlDeviceGetMemoryInfo(handle).used - torch.cuda.memory_reserved()))
+
+a = torch.zeros(1, device="cuda")
+read("context")
+layer, x = torch.nn.Linear(64, 64, device="cuda"), torch.randn(64, 64, device="cuda", requires_grad=True)
+before = torch.cuda.memory_allocated()
+y = layer(x).sum()
+y.backward()
+read("cublas")
+made = [y, x.grad, layer.weight.grad, layer.bias.grad]
+workspaces = torch.cuda.memory_allocated() - before - sum(-(-t.nbytes // 512) * 512 for t in made)
 c = torch.nn.Conv2d(16, 16, 3, device="cuda")
 c(torch.randn(2, 16, 32, 32, device="cuda")).sum().backward()
-readings.append(("cudnn", used()))
+read("cudnn")
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577", RANK="0", WORLD_SIZE="1")
-torch.distributed.init_process_group("nccl"); torch.distributed.all_reduce(a)
-readings.append(("nccl", used()))
-pairs = zip(readings, readings[1:])
-steps = {name: after - before for (_, before), (name, after) in pairs}
+torch.distributed.init_process_group("nccl")
+torch.distributed.all_reduce(a)
+read("nccl")
+steps = {name: after - before for (_, before), (name, after) in zip(readings, readings[1:])}
 name = pynvml.nvmlDeviceGetName(handle)
 name = name if isinstance(name, str) else name.decode()
-print(json.dumps({"gpu": name, "workspaces": workspaces, **steps}))
+print(json.dumps({"gpu": name, "cuda": torch.version.cuda, "workspaces": workspaces, **steps}))
 torch.distributed.destroy_process_group()
 """
 
@@ -88,65 +96,93 @@ def main() -> None:
 
     if not given.rehearse and not torch.cuda.is_available():
         raise SystemExit("no GPU here: --rehearse runs the program on the CPU")
-    began = time.monotonic()
+    began, out = time.monotonic(), given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     outside = None if given.rehearse else differences()
-    if outside:
-        found = {name: size if name == "gpu" else size // MIB for name, size in outside.items()}
-        print(f"outside torch's allocator, MiB: {found}")
-    rows = []
-    for config, flags in SMALL if given.rehearse else CELLS:
-        if time.monotonic() - began > LIMIT:
-            print(f"left out, no time: {config} {flags}")
-            continue
-        rows.append(cell(config, flags, given.out, outside))
-        print(row_line(rows[-1]), flush=True)
-    result = {
+    result: dict[str, Any] = {
         "schema": "diffcore.gpu-memory/1",
         "outside": outside,
-        "overhead": overhead("demo.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128),
-        "cells": rows,
-        "worst_peak_error": max(abs(r["error"]) for r in rows),
-        "worst_residual": max(abs(r["residual"]) for r in rows),
-        "seconds": round(time.monotonic() - began),
+        "cells": [],
+        "failed": [],
         "rehearsal": given.rehearse,
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "gpu-memory.json").write_text(json.dumps(result, indent=1) + "\n")
-    worst = (result["worst_peak_error"], result["worst_residual"])
-    print(f"worst error of a peak {worst[0]:.2%}, worst residual {worst[1]:.2%}")
-    print(f"memory.trace costs {result['overhead']['ratio']:.2%} of a run; {result['seconds']} s in all")
-    if outside:
+
+    def save() -> None:
+        result["seconds"] = round(time.monotonic() - began)
+        (out / "gpu-memory.json").write_text(json.dumps(result, indent=1) + "\n")
+
+    if outside and "failed" not in outside:
+        found = {name: size // MIB if isinstance(size, int) else size for name, size in outside.items()}
+        print(f"outside torch's allocator, MiB: {found}")
+    save()
+    for config, flags in SMALL if given.rehearse else CELLS:
+        if time.monotonic() - began > LIMIT:
+            result["failed"].append({"config": config, "flags": flags, "failed": "left out: no time"})
+            continue
+        row = cell(config, flags, out, outside)
+        result["failed" if "failed" in row else "cells"].append(row)
+        print(row_line(row), flush=True)
+        save()
+    if rows := result["cells"]:
+        result["worst_peak_error"] = max(abs(row["error"]) for row in rows)
+        result["worst_residual"] = max(abs(row["residual"]) for row in rows)
+        print(
+            f"worst error of a peak {result['worst_peak_error']:.2%}, worst residual "
+            f"{result['worst_residual']:.2%}"
+        )
+    if time.monotonic() - began < LIMIT:
+        cost = overhead("demo.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128)
+        result["overhead"] = cost
+        print(f"memory.trace costs {cost['ratio']:.2%} of a run")
+    save()
+    if outside and "failed" not in outside:
         print(entry(outside))
+    sys.exit(bool(result["failed"] or (outside and "failed" in outside)))
 
 
 def differences() -> dict[str, Any]:
     """NVML's readings around the context, cuBLAS, cuDNN and NCCL, less what torch's allocator holds."""
-    done = subprocess.run([sys.executable, "-c", DIFFERENCES], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", DIFFERENCES], cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode:
+        print(f"no differences: {done.stderr[-2000:]}")
+        return {"failed": done.stderr[-2000:]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> dict[str, Any]:
-    """One cell: measured in its own process, with the plan that is made beside it."""
+    """One cell: measured in its own process, with the plan that is made beside it.
+
+    Measured is what torch's allocator was asked for, workspaces and all; on the CPU what was followed.
+    """
     command = [sys.executable, "-m", "diffcore.memory", "measure", "--config", config, "--out", str(out)]
     done = subprocess.run([*command, *flags.split()], cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{config} {flags}: {done.stderr[-2000:]}")
+        return {"config": config, "flags": flags, "failed": done.stderr[-2000:]}
     anatomy = json.loads((out / "anatomy.json").read_text())
+    if not anatomy["planned"]:
+        return {"config": config, "flags": flags, "failed": " ".join(anatomy["advice"])}
     planned, measured = anatomy["planned"][0], anatomy["measured"][0]
-    peaks = [max(moment["allocated"] for moment in rank["moments"]) for rank in (planned, measured)]
+    followed = max(moment["allocated"] for moment in measured["moments"])
+    counted = [moment["counted"]["requested"] for moment in measured["moments"] if "counted" in moment]
+    workspaces = sum(row["bytes"] for row in planned["closure"] if row["name"] == "library workspaces")
+    if outside and "workspaces" in outside:
+        workspaces = outside["workspaces"]
+    peak, real = max(moment["allocated"] for moment in planned["moments"]), max(counted, default=followed)
     reserved = [max(moment["reserved"] for moment in rank["moments"]) for rank in (planned, measured)]
     total = measured["total"]["bytes"]
     explained = sum(row["bytes"] for row in measured["closure"] if not row["name"].startswith("residual"))
-    if outside:  # the context and libraries as they were measured here, not as they are assumed
+    if outside and "failed" not in outside:  # as measured here, not as assumed
         assumed = sum(row["bytes"] for row in measured["closure"] if row["name"] in ("CUDA context", "NCCL"))
         explained += sum(outside[name] for name in ("context", "cublas", "cudnn", "nccl")) - assumed
     return {
         "config": config,
         "flags": flags,
-        "planned_peak": peaks[0],
-        "measured_peak": peaks[1],
-        "error": peaks[0] / peaks[1] - 1,
+        "planned_peak": peak,
+        "planned_workspaces": workspaces,
+        "measured_peak": real,
+        "followed_peak": followed,
+        "error": (peak + workspaces) / real - 1,
         "planned_reserved": reserved[0],
         "measured_reserved": reserved[1],
         "total": total,
@@ -155,6 +191,8 @@ def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> 
 
 
 def row_line(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"{row['config']:28} {row['flags']:66} failed: {row['failed'].strip().splitlines()[-1]}"
     figures = [f"{row[name] / MIB:10,.1f}" for name in ("planned_peak", "measured_peak", "total")]
     return (
         f"{row['config']:28} {row['flags']:66} planned {figures[0]} measured {figures[1]} "
@@ -163,10 +201,13 @@ def row_line(row: dict[str, Any]) -> str:
 
 
 def entry(outside: dict[str, Any]) -> str:
+    """For CALIBRATIONS; NCCL's share stays assumed, since one rank alone says nothing of several."""
+    from diffcore.memory.calibration import ASSUMED
+
     context = outside["context"] + outside["cublas"] + outside["cudnn"]
     return (
-        f"for diffcore/memory/calibration.py:\n    {outside['gpu']!r}: Calibration({context}, "
-        f"{outside['workspaces']}, {outside['nccl']}, 'benchmarks/gpu_memory.py', measured=True),"
+        f"for diffcore/memory/calibration.py:\n    ({outside['gpu']!r}, {outside['cuda']!r}): Calibration("
+        f"{context}, {outside['workspaces']}, {ASSUMED.nccl}, 'benchmarks/gpu_memory.py', measured=True),"
     )
 
 

@@ -83,16 +83,24 @@ def small(worlds: list[tuple[str, int]]) -> list[Cell]:
 
 
 def full() -> list[Cell]:
-    """The seeds' networks at their own size: every stage, precision and checkpointing, alone and in two."""
-    settings = itertools.product(
-        ["avatar-full", "ddpm-full", "diffusers-full"],
-        range(4),
-        ["fp32", "bf16"],
-        CHECKPOINTING,
-        [(1, 1, "gloo"), (1, 2, "gloo"), (4, 8, "fake"), (1, 1024, "fake")],
+    """The seeds' networks at their own size: every stage, precision and checkpointing, alone and in two.
+
+    And pairwise cells with micro batches up to 16 and 4 processes, where two groups fit into 24 GB.
+    """
+    names, worlds = ["avatar-full", "ddpm-full", "diffusers-full"], [(1, "gloo"), (2, "gloo"), (4, "gloo")]
+    whole = itertools.product(
+        names, range(4), ["fp32", "bf16"], CHECKPOINTING, [1], [*worlds[:2], (8, "fake"), (1024, "fake")]
     )
-    cells = [Cell(m, z, p, c, n, 1, "none", w, 0, b) for m, z, p, c, (n, w, b) in settings]
-    return [cell for cell in cells if cell.allowed()]
+    wide = itertools.product(
+        names, range(4), ["fp32", "bf16"], CHECKPOINTING, [1, 4, 16], [*worlds, (8, "fake")]
+    )
+    chosen = [
+        [Cell(m, z, p, c, n, 1, "none", w, 0, b) for m, z, p, c, n, (w, b) in settings]
+        for settings in (whole, wide)
+    ]
+    fits = [cell for cell in chosen[1] if cell.backend == "fake" or cell.world * cell.micro <= 16]
+    fits = [cell for cell in fits if (cell.model, cell.world) != ("diffusers-full", 4)]
+    return list(dict.fromkeys(cell for cell in [*chosen[0], *pairwise(fits)] if cell.allowed()))
 
 
 def ci(count: int = 30) -> list[Cell]:

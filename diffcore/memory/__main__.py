@@ -12,6 +12,7 @@ Every command has --help. Dotted overrides of the config (--model.heads 8) go af
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,6 @@ def plan(argv: Sequence[str]) -> None:
     parser = _parser("plan", "What a run will take on a rank, at four moments of a step.")
     parser.add_argument("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
-    parser.add_argument("--gpu", help="NVML's name of the GPU, for its calibration")
     parser.add_argument("--gpu-memory", type=gigabytes, help="what the card is sold with, such as 24GB")
     parser.add_argument("--check", action="store_true", help="say in one line whether it fits --gpu-memory")
     parser.add_argument("--table", action="store_true", help="every stage, precision, checkpointing, world")
@@ -53,21 +53,25 @@ def plan(argv: Sequence[str]) -> None:
 
     from diffcore.memory import advise, report
     from diffcore.memory.calibration import capacity
-    from diffcore.memory.plan import plan as predict
 
     if not 0 <= given.rank < given.world:
         raise InputError(f"--rank {given.rank} is not one of {given.world} ranks")
-    planner = advise.Planner(config)
+    planner = advise.Planner(config, device=given.device, outside=_outside(given.calibration))
     if given.table:
+        for flag in ("rank", "world", "device", "gpu_memory", "check", "out"):
+            if getattr(given, flag) != parser.get_default(flag):
+                raise InputError(f"--{flag.replace('_', '-')} does not go with --table, which has its own")
+        _say_assumed(planner.data.assumed)
         report.print_table(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
         return
-    planned = predict(config, given.world, given.rank, given.device, given.gpu, planner.data)
+    planned = planner.plan(config, given.world, given.rank)
     room = capacity(given.gpu_memory) if given.gpu_memory else None
     if given.check:
         if room is None:
             raise InputError("--check needs --gpu-memory, such as 80GB")
         if planned.smi > room:
             raise InputError(_does_not_fit(advise, planner, config, given.world, planned.smi, room))
+        _say_assumed(planner.data.assumed)
         print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
         return
     advice = advise.words(planner, config, given.world, room) if given.device == "cuda" else []
@@ -83,9 +87,28 @@ def _does_not_fit(advise: Any, planner: Any, config: Config, world: int, smi: in
     largest = planner.largest_of_batch(config, world, room)
     if largest:
         would += f"; or with batch.micro {largest} (accumulation makes up for it)"
+    assumed = f" ({planner.data.assumed})" if planner.data.assumed else ""
     return (
-        f"does not fit: {smi / 2**20:,.0f} MiB are planned on each rank, {room / 2**20:,.0f} are there{would}"
+        f"does not fit: {smi / 2**20:,.0f} MiB are planned on each rank, {room / 2**20:,.0f} are there"
+        f"{would}{assumed}"
     )
+
+
+def _say_assumed(assumed: str) -> None:
+    if assumed:
+        print(f"note: {assumed}", file=sys.stderr)
+
+
+def _outside(gpu: str | None) -> Any:
+    from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, calibration
+
+    known = sorted({name for name, _ in CALIBRATIONS})
+    if gpu is None:
+        return ASSUMED
+    if gpu not in known:
+        there = ", ".join(known) or "none yet; benchmarks/gpu_memory.py makes one"
+        raise InputError(f"--calibration {gpu}: no GPU of that name was measured; known: {there}")
+    return calibration(gpu)
 
 
 def fit(argv: Sequence[str]) -> None:
@@ -96,7 +119,8 @@ def fit(argv: Sequence[str]) -> None:
     from diffcore.memory import advise, report
     from diffcore.memory.calibration import capacity
 
-    room, planner = capacity(given.gpu), advise.Planner(config)
+    room, planner = capacity(given.gpu), advise.Planner(config, outside=_outside(given.calibration))
+    _say_assumed(planner.data.assumed)
     micro = config.batch.split(given.world)[0]
     report.print_fit(
         planner.largest(config, given.world, room),
@@ -115,7 +139,7 @@ def measure(argv: Sequence[str]) -> None:
     parser = _parser("measure", "Three real steps on random data; under the deepspeed launcher, every rank.")
     parser.add_argument("--out", type=Path, required=True, help="folder for anatomy.json and report.html")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    given, config = _settings(parser, argv, world=False)
+    given, config = _settings(parser, argv, planned=False)
 
     from diffcore.memory.rehearse import rehearse
 
@@ -162,17 +186,18 @@ def _parser(command: str, words: str) -> cli.Parser:
 
 
 def _settings(
-    parser: cli.Parser, argv: Sequence[str], world: bool = True
+    parser: cli.Parser, argv: Sequence[str], planned: bool = True
 ) -> tuple[argparse.Namespace, Config]:
     """The command's flags, and the config with them and the dotted overrides in it."""
-    if world:
+    if planned:
         parser.add_argument("--world", type=int, default=1, help="number of ranks")
+        parser.add_argument("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
     given, rest = parser.parse_known_args(argv)
 
     from diffcore import configure
     from diffcore.config import Engine
 
-    ranks = given.world if world else 1
+    ranks = given.world if planned else int(os.environ.get("WORLD_SIZE", 1))
     if ranks < 1 or (given.micro_batch is not None and given.micro_batch < 1):
         raise InputError("--world and --micro-batch must be at least 1")
     config = configure.parse(["--config", str(given.config), *rest], prog=parser.prog)

@@ -13,7 +13,7 @@ from typing import Any
 from diffcore.config import Config, Engine
 from diffcore.configure import replace
 from diffcore.memory.activations import Trace, is_autocast
-from diffcore.memory.calibration import GPUS, capacity
+from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
 from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
 from diffcore.memory.states import Sharing
 from shards.cli import InputError
@@ -47,8 +47,15 @@ CHANGES = (
 class Planner:
     """Plans of one network under many settings; a micro batch's trace is made once and scaled."""
 
-    def __init__(self, config: Config, data: Data | None = None, device: str = "cuda") -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: Data | None = None,
+        device: str = "cuda",
+        outside: Calibration = ASSUMED,
+    ) -> None:
         self.config, self.data, self.device = config, data or Data.of(config), device
+        self.outside = outside
         self._traces: dict[tuple[str, str, str], dict[int, Trace]] = {}
 
     def trace(self, config: Config, micro: int) -> Trace:
@@ -63,9 +70,9 @@ class Planner:
             traces[micro] = scaled or trace_quietly(config, self.data, micro, self.device)
         return traces[micro]
 
-    def plan(self, config: Config, world: int) -> Plan:
+    def plan(self, config: Config, world: int, rank: int = 0) -> Plan:
         traced = self.trace(config, config.batch.split(world)[0])
-        return plan(config, world, device=self.device, data=self.data, traced=traced)
+        return plan(config, world, rank, self.device, self.data, traced, self.outside)
 
     def with_micro(self, config: Config, micro: int, world: int) -> Config:
         return replace(config, "batch", {"micro": micro, "size": micro * world})
@@ -81,7 +88,7 @@ class Planner:
         low = 1
         while low < MOST and fits(2 * low):
             low *= 2
-        high = 2 * low
+        high = min(2 * low, MOST + 1)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
@@ -228,6 +235,7 @@ def explain_oom(
     room: int,
     data: Data | None = None,
     device: str = "cuda",
+    outside: Calibration = ASSUMED,
 ) -> tuple[str, Planner | None]:
     """One line for an out-of-memory error: what was asked, and the settings that would fit ``room`` bytes;
     and the planner that knows it, if there could be a plan.
@@ -237,7 +245,7 @@ def explain_oom(
     """
     wanted = f"{_mib(asked)} more were asked for. " if asked else ""
     try:
-        planner = Planner(config, data, device)
+        planner = Planner(config, data, device, outside)
         micro = config.batch.split(world)[0]
         planned = planner.plan(config, world).smi
         if planned <= room:

@@ -6,7 +6,7 @@ Figures that nobody measured with this toolkit are marked as assumed, with where
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIB = 2**20
 
@@ -24,6 +24,12 @@ class Calibration:
     """NCCL's buffers of one process group, with more than one rank."""
     source: str
     measured: bool = False
+    nccl_measured: bool = False
+    """Only with more than one GPU: one rank's group of its own is far smaller."""
+
+    @property
+    def source_nccl(self) -> str:
+        return self.source if self.nccl_measured else ASSUMED.source
 
 
 ASSUMED = Calibration(
@@ -32,21 +38,31 @@ ASSUMED = Calibration(
     nccl=600 * MIB,
     source="assumed: no GPU was measured here; NCCL's issue 964 reports 544 to 688 MB a group",
 )
-CALIBRATIONS: dict[str, Calibration] = {}
-"""NVML's name of the GPU -> what was measured on it."""
+CALIBRATIONS: dict[tuple[str, str], Calibration] = {}
+"""(NVML's name of the GPU, torch.version.cuda) -> what was measured on it."""
 
 GPUS = {"24GB": 24, "40GB": 40, "80GB": 80, "141GB": 141}
 """Cards by the memory that they are sold with: A10G and RTX 4090, A100, A100 and H100, H200."""
 
-SHARE = {24: 22_731, 40: 40_338, 80: 81_158, 141: 143_156}
-"""MiB that nvidia-smi shows as the card's total, by what it is sold with; other sizes: 95 % of it."""
+TOTAL = {24: 22_510, 40: 40_338, 48: 45_590, 80: 81_000, 94: 95_230, 141: 143_156}
+"""MiB that CUDA says a card has (cudaMemGetInfo), of those sold with as many GB the one with least: A10 and
+A10G, A100, L40S, H100, H100 NVL, H200. Other sizes: OTHERS a GB."""
+OTHERS = 930
+"""MiB a GB: a T4's 14.56 GiB of 16 GB, the least that is known."""
 
 
-def calibration(gpu: str | None = None) -> Calibration:
-    """The entry of a GPU by its NVML name; what is assumed where there is none."""
-    return CALIBRATIONS.get(gpu or "", ASSUMED)
+def calibration(gpu: str | None = None, cuda: str | None = None) -> Calibration:
+    """The entry of a GPU by its NVML name and CUDA's version; of another version, said in its source, where
+    that is all there is; what is assumed where there is none."""
+    found = {version: entry for (name, version), entry in CALIBRATIONS.items() if name == gpu}
+    if not found:
+        return ASSUMED
+    if cuda is None or cuda in found:
+        return found[cuda or max(found)]
+    version = max(found)
+    return replace(found[version], source=f"{found[version].source}, under CUDA {version}", measured=False)
 
 
 def capacity(gigabytes: float) -> int:
     """Bytes that a process may use of a card that is sold as ``gigabytes`` GB."""
-    return SHARE.get(int(gigabytes), int(gigabytes * 1e9 * 0.95 / MIB)) * MIB
+    return TOTAL.get(int(gigabytes), int(gigabytes * OTHERS)) * MIB

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffcore import heap
-from diffcore.memory.calibration import calibration
+from diffcore.memory.calibration import ASSUMED, Calibration, calibration
 
 if TYPE_CHECKING:
     import torch
+
+    from diffcore.memory.counted import Counted
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,37 @@ class Usage:
     own: int | None = None
     """Of it this process, where NVML knows it."""
     driver: int = 0
-    """Kept back by the driver and the firmware."""
+    """Of it the driver and the firmware, where ``used`` has them in it."""
     complete: bool = False
     """Whether the figures are NVML's, so that the sum can be closed against them."""
     ranks: int = 1
+    outside: Calibration = ASSUMED
     kept: int = 0
     """Of ``used`` freed and kept by malloc, on a CPU."""
     notes: tuple[str, ...] = field(default=())
 
-    def rows(self, peak: int, reserved: int | None, now: int) -> list[dict[str, Any]]:
+    def rows(self, peak: int, now: int, counted: Counted | None) -> list[dict[str, Any]]:
         """What stands beside the categories (``peak`` bytes of them, ``now`` at the moment of asking) so that
-        the sum is ``used``. The residual is whatever no row explains: printed, positive or negative."""
+        the sum is ``used``. ``counted``: by torch's allocator at that peak, on a GPU. The residual is what no
+        row explains: printed, positive or negative."""
         rows: list[tuple[str, int, str]] = []
-        if reserved is None:  # no caching allocator of torch's, but malloc keeps some of what is freed
+        if counted is None:  # no caching allocator of torch's, but malloc keeps some of what is freed
             rows.append(("freed since the peak", now - peak, "difference"))
             rows.append(("kept by malloc", self.kept, "mallinfo2"))
             residual = self.used - now - self.kept
             rows.append(("residual: interpreter, libraries, data", residual, "difference"))
             return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
-        rows.append(("allocator: rounding, fragments, cache", reserved - peak, "torch"))
-        outside = calibration(self.device)
-        how = outside.source
-        explained = reserved
+        rows.append(("not followed: workspaces of kernels", counted.requested - peak, "torch's count"))
+        rows.append(("allocator: rounding", counted.allocated - counted.requested, "torch's count"))
+        rows.append(("allocator: fragments, cache", counted.reserved - counted.allocated, "torch's count"))
+        outside, explained = self.outside, counted.reserved
         if self.complete:
             rows.append(("other processes", self.others or 0, "NVML"))
             rows.append(("driver", self.driver, "NVML"))
-            rows.append(("CUDA context", outside.context, how))
+            rows.append(("CUDA context", outside.context, outside.source))
             explained += (self.others or 0) + self.driver + outside.context
             if self.ranks > 1:
-                rows.append(("NCCL", outside.nccl, how))
+                rows.append(("NCCL", outside.nccl, outside.source_nccl))
                 explained += outside.nccl
         rows.append(("residual", self.used - explained, "difference"))
         return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
@@ -83,11 +87,15 @@ def usage(device: torch.device) -> Usage:
         name = pynvml.nvmlDeviceGetName(handle)
         name = name.decode() if isinstance(name, bytes) else str(name)
         memory = _memory(pynvml, handle)
-        others, own = _processes(pynvml, handle)
     except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...
         why = f"no NVML ({type(error).__name__}: {error}): the sum cannot be closed"
         return Usage("cuda", reserved, "torch's allocator, reserved", notes=(why,), ranks=ranks)
     notes = []
+    try:
+        others, own = _processes(pynvml, handle)
+    except Exception as error:  # the device's own figure is known all the same
+        others, own = None, None
+        notes.append(f"NVML does not list the processes ({type(error).__name__}: {error})")
     if own is None:
         # In a container NVML knows other process numbers than ours; under MIG often none at all.
         notes.append("NVML does not know this process by its number: other processes cannot be told apart")
@@ -100,9 +108,10 @@ def usage(device: torch.device) -> Usage:
         "NVML, MIG instance" if instance else "NVML, whole device",
         others,
         own,
-        int(getattr(memory, "reserved", 0)),
+        _drivers_share(memory),
         True,
         ranks,
+        calibration(name, torch.version.cuda),
         notes=tuple(notes),
     )
 
@@ -127,6 +136,14 @@ def _memory(pynvml: Any, handle: Any) -> Any:
         return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
 
+def _drivers_share(memory: Any) -> int:
+    """Of ``memory.used`` what the driver keeps. Newer drivers count it beside (total = used + free +
+    reserved), older ones within."""
+    reserved = int(getattr(memory, "reserved", 0))
+    beside = reserved and memory.total - memory.free - memory.used >= reserved // 2
+    return 0 if beside else reserved
+
+
 def _processes(pynvml: Any, handle: Any) -> tuple[int | None, int | None]:
     """Bytes of the others and of this process; None where NVML does not say."""
     processes = list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
@@ -139,21 +156,34 @@ def _processes(pynvml: Any, handle: Any) -> tuple[int | None, int | None]:
     return sum(sizes.values()), own
 
 
+def shown_devices(count: int) -> list[str]:
+    """Of ``count`` devices those that CUDA_VISIBLE_DEVICES shows: indices, UUIDs of GPUs, MIG instances."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(count)]
+    shown = [name.strip() for name in visible.split(",")]
+    # CUDA ignores what follows the first invalid entry, -1 by custom.
+    return shown[: shown.index("-1")] if "-1" in shown else [name for name in shown if name]
+
+
+def handle_of(pynvml: Any, name: str) -> Any:
+    """NVML's handle of an entry of CUDA_VISIBLE_DEVICES. Makes no CUDA context, as asking torch would."""
+    return (
+        pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        if name.isdigit()
+        else pynvml.nvmlDeviceGetHandleByUUID(name)
+    )
+
+
 def count_gpus() -> int:
     """GPUs that NVML sees and CUDA_VISIBLE_DEVICES shows; 0 without a driver. Needs no torch."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        count = int(pynvml.nvmlDeviceGetCount())
+        return len(shown_devices(int(pynvml.nvmlDeviceGetCount())))
     except Exception:  # no driver, no rights: pynvml has its own types for each
         return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return count
-    shown = [device.strip() for device in visible.split(",")]
-    # CUDA ignores what follows the first invalid entry, -1 by custom.
-    return len(shown[: shown.index("-1")] if "-1" in shown else [device for device in shown if device])
 
 
 def _resident() -> int:
@@ -167,15 +197,13 @@ def device_problems(wanted: int) -> list[str]:
         import pynvml
 
         pynvml.nvmlInit()
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = shown.split(",") if shown else [str(i) for i in range(int(pynvml.nvmlDeviceGetCount()))]
+        names = shown_devices(int(pynvml.nvmlDeviceGetCount()))
     except Exception as error:  # no driver, no rights: pynvml has its own types for each
         return [f"no GPU can be seen ({type(error).__name__}: {error})"]
     problems = [] if len(names) >= wanted else [f"{len(names)} GPUs, {wanted} wanted"]
     for name in names:
-        by_name = pynvml.nvmlDeviceGetHandleByIndex if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
         try:
-            handle = by_name(int(name) if name.isdigit() else name)
+            handle = handle_of(pynvml, name)
             kind, since_start = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
             errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_start))
         except pynvml.NVMLError_NotSupported:  # a device without ECC

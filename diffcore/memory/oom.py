@@ -18,6 +18,7 @@ from diffcore.config import Config
 from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.memory import advise, report
+from diffcore.memory.counted import Counted
 from diffcore.memory.nvml import Usage, usage
 from diffcore.memory.plan import as_json
 from diffcore.memory.states import CATEGORIES
@@ -26,7 +27,13 @@ from diffcore.world import World
 
 ON_THE_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory", "can't allocate lock")
 """What torch's allocator, the C++ library, oneDNN and Python's threads say."""
-DROPPED = "activations: all that was free again once the failed step had been dropped"
+ON_CUDA = ("CUDA error: out of memory", "_ALLOC_FAILED", "Failed to CUDA calloc", "Failed to CUDA malloc")
+"""What the driver says outside torch's allocator, then cuBLAS and cuDNN, then NCCL."""
+ACTIVATIONS = {
+    "cpu": "activations: all that was free again once the failed step had been dropped",
+    "cuda": "activations: all that torch's allocator had handed out besides the states",
+}
+"""What is meant by them in the report of that moment."""
 SCRATCH = 0.2
 """Share of the room left to what is not planned on the CPU: its kernels' own buffers, malloc's fragments."""
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -35,9 +42,9 @@ _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch could not allocate: CUDA has a type for it, the CPU's allocator only its text."""
+    """Whether memory ran out: torch's CUDA allocator has a type for it, all others only their text."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in ON_THE_CPU)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in ON_THE_CPU + ON_CUDA)
     )
 
 
@@ -54,10 +61,10 @@ def explain(
 
     ``engine`` and ``ema`` are None where the memory was full before they were there.
     """
-    sizes, total = _states(engine, ema), usage(world.device)
+    sizes, total, counted = _states(engine, ema), usage(world.device), Counted.of(world.device)
     held = sum(sizes.values())
-    if world.device.type == "cuda":
-        sizes["activations"] = max(0, torch.cuda.memory_allocated(world.device) - held)
+    if counted:
+        sizes["activations"] = max(0, counted.requested - held)
         _drop(error)
         room, device = int(torch.cuda.mem_get_info(world.device)[1]), "cuda"
     else:
@@ -65,9 +72,11 @@ def explain(
         now = usage(world.device).used
         sizes["activations"] = max(0, total.used - now)
         room, device = int((1 - SCRATCH) * host_room(held, sizes["activations"], now)), "cpu"
-    line, planner = advise.explain_oom(config, world.size, asked_for(error), room, device=device)
+    line, planner = advise.explain_oom(
+        config, world.size, asked_for(error), room, device=device, outside=total.outside
+    )
     try:
-        path = _write(config, world, engine, sizes, total, line, planner)
+        path = _write(config, world, engine, sizes, total, counted, line, planner)
     except Exception as second:  # the memory is full: the line alone has to do
         return f"{line} (no report: {type(second).__name__}: {second})"
     return f"{line}. Report: {path}"
@@ -117,12 +126,12 @@ def _write(
     engine: Engine | None,
     sizes: dict[str, int],
     total: Usage,
+    counted: Counted | None,
     line: str,
     planner: advise.Planner | None,
 ) -> Path:
     """The report of that moment, with what is planned for the step."""
     held = sum(sizes.values())
-    reserved = torch.cuda.memory_reserved(world.device) if world.device.type == "cuda" else None
     how = dict.fromkeys(CATEGORIES, "storages") | {"activations": "difference"}
     rows = [{"name": n, "bytes": s, "source": how[n]} for n, s in sizes.items() if s]
     planned = [as_json(planner.plan(config, world.size))] if planner else []
@@ -138,14 +147,14 @@ def _write(
                 "bytes": sizes,
                 "host": 0,
                 "allocated": held,
-                "reserved": reserved or held,
+                "reserved": counted.reserved if counted else held,
             }
         ],
         "layers": [],
         "timeline": [],
-        "closure": rows + total.rows(held, reserved, held),
+        "closure": rows + total.rows(held, held, counted),
         "total": {"bytes": total.used, "source": total.source},
-        "notes": [DROPPED, *total.notes],
+        "notes": [ACTIVATIONS[world.device.type], *total.notes],
     }
     anatomy = {
         "schema": report.SCHEMA,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from diffcore.memory.states import CATEGORIES
+from diffcore.memory.states import CATEGORIES, WORDS
 
 MIB = 2**20
 # fmt: off
@@ -40,7 +40,7 @@ def page(anatomy: dict[str, Any]) -> str:
         f"<style>{STYLE}</style></head><body><h1>Memory report</h1><p>{escape(heading)}</p>",
         _legend(),
     ]
-    shown = [(which, _fullest(anatomy[which])) for which in ("planned", "measured") if anatomy[which]]
+    shown = [(which, fullest(anatomy[which])) for which in ("planned", "measured") if anatomy[which]]
     names = [[moment["name"] for moment in rank["moments"]] for _, rank in shown]
     comparable = names[0] == names[-1]  # at an out-of-memory error there is one moment, of no plan's
     title = _title([which for which, _ in shown], comparable)
@@ -68,12 +68,15 @@ def _title(names: Sequence[str], comparable: bool) -> str:
     return (" against " if comparable else " and ").join(names).capitalize()
 
 
-def _fullest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def fullest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rank that holds most at its peak."""
     return max(ranks, key=lambda rank: max(int(m["allocated"]) for m in rank["moments"]))
 
 
 def _legend() -> str:
-    spans = "".join(f"<span><i style='background:{COLORS[c]}'></i>{c}</span>" for c in CATEGORIES)
+    spans = "".join(
+        f"<span><i style='background:{COLORS[c]}'></i>{escape(WORDS[c])}</span>" for c in CATEGORIES
+    )
     return f"<p class=legend>{spans}</p>"
 
 
@@ -104,7 +107,7 @@ def _stack(sizes: dict[str, int], most: int, x: float, y: float, width: float, h
     for category in CATEGORIES:
         share = width * sizes.get(category, 0) / most
         if share >= 0.01:  # less would be drawn with no width
-            label = f"{category} {_mib(sizes[category])} MiB"
+            label = f"{WORDS[category]} {_mib(sizes[category])} MiB"
             parts.append(
                 f"<rect x={x:.2f} y={y} width={share:.2f} height={height} fill='{COLORS[category]}'>"
                 f"<title>{escape(label)}</title></rect>"
@@ -154,7 +157,8 @@ def _timeline(points: Sequence[dict[str, Any]]) -> str:
 
 def _closure(rank: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(row['name'])}<td class=n>{_mib(row['bytes'])}<td>{escape(row['source'])}"
+        f"<tr><td>{escape(WORDS.get(row['name'], row['name']))}<td class=n>{_mib(row['bytes'])}"
+        f"<td>{escape(row['source'])}"
         for row in rank["closure"]
     )
     total = sum(row["bytes"] for row in rank["closure"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from diffcore.config import Config
 from diffcore.memory.activations import Event, Kind, Trace, trace
 from diffcore.memory.allocator import CachingAllocator
-from diffcore.memory.calibration import Calibration, calibration
+from diffcore.memory.calibration import ASSUMED, Calibration
 from diffcore.memory.replay import replay
 from diffcore.memory.states import CATEGORIES, Sharing
 from diffcore.memory.stream import Stream
@@ -115,9 +114,9 @@ def plan(
     world: int = 1,
     rank: int = 0,
     device: str = "cuda",
-    gpu: str | None = None,
     data: Data | None = None,
     traced: Trace | None = None,
+    outside: Calibration = ASSUMED,
 ) -> Plan:
     """Predict rank ``rank`` of ``world``. InputError as training itself would say it.
 
@@ -127,7 +126,7 @@ def plan(
     micro, accumulation = config.batch.split(world)
     traced = traced or trace_quietly(config, data, micro, device)
     sharing = Sharing.of(config, world, rank, cpu=device == "cpu")
-    stream = replay(traced, sharing, steps=2)
+    stream = replay(traced, sharing)
     moments, ended, timeline = account(stream, device)
     return Plan(
         rank,
@@ -143,7 +142,7 @@ def plan(
         ended.bytes["gradients"],
         layers(traced),
         timeline,
-        calibration(gpu),
+        outside,
         device,
         (data.assumed,) if data.assumed else (),
     )
@@ -289,14 +288,12 @@ def closure(plan: Plan) -> list[dict[str, Any]]:
     peak = plan.peak
     rows: list[tuple[str, int, str]] = [(name, size, "planned") for name, size in peak.bytes.items() if size]
     if plan.device != "cpu":
-        how = "measured" if plan.outside.measured else "assumed"
+        how, nccl = (
+            "measured" if yes else "assumed" for yes in (plan.outside.measured, plan.outside.nccl_measured)
+        )
         rows.append(("allocator: rounding, fragments, cache", plan.reserved - peak.allocated, "planned"))
         rows.append(("library workspaces", plan.outside.workspaces, how))
         rows.append(("CUDA context", plan.outside.context, how))
         if plan.world > 1:
-            rows.append(("NCCL", plan.outside.nccl, how))
+            rows.append(("NCCL", plan.outside.nccl, nccl))
     return [{"name": name, "bytes": size, "source": source} for name, size, source in rows]
-
-
-def worst(plans: Sequence[Plan]) -> Plan:
-    return max(plans, key=lambda p: p.smi)

@@ -16,14 +16,18 @@ from diffcore.memory.zero import Partitioned, Plain
 from diffcore.memory.zero3 import Sharded
 
 
-def replay(trace: Trace, sharing: Sharing, steps: int = 1) -> Stream:
-    """Optimizer steps in their steady state: ``sharing.accumulation`` micro batches (at most three: the
-    later ones are alike) and the optimizer. Marks of a step: start, forward (of each micro batch), backward,
-    step."""
+def replay(trace: Trace, sharing: Sharing, steps: int = 2) -> Stream:
+    """Optimizer steps, from the second on in their steady state: ``sharing.accumulation`` micro batches (at
+    most three: the later ones are alike) and the optimizer. Marks of a step: start, forward (of each micro
+    batch), backward, step."""
     stream = Stream()
     numels = [p.numel for p in trace.parameters]
+    late = []
     for block in resident(sharing, numels, trace.buffers, trace.inputs):
-        stream.allocate(block.category, block.size, host=block.host and not sharing.cpu)
+        if sharing.stage == 0 and block.category == "optimizer":
+            late.append(block)  # the first step makes them, of what activations have left in the allocator
+        else:
+            stream.allocate(block.category, block.size, host=block.host and not sharing.cpu)
     stages = {0: Plain, 1: Partitioned, 2: Partitioned, 3: Sharded}
     stage = stages[sharing.stage](stream, trace, sharing)
     count = min(sharing.accumulation, 3)
@@ -32,6 +36,8 @@ def replay(trace: Trace, sharing: Sharing, steps: int = 1) -> Stream:
         for micro_step in range(count):
             stage.micro_batch(last=micro_step == count - 1)
         stream.mark("backward")
+        while late:
+            stream.allocate("optimizer", late.pop(0).size)
         stage.step()
         stream.mark("step")
     return stream

@@ -12,30 +12,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from diffcore.config import Config
-from diffcore.memory.advise import Change, Step
-from diffcore.memory.page import page
+from diffcore.memory.advise import MOST, Change, Step
+from diffcore.memory.calibration import calibration
+from diffcore.memory.page import fullest, page
 from diffcore.memory.plan import Plan, as_json
-from diffcore.memory.states import CATEGORIES
+from diffcore.memory.states import CATEGORIES, WORDS
 from shards.cli import InputError
 from shards.files import write_atomic
 
 SCHEMA = "diffcore.anatomy/1"
 MIB = 2**20
-WORDS = {
-    "parameters": "parameters",
-    "masters": "fp32 masters",
-    "optimizer": "Adam's moments",
-    "gradients": "gradients",
-    "ema": "EMA",
-    "activations": "activations",
-    "buckets": "buckets",
-    "temporary": "temporary",
-    "data": "batch and buffers",
-}
 
 
 def about(config: Config, world: int, parameters: int) -> dict[str, Any]:
@@ -78,14 +70,10 @@ def measured(config: Config, ranks: Sequence[dict[str, Any]], advise: bool = Tru
     }
     try:
         from diffcore.memory import advise as advising
-        from diffcore.memory.plan import plan
 
-        planner = advising.Planner(config, device=device)
-        traced = planner.trace(config, ranks[0]["micro_batch"])
-        tree["planned"] = [
-            as_json(plan(config, len(ranks), r["rank"], device, data=planner.data, traced=traced))
-            for r in ranks[:16]
-        ]
+        outside = calibration(ranks[0]["device"], torch.version.cuda)
+        planner = advising.Planner(config, device=device, outside=outside)
+        tree["planned"] = [as_json(planner.plan(config, len(ranks), rank["rank"])) for rank in ranks[:16]]
         if advise:
             tree["advice"] = advising.words(planner, config, len(ranks))
     except Exception as error:  # the measurement is worth writing without it
@@ -116,6 +104,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
         found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
         raise InputError(f"{file}: schema {found!r} is not {SCHEMA}")
+    parts = {"run": dict, "planned": list, "measured": list, "advice": list}
+    if missing := [name for name, kind in parts.items() if not isinstance(tree.get(name), kind)]:
+        raise InputError(f"{file}: no {' and no '.join(missing)} in it")
     return tree
 
 
@@ -129,10 +120,6 @@ def scalars(anatomy: dict[str, Any]) -> Iterator[tuple[str, float]]:
             for category, size in moment["bytes"].items():
                 yield f"memory_{which}/{moment['name']}/{category}", size / MIB
             yield f"memory_{which}/{moment['name']}/allocated", moment["allocated"] / MIB
-
-
-def fullest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(ranks, key=lambda rank: max(int(m["allocated"]) for m in rank["moments"]))
 
 
 def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
@@ -152,9 +139,14 @@ def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
         console.print(line, highlight=False, markup=False)
 
 
+def _table(title: str) -> Table:
+    """A title is text, whatever brackets it has."""
+    return Table(title=escape(title))
+
+
 def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> Table:
-    table = Table(
-        title=f"Memory {which}, rank {rank['rank']} of {run['world']}: {run['parameters']:,} parameters, "
+    table = _table(
+        f"Memory {which}, rank {rank['rank']} of {run['world']}: {run['parameters']:,} parameters, "
         f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
         f"micro batch {run['micro_batch']}"
     )
@@ -183,12 +175,13 @@ def _closure(rank: dict[str, Any], which: str) -> Table:
     words = f"what {seen} shows" if which == "measured" else f"what {seen} will show"
     if which == "planned" and rank["device"] == "cpu":
         words = "all tensors"
-    table = Table(title=f"Rank {rank['rank']} at its peak: the sum that makes {words}")
+    table = _table(f"Rank {rank['rank']} at its peak: the sum that makes {words}")
     table.add_column("")
     table.add_column("MiB", justify="right")
     table.add_column("from")
     for row in rank["closure"]:
-        table.add_row(WORDS.get(row["name"], row["name"]), f"{row['bytes'] / MIB:,.2f}", row["source"])
+        name, source = escape(WORDS.get(row["name"], row["name"])), escape(row["source"])
+        table.add_row(name, f"{row['bytes'] / MIB:,.2f}", source)
     table.add_section()
     table.add_row(words, f"{total / MIB:,.2f}", rank.get("total", {}).get("source", which), style="bold")
     return table
@@ -201,7 +194,7 @@ def _layers(rank: dict[str, Any], most: int = 12) -> Table:
     table.add_column("share", justify="right")
     total = sum(layer["bytes"] for layer in rank["layers"]) or 1
     for layer in rank["layers"][:most]:
-        table.add_row(layer["name"], f"{layer['bytes'] / MIB:,.2f}", f"{layer['bytes'] / total:.1%}")
+        table.add_row(escape(layer["name"]), f"{layer['bytes'] / MIB:,.2f}", f"{layer['bytes'] / total:.1%}")
     return table
 
 
@@ -246,7 +239,7 @@ def print_fit(
 ) -> None:
     console = _console()
     console.print(
-        f"largest micro batch in {room / MIB:,.0f} MiB with these settings: {largest or 'none'}"
+        f"largest micro batch in {room / MIB:,.0f} MiB with these settings: {_micro(largest)}"
         f"; micro batch {micro} is planned at {have / MIB:,.0f} MiB and "
         f"{'fits' if have <= room else 'does not fit'}",
         highlight=False,
@@ -256,7 +249,7 @@ def print_fit(
         table.add_column(name, justify="left" if name in ("change", "slower by") else "right")
     for change, smi, most in alone:
         saved = f"{(have - smi) / MIB:,.0f}"
-        table.add_row(change.setting, saved, f"{smi / MIB:,.0f}", str(most or "none"), change.slower)
+        table.add_row(change.setting, saved, f"{smi / MIB:,.0f}", _micro(most), change.slower)
     console.print(table)
     if have > room:
         words = "together, cheapest first" if steps and steps[-1].fits else "together: it still does not fit"
@@ -274,19 +267,28 @@ def print_fit(
         console.print(table)
 
 
+def _micro(largest: int) -> str:
+    return f"{largest:,} or more" if largest == MOST else f"{largest:,}" if largest else "none"
+
+
 def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
-    """Two reports' fullest ranks, moment by moment and category by category."""
-    console = _console()
+    """Two reports' fullest ranks, moment by moment, category by category; InputError if they share none."""
+    console, shown = _console(), False
     for which in ("measured", "planned"):
         if not (a[which] and b[which]):
             continue
-        left, right = fullest(a[which]), fullest(b[which])
-        table = Table(title=f"{which}: {name_a} and {name_b}")
+        left = fullest(a[which])
+        other = {moment["name"]: moment for moment in fullest(b[which])["moments"]}
+        pairs = [(moment, other[moment["name"]]) for moment in left["moments"] if moment["name"] in other]
+        if not pairs:
+            continue
+        shown = True
+        table = _table(f"{which}: {name_a} and {name_b}")
         table.add_column("moment")
         table.add_column("category")
         for name in ("A MiB", "B MiB", "B - A", "change"):
             table.add_column(name, justify="right")
-        for first, second in zip(left["moments"], right["moments"], strict=True):
+        for first, second in pairs:
             for category in (*CATEGORIES, "allocated"):
                 x, y = (m["bytes"].get(category, m.get(category, 0)) for m in (first, second))
                 if x or y:
@@ -296,6 +298,8 @@ def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: 
                     table.add_row(first["name"], WORDS.get(category, category), *cells, share, style=style)
             table.add_section()
         console.print(table)
+    if not shown:
+        raise InputError(f"{name_a} and {name_b} have no moment in common, planned or measured")
     changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
     for name, (x, y) in changed.items():
         console.print(f"{name}: {x} -> {y}", highlight=False, markup=False)

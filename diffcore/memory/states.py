@@ -26,17 +26,19 @@ from dataclasses import dataclass
 from diffcore.config import Config
 from diffcore.deepspeed_json import settings
 
-CATEGORIES = (
-    "parameters",
-    "masters",
-    "optimizer",
-    "gradients",
-    "ema",
-    "activations",
-    "buckets",
-    "temporary",
-    "data",
-)
+WORDS = {
+    "parameters": "parameters",
+    "masters": "fp32 masters",
+    "optimizer": "Adam's moments",
+    "gradients": "gradients",
+    "ema": "EMA",
+    "activations": "activations",
+    "buckets": "buckets",
+    "temporary": "temporary",
+    "data": "batch and buffers",
+}
+"""The categories, and what a reader of a report calls them."""
+CATEGORIES = tuple(WORDS)
 STATES = ("parameters", "masters", "optimizer", "gradients")
 
 

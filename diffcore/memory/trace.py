@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from diffcore.ema import Ema
 from diffcore.engine import Engine
+from diffcore.memory.counted import Counts, unfollowed
 from diffcore.memory.nvml import usage
 from diffcore.memory.plan import account, moment_json
 from diffcore.memory.stream import Stream
@@ -42,10 +44,6 @@ class Tracer:
     def begin(self, step: int) -> None:
         if step != self.step:
             return
-        device = self.engine.world.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
         self._recorder = _Recorder(self.engine, self.ema)
         self._recorder.start()
 
@@ -72,9 +70,11 @@ class _Recorder(TorchDispatchMode):
         self.engine = engine
         self.stream = Stream()
         self.known: dict[int, int] = {}
-        """Address of a storage -> its number in the stream; -1: somebody else's."""
-        self.alive: set[int] = set()
+        """Storage object -> its number in the stream."""
         self.phase = "forward"
+        self.counts = Counts(engine.world.device)
+        self.addresses: dict[int, int] = {}
+        """Number of a living storage -> where its bytes are."""
         self.buckets = engine.bucket_bytes()
         self.names = {module: name or "network" for name, module in engine.network.named_modules()}
         self.stack: list[str] = []
@@ -86,6 +86,11 @@ class _Recorder(TorchDispatchMode):
         for buffer in engine.network.buffers():
             self._there(buffer, "data")
         self.stream.mark("start")
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Dynamo gives up compiled code for good where it meets another mode on the stack."""
+        return True
 
     def start(self) -> None:
         self.handles = [
@@ -102,7 +107,7 @@ class _Recorder(TorchDispatchMode):
 
     def mark(self, phase: str) -> None:
         if phase == "forward":
-            for number in self.alive:
+            for number in self.addresses:
                 if self.stream.category[number] == "temporary":
                     self.stream.category[number] = "activations"
         for category, tensors in self.engine.memory().items():
@@ -111,6 +116,7 @@ class _Recorder(TorchDispatchMode):
                 if number >= 0 and self.stream.category[number] in ("temporary", "activations"):
                     self.stream.category[number] = category
         self.stream.mark(phase)
+        self.counts.mark(phase)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What comes in unknown was there before the step: the micro batch, the noise schedule.
@@ -131,22 +137,22 @@ class _Recorder(TorchDispatchMode):
 
     def _see(self, tensor: Tensor, category: str, host: bool) -> None:
         storage = tensor.untyped_storage()
-        address, size = storage._cdata, storage.nbytes()
-        if address in self.known or not size:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known or not size:
             return
         if category == "temporary" and size == self.buckets:
             category = "buckets"
         number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "", host)
-        self.known[address] = number
-        self.alive.add(number)
-        weakref.finalize(storage, self._gone, address, number)
+        self.known[key] = number
+        self.addresses[number] = storage.data_ptr()
+        weakref.finalize(storage, self._gone, key, number)
 
-    def _gone(self, address: int, number: int) -> None:
+    def _gone(self, key: int, number: int) -> None:
         if self.done:
             return
-        if self.known.get(address) == number:
-            del self.known[address]
-        self.alive.discard(number)
+        if self.known.get(key) == number:
+            del self.known[key]
+        self.addresses.pop(number, None)
         self.stream.free(number)
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
@@ -163,37 +169,51 @@ def storage_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 
 def _entry(engine: Engine, recorder: _Recorder) -> dict[str, Any]:
-    device = engine.world.device
-    moments, _, timeline = account(recorder.stream, "cpu")
+    device, stream = engine.world.device, recorder.stream
+    moments, _, timeline = account(stream, "cpu")
     entries = [moment_json(moment) for moment in moments]
-    layers: dict[str, int] = defaultdict(int)
-    sizes = {number: size for number, size in recorder.stream.events if size}
-    for number, category in enumerate(recorder.stream.category):
-        if category == "activations" and number in sizes:
-            layers[recorder.stream.layer[number] or "(loss)"] += sizes[number]
     peak = max(entries, key=lambda entry: int(entry["allocated"]))
-    reserved = None
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        reserved = torch.cuda.max_memory_reserved(device)
-        for entry in entries:
-            entry["reserved"] = reserved
-    total = usage(device)
+    total, notes = usage(device), []
+    for entry in entries:
+        if counted := recorder.counts.moments.get(entry["name"]):
+            entry["counted"] = asdict(counted)
+            entry["reserved"] = counted.reserved
+    if recorder.counts.moments:
+        size, count = unfollowed(torch.cuda.memory_snapshot(), recorder.addresses.values())
+        notes.append(
+            f"after the step {count} of the allocator's blocks, {size / 2**20:,.1f} MiB, hold no tensor that "
+            "was followed: workspaces of libraries, mostly"
+        )
     rows = [
         {"name": name, "bytes": size, "source": "storages"} for name, size in peak["bytes"].items() if size
     ]
-    rows += total.rows(peak["allocated"], reserved, entries[-1]["allocated"])
+    rows += total.rows(peak["allocated"], entries[-1]["allocated"], recorder.counts.moments.get(peak["name"]))
     return {
         "rank": engine.world.rank,
         "device": total.device,
         "parameters": engine.parameters,
         "micro_batch": engine.micro,
         "moments": entries,
-        "layers": [
-            {"name": name, "bytes": size} for name, size in sorted(layers.items(), key=lambda item: -item[1])
-        ],
+        "layers": _layers(stream),
         "timeline": [{"phase": phase, "bytes": sizes} for phase, sizes in timeline],
         "closure": rows,
         "total": {"bytes": total.used, "source": total.source},
-        "notes": list(total.notes),
+        "notes": [*notes, *total.notes],
     }
+
+
+def _layers(stream: Stream) -> list[dict[str, Any]]:
+    """What each module leaves for backward, of the last micro batch; largest first."""
+    end = max((end for phase, end in stream.marks if phase == "forward"), default=0)
+    alive: dict[int, int] = {}
+    for number, size in stream.events[:end]:
+        if size:
+            alive[number] = size
+        else:
+            del alive[number]
+    layers: dict[str, int] = defaultdict(int)
+    for number, size in alive.items():
+        if stream.category[number] == "activations":
+            layers[stream.layer[number] or "(loss)"] += size
+    ranked = sorted(layers.items(), key=lambda item: -item[1])
+    return [{"name": name, "bytes": size} for name, size in ranked]

@@ -14,6 +14,7 @@ from diffcore import configure, exits
 from diffcore.config import REPOSITORY, Config
 from diffcore.memory import advise, report, seed_table
 from diffcore.memory.plan import Data, plan
+from diffcore.memory.states import WORDS
 from shards.attributes import CARTOON_SET
 from tests.conftest import CHROMIUM
 from tests.integration.conftest import run
@@ -175,7 +176,7 @@ def test_the_report_is_seen_in_a_browser(measured: dict[int, Path], tmp_path: Pa
         for moment in anatomy[which][0]["moments"]:
             assert f"{moment['allocated'] / 2**20:,.1f}" in seen
     for row in anatomy["measured"][0]["closure"]:
-        assert row["name"].split(":")[0] in seen
+        assert WORDS.get(row["name"], row["name"]).split(":")[0] in seen
     assert anatomy["measured"][0]["layers"][0]["name"] in seen
     rectangles, drawn, areas, width = map(int, seen.split("<title>seen ")[1].split("</title>")[0].split())
     assert rectangles == drawn >= 20 and areas >= 4 and width <= 1100
@@ -189,6 +190,8 @@ def test_two_measurements_are_compared(measured: dict[int, Path]) -> None:
     for folder in measured.values():
         anatomy = report.load(folder)
         for planned, found in zip(anatomy["planned"], anatomy["measured"], strict=True):
+            kept = found["moments"][0]["bytes"]["activations"]
+            assert sum(layer["bytes"] for layer in found["layers"]) == kept  # of one micro batch of two
             for before, after in zip(planned["moments"], found["moments"], strict=True):
                 assert after["allocated"] == pytest.approx(before["allocated"], rel=0.01)
     command = [sys.executable, "-m", "diffcore.memory", "compare", *map(str, measured.values())]

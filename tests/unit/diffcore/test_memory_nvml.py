@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from diffcore.memory import nvml
-from diffcore.memory.calibration import ASSUMED
+from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, Calibration, calibration
+from diffcore.memory.counted import Counted, unfollowed
 
 MIB = 2**20
+TOTAL = 24_000 * MIB
+COUNTED = Counted(requested=950 * MIB, allocated=960 * MIB, reserved=1000 * MIB)
 
 
 class NVMLError(Exception):
@@ -34,16 +37,23 @@ def fake(uuids: dict[str, dict[str, Any]], *, v2: bool = True) -> ModuleType:
     def info(device: dict[str, Any], version: int | None = None) -> SimpleNamespace:
         if version is not None and not v2:
             raise NVMLError("Function Not Found")
-        reserved = {"reserved": device.get("driver", 0)} if version else {}
-        return SimpleNamespace(used=device["used"], **reserved)
+        driver = device.get("driver", 0)
+        reserved = {"reserved": driver} if version else {}
+        free = TOTAL - device["used"] - (driver if device.get("beside") else 0)
+        return SimpleNamespace(total=TOTAL, free=free, used=device["used"], **reserved)
 
     module.nvmlMemory_v2 = 2
     module.nvmlDeviceGetHandleByUUID = handle
     module.nvmlDeviceGetName = lambda device: device.get("name", "NVIDIA A10G")
     module.nvmlDeviceGetMemoryInfo = info
-    module.nvmlDeviceGetComputeRunningProcesses = lambda device: [
-        SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in device.get("processes", {}).items()
-    ]
+
+    def processes(device: dict[str, Any]) -> list[SimpleNamespace]:
+        if device.get("processes", {}) is None:
+            raise NVMLError("Insufficient Permissions")
+        sizes = device.get("processes", {}).items()
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in sizes]
+
+    module.nvmlDeviceGetComputeRunningProcesses = processes
 
     def no_graphics(device: dict[str, Any]) -> list[Any]:
         raise NVMLError("Not Supported")
@@ -67,7 +77,7 @@ def measure(gpu: pytest.MonkeyPatch, module: ModuleType) -> nvml.Usage:
 
 
 def named(usage: nvml.Usage) -> dict[str, int]:
-    rows = usage.rows(peak=900 * MIB, reserved=1000 * MIB, now=200 * MIB)
+    rows = usage.rows(peak=900 * MIB, now=200 * MIB, counted=COUNTED)
     assert sum(row["bytes"] for row in rows) == usage.used - 900 * MIB  # categories and rows make the sum
     return {row["name"]: row["bytes"] // MIB for row in rows}
 
@@ -77,7 +87,8 @@ def test_a_gpu_of_ones_own(gpu: pytest.MonkeyPatch) -> None:
     usage = measure(gpu, fake({"GPU-abc": {"used": used, "processes": {os.getpid(): used}}}))
     assert (usage.used, usage.own, usage.others, usage.complete) == (used, used, 0, True)
     rows = named(usage)
-    assert rows["allocator: rounding, fragments, cache"] == 100 and rows["other processes"] == 0
+    assert rows["not followed: workspaces of kernels"] == 50 and rows["allocator: rounding"] == 10
+    assert rows["allocator: fragments, cache"] == 40 and rows["other processes"] == 0
     assert rows["residual"] == 530 - ASSUMED.context // MIB and "NCCL" not in rows
 
 
@@ -87,6 +98,43 @@ def test_a_shared_gpu_and_the_drivers_part(gpu: pytest.MonkeyPatch) -> None:
     assert rows["other processes"] == 700 and rows["driver"] == 300
     older = named(measure(gpu, fake({"GPU-abc": device}, v2=False)))
     assert older["driver"] == 0
+
+
+def test_what_the_driver_keeps_is_counted_once(gpu: pytest.MonkeyPatch) -> None:
+    """Newer drivers leave it out of what they call used."""
+    used = 1000 * MIB + ASSUMED.context
+    beside = {"used": used, "driver": 600 * MIB, "beside": True, "processes": {os.getpid(): used}}
+    within = {"used": used + 600 * MIB, "driver": 600 * MIB, "processes": {os.getpid(): used}}
+    for device, driver in ((beside, 0), (within, 600)):
+        rows = named(measure(gpu, fake({"GPU-abc": device})))
+        assert (rows["driver"], rows["residual"]) == (driver, 0)
+
+
+def test_a_list_of_processes_that_is_refused_is_a_note(gpu: pytest.MonkeyPatch) -> None:
+    usage = measure(gpu, fake({"GPU-abc": {"used": 1600 * MIB, "processes": None}}))
+    assert usage.complete and usage.used == 1600 * MIB and usage.others is None
+    assert "does not list the processes (NVMLError: Insufficient Permissions)" in usage.notes[0]
+
+
+def test_a_calibration_is_of_a_gpu_and_a_version(gpu: pytest.MonkeyPatch) -> None:
+    mine = Calibration(300 * MIB, 32 * MIB, ASSUMED.nccl, "seen", measured=True)
+    gpu.setitem(CALIBRATIONS, ("NVIDIA A10G", "12.8"), mine)
+    assert calibration("NVIDIA A10G", "12.8") == calibration("NVIDIA A10G") == mine
+    assert mine.source_nccl == ASSUMED.source  # one GPU says nothing of NCCL between several
+    older = calibration("NVIDIA A10G", "12.6")
+    assert older.context == mine.context and not older.measured and "CUDA 12.8" in older.source
+    assert calibration("another", "12.8") is ASSUMED
+
+
+def test_blocks_that_nothing_followed_has() -> None:
+    """torch.cuda.memory_snapshot()'s blocks lie one after the other in their segment."""
+    states = ("active_allocated", "inactive", "active_allocated", "active_pending_free")
+    blocks = [{"size": 512 << i, "state": state} for i, state in enumerate(states)]
+    segments = [
+        {"address": 10_000, "blocks": blocks},
+        {"address": 90_000, "blocks": [{"size": 8192, "state": "active_allocated"}]},
+    ]
+    assert unfollowed(segments, [10_000, 90_000, 5]) == (2048 + 4096, 2)
 
 
 def test_several_ranks_have_nccl(gpu: pytest.MonkeyPatch) -> None:
@@ -118,11 +166,12 @@ def test_no_nvml_is_a_note(gpu: pytest.MonkeyPatch) -> None:
     usage = measure(gpu, broken)
     assert usage.used == 1000 * MIB and not usage.complete
     assert "no NVML (NVMLError: Driver Not Loaded)" in usage.notes[0]
-    assert named(usage) == {"allocator: rounding, fragments, cache": 100, "residual": 0}
+    names = ("not followed: workspaces of kernels", "allocator: rounding", "allocator: fragments, cache")
+    assert named(usage) == dict(zip((*names, "residual"), (50, 10, 40, 0), strict=True))
 
 
 def test_the_cpu_has_its_resident_set() -> None:
     usage = nvml.usage(torch.device("cpu"))
-    rows = usage.rows(peak=50 * MIB, reserved=None, now=20 * MIB)
+    rows = usage.rows(peak=50 * MIB, now=20 * MIB, counted=None)
     assert usage.used > 50 * MIB and sum(row["bytes"] for row in rows) == usage.used - 50 * MIB
     assert {row["name"]: row["bytes"] for row in rows}["kept by malloc"] == usage.kept

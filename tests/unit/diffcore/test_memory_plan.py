@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from diffcore import configure
 from diffcore.config import Config
 from diffcore.memory import __main__ as commands
-from diffcore.memory import report
+from diffcore.memory import advise, report
 from diffcore.memory.activations import Event, Kind, Parameter, Trace
 from diffcore.memory.allocator import ROUND, CachingAllocator, rounded, segment
 from diffcore.memory.calibration import capacity
@@ -92,7 +92,8 @@ def test_a_gradient_that_is_added_to_another_is_not_copied(copies: dict[int, int
     trace = Trace(1, torch.float32, [Parameter("weight", (4,))], 0, 0, [Event(*e) for e in events], [""] * 3)
     trace.copies = copies
     stream = replay(trace, changed(SHARING, stage=0, world=1, accumulation=2))
-    begin, sizes, held, most = stream.marks[0][1], dict(e for e in stream.events if e[1]), 0, 0
+    begin = [at for phase, at in stream.marks if phase == "start"][-1]  # Adam's moments are there by then
+    sizes, held, most = dict(e for e in stream.events if e[1]), 0, 0
     for number, size in stream.events[begin:]:
         held += size or -sizes[number]
         most = max(most, held)
@@ -218,6 +219,11 @@ def test_gloo_scatters_a_copy(traced: Trace) -> None:
         (["plan", "--config", "CONFIG", "--world", "0"], "at least 1"),
         (["plan", "--config", "CONFIG", "--rank", "1"], "--rank 1"),
         (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu-memory"),
+        (
+            ["plan", "--config", "CONFIG", "--table", "--gpu-memory", "24"],
+            "--gpu-memory does not go with --table",
+        ),
+        (["plan", "--config", "CONFIG", "--calibration", "24GB"], "no GPU of that name was measured"),
         (["plan", "--config", "CONFIG", "--gpu-memory", "big"], "write it as 24GB"),
         (["plan", "--config", "CONFIG", "--world", "3"], "is not micro x accumulation x world"),
         (["plan", "--config", "CONFIG", "--modle.heads", "3"], "did you mean --model.heads"),
@@ -232,18 +238,47 @@ def test_mistakes_are_one_line(arguments: list[str], says: str, memory_config: P
 def test_check_says_whether_it_fits(memory_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan_it = ["plan", "--config", str(memory_config), "--micro-batch", "512", "--check", "--gpu-memory"]
     commands.main([*plan_it, "80GB"])
-    assert capsys.readouterr().out.startswith("fits: ")
-    assert capacity(24) < 24e9 and capacity(2) < 2e9
+    said = capsys.readouterr()
+    assert said.out.startswith("fits: ") and "64 x 64 pixels are assumed" in said.err
+    sizes = [capacity(size) for size in (2, 16, 24, 40, 48, 80, 94, 141)]
+    assert sizes == sorted(sizes) and capacity(24) < 24e9 and capacity(2) < 2e9
 
 
-def test_a_report_is_written_and_read_back(small: Plan, config: Config, tmp_path: Path) -> None:
+def test_adam_takes_what_activations_have_left(config: Config, traced: Trace) -> None:
+    """Under ZeRO-0 the first step makes its moments, when forward and backward have filled the allocator."""
+    stream = replay(traced, changed(SHARING, stage=0, world=1))
+    first = stream.category.index("optimizer")
+    begins = next(at for at, (number, _) in enumerate(stream.events) if number == first)
+    assert next(at for phase, at in stream.marks if phase == "backward") == begins
+
+
+def test_the_largest_batch_that_is_tried_is_said_so(
+    config: Config, small: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planner = advise.Planner(config, DATA)
+    assert planner.largest(config, 1, 10**15) == advise.MOST
+    report.print_fit(advise.MOST, 4, 10, 20, [], [])
+    assert "4,096 or more" in capsys.readouterr().out
+
+
+def test_a_report_is_written_and_read_back(
+    small: Plan, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     anatomy = report.planned(config, [small], ["use <less>"])
     html = report.save(tmp_path, anatomy).read_text()
     assert report.load(tmp_path) == json.loads(json.dumps(anatomy))
     assert "use &lt;less&gt;" in html and "<less>" not in html
     assert "<script" not in html and "http" not in html
     assert "after forward" in (tmp_path / "memory.txt").read_text()
-    report.print_comparison(anatomy, anatomy, "a", "b")
+    report.print_comparison(anatomy, anatomy, "run[lr=1e-4]", "x[/y]")
+    assert "run[lr=1e-4] and x[/y]" in " ".join(capsys.readouterr().out.split())
+    other = json.loads(json.dumps(anatomy))
+    other["planned"][0]["moments"] = [other["planned"][0]["moments"][0] | {"name": "out of memory"}]
+    with pytest.raises(InputError, match="no moment in common"):
+        report.print_comparison(anatomy, other, "a", "b")
+    (tmp_path / "anatomy.json").write_text(json.dumps({"schema": report.SCHEMA, "run": {}, "planned": []}))
+    with pytest.raises(InputError, match="no measured and no advice"):
+        report.load(tmp_path)
     (tmp_path / "anatomy.json").write_text('{"schema": "diffcore.anatomy/0"}')
     with pytest.raises(InputError, match=r"schema 'diffcore.anatomy/0' is not"):
         report.load(tmp_path)

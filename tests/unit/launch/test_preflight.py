@@ -88,6 +88,9 @@ class FakeNvml:
         ([0, 3], None, ["GPU 1: 3 uncorrected memory errors since its start"]),
         ([5, 0, 0], "1,2", []),  # another job's GPU is not ours to judge
         ([0, 7], "GPU-0,GPU-1", ["GPU GPU-1: 7 uncorrected memory errors since its start"]),
+        ([0, 0], " 0, 1", []),
+        ([0, 0], "", ["0 GPUs, 2 wanted"]),
+        ([0, 0, 0], "0,-1,2", ["1 GPUs, 2 wanted"]),
         ([], None, ["no GPU can be seen (OSError: no driver)"]),
     ],
 )
@@ -96,6 +99,6 @@ def test_devices(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(errors))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if shown:
+    if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert device_problems(2) == wanted

@@ -1,0 +1,84 @@
+"""Following a step without an engine: what a compiled network does afterwards; errors that mean no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffcore.memory.oom import is_out_of_memory
+from diffcore.memory.trace import _Recorder
+
+
+def recorder(network: nn.Module) -> _Recorder:
+    engine: Any = SimpleNamespace(
+        network=network,
+        memory=lambda: {"parameters": list(network.parameters())},
+        bucket_bytes=lambda: 0,
+        world=SimpleNamespace(device=torch.device("cpu")),
+    )
+    ema: Any = SimpleNamespace(shards=[])
+    return _Recorder(engine, ema)
+
+
+def test_a_compiled_network_stays_compiled() -> None:
+    """Dynamo gives up code for good that it meets under an ordinary dispatch mode."""
+    ran = 0
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        def call(*values: Any) -> Any:
+            nonlocal ran
+            ran += 1
+            return graph(*values)
+
+        return call
+
+    network = nn.Linear(4, 4)
+    network.forward = torch.compile(network.forward, backend=backend, dynamic=False)  # type: ignore[method-assign]
+    counts = []
+    for followed in (False, True, False):
+        following = recorder(network)
+        if followed:
+            following.start()
+        network(torch.ones(2, 4)).sum().backward()
+        if followed:
+            following.mark("forward")
+            following.stop()
+        counts.append(ran)
+    assert counts == [1, 2, 3]
+    torch.compiler.reset()
+
+
+def test_what_forward_leaves_is_activations() -> None:
+    network, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), torch.ones(2, 4)
+    following = recorder(network)
+    following.start()
+    out = network(x)
+    following.mark("forward")
+    following.stop()
+    stream = following.stream
+    sizes = {number: size for number, size in stream.events if size}
+    kept = [(stream.layer[n], sizes[n]) for n, c in enumerate(stream.category) if c == "activations"]
+    assert kept == [("1", out.nbytes)]  # the linear layer's output is gone: ReLU keeps its own
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("NCCL error: unhandled cuda error, Failed to CUDA calloc async 608 bytes"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (MemoryError(), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_errors_that_mean_no_memory(error: BaseException, is_one: bool) -> None:
+    assert is_out_of_memory(error) is is_one
