@@ -20,8 +20,6 @@ from memory_cells import MODELS, Cell, config_of
 KERNELS = ("aten::convolution", "aten::_scaled_dot_product_flash_attention_for_cpu")
 """Operators that call others inside their CPU kernels."""
 LINEAR = torch.nn.functional.linear
-SETTLE = 0.003
-"""Seconds after which gloo's thread has let go of a collective's tensors."""
 
 
 def work(job: dict[str, Any]) -> None:
@@ -47,7 +45,7 @@ def work(job: dict[str, Any]) -> None:
         coordinator.assert_ints_same_as_other_ranks = lambda *_, **__: None
         place = World(cells[0].rank, world, 0, torch.device("cpu"))
     else:
-        settle_collectives()
+        settle_collectives(job["settle"])
         place = engine.start(1)
     until = time.monotonic() + job["seconds"]
     for number, cell in enumerate(cells):
@@ -80,8 +78,8 @@ def zeroing(function: Any) -> Any:
     return call
 
 
-def settle_collectives() -> None:
-    """Have every collective over and done where it begins.
+def settle_collectives(seconds: float) -> None:
+    """Have every collective over and done where it begins: ``seconds`` later gloo's thread has let go.
 
     gloo's own thread holds tensors and copies for as long as it happens to take, beside what goes on here:
     two runs would not measure the same. Where DeepSpeed overlaps collectives, one over gloo may hold a copy
@@ -98,7 +96,7 @@ def settle_collectives() -> None:
         def call(*args: Any, async_op: bool = False, **named: Any) -> Any:
             work = function(*args, async_op=True, **named)
             work.wait()
-            time.sleep(SETTLE)  # until gloo's thread has let go, so that what work holds is freed here
+            time.sleep(seconds)  # until gloo's thread has let go, so that what work holds is freed here
             del work
             return Done() if async_op else None
 

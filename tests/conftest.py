@@ -48,7 +48,8 @@ def memory_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of 131,171 parameters to plan and to measure; its shards are not there."""
     path = tmp_path_factory.mktemp("memory") / "small.yaml"
     path.write_text(
-        "run: run\ndata: {path: nowhere}\nbatch: {micro: 4, size: 8}\ntrain: {steps: 4}\nengine: {threads: 1}\n"
+        "run: run\ndata: {path: nowhere}\nbatch: {micro: 4, size: 8}\ntrain: {steps: 4}\n"
+        "engine: {threads: 1}\n"
         "model: {kind: avatar, channels: [16, 32], attention_levels: [1], heads: 2, tau_tokens: 2}\n"
     )
     return path

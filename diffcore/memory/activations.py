@@ -37,6 +37,8 @@ from shards.attributes import Attribute
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CUDA_IN_FP32 = ("group_norm", "layer_norm", "softmax")
 """Functions of torch.nn.functional that autocast_mode.h runs in fp32 on CUDA; the CPU in what it is given."""
+NORMS = {torch.ops.aten.native_layer_norm.default: 2, torch.ops.aten.native_group_norm.default: 1}
+"""Norms that keep a mean and a deviation, and which of their arguments is the weight."""
 
 
 class Kind(IntEnum):
@@ -100,9 +102,9 @@ class Trace:
 class _Recorder(TorchDispatchMode):
     """Notes the birth and death of every storage that an operation returns."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, cuda: bool) -> None:
         super().__init__()
-        self.trace = trace
+        self.trace, self.cuda = trace, cuda
         self.known: dict[int, int] = {}
         self.stack: list[str] = []
         self.strided: set[int] = set()
@@ -112,12 +114,22 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func in NORMS and self.in_fp32(func, args):
+            output, *statistics = result
+            result = (output, *(tensor.float() for tensor in statistics))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.see(leaf)
         if func is torch.ops.aten.new_empty_strided.default and result.untyped_storage().nbytes():
             self.strided.add(self.known[result.untyped_storage()._cdata])
         return result
+
+    def in_fp32(self, func: Any, args: Any) -> bool:
+        """Whether a norm's mean and deviation are kept in fp32, which fake tensors know nothing of: with
+        weights of a higher precision, and those of CUDA's layer norm always."""
+        weight = args[NORMS[func]]
+        mixed = weight is not None and weight.dtype != args[0].dtype
+        return mixed or (self.cuda and func is torch.ops.aten.native_layer_norm.default)
 
     def see(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -236,7 +248,7 @@ def trace(
             sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
             sum(t.untyped_storage().nbytes() for t in inputs),
         )
-        recorder = _Recorder(result)
+        recorder = _Recorder(result, cuda)
         recorder.ignore([p for _, p in named] + list(network.buffers()) + inputs + constants)
         _name_layers(network, recorder)
         if modules:

@@ -127,6 +127,10 @@ class Partitioned(Plain):
             self.reduce()
         if self.sharing.contiguous and self.numels[parameter] <= self.sharing.bucket:
             self.stream.free(self.gradients.pop(parameter))
+        elif self.sharing.contiguous and self.sharing.offload:  # a copy, which autograd does not hold
+            copy = self.stream.allocate("gradients", self.size[parameter])
+            self.stream.free(self.gradients[parameter])
+            self.gradients[parameter] = copy
         self.bucket.append(parameter)
         self.elements += self.numels[parameter]
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore import configure
 from diffcore.config import Config
 from diffcore.memory import __main__ as commands
 from diffcore.memory import advise, report
-from diffcore.memory.activations import Event, Kind, Parameter, Trace
+from diffcore.memory.activations import Event, Kind, Parameter, Trace, _Recorder
 from diffcore.memory.allocator import ROUND, CachingAllocator, rounded, segment
 from diffcore.memory.calibration import capacity
 from diffcore.memory.page import page
@@ -291,3 +292,27 @@ def test_labels_cannot_break_out_of_the_page(small: Plan, config: Config) -> Non
     rank["timeline"][0]["phase"] = rank["notes"] = anatomy["run"]["model"] = "</svg><img src=x>"
     html = page(anatomy)
     assert "<b onload" not in html and "<img" not in html and "&lt;b onload" in html
+
+
+@pytest.mark.parametrize("of_x", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_what_norms_keep_is_as_large_as_in_a_run(
+    norm: str, of_x: torch.dtype, of_weight: torch.dtype
+) -> None:
+    """Fake tensors know nothing of a mean and a deviation in fp32."""
+    if (of_x, of_weight) == (torch.float32, torch.bfloat16):
+        pytest.skip("torch refuses these")
+
+    def run() -> tuple[torch.Tensor, ...]:
+        x, weight = torch.ones(2, 8, dtype=of_x), torch.ones(8, dtype=of_weight)
+        if norm == "layer":
+            return torch.native_layer_norm(x, [8], weight, weight, 1e-5)
+        return torch.native_group_norm(x, weight, weight, 2, 8, 1, 2, 1e-5)
+
+    trace = Trace(2, of_weight, [], 0, 0)
+    with FakeTensorMode(), _Recorder(trace, cuda=False):
+        kept = run()
+    sizes = {event.what: event.size for event in trace.events if event.kind == Kind.ALLOCATE}
+    assert list(sizes.values())[2:] == [tensor.nbytes for tensor in run()]
+    del kept
