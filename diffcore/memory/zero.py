@@ -156,8 +156,11 @@ class Partitioned(Plain):
             elif parameter in self.mine and self.partition is None and self.sharing.contiguous:
                 size = sum(self.size[p] for p in self.mine)
                 self.partition = self.stream.allocate("gradients", size)
+            # On the way to an offloaded optimizer those of all but the last micro batch stay until its end.
+            stays = self.sharing.offload and not self.last and parameter in self.mine
             if parameter in self.gradients and (
-                self.sharing.contiguous or (self.sharing.stage == 2 and parameter not in self.mine)
+                (self.sharing.contiguous and not stays)
+                or (self.sharing.stage == 2 and parameter not in self.mine)
             ):
                 self.stream.free(self.gradients.pop(parameter))
         self.bucket.clear()
@@ -170,6 +173,9 @@ class Partitioned(Plain):
             for parameter in range(len(self.numels)):
                 self.put(parameter)
         self.reduce()
+        if self.sharing.offload and self.sharing.contiguous:
+            while self.gradients:
+                self.stream.free(self.gradients.popitem()[1])
         if self.kept is None:
             self.kept = self.partition
         elif self.partition is not None:  # added to what the micro batches before left
