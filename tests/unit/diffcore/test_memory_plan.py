@@ -101,6 +101,23 @@ def test_a_gradient_that_is_added_to_another_is_not_copied(copies: dict[int, int
     assert (most, held) == (peak, 0)
 
 
+@pytest.mark.parametrize(("bucket", "most"), [(2, 32), (9, 16)])
+def test_a_large_gradient_is_copied_on_its_way_to_the_host(bucket: int, most: int) -> None:
+    """DeepSpeed clones one above the bucket's size while autograd holds the original (stage_1_and_2.py)."""
+    events = [(Kind.ALLOCATE, 0, 100), (Kind.TURN, 0, 0), (Kind.ALLOCATE, 1, 16), (Kind.GRADIENT, 0, 1)]
+    events += [(Kind.FREE, 0, 0)]
+    trace = Trace(1, torch.float32, [Parameter("weight", (4,))], 0, 0, [Event(*e) for e in events], [""] * 2)
+    sharing = changed(SHARING, stage=2, world=1, offload=True, bucket=bucket, contiguous=True)
+    stream = replay(trace, sharing)
+    begin, end = ([at for phase, at in stream.marks if phase == name][-1] for name in ("forward", "backward"))
+    sizes, held, found = dict(event for event in stream.events if event[1]), 0, 0
+    for number, size in stream.events[begin:end]:
+        if stream.category[number] == "gradients":
+            held += size or -sizes[number]
+            found = max(found, held)
+    assert (found, held) == (most, 0)
+
+
 def test_sizes_of_the_caching_allocator() -> None:
     mib = 2**20
     assert [rounded(n) for n in (1, 512, 513)] == [512, 512, 1024]
