@@ -37,8 +37,8 @@ MET = (
     ("ddpm", 1, "bf16", "full", 4, 2, "none", 8, 0, "fake"),
     ("avatar", 2, "fp32", "none", 4, 2, "optimizer", 1, 0, "gloo"),
 )
-"""Once wrong, and in no pairwise cell: by 1.1 %, a second micro batch's gradients are added without a copy; by
-2.7 %, gradients on the way to an offloaded optimizer stay until the end of their micro batch."""
+"""Once wrong, and in no pairwise cell: a second micro batch's gradients are added without a copy (1.1 %), and
+gradients on the way to an offloaded optimizer stay until the end of their micro batch (2.7 %)."""
 
 
 @dataclass(frozen=True)

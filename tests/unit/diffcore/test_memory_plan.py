@@ -107,7 +107,7 @@ def test_a_large_gradient_is_copied_on_its_way_to_the_host(bucket: int, most: in
     events = [(Kind.ALLOCATE, 0, 100), (Kind.TURN, 0, 0), (Kind.ALLOCATE, 1, 16), (Kind.GRADIENT, 0, 1)]
     events += [(Kind.FREE, 0, 0)]
     trace = Trace(1, torch.float32, [Parameter("weight", (4,))], 0, 0, [Event(*e) for e in events], [""] * 2)
-    sharing = changed(SHARING, stage=2, world=1, offload=True, bucket=bucket, contiguous=True)
+    sharing = changed(SHARING, stage=2, world=1, itemsize=4, offload=True, bucket=bucket)
     stream = replay(trace, sharing)
     begin, end = ([at for phase, at in stream.marks if phase == name][-1] for name in ("forward", "backward"))
     sizes, held, found = dict(event for event in stream.events if event[1]), 0, 0
