@@ -121,7 +121,7 @@ class Engine:
         import deepspeed
 
         self.world = world
-        self.stage = config.engine.zero
+        self.stage, self.compiled = config.engine.zero, config.engine.compile
         self.micro, self.accumulation = config.batch.split(world.size)
         if config.engine.precision == "fp16" and world.device.type == "cpu" and self.stage:
             raise InputError(

@@ -71,7 +71,8 @@ class _Recorder(TorchDispatchMode):
         self.stream = Stream()
         self.known: dict[int, int] = {}
         """Storage object -> its number in the stream."""
-        self.phase = "forward"
+        self.forward = True
+        """Whether this is a forward pass; else it is a backward pass or the optimizer's step."""
         self.counts = Counts(engine.world.device)
         self.addresses: dict[int, int] = {}
         """Number of a living storage -> where its bytes are."""
@@ -106,6 +107,7 @@ class _Recorder(TorchDispatchMode):
             handle.remove()
 
     def mark(self, phase: str) -> None:
+        self.forward = phase == "backward"  # of the next micro batch, if there is one
         if phase == "forward":
             for number in self.addresses:
                 if self.stream.category[number] == "temporary":
@@ -119,9 +121,11 @@ class _Recorder(TorchDispatchMode):
         self.counts.mark(phase)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What comes in unknown was there before the step: the micro batch, the noise schedule.
+        # What comes in unknown was there before the step: the micro batch, the noise schedule. Or else a
+        # compiled network made it, whose own allocations are not dispatched.
+        made = self.engine.compiled and (self.stack or not self.forward)
         for leaf in tree_leaves((args, kwargs)):
-            self._there(leaf, "data")
+            self._there(leaf, "temporary" if made else "data")
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             self._there(leaf, "temporary")

@@ -14,9 +14,10 @@ from diffcore.memory.oom import is_out_of_memory
 from diffcore.memory.trace import _Recorder
 
 
-def recorder(network: nn.Module) -> _Recorder:
+def recorder(network: nn.Module, compiled: bool = False) -> _Recorder:
     engine: Any = SimpleNamespace(
         network=network,
+        compiled=compiled,
         memory=lambda: {"parameters": list(network.parameters())},
         bucket_bytes=lambda: 0,
         world=SimpleNamespace(device=torch.device("cpu")),
@@ -64,6 +65,17 @@ def test_what_forward_leaves_is_activations() -> None:
     sizes = {number: size for number, size in stream.events if size}
     kept = [(stream.layer[n], sizes[n]) for n, c in enumerate(stream.category) if c == "activations"]
     assert kept == [("1", out.nbytes)]  # the linear layer's output is gone: ReLU keeps its own
+
+
+@pytest.mark.parametrize(("compiled", "category"), [(False, "data"), (True, "activations")])
+def test_what_comes_unknown_out_of_a_compiled_network_was_made_there(compiled: bool, category: str) -> None:
+    x, network = torch.ones(2, 4), nn.ReLU()
+    following = recorder(network, compiled)
+    following.start()
+    network(x)
+    following.mark("forward")
+    following.stop()
+    assert following.stream.category[0] == category
 
 
 @pytest.mark.parametrize(
