@@ -3,13 +3,14 @@
 The rules of c10/cuda/CUDACachingAllocator.cpp with its default settings: sizes are rounded up to 512 bytes;
 up to 1 MiB comes from segments of 2 MiB, up to 10 MiB from segments of 20 MiB, more gets a segment of its own
 in steps of 2 MiB; the best fitting free block is taken and split where enough is left (512 bytes in the small
-pool, 1 MiB in the large one); neighbours that are free are joined; no segment is given back.
+pool, 1 MiB in the large one); neighbours that are free are joined; no segment is given back. Each stream has
+pools of its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections import defaultdict
 from dataclasses import dataclass
 
 ROUND = 512
@@ -36,7 +37,8 @@ def segment(size: int) -> int:
 class _Block:
     address: int
     size: int
-    pool: int
+    pool: tuple[int, bool]
+    """Its stream, and whether it is large."""
     free: bool = True
     before: _Block | None = None
     after: _Block | None = None
@@ -48,14 +50,15 @@ class CachingAllocator:
     def __init__(self) -> None:
         self.allocated = self.reserved = 0
         self._next = 0
-        # Free blocks of the small and the large pool as (size, address), and the blocks themselves.
-        self._free: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
+        # Free blocks of each pool as (size, address), and the blocks themselves.
+        self._free: dict[tuple[int, bool], list[tuple[int, int]]] = defaultdict(list)
         self._blocks: dict[int, _Block] = {}
         self._held: dict[int, _Block] = {}
 
-    def allocate(self, number: int, size: int) -> None:
+    def allocate(self, number: int, size: int, lane: int = 0) -> None:
+        """``lane``: the CUDA stream."""
         size = rounded(size)
-        pool = int(size > SMALL)
+        pool = (lane, size > SMALL)
         at = bisect_left(self._free[pool], (size, -1))
         if at < len(self._free[pool]):
             block = self._blocks[self._free[pool].pop(at)[1]]
@@ -65,7 +68,7 @@ class CachingAllocator:
             self._blocks[block.address] = block
             self.reserved += block.size
         left = block.size - size
-        if left > SMALL if pool else left >= ROUND:
+        if left > SMALL if pool[1] else left >= ROUND:
             rest = _Block(block.address + size, left, pool, before=block, after=block.after)
             if rest.after:
                 rest.after.before = rest
@@ -95,11 +98,3 @@ class CachingAllocator:
             second.after.before = first
         del self._blocks[second.address]
         return first
-
-    def run(self, events: Iterable[tuple[int, int]]) -> None:
-        """(number, bytes) allocates, (number, 0) frees."""
-        for number, size in events:
-            if size:
-                self.allocate(number, size)
-            else:
-                self.release(number)

@@ -208,8 +208,10 @@ def account(
             if stream.host[what]:
                 host += sign
                 continue
-            if device != "cpu":
-                allocator.run([(what, size)])
+            if device != "cpu" and size:
+                allocator.allocate(what, size, stream.lane[what])
+            elif device != "cpu":
+                allocator.release(what)
             if recorded and rising and sign < 0:
                 timeline.append((phase, dict(total)))
             rising = sign > 0

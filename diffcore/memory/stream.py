@@ -13,14 +13,17 @@ class Stream:
     category: list[str] = field(default_factory=list)
     layer: list[str] = field(default_factory=list)
     host: list[bool] = field(default_factory=list)
+    lane: list[int] = field(default_factory=list)
+    """Number of the CUDA stream that it was asked for on; 0 is the one that computes."""
     marks: list[tuple[str, int]] = field(default_factory=list)
     """(phase that ends here, number of events so far)"""
 
-    def allocate(self, category: str, size: int, layer: str = "", host: bool = False) -> int:
+    def allocate(self, category: str, size: int, layer: str = "", host: bool = False, lane: int = 0) -> int:
         number = len(self.category)
         self.category.append(category)
         self.layer.append(layer)
         self.host.append(host)
+        self.lane.append(lane)
         if size:
             self.events.append((number, size))
         return number
@@ -28,10 +31,10 @@ class Stream:
     def free(self, number: int) -> None:
         self.events.append((number, 0))
 
-    def brief(self, category: str, size: int) -> None:
+    def brief(self, category: str, size: int, lane: int = 0) -> None:
         """Allocated and freed at once."""
         if size:
-            self.free(self.allocate(category, size))
+            self.free(self.allocate(category, size, lane=lane))
 
     def mark(self, phase: str) -> None:
         self.marks.append((phase, len(self.events)))

@@ -15,6 +15,8 @@ class Plain:
 
     def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
         self.stream, self.trace, self.sharing = stream, trace, sharing
+        self.reducing = int(sharing.overlap)
+        """CUDA stream of what is made while gradients are reduced."""
         self.numels = [p.numel for p in trace.parameters]
         self.gradients: dict[int, int] = {}
         """Parameter -> allocation that holds its gradient."""
@@ -77,9 +79,9 @@ class Plain:
 
     def hand_over(self, numel: int) -> None:
         """A reduced gradient's norm, and its fp32 copy on the way to an offloaded optimizer."""
-        self.stream.brief("temporary", numel * NORM)
+        self.stream.brief("temporary", numel * NORM, self.reducing)
         if self.sharing.itemsize < FULL:
-            self.stream.brief("temporary", numel * FULL)
+            self.stream.brief("temporary", numel * FULL, self.reducing)
 
     def copied_by_gloo(self, numel: int) -> None:
         """gloo gathers into a copy and reduces one before it scatters; NCCL works in place."""
@@ -147,7 +149,7 @@ class Partitioned(Plain):
             portion.append(numel)
             if sum(portion) > self.sharing.bucket or number == len(runs):
                 if len(portion) > 1:
-                    self.stream.brief("buckets", sum(portion) * self.sharing.itemsize)
+                    self.stream.brief("buckets", sum(portion) * self.sharing.itemsize, self.reducing)
                 portion = []
         for parameter in self.bucket:
             if self.sharing.offload:
@@ -155,7 +157,7 @@ class Partitioned(Plain):
                     self.hand_over(self.inside[parameter])
             elif parameter in self.mine and self.partition is None and self.sharing.contiguous:
                 size = sum(self.size[p] for p in self.mine)
-                self.partition = self.stream.allocate("gradients", size)
+                self.partition = self.stream.allocate("gradients", size, lane=self.reducing)
             # On the way to an offloaded optimizer those of all but the last micro batch stay until its end.
             stays = self.sharing.offload and not self.last and parameter in self.mine
             if parameter in self.gradients and (

@@ -17,6 +17,8 @@ class Sharded(Plain):
     def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
         super().__init__(stream, trace, sharing)
         s = sharing
+        self.gathering = 2 * s.overlap
+        """CUDA stream of what is made while parameters are gathered."""
         self.persistent = {i for i, n in enumerate(self.numels) if n <= s.persist}
         self.order = [e.what for e in trace.events if e.kind == Kind.ENTER]
         self.own = [parameters for _, parameters in trace.modules]
@@ -62,11 +64,11 @@ class Sharded(Plain):
             return
         sizes = [s.share(self.numels[p]) * s.world * s.itemsize for p in wanted]
         if len(wanted) == 1:
-            self.gathered[wanted[0]] = self.stream.allocate("parameters", sizes[0])
+            self.gathered[wanted[0]] = self.stream.allocate("parameters", sizes[0], lane=self.gathering)
             self.copied_by_gloo(sizes[0] // s.itemsize)
             self.groups[wanted[0]] = (None, set())
             return
-        flat = self.stream.allocate("buckets", sum(sizes))
+        flat = self.stream.allocate("buckets", sum(sizes), lane=self.gathering)
         self.copied_by_gloo(sum(sizes) // s.itemsize)
         members = set(wanted)
         for p in wanted:
@@ -79,7 +81,7 @@ class Sharded(Plain):
         if flat is not None:
             for p in sorted(members):
                 if p not in self.gathered:
-                    self.gathered[p] = self.stream.allocate("parameters", self.size[p])
+                    self.gathered[p] = self.stream.allocate("parameters", self.size[p], lane=self.gathering)
                     self.available.add(p)
             members.discard(parameter)
             if not any(self.groups.get(p, (None,))[0] == flat for p in members):
@@ -150,12 +152,12 @@ class Sharded(Plain):
         s = self.sharing
         padded = sum(s.share(self.numels[p]) for p in self.bucket) * s.world
         copied = len(self.bucket) > 1 or padded != self.elements
-        copy = self.stream.allocate("buckets", padded * s.itemsize) if copied else None
+        copy = self.stream.allocate("buckets", padded * s.itemsize, lane=self.reducing) if copied else None
         self.copied_by_gloo(padded)
         if s.offload:
             for p in self.bucket:
                 if not s.cpu:  # brought back for its norm, and for the sum over micro batches
-                    self.stream.brief("temporary", s.share(self.numels[p]) * s.itemsize)
+                    self.stream.brief("temporary", s.share(self.numels[p]) * s.itemsize, self.reducing)
                 if self.last:
                     self.hand_over(s.share(self.numels[p]))
         if copy is not None:
