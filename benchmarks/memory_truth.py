@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--plan-again", action="store_true", help="plan anew what --json has measured")
     parser.add_argument("--again", type=float, metavar="SHARE", help="measure anew what is off by more")
     parser.add_argument("--settle", type=float, default=0.003, help="seconds to wait after a collective")
+    parser.add_argument("--groups", type=int, default=2, help="process groups at a time")
     given = parser.parse_args()
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
@@ -76,7 +77,7 @@ def main() -> None:
             }
     before = len(rows)
     left = [cell for cell in cells if cell not in rows]
-    for cell, measured in measure(left, began + given.seconds, given.settle):
+    for cell, measured in measure(left, began + given.seconds, given.settle, given.groups):
         rows[cell] = {"cell": asdict(cell), "planned": plan_of(cell), "measured": measured}
         print(line(cell, rows[cell]), flush=True)
         if given.json:
@@ -164,17 +165,19 @@ def plan_of(cell: Cell) -> dict[str, Any]:
     }
 
 
-def measure(cells: list[Cell], until: float, settle: float) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def measure(
+    cells: list[Cell], until: float, settle: float, at_a_time: int
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Each cell measured by real DeepSpeed; cells of one process group share their processes.
 
-    Two groups at a time, the ones of several processes first.
+    ``at_a_time`` groups, the ones of several processes first.
     """
     groups: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.backend, cell.world, cell.rank].append(cell)
     portions = [group[i : i + PORTION] for group in groups.values() for i in range(0, len(group), PORTION)]
     portions.sort(key=lambda portion: -portion[0].world * (portion[0].backend == "gloo"))
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(at_a_time) as pool:
         for future in as_completed([pool.submit(_measured, portion, until, settle) for portion in portions]):
             yield from future.result()
 
