@@ -111,7 +111,7 @@ def main() -> None:
         result["seconds"] = round(time.monotonic() - began)
         (out / "gpu-memory.json").write_text(json.dumps(result, indent=1) + "\n")
 
-    if outside and "failed" not in outside:
+    if outside:
         found = {name: size // MIB if isinstance(size, int) else size for name, size in outside.items()}
         print(f"outside torch's allocator, MiB: {found}")
     save()
@@ -135,17 +135,18 @@ def main() -> None:
         result["overhead"] = cost
         print(f"memory.trace costs {cost['ratio']:.2%} of a run")
     save()
-    if outside and "failed" not in outside:
+    if outside:
         print(entry(outside))
-    sys.exit(bool(result["failed"] or (outside and "failed" in outside)))
+    sys.exit(bool(result["failed"] or (outside is None and not given.rehearse)))
 
 
-def differences() -> dict[str, Any]:
-    """NVML's readings around the context, cuBLAS, cuDNN and NCCL, less what torch's allocator holds."""
+def differences() -> dict[str, Any] | None:
+    """NVML's readings around the context, cuBLAS, cuDNN and NCCL, less what torch's allocator holds; None if
+    they could not be taken."""
     done = subprocess.run([sys.executable, "-c", DIFFERENCES], cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
-        print(f"no differences: {done.stderr[-2000:]}")
-        return {"failed": done.stderr[-2000:]}
+        print(f"no differences: {failure(done)}")
+        return None
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -158,7 +159,7 @@ def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> 
     command = [sys.executable, "-m", "diffcore.memory", "measure", "--config", config, "--out", str(out)]
     done = subprocess.run([*command, *flags.split()], cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
-        return {"config": config, "flags": flags, "failed": done.stderr[-2000:]}
+        return {"config": config, "flags": flags, "failed": failure(done)}
     anatomy = json.loads((out / "anatomy.json").read_text())
     if not anatomy["planned"]:
         return {"config": config, "flags": flags, "failed": " ".join(anatomy["advice"])}
@@ -166,13 +167,13 @@ def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> 
     followed = max(moment["allocated"] for moment in measured["moments"])
     counted = [moment["counted"]["requested"] for moment in measured["moments"] if "counted" in moment]
     workspaces = sum(row["bytes"] for row in planned["closure"] if row["name"] == "library workspaces")
-    if outside and "workspaces" in outside:
+    if outside:
         workspaces = outside["workspaces"]
     peak, real = max(moment["allocated"] for moment in planned["moments"]), max(counted, default=followed)
     reserved = [max(moment["reserved"] for moment in rank["moments"]) for rank in (planned, measured)]
     total = measured["total"]["bytes"]
     explained = sum(row["bytes"] for row in measured["closure"] if not row["name"].startswith("residual"))
-    if outside and "failed" not in outside:  # as measured here, not as assumed
+    if outside:  # as measured here, not as assumed
         assumed = sum(row["bytes"] for row in measured["closure"] if row["name"] in ("CUDA context", "NCCL"))
         explained += sum(outside[name] for name in ("context", "cublas", "cudnn", "nccl")) - assumed
     return {
@@ -190,9 +191,14 @@ def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> 
     }
 
 
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    """The end of what a process said, or its exit code: one that the kernel kills says nothing."""
+    return done.stderr[-2000:].strip() or f"ended with {done.returncode}"
+
+
 def row_line(row: dict[str, Any]) -> str:
     if "failed" in row:
-        return f"{row['config']:28} {row['flags']:66} failed: {row['failed'].strip().splitlines()[-1]}"
+        return f"{row['config']:28} {row['flags']:66} failed: {row['failed'].splitlines()[-1]}"
     figures = [f"{row[name] / MIB:10,.1f}" for name in ("planned_peak", "measured_peak", "total")]
     return (
         f"{row['config']:28} {row['flags']:66} planned {figures[0]} measured {figures[1]} "

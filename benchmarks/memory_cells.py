@@ -91,28 +91,25 @@ def full() -> list[Cell]:
 
     And pairwise cells with micro batches up to 16 and 4 processes, where two groups fit into 24 GB.
     """
-    names, worlds = ["avatar-full", "ddpm-full", "diffusers-full"], [(1, "gloo"), (2, "gloo"), (4, "gloo")]
-    whole = itertools.product(
-        names, range(4), ["fp32", "bf16"], CHECKPOINTING, [1], [*worlds[:2], (8, "fake"), (1024, "fake")]
-    )
-    wide = itertools.product(
-        names, range(4), ["fp32", "bf16"], CHECKPOINTING, [1, 4, 16], [*worlds, (8, "fake")]
-    )
-    chosen = [
-        [Cell(m, z, p, c, n, 1, "none", w, 0, b) for m, z, p, c, n, (w, b) in settings]
-        for settings in (whole, wide)
-    ]
-    fits = [cell for cell in chosen[1] if cell.backend == "fake" or cell.world * cell.micro <= 16]
+
+    def product(micros: list[int], worlds: list[tuple[int, str]]) -> list[Cell]:
+        names = ["avatar-full", "ddpm-full", "diffusers-full"]
+        settings = itertools.product(names, range(4), ["fp32", "bf16"], CHECKPOINTING, micros, worlds)
+        cells = [Cell(m, z, p, c, n, 1, "none", w, 0, b) for m, z, p, c, n, (w, b) in settings]
+        return [cell for cell in cells if cell.allowed()]
+
+    whole = product([1], [(1, "gloo"), (2, "gloo"), (8, "fake"), (1024, "fake")])
+    wide = product([1, 4, 16], [(1, "gloo"), (2, "gloo"), (4, "gloo"), (8, "fake")])
+    fits = [cell for cell in wide if cell.backend == "fake" or cell.world * cell.micro <= 16]
     fits = [cell for cell in fits if (cell.model, cell.world) != ("diffusers-full", 4)]
-    return list(dict.fromkeys(cell for cell in [*chosen[0], *pairwise(fits)] if cell.allowed()))
+    return list(dict.fromkeys([*whole, *pairwise(fits)]))
 
 
 def ci(count: int = 30) -> list[Cell]:
     """MET, and pairwise cells twice over, ``count`` in all: the first pass whole, and some of the second."""
     cells = small([("gloo", 1), ("gloo", 2), ("fake", 8), ("fake", 64)])
-    return list(dict.fromkeys([*(Cell(*cell) for cell in MET), *pairwise(cells), *pairwise(cells, seed=1)]))[
-        :count
-    ]
+    met = [Cell(*settings) for settings in MET]
+    return list(dict.fromkeys([*met, *pairwise(cells), *pairwise(cells, seed=1)]))[:count]
 
 
 def table(count: int = 600) -> list[Cell]:

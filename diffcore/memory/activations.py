@@ -114,7 +114,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in NORMS and self.in_fp32(func, args):
+        if func in NORMS and self.keeps_fp32(func, args):
             output, *statistics = result
             result = (output, *(tensor.float() for tensor in statistics))
         for leaf in tree_leaves(result):
@@ -124,7 +124,7 @@ class _Recorder(TorchDispatchMode):
             self.strided.add(self.known[result.untyped_storage()._cdata])
         return result
 
-    def in_fp32(self, func: Any, args: Any) -> bool:
+    def keeps_fp32(self, func: Any, args: Any) -> bool:
         """Whether a norm's mean and deviation are kept in fp32, which fake tensors know nothing of: with
         weights of a higher precision, and those of CUDA's layer norm always."""
         weight = args[NORMS[func]]

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffcore.config import Config
-from diffcore.memory.advise import MOST, Change, Step
+from diffcore.memory.advise import MOST, Change, Planner, Step, words
 from diffcore.memory.calibration import calibration
 from diffcore.memory.page import fullest, page
 from diffcore.memory.plan import Plan, as_json
@@ -69,13 +69,11 @@ def measured(config: Config, ranks: Sequence[dict[str, Any]], advise: bool = Tru
         "advice": [],
     }
     try:
-        from diffcore.memory import advise as advising
-
         outside = calibration(ranks[0]["device"], torch.version.cuda)
-        planner = advising.Planner(config, device=device, outside=outside)
+        planner = Planner(config, device=device, outside=outside)
         tree["planned"] = [as_json(planner.plan(config, len(ranks), rank["rank"])) for rank in ranks[:16]]
         if advise:
-            tree["advice"] = advising.words(planner, config, len(ranks))
+            tree["advice"] = words(planner, config, len(ranks))
     except Exception as error:  # the measurement is worth writing without it
         tree["advice"] = [f"No plan beside it: {type(error).__name__}: {error}"]
     return tree

@@ -12,7 +12,7 @@ import torch
 
 from diffcore.memory import nvml
 from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, Calibration, calibration
-from diffcore.memory.counted import Counted, unfollowed
+from diffcore.memory.counted import Counted, Counts, unfollowed
 
 MIB = 2**20
 TOTAL = 24_000 * MIB
@@ -124,6 +124,30 @@ def test_a_calibration_is_of_a_gpu_and_a_version(gpu: pytest.MonkeyPatch) -> Non
     older = calibration("NVIDIA A10G", "12.6")
     assert older.context == mine.context and not older.measured and "CUDA 12.8" in older.source
     assert calibration("another", "12.8") is ASSUMED
+
+
+def test_the_allocators_counts_at_the_four_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two micro batches and a step; the peak of forward is backward's where it is the higher one."""
+    readings = iter(
+        [(50, 90), (20, 60), (55, 70), (21, 80), (10, 40)]
+    )  # current and peak since the last mark
+    kinds, now = ("requested", "allocated", "reserved"), {}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: now)
+    counts = Counts(torch.device("cuda"))
+    for phase in ("forward", "backward", "forward", "backward", "step"):
+        held, peak = next(readings)
+        now.update(
+            {
+                f"{kind}_bytes.all.{which}": size
+                for kind in kinds
+                for which, size in (("current", held), ("peak", peak))
+            }
+        )
+        counts.mark(phase)
+    found = {name: counted.requested for name, counted in counts.moments.items()}
+    assert found == {"after forward": 55, "backward peak": 90, "step peak": 40, "after step": 10}
 
 
 def test_blocks_that_nothing_followed_has() -> None:

@@ -118,6 +118,14 @@ def test_a_large_gradient_is_copied_on_its_way_to_the_host(bucket: int, most: in
     assert (found, held) == (most, 0)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_communication_that_overlaps_has_a_stream_of_its_own(traced: Trace, stage: int) -> None:
+    alone, beside = (replay(traced, changed(SHARING, stage=stage, overlap=o)) for o in (False, True))
+    assert set(alone.lane) == {0}
+    on_its_own = {c for c, lane in zip(beside.category, beside.lane, strict=True) if lane}
+    assert "buckets" in on_its_own and not on_its_own & {"activations", "masters", "optimizer"}
+
+
 def test_sizes_of_the_caching_allocator() -> None:
     mib = 2**20
     assert [rounded(n) for n in (1, 512, 513)] == [512, 512, 1024]
