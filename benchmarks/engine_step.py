@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
-from benchmarks import small_set
 from diffcore import configure, engine, models
 from diffcore.batches import micro_batches, training_reader
 from diffcore.config import Config
@@ -42,6 +41,7 @@ from diffcore.stopping import StopFlag
 from diffcore.training import Training
 from diffcore.watchdog import Watchdog
 from diffcore.world import World, barrier
+from tests.support import small_set
 
 ENDLESS = 10**9
 """Steps that no side comes to the end of."""

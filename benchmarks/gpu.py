@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if a.rehearse:
         sys.path[:0] = [str(REPOSITORY)]
-        from benchmarks.numerics import CONFIG
+        from tests.support.numerics import CONFIG
 
         (out / "small.yaml").write_text(CONFIG)
     where = json.loads(

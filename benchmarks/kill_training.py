@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks import small_set
 from diffcore import checkpoint, exits, ledger
+from tests.support import small_set
 
 TRAIN = Path(__file__).resolve().parents[1] / "diffcore" / "train.py"
 PATIENCE = 180.0

@@ -6,6 +6,7 @@ ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``Engin
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import warnings
@@ -26,6 +27,7 @@ from diffcore.optimizer import build_optimizer
 from diffcore.world import World, sum_over_ranks
 from shards.cli import InputError
 
+LINEAR = torch.nn.functional.linear
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -89,6 +91,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _forget_earlier_engines() -> None:
+    """Take back what DeepSpeed changes for the whole process and leaves changed for engines made later.
+
+    ZeRO-3 puts its own linear layer, which rounds twice, in the place of torch's; and once an engine used
+    autocast, those that do not are given its loss scale.
+    """
+    torch.nn.functional.linear = LINEAR
+    autocast = importlib.import_module("deepspeed.runtime.torch_autocast")
+    autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
+
+
 def stop() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -133,6 +146,7 @@ class Engine:
         self.network = network.to(world.device)
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
+        _forget_earlier_engines()
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self.network, optimizer=optimizer, config=settings(config, world.size)
         )

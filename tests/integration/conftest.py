@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import numerics, small_set
 from diffcore.evaluation import train_judge
+from tests.support import numerics, small_set
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "diffcore" / "train.py"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from benchmarks.numerics import plain_loop, saved
 from diffcore.models.compiling import missing
 from tests.integration.conftest import Train
 from tests.integration.test_training import assert_near
+from tests.support.numerics import plain_loop, saved
 
 
 def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks import kill_training
 from benchmarks.kill_training import PATIENCE, Ranks
-from benchmarks.numerics import plain_loop, saved
 from diffcore import checkpoint, exits, export, ledger
 from tests.integration.conftest import Train
+from tests.support.numerics import plain_loop, saved
 
 
 def test_a_signal_to_one_rank_saves_on_all_and_loses_no_step(train: Train, small: Path) -> None:

@@ -1,4 +1,7 @@
-"""Train several resolved configs one after another in the same processes; their paths are the arguments."""
+"""Train several resolved configs one after another in the same processes; their paths are the arguments.
+
+``PATH*FACTOR`` trains with a fault: the gradient of the largest parameter is multiplied by FACTOR.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,14 @@ from diffcore.watchdog import Watchdog
 
 world = engine.start(1)
 try:
-    for path in sys.argv[1:]:
+    for argument in sys.argv[1:]:
+        path, _, factor = argument.partition("*")
         config = configure.load(Path(path))
         watchdog = Watchdog(config.run, world.rank, config.train.steps, config.guards)
         with watchdog, Training(config, world, StopFlag(), watchdog) as training:
+            if factor:
+                largest = max(training.engine.names, key=training.engine.size_of)
+                largest.register_hook(lambda gradient, by=float(factor): gradient * by)
             train(training)
 except BaseException:
     traceback.print_exc()

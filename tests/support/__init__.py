@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: small data, references, and processes that train."""
