@@ -26,10 +26,10 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
+from diffbase import cli  # noqa: E402
+from diffbase.files import write_atomic  # noqa: E402
 from diffcore import configure  # noqa: E402
 from diffcore.evaluation import experiments  # noqa: E402
-from shards import cli  # noqa: E402
-from shards.files import write_atomic  # noqa: E402
 
 RECIPES = ("avatar", "avatar-original")
 GOAL = 0.9

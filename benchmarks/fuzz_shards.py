@@ -33,19 +33,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from shards import png
-from shards.attributes import CARTOON_SET, format_csv, parse_csv
-from shards.cli import InputError
-from shards.decode import BadSample, decode_image
-from shards.encode import encode_pixels, prepare_image
-from shards.fast_decode import decoder
-from shards.index import FILE
-from shards.pack import Settings, pack
-from shards.plan import ENCODINGS
+from diffbase.cli import InputError
+from shards.codec import ENCODINGS, png
+from shards.codec.decode import BadSample, decode_image
+from shards.codec.encode import encode_pixels, prepare_image
+from shards.codec.fast_decode import decoder
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.packing.verifier import problems
+from shards.schema import CARTOON_SET
 from shards.sources.base import KEY
+from shards.sources.cartoon_csv import format_csv, parse_csv
 from shards.sources.cartoonset import CartoonArchive
 from shards.sources.cifar10 import CLASSES, CifarArchive
-from shards.verify import problems
+from shards.table import FILE
 
 # Numbers that sizes, counts and offsets are replaced with.
 EDGES = [

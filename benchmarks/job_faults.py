@@ -41,7 +41,7 @@ from benchmarks.job_lab import (
     a_box,
     check_same,
 )
-from diffcore.exits import BAD_INPUT
+from diffbase.exits import BAD_INPUT
 from launch.env import ports
 from slurm import processes
 

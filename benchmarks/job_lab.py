@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffcore import ledger
+from diffbase import ledger
 from shards import pack
-from shards.attributes import CARTOON_SET, format_csv
+from shards.schema import CARTOON_SET
+from shards.sources.cartoon_csv import format_csv
 from slurm import processes
 from slurm.box_daemons import Box
 

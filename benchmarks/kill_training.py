@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from diffcore import checkpoint, exits, ledger
+from diffbase import exits, ledger
+from diffcore import checkpoint
 from tests.support import small_set
 
 TRAIN = Path(__file__).resolve().parents[1] / "diffcore" / "train.py"

@@ -116,7 +116,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     from diffcore.diffusion.randomness import Draws
     from diffcore.diffusion.schedule import NoiseSchedule
     from diffcore.ema import Ema
-    from shards.attributes import CARTOON_SET, Attribute
+    from shards.schema import CARTOON_SET, Attribute
 
     # DeepSpeed changes both for the whole process.
     torch_autocast.TORCH_AUTOCAST_INITIALIZED = False

@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
-from shards.pack import pack
-from shards.plan import Settings
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
 from shards.read import ShardReader
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,9 +36,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from shards import order
-from shards.fast_decode import decoder
+from shards.codec import ENCODINGS
+from shards.codec.fast_decode import decoder
 from shards.order import ORDERS, Extent, Order
-from shards.plan import ENCODINGS
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 

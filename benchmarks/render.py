@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import skia
 
-from shards.artwork import avatar
-from shards.render import labels_of, write_folder
+from shards.standin.artwork import avatar
+from shards.standin.files import labels_of, write_folder
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from benchmarks.stock_networks import StockDdpm, StockDiffusers
 from diffcore.config import Config
-from shards.attributes import CARTOON_SET, Attribute, one_hot_offsets, one_hot_width
+from shards.schema import CARTOON_SET, Attribute, one_hot_offsets, one_hot_width
 
 CUDA = torch.cuda.is_available()
 TIMESTEPS = 1000

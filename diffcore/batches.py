@@ -17,9 +17,9 @@ from diffcore.config import Config
 from diffcore.diffusion.randomness import Draws
 from diffcore.pictures import to_signal
 from diffcore.world import World
-from shards.cache import Cache
 from shards.prefetch import prefetch
 from shards.read import ShardReader
+from shards.remote.cache import Cache
 
 
 @dataclass(frozen=True)

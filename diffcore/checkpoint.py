@@ -35,14 +35,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffcore import ledger
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffbase.files import open_atomic, sync_folder, write_atomic
 from diffcore.config import Config
 from diffcore.ema import Ema
 from diffcore.engine import ADAM_MOMENTS, Engine
 from diffcore.run_folder import code_version
 from diffcore.world import World, gather_objects, side_group
-from shards.cli import InputError
-from shards.files import open_atomic, sync_folder, write_atomic
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore import checkpoint
-from shards import cli
-from shards.cli import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

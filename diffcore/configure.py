@@ -20,8 +20,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel
 
+from diffbase.cli import InputError, Parser
 from diffcore.config import Config, Model
-from shards.cli import InputError, Parser
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from diffbase.cli import InputError
 from diffcore.config import Config
-from shards.cli import InputError
 
 # Set from the config or computed by Batch.split: a second place could contradict the first.
 OURS = (

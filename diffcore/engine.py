@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcore import collectives, heap
+from diffbase import malloc as heap
+from diffbase.cli import InputError
+from diffcore import collectives
 from diffcore.config import Config
 from diffcore.deepspeed_json import settings
 from diffcore.optimizer import build_optimizer
 from diffcore.world import World, sum_over_ranks
-from shards.cli import InputError
 
 LINEAR = torch.nn.functional.linear
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.evaluation import command
 from diffcore.sample import load_run, sampling_of
-from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.evaluation.judge import Judge
@@ -76,9 +76,9 @@ def _write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qua
     from rich.console import Console
     from torch.utils.tensorboard import SummaryWriter
 
+    from diffbase.files import write_atomic
     from diffcore.evaluation import report
-    from shards.files import write_atomic
-    from shards.index import Index
+    from shards.table import Index
 
     out.mkdir(parents=True, exist_ok=True)
     figures = {"run": str(run), "weights": weights, **quality.figures}

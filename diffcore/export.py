@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Config
-from shards import cli
-from shards.attributes import Attribute
-from shards.cli import InputError
+from shards.schema import Attribute
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffcore import models
 from diffcore.config import Model
-from shards.attributes import Attribute
+from shards.schema import Attribute
 
 # Dense peaks in TFLOP/s, from the maker's data sheets: part of the device's name, bf16 and fp16, fp32.
 PEAKS = [

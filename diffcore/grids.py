@@ -13,9 +13,9 @@ from diffcore.engine import Engine
 from diffcore.monitor import Monitor
 from diffcore.sample import draw
 from diffcore.world import gather_objects
-from shards.cache import Cache
-from shards.index import Index
 from shards.read import ShardReader
+from shards.remote.cache import Cache
+from shards.table import Index
 
 
 class SampleGrids:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from shards.files import write_atomic
+from diffbase.files import write_atomic
 
 
 class Monitor:

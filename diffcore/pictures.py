@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from shards.files import renamed
+from diffbase.files import renamed
 
 
 def to_signal(images_BHWC: np.ndarray) -> Tensor:

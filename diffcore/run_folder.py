@@ -9,11 +9,11 @@ import subprocess
 import time
 from typing import IO, Any
 
-from diffcore import ledger
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore.config import REPOSITORY, Config
-from shards.cli import InputError
-from shards.files import write_atomic
-from shards.index import Index
+from shards.table import Index
 
 LOCK = ".lock"
 LAUNCHER = ("job", "events.jsonl", "heartbeat.json")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Config, Sampling
-from shards import cli
-from shards.attributes import Attribute
-from shards.cli import InputError
+from shards.schema import Attribute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import numpy as np
 
+    from diffbase.files import write_atomic
     from diffcore import pictures
-    from shards.files import write_atomic
 
     which = arguments.checkpoint
     models = {w: load_run(arguments.run, w, which) for w in ("raw", "ema")} if arguments.compare else {}

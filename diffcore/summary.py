@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shards import cli
-from shards.cli import InputError
+from diffbase import cli
+from diffbase.cli import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,10 +18,9 @@ if __package__ in (None, ""):
     # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from diffcore import ledger
+from diffbase import cli, ledger
+from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffcore.configure import parse
-from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
-from shards import cli
 
 if TYPE_CHECKING:
     from diffcore.stopping import StopFlag

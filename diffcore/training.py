@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-from diffcore import checkpoint, ledger, models, run_folder
+from diffbase import ledger
+from diffbase.exits import RunFailedError
+from diffcore import checkpoint, models, run_folder
 from diffcore.batches import MicroBatch, micro_batches, training_reader
 from diffcore.config import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
@@ -22,7 +24,6 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.evaluation.during_training import probe_of
-from diffcore.exits import RunFailedError
 from diffcore.export import load_weights
 from diffcore.flops import peak_flops, training_flops
 from diffcore.grids import SampleGrids

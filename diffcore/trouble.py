@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from diffbase.cli import InputError
+from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.config import Config
-from diffcore.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.memory import oom
 from diffcore.world import World, is_lost_peer
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.training import Training

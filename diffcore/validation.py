@@ -14,9 +14,9 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import Engine
 from diffcore.pictures import to_signal
 from diffcore.world import sum_over_ranks
-from shards.cache import Cache
-from shards.index import Index
 from shards.read import ShardReader
+from shards.remote.cache import Cache
+from shards.table import Index
 
 SEED = 0
 """Not the run's: validation losses of runs with other seeds compare."""

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from diffcore import ledger
+from diffbase import ledger
+from diffbase.exits import RETRYABLE
 from diffcore.config import Guards
-from diffcore.exits import RETRYABLE
 
 EVERY = 1.0
 """Seconds between two looks and two heartbeats."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcore import heap
+from diffbase import malloc as heap
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from diffcore.exits import RETRYABLE
-from shards.files import write_atomic
+from diffbase.exits import RETRYABLE
+from diffbase.files import write_atomic
 
 ROUNDS = 5
 

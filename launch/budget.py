@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffcore import ledger
-from diffcore.exits import PREEMPTED, may_retry
+from diffbase import ledger
+from diffbase.exits import PREEMPTED, may_retry
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import pydantic
 import yaml
 from pydantic import BaseModel, Field, field_validator
 
+from diffbase.cli import InputError
 from diffcore.config import REPOSITORY, Section
-from shards.cli import InputError
 
 PROFILES = REPOSITORY / "slurm" / "profiles"
 LOCAL = "local"

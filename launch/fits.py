@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase.cli import InputError
 from diffcore.config import REPOSITORY, Config
 from launch.spec import JobSpec
-from shards.cli import InputError
 
 PATIENCE = 300  # seconds; planning takes some five, most of it to load torch
 DOES_NOT_FIT = "does not fit"

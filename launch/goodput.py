@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
 
-from diffcore.exits import DONE, PREEMPTED, may_retry
+from diffbase.exits import DONE, PREEMPTED, may_retry
 
 KINDS = ("queue", "start", "load", "train", "save", "replay", "hang")
 COLORS = dict(

@@ -16,15 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffcore import ledger
-from diffcore.exits import DONE, PREEMPTED, RETRYABLE, may_retry
+from diffbase import cli, ledger
+from diffbase.cli import InputError, Parser
+from diffbase.exits import DONE, PREEMPTED, RETRYABLE, may_retry
+from diffbase.files import write_atomic
 from launch import budget, query, registry
 from launch.cluster import LOCAL
 from launch.follow import every, tail
 from launch.query import Job
-from shards import cli
-from shards.cli import InputError, Parser
-from shards.files import write_atomic
 
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "STOPPED", "DEADLINE")
 ASK_EVERY = 10.0

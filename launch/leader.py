@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffcore import ledger
-from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase import ledger
+from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import budget, preflight, requeue
 from launch.env import address, free_port
 from launch.life import Life

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from diffcore import ledger
+from diffbase import ledger
 from launch.env import Layout, scratch
 from launch.meeting import Meeting
 from launch.snapshot import Place

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.files import renamed
+from diffbase.files import renamed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.files import renamed
+from diffbase.files import renamed
 
 NEWEST = 200  # submissions that a list looks at
 

@@ -19,14 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore.config import REPOSITORY, Config
 from launch.cluster import validated
 from launch.spec import JobSpec
-from shards.cli import InputError
-from shards.files import write_atomic
 
 JOBS = "job"  # RUN/job
-PACKAGES = ("launch", "diffcore", "shards", "configs", "slurm")
+PACKAGES = ("launch", "diffcore", "shards", "diffbase", "configs", "slurm")
 
 # Names that are kept; whatever looks like a secret is left out even so.
 KEPT = re.compile(

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from diffbase.cli import InputError
 from diffcore.config import Section
 from launch.cluster import Cluster, validated
-from shards.cli import InputError
 
 
 class JobSpec(Section):

@@ -16,7 +16,9 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import DelayedSubmission, FailedJobError, environment_variables
 
-from diffcore import ledger
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from launch import query, registry, snapshot
 from launch.cluster import LOCAL
 from launch.env import SHOWN
@@ -28,8 +30,6 @@ from launch.snapshot import Place
 from launch.spec import JobSpec
 from launch.sweep import Point
 from launch.task import Task
-from shards.cli import InputError
-from shards.files import write_atomic
 
 WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
 

@@ -17,6 +17,8 @@ if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from diffbase import cli
+from diffbase.cli import InputError, Parser
 from diffcore import configure
 from diffcore.config import Config
 from launch import cluster as clusters
@@ -24,8 +26,6 @@ from launch import registry
 from launch.cluster import Cluster
 from launch.ranks import cpu_ranks
 from launch.spec import JobSpec, from_flags
-from shards import cli
-from shards.cli import InputError, Parser
 
 
 def parser() -> Parser:
@@ -148,7 +148,7 @@ def check(config: Config, spec: JobSpec, strict: bool) -> None:
         print(f"warning: data.path: {config.data.path} holds no index.json; seen from here", file=sys.stderr)
         return
     from diffcore import run_folder
-    from shards.index import Index
+    from shards.table import Index
 
     index = Index.load(config.data.path)
     for split in index.splits.values() if strict else ():

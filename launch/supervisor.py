@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import preflight, takeover
 from launch.child import Child, die_with_parent
 from launch.env import rank_environment

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Config
-from shards.cli import InputError
 
 MOST = 1000
 

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffcore import configure, ledger
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffcore import configure
 from launch import registry, requeue, snapshot
 from launch.env import Layout
 from launch.snapshot import Place
 from launch.spec import JobSpec
-from shards.cli import InputError
 
 Successor = Callable[[Place], Any]
 """A job's folder -> what submitit runs there."""

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diffcore.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
+from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
 from launch.meeting import Exit
 
 ASKED = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)

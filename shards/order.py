@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 
 Places = NDArray[np.int64]
 

@@ -45,15 +45,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.attributes import Attribute
-from shards.cache import Cache, RemoteFolder, is_url
-from shards.cli import InputError
-from shards.decode import BadSample, npy_head
-from shards.descriptors import Descriptors
-from shards.fast_decode import decoder
-from shards.fast_zlib import crc32
-from shards.index import Index
+from diffbase.cli import InputError
+from shards.codec.decode import BadSample, npy_head
+from shards.codec.fast_decode import decoder
+from shards.codec.inflate import crc32
 from shards.order import Extent, Order, ReaderState
+from shards.remote.cache import Cache, RemoteFolder
+from shards.remote.descriptors import Descriptors
+from shards.remote.fetch import is_url
+from shards.schema import Attribute
+from shards.table import Index
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
 OPEN_REMOTE = 32  # of cached shards: two windows of the order ``shards``; the cache cannot drop an open one
@@ -102,7 +103,7 @@ class ShardReader:
     depends on the data alone, so the stream stays the same for every world size. ``replaced`` counts them,
     ``report`` gets one line for each, and more than ``replace_limit`` of them in one reader are an error.
 
-    ``folder`` may be a URL; then ``cache`` says where its files are kept meanwhile (``shards.cache``).
+    ``folder`` may be a URL; then ``cache`` says where its files are kept meanwhile (``shards.remote.cache``).
 
     Safe to use from several threads, and in a process forked from the one that made it. Raises InputError for
     a bad folder, an unknown or empty split, ValueError for a setting that is not allowed.

@@ -16,7 +16,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from shards.cli import InputError, Parser, run
+from diffbase.cli import InputError, Parser, run
 from slurm.box_daemons import Box
 
 DEFAULT = Path("~/.cache/diffcore/box")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 from slurm import box_conf, processes
 from slurm.box_conf import Settings
 from slurm.machine import (

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server numactl iproute2"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]

@@ -16,12 +16,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore import configure, pictures
 from diffcore.diffusion import randomness
 from diffcore.diffusion.schedule import INVISIBLE_SNR, NoiseSchedule
 from diffcore.pictures import to_pixels, to_signal
-from shards import cli
-from shards.cli import InputError
 
 LEVELS = 12
 SIZE = 64

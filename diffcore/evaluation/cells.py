@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.files import write_atomic
 from diffcore import configure
 from diffcore.config import Sampling
 from diffcore.evaluation import distances, draws, looks
@@ -21,7 +22,6 @@ from diffcore.evaluation.intervals import Mean, paired_difference
 from diffcore.evaluation.judge import Judge, Scores
 from diffcore.sample import TrainedModel
 from diffcore.world import World
-from shards.files import write_atomic
 
 PIECE = 256
 """Images of a file in ``keep``."""

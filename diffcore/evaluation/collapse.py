@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase import cli
 from diffcore.config import REPOSITORY
 from diffcore.evaluation import command
-from shards import cli
 
 if TYPE_CHECKING:
     from diffcore.evaluation.cells import Cell, Table

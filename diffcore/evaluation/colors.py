@@ -11,11 +11,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase import cli
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore.evaluation import command
-from shards import cli
-from shards.attributes import CARTOON_SET
-from shards.cli import InputError
-from shards.files import write_atomic
+from shards.schema import CARTOON_SET
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     from rich.console import Console
 
-    from diffcore.evaluation.palette import agreement
     from diffcore.sample import choose_labels, load_run, sampling_of
-    from shards.cache import Cache
     from shards.read import ShardReader
+    from shards.remote.cache import Cache
+    from shards.standin.colors import agreement
 
     model = load_run(arguments.run)
     if model.schema != CARTOON_SET:

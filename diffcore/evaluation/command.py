@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.sample import check_seed
-from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 
 SUBSETS, SUBSET = 50, 500
 """Kernel distance: the mean over this many random subsets of at most this many images."""

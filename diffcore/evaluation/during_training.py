@@ -20,8 +20,8 @@ from diffcore.engine import Engine
 from diffcore.evaluation import distances, judge
 from diffcore.sample import draw
 from diffcore.world import World, gather_objects
-from shards.index import Index
 from shards.read import ShardReader
+from shards.table import Index
 
 SEED = 1
 BATCH = 64

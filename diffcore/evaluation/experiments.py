@@ -14,8 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from pathlib import Path
 
+from diffbase.cli import InputError
 from diffcore.config import REPOSITORY, Config
-from shards.cli import InputError
 
 CONFIGS = REPOSITORY / "configs" / "experiments"
 AVATARS = 10_000
@@ -70,8 +70,8 @@ def train(config: Config, log: Path) -> None:
     The same as ``diffcore/train.py``, without half as long again for importing and starting everything anew.
     KeyboardInterrupt where a signal asked it to stop: it has saved, and goes on from there.
     """
+    from diffbase.exits import PREEMPTED
     from diffcore import engine, train
-    from diffcore.exits import PREEMPTED
     from diffcore.stopping import StopFlag
     from diffcore.training import Training
     from diffcore.watchdog import Watchdog

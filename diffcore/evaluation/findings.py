@@ -26,14 +26,14 @@ from typing import Any
 
 import yaml
 
+from diffbase import cli
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore import configure
 from diffcore.config import REPOSITORY, flatten
 from diffcore.evaluation import command
 from diffcore.evaluation.findings_page import Measured, Point, page, picture
 from diffcore.evaluation.points import FILE
-from shards import cli
-from shards.cli import InputError
-from shards.files import write_atomic
 
 CONFIGS = REPOSITORY / "configs" / "experiments"
 NAMES = (

@@ -25,13 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore.evaluation.intervals import Mean, Share, mean_of_shares, wilson
-from diffcore.evaluation.visible import visible
 from diffcore.pictures import to_signal
-from shards.attributes import Attribute, one_hot_offsets, one_hot_width
-from shards.cli import InputError
-from shards.files import write_atomic
-from shards.index import Index
+from shards.schema import Attribute, one_hot_offsets, one_hot_width
+from shards.standin.visible import visible
+from shards.table import Index
 
 VERSION = 1
 READABLE = 0.9

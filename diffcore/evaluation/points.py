@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.evaluation import command
 from diffcore.sample import load_run, sampling_of
-from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     import torch
 
+    from diffbase.files import write_atomic
     from diffcore import checkpoint
     from diffcore.evaluate import judge_of
     from diffcore.evaluation import draws
-    from shards.files import write_atomic
     from shards.read import ShardReader
 
     if arguments.threads:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffbase.files import write_atomic
 from diffcore.evaluation.quality import Quality
-from diffcore.evaluation.visible import visible
 from diffcore.pictures import grid
-from shards.attributes import Attribute
-from shards.files import write_atomic
+from shards.schema import Attribute
+from shards.standin.visible import visible
 
 FILE = "quality.html"
 EACH = 4  # samples shown of every variant

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.evaluation import command
-from shards import cli
-from shards.attributes import CARTOON_SET
-from shards.cli import InputError
+from shards.schema import CARTOON_SET
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from PIL import Image
     from rich.console import Console
 
+    from diffbase.files import write_atomic
     from diffcore.evaluation import judge
     from diffcore.evaluation.intervals import wilson
-    from diffcore.evaluation.visible import visible
-    from shards.artwork import avatar
-    from shards.encode import prepare
-    from shards.files import write_atomic
-    from shards.index import Index
+    from shards.codec.encode import prepare
     from shards.read import ShardReader
+    from shards.standin.artwork import avatar
+    from shards.standin.visible import visible
+    from shards.table import Index
 
     index = Index.load(arguments.data)
     if index.schema != CARTOON_SET:

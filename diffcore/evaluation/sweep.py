@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.evaluation import command
 from diffcore.evaluation.intervals import Mean
 from diffcore.sample import RECOMMENDED, load_run
-from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.evaluation.cells import Cell, Table
@@ -137,9 +137,9 @@ def tied(difference: Mean) -> bool:
 def _write(run: Path, table: Table, cells: Sequence[Cell], tried: Sequence[Cell], chosen: Cell) -> None:
     import numpy as np
 
+    from diffbase.files import write_atomic
     from diffcore import pictures
     from diffcore.evaluation import sweep_page
-    from shards.files import write_atomic
 
     settings = {
         "sampler": chosen.sampling.sampler,

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.files import write_atomic
 from diffcore.evaluation import charts
 from diffcore.evaluation.cells import Cell, Table
 from diffcore.evaluation.report import STYLE, percent, picture
 from diffcore.pictures import grid
-from shards.files import write_atomic
 
 
 def write(

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.evaluation import command
-from shards import cli
-from shards.cli import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffcore.evaluation.judge import JudgeNet
-    from shards.attributes import Attribute
+    from shards.schema import Attribute
 
 BATCH = 64
 EPOCHS = 24
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--epochs must be 1 or more, --width 8 or more and --lr above 0")
 
     from diffcore.evaluation import judge
-    from shards.cache import is_url
+    from shards.remote.fetch import is_url
 
     data: Path | str = arguments.data if is_url(arguments.data) else Path(arguments.data)
     out = arguments.out or judge.folder_of(data)

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards import cli
-from shards.cli import InputError
+from diffbase import cli
+from diffbase.cli import InputError
 
 if TYPE_CHECKING:
     from diffcore.config import Config

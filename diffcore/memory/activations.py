@@ -32,7 +32,7 @@ from diffcore.config import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
-from shards.attributes import Attribute
+from shards.schema import Attribute
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CUDA_IN_FP32 = ("group_norm", "layer_norm", "softmax")

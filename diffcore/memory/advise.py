@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from diffbase.cli import InputError
 from diffcore.config import Config, Engine
 from diffcore.configure import replace
 from diffcore.memory.activations import Trace, is_autocast
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
 from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
 from diffcore.memory.states import Sharing
-from shards.cli import InputError
 
 MOST = 4096
 """Largest micro batch that is tried."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcore import heap
+from diffbase import malloc as heap
 from diffcore.memory.calibration import ASSUMED, Calibration, calibration
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from diffcore.memory.calibration import ASSUMED, Calibration
 from diffcore.memory.replay import replay
 from diffcore.memory.states import CATEGORIES, Sharing
 from diffcore.memory.stream import Stream
-from shards.attributes import CARTOON_SET, Attribute
-from shards.index import Index
+from shards.schema import CARTOON_SET, Attribute
+from shards.table import Index
 
 MOMENTS = ("after forward", "backward peak", "step peak", "after step")
 SIZE = 64

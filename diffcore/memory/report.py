@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffcore.config import Config
 from diffcore.memory.advise import MOST, Change, Planner, Step, words
 from diffcore.memory.calibration import calibration
 from diffcore.memory.page import fullest, page
 from diffcore.memory.plan import Plan, as_json
 from diffcore.memory.states import CATEGORIES, WORDS
-from shards.cli import InputError
-from shards.files import write_atomic
 
 SCHEMA = "diffcore.anatomy/1"
 MIB = 2**20

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from diffbase.files import write_atomic
 from diffcore import models
 from diffcore.config import REPOSITORY, Config
 from diffcore.configure import load, replace
 from diffcore.memory.advise import Planner
 from diffcore.memory.plan import Data, Plan
-from shards.attributes import CARTOON_SET
-from shards.files import write_atomic
+from shards.schema import CARTOON_SET
 
 MIB = 2**20
 BATCH = 128

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from diffbase.cli import InputError
 from diffcore.config import DiffusersModel, Engine, Model
 from diffcore.models.avatar import AvatarUNet
 from diffcore.models.checkpointing import checkpoint_blocks
 from diffcore.models.compiling import compile_network
 from diffcore.models.ddpm import DdpmUNet
-from shards.attributes import Attribute
-from shards.cli import InputError
+from shards.schema import Attribute
 
 
 def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from diffcore.config import AvatarModel
 from diffcore.models.embedding import timestep_embedding
 from diffcore.models.tau import LabelEncoder, Tau
-from shards.attributes import Attribute
+from shards.schema import Attribute
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

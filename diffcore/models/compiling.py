@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 
 
 def compile_network(network: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from diffcore.config import DdpmModel
 from diffcore.models.embedding import timestep_embedding
-from shards.attributes import Attribute
+from shards.schema import Attribute
 
 
 class DoubleConvolution(nn.Module):

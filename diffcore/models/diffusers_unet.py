@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffcore.config import DiffusersModel
 from diffcore.models.tau import LabelEncoder
-from shards.attributes import Attribute
+from shards.schema import Attribute
 
 
 class DiffusersUNet(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shards.attributes import Attribute, one_hot_offsets, one_hot_width
+from shards.schema import Attribute, one_hot_offsets, one_hot_width
 
 
 class LabelEncoder(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 from shards.sources.base import Sample, Source, checked_key, describe, natural
 from shards.sources.cartoonset import CartoonArchive, CartoonFolder
 from shards.sources.cifar10 import CifarArchive

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 from shards.sources.base import Sample
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from shards.attributes import Attribute
-from shards.cli import InputError
+from diffbase.cli import InputError
+from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 

@@ -13,10 +13,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from shards.attributes import CARTOON_SET, parse_csv, parse_csv_text
-from shards.cli import InputError
+from diffbase.cli import InputError
+from shards.schema import CARTOON_SET
 from shards.sources.archive import SUFFIXES, Archive, Stream
 from shards.sources.base import IMAGE_CAP, Sample, check_size, checked_key, describe, natural
+from shards.sources.cartoon_csv import parse_csv, parse_csv_text
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 1 << 30  # bytes of images in an archive that wait for their CSV

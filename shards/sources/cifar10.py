@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from shards.attributes import Attribute
-from shards.cli import InputError
+from diffbase.cli import InputError
+from shards.schema import Attribute
 from shards.sources.archive import SUFFIXES, Archive, Stream, first_file
 from shards.sources.base import Sample
 

@@ -21,8 +21,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from shards.attributes import Attribute
-from shards.cli import InputError
+from diffbase.cli import InputError
+from shards.schema import Attribute
 from shards.sources.base import IMAGE_CAP, KEY, Sample, check_size, natural
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

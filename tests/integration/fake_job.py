@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffcore import ledger
+from diffbase import ledger
 from launch import snapshot
 from launch.cluster import Cluster
 from launch.spec import JobSpec

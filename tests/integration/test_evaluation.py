@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbase.cli import InputError
 from diffcore import evaluate, sample
 from diffcore.evaluation import collapse, points, sweep, train_judge
 from shards import pack
-from shards.cli import InputError
 from tests.integration.conftest import REPOSITORY, Finished, free_port, run
 
 DIGITS = """

@@ -19,7 +19,7 @@ from diffcore.ema import Ema
 from diffcore.engine import Engine
 from diffcore.evaluation.during_training import probe_of
 from diffcore.world import barrier
-from shards.index import Index
+from shards.table import Index
 import torch
 
 world = engine.start(1)

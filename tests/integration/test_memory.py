@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from diffcore import configure, exits
+from diffbase import exits
+from diffcore import configure
 from diffcore.config import REPOSITORY, Config
 from diffcore.memory import advise, report, seed_table
 from diffcore.memory.plan import Data, plan
 from diffcore.memory.states import WORDS
-from shards.attributes import CARTOON_SET
+from shards.schema import CARTOON_SET
 from tests.conftest import CHROMIUM
 from tests.integration.conftest import run
 

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from shards import png
-from shards.attributes import CARTOON_SET, format_csv
-from shards.cache import Cache
-from shards.index import FILE, Index
+from shards.codec import png
+from shards.packing.journal import JOURNAL
 from shards.read import ShardReader
-from shards.resume import JOURNAL
+from shards.remote.cache import Cache
+from shards.schema import CARTOON_SET
+from shards.sources.cartoon_csv import format_csv
+from shards.table import FILE, Index
 from tests.integration.conftest import REPOSITORY
 
 
@@ -141,7 +142,7 @@ def slow(packed: Path) -> Iterator[tuple[str, threading.Event]]:
 READ = """
 import sys
 from pathlib import Path
-from shards.cache import Cache
+from shards.remote.cache import Cache
 from shards.read import ShardReader
 with ShardReader(sys.argv[1], order="sequential", cache=Cache(Path(sys.argv[2]))) as reader:
     print(*reader.read(range(len(reader))).keys)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from diffcore import ledger
+from diffbase import ledger
 from tests.integration import fake_job
 from tests.integration.fake_job import FakeJob
 

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import kill_training
 from benchmarks.kill_training import PATIENCE, Ranks
-from diffcore import checkpoint, exits, export, ledger
+from diffbase import exits, ledger
+from diffcore import checkpoint, export
 from tests.integration.conftest import Train
 from tests.support.numerics import plain_loop, saved
 

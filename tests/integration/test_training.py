@@ -15,8 +15,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from diffcore import checkpoint, configure, exits
-from shards import cli
+from diffbase import cli, exits
+from diffcore import checkpoint, configure
 from tests.integration.conftest import REPOSITORY, Train, run
 from tests.support import numerics
 from tests.support.numerics import plain_loop, saved

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from shards import pack
-from shards.attributes import CARTOON_SET, format_csv
+from shards.schema import CARTOON_SET
+from shards.sources.cartoon_csv import format_csv
 
 
 def pictures(folder: Path, count: int, size: int) -> Path:

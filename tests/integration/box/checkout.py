@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from diffcore import ledger
+from diffbase import ledger
 from tests.integration.box.conftest import REPOSITORY, RunningBox, wait_for
 from tests.integration.fake_job import SCRIPT
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffbase.cli import InputError
 from diffcore import configure, models
 from diffcore.config import AvatarModel
 from diffcore.models.tau import LabelEncoder, Tau
-from shards.attributes import CARTOON_SET, one_hot_width
-from shards.cli import InputError
+from shards.schema import CARTOON_SET, one_hot_width
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {"channels": (16, 32), "attention_levels": (0, 1), "heads": 2, "tau_tokens": 3}

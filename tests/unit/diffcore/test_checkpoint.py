@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
+from diffbase.cli import InputError
 from diffcore import checkpoint, checkpoints
 from diffcore.checkpoint import Shards, State
 from diffcore.engine import Engine
 from diffcore.world import World
-from shards.cli import InputError
 
 
 def written(run: Path, *steps: int, world: int = 2) -> list[Path]:

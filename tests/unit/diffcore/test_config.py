@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Batch, Config
-from shards.cli import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml"))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.batches import training_reader
-from shards.cli import InputError
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

@@ -14,16 +14,16 @@ import scipy.stats
 import torch
 from PIL import Image
 
+from diffbase.cli import InputError
 from diffcore.config import Sampling
 from diffcore.evaluation import distances, draws, judge, looks, quality, report, train_judge
 from diffcore.evaluation.intervals import mean_of_shares, paired_difference, wilson
-from diffcore.evaluation.visible import visible
 from diffcore.world import World
 from shards import pack
-from shards.attributes import CARTOON_SET, Attribute
-from shards.cli import InputError
-from shards.index import Index
 from shards.read import Batch, ShardReader
+from shards.schema import CARTOON_SET, Attribute
+from shards.standin.visible import visible
+from shards.table import Index
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 COLORS = {"amber": (230, 160, 40), "blue": (40, 60, 200), "<b>green</b>": (30, 160, 70)}

@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Diffusion
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.evaluation import findings, findings_page, points
-from shards.cli import InputError
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import pytest
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import REPOSITORY
 from diffcore.evaluation import sweep
 from diffcore.evaluation.intervals import Mean
 from diffcore.sample import RECOMMENDED, recommended, sampling_of
-from shards.cli import InputError
 
 CONFIG = configure.load(REPOSITORY / "configs" / "demo.yaml")
 

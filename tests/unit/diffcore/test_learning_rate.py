@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Config, Guards, LrSchedule
 from diffcore.learning_rate import learning_rate
 from diffcore.progress import ENOUGH, WINDOW, Progress
-from shards.cli import InputError
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from diffbase.cli import InputError
 from diffcore import configure
 from diffcore.config import Config
 from diffcore.memory import __main__ as commands
@@ -25,8 +26,7 @@ from diffcore.memory.page import page
 from diffcore.memory.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
 from diffcore.memory.replay import replay
 from diffcore.memory.states import Sharing, resident, totals
-from shards.attributes import CARTOON_SET
-from shards.cli import InputError
+from shards.schema import CARTOON_SET
 
 DATA = Data(tuple(CARTOON_SET), 16)
 SHARING = Sharing(1, 2, 0, 2, 1, False, 1000, False, True, 1000, 10, 10**9, 10**9)

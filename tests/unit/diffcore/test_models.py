@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from diffbase.cli import InputError
 from diffcore import config, configure, models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.optimizer import build_optimizer
-from shards.attributes import CARTOON_SET, Attribute
-from shards.cli import InputError
+from shards.schema import CARTOON_SET, Attribute
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}

@@ -13,7 +13,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from diffcore import models
 from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.models.checkpointing import checkpoint_blocks
-from shards.attributes import CARTOON_SET
+from shards.schema import CARTOON_SET
 from tests.unit.diffcore.test_models import TINY, batch
 
 SMALL: dict[str, Model] = {

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffcore.evaluation.palette import agreement, read_colors
-from shards.artwork import BALD_HAIR, avatar
-from shards.artwork.geometry import CANVAS, CHEEK_PLACES, CROWN_PLACES
-from shards.artwork.palette import FACE, HAIR
-from shards.attributes import CARTOON_SET
-from shards.render import labels_of
+from shards.schema import CARTOON_SET
+from shards.standin.artwork import BALD_HAIR, avatar
+from shards.standin.artwork.geometry import CANVAS, CHEEK_PLACES, CROWN_PLACES
+from shards.standin.artwork.palette import FACE, HAIR
+from shards.standin.colors import agreement, read_colors
+from shards.standin.files import labels_of
 
 COUNT = 200
 
@@ -130,7 +130,5 @@ def test_other_shapes_and_types_are_refused(images: np.ndarray) -> None:
 
 
 def test_needs_neither_skia_nor_torch() -> None:
-    code = (
-        "import sys, diffcore.evaluation.palette as _; sys.exit(bool({'skia', 'torch'} & set(sys.modules)))"
-    )
+    code = "import sys, shards.standin.colors as _; sys.exit(bool({'skia', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffbase.cli import InputError
 from diffcore import configure, pictures, run_folder
 from diffcore.batches import positions_of
 from diffcore.monitor import Monitor
 from diffcore.pictures import to_pixels, to_signal
-from shards.cli import InputError
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

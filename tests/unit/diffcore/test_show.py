@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffbase.cli import InputError
 from diffcore.diffusion import show
-from shards.cli import InputError
 
 DEMO = str(Path(__file__).resolve().parents[3] / "configs" / "demo.yaml")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import ledger
-from diffcore.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase import ledger
+from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
 from launch import budget
 from launch.meeting import Exit
 from launch.verdict import judge

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore import ledger
+from diffbase import ledger
+from diffbase.cli import InputError
 from launch import goodput, jobs, query, registry
-from shards.cli import InputError
 
 
 def event(at: float, name: str, attempt: int = 0, **fields: Any) -> dict[str, Any]:

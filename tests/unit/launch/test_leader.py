@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from diffcore import ledger
-from diffcore.exits import BAD_INPUT, FATAL, PREEMPTED, RETRYABLE
+from diffbase import ledger
+from diffbase.exits import BAD_INPUT, FATAL, PREEMPTED, RETRYABLE
 from launch import leader as module
 from launch import registry
 from launch.cluster import Cluster

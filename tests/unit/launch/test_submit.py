@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from diffbase.cli import InputError
 from launch import cluster, registry, snapshot, submission, submit
 from launch.spec import parse_minutes, parse_nodes
-from shards.cli import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from diffbase.cli import InputError
 from launch import sweep
-from shards.cli import InputError
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

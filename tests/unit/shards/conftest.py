@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from tiny_set import Command, labels_of, png_of
 
-from shards.attributes import format_csv
-from shards.cli import run
-from shards.pack import Settings, pack
+from diffbase.cli import run
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.sources.cartoon_csv import format_csv
+from tests.support.tiny_set import Command, labels_of, png_of
 
 
 class MakeSource(Protocol):

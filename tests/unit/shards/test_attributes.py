@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.attributes import (
-    CARTOON_SET,
-    format_csv,
-    one_hot_offsets,
-    one_hot_width,
-    parse_csv,
-    parse_csv_text,
-)
-from shards.cli import InputError
+from diffbase.cli import InputError
+from shards.schema import CARTOON_SET, one_hot_offsets, one_hot_width
+from shards.sources.cartoon_csv import format_csv, parse_csv, parse_csv_text
 
 GOOD = format_csv({a.name: 0 for a in CARTOON_SET})
 labels = st.fixed_dictionaries({a.name: st.integers(0, a.variants - 1) for a in CARTOON_SET})

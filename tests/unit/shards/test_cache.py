@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_set import descriptors
 
-from shards import cache as cache_module
+from diffbase.cli import InputError
 from shards import order
-from shards.cache import Cache, address, default_folder, is_url
-from shards.cli import InputError
-from shards.index import Index
 from shards.read import ShardReader
+from shards.remote import cache as cache_module
+from shards.remote import fetch
+from shards.remote.cache import Cache, default_folder
+from shards.remote.fetch import address, is_url
+from shards.table import Index
+from tests.support.tiny_set import descriptors
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -78,7 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(cache_module, "PAUSE", 0.001)
+    monkeypatch.setattr(fetch, "PAUSE", 0.001)
     server = Server(Path(shutil.copytree(packed, tmp_path / "served")))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -165,7 +167,7 @@ def test_no_index_or_another_file(server: Server, cache: Cache) -> None:
 def test_one_download_for_many_processes(server: Server, cache: Cache, attempt: int) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from shards.cache import Cache; from shards.read import ShardReader\n"
+        "from shards.remote.cache import Cache; from shards.read import ShardReader\n"
         "with ShardReader(sys.argv[1], cache=Cache(Path(sys.argv[2])), threads=2) as r:\n"
         "    print(r.read(range(2 * len(r))).keys)"
     )

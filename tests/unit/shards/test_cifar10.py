@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_set import Command, contents, keys_of, resized_in_floats
 
-from shards.cli import InputError
-from shards.index import Index
-from shards.pack import Settings, main, pack
+from diffbase.cli import InputError
+from shards.pack import main
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.sources import detect
 from shards.sources.cifar10 import CLASSES, CifarArchive
-from shards.verify import problems
+from shards.table import Index
+from tests.support.tiny_set import Command, contents, keys_of, resized_in_floats
 
 FOLDER = "cifar-10-batches-bin"
 META = "\n".join([*CLASSES, "", ""]).encode()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shards.cli import InputError, progress_bar, run
+from diffbase.cli import InputError, progress_bar, run
 
 
 def fail(error: BaseException) -> None:
@@ -51,7 +51,7 @@ def test_bar_on_terminals_only(
 def test_a_line_a_minute_in_logs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     now = 100.0
-    monkeypatch.setattr("shards.cli.time.monotonic", lambda: now)
+    monkeypatch.setattr("diffbase.cli.time.monotonic", lambda: now)
     with progress_bar("packing") as report:
         for done in range(0, 7200, 30):  # one image a second
             now = 100.0 + done

@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import Command, pixels_of
 
-from shards.decode import BadSample, decode_image, npy_head, webp_size
-from shards.encode import encode_pixels
-from shards.index import Index
-from shards.pack import main, pack
-from shards.plan import ENCODINGS
+from shards.codec import ENCODINGS
+from shards.codec.decode import BadSample, decode_image, npy_head, webp_size
+from shards.codec.encode import encode_pixels
+from shards.pack import main
+from shards.packing.packer import pack
 from shards.read import ShardReader
+from shards.table import Index
 from shards.verify import main as verify
+from tests.support.tiny_set import Command, pixels_of
 
 
 def noise(height: int, width: int) -> np.ndarray:

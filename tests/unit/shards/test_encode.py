@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import EDGE, pixels_of, png, png_of, resized_in_floats
 
-from shards.cli import InputError
-from shards.encode import prepare_image
-from shards.png import size_of
+from diffbase.cli import InputError
+from shards.codec.encode import prepare_image
+from shards.codec.png import size_of
+from tests.support.tiny_set import EDGE, pixels_of, png, png_of, resized_in_floats
 
 
 def test_pixels_are_those_of_the_plain_chain() -> None:

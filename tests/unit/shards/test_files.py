@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.files import renamed, write_atomic
+from diffbase.files import renamed, write_atomic
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -15,17 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import Command, contents, keys_of, pixels_of
 
-from shards.attributes import Attribute
-from shards.cli import InputError
-from shards.index import Index
-from shards.pack import Settings, main, pack
+from diffbase.cli import InputError
+from shards.pack import main
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.packing.verifier import problems
 from shards.read import ShardReader
+from shards.schema import Attribute
 from shards.sources import detect
 from shards.sources.base import KEY
 from shards.sources.imagefolder import ImageFolder, key_of
-from shards.verify import problems
+from shards.table import Index
+from tests.support.tiny_set import Command, contents, keys_of, pixels_of
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".JPEG": "JPEG", ".webp": "WEBP"}
 

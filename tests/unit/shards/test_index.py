@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import labels_of
 
-from shards import index
-from shards.attributes import CARTOON_SET, Attribute
-from shards.cli import InputError
-from shards.index import FILE, Index, sample_dtype
+from diffbase.cli import InputError
+from shards import table as index
+from shards.schema import CARTOON_SET, Attribute
+from shards.table import FILE, Index, sample_dtype
+from tests.support.tiny_set import labels_of
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -197,6 +197,6 @@ def test_labels_fit_the_schema(copy: Path) -> None:
 
 
 def test_loads_without_torch() -> None:
-    code = "import shards.read, shards.index, shards.verify, sys; print('torch' in sys.modules)"
+    code = "import shards.read, shards.table, shards.verify, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_set import labels_of
 
-from shards.attributes import CARTOON_SET
-from shards.decode import BadSample
-from shards.labels import decode_labels, encode_labels
+from shards.codec.decode import BadSample
+from shards.codec.labels import decode_labels, encode_labels
+from shards.schema import CARTOON_SET
+from tests.support.tiny_set import labels_of
 
 GOOD = labels_of("cs1")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffbase.cli import InputError
 from shards import order
-from shards.cli import InputError
 from shards.order import ORDERS, Extent, Order, ReaderState, scramble
 
 SHUFFLED = sorted(set(ORDERS) - {"sequential"})

@@ -19,13 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import TINY, Command, contents, keys_of, png
 
-from shards import plan
-from shards.index import Index
-from shards.pack import main, pack
-from shards.plan import split_of
+from shards.pack import main
+from shards.packing import plan
+from shards.packing.packer import pack
+from shards.packing.plan import split_of
 from shards.sources import natural
+from shards.table import Index
+from tests.support.tiny_set import TINY, Command, contents, keys_of, png
 
 # What is packed.
 

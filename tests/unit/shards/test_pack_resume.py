@@ -15,12 +15,14 @@ from typing import IO
 
 import numpy as np
 import pytest
-from tiny_set import TINY, Command, contents, png
 
-from shards.cli import InputError
-from shards.index import Index
-from shards.pack import Settings, main, pack
-from shards.resume import JOURNAL
+from diffbase.cli import InputError
+from shards.pack import main
+from shards.packing.journal import JOURNAL
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.table import Index
+from tests.support.tiny_set import TINY, Command, contents, png
 
 
 class StoppedError(Exception):

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import pixels_of
-from tiny_set import png as by_pillow
 
-from shards import fast_zlib, png
+from shards.codec import inflate as fast_zlib
+from shards.codec import png
+from tests.support.tiny_set import pixels_of
+from tests.support.tiny_set import png as by_pillow
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([3, 4]))
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_set import descriptors, row_of
 
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
+from tests.support.tiny_set import descriptors, row_of
 
 
 def test_prefetch(packed: Path) -> None:

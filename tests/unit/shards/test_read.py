@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import labels_of, png, row_of
 
+from diffbase.cli import InputError
 from shards import order
-from shards.attributes import CARTOON_SET
-from shards.cli import InputError
-from shards.decode import BadSample, decode_image
-from shards.fast_decode import decoder
-from shards.index import Index
+from shards.codec.decode import BadSample, decode_image
+from shards.codec.fast_decode import decoder
 from shards.order import TAILS, ReaderState
-from shards.pack import pack
+from shards.packing.packer import pack
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
+from shards.schema import CARTOON_SET
+from shards.table import Index
+from tests.support.tiny_set import labels_of, png, row_of
 
 
 @pytest.fixture(scope="session")

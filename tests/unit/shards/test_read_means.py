@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_set import descriptors, row_of
 
 from shards import read
-from shards.pack import pack
+from shards.packing.packer import pack
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
+from tests.support.tiny_set import descriptors, row_of
 
 
 def test_a_thousand_epochs_leave_nothing(packed: Path) -> None:

@@ -15,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_set import contents
 
-from shards import render as command
-from shards.artwork import BALD_HAIR, avatar
-from shards.artwork.hair_styles import HAIR_STYLES
-from shards.attributes import CARTOON_SET, Attribute, parse_csv
-from shards.cli import InputError
-from shards.pack import Settings, pack
+from diffbase.cli import InputError
+from shards import render
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.schema import CARTOON_SET, Attribute
+from shards.sources.cartoon_csv import parse_csv
+from shards.standin import files as command
+from shards.standin.artwork import BALD_HAIR, avatar
+from shards.standin.artwork.hair_styles import HAIR_STYLES
+from tests.support.tiny_set import contents
 
 Labels = dict[str, int]
 BASE: Labels = {attribute.name: 0 for attribute in CARTOON_SET} | {
@@ -57,7 +60,7 @@ def small(labels: Labels) -> np.ndarray:
 
 @pytest.fixture
 def cli() -> Callable[..., None]:
-    return lambda *arguments: command.main([str(argument) for argument in arguments])
+    return lambda *arguments: render.main([str(argument) for argument in arguments])
 
 
 def test_same_seed_gives_same_bytes_for_any_number_of_jobs(tmp_path: Path) -> None:
@@ -242,4 +245,4 @@ def test_missing_system_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(InputError, match="apt-get install libegl1 libgl1"):
-        command._require_skia()
+        command.require_skia()

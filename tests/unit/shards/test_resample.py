@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_set import resized_in_floats
 
-from shards.resample import ONE, _bands, over_white, resize
+from shards.codec.resample import ONE, _bands, over_white, resize
+from tests.support.tiny_set import resized_in_floats
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_set import TINY, Command, keys_of, labels_of, png_of
 
-from shards.attributes import format_csv
-from shards.cli import InputError
-from shards.index import Index
-from shards.pack import main, pack
+from diffbase.cli import InputError
+from shards.pack import main
+from shards.packing.packer import pack
 from shards.sources import cartoonset
+from shards.sources.cartoon_csv import format_csv
 from shards.sources.cartoonset import CartoonArchive, CartoonFolder
+from shards.table import Index
+from tests.support.tiny_set import TINY, Command, keys_of, labels_of, png_of
 
 
 def archive_of(path: Path, members: list[tuple[str, bytes]]) -> Path:

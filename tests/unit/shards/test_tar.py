@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_set import labels_of, pixels_of, png_of
 
-from shards.index import Index
-from shards.pack import pack
-from shards.plan import ENCODINGS, Settings
+from shards.codec import ENCODINGS
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.packing.tar import read_back
 from shards.read import ShardReader
-from shards.tar import read_back
+from shards.table import Index
+from tests.support.tiny_set import labels_of, pixels_of, png_of
 
 
 def test_stock_readers_agree(packed: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_set import Command, png_of, row_of
 
-from shards.index import FILE, Index, Row, Shard, write_index
-from shards.pack import Settings, pack
-from shards.verify import main, problems
+from shards.packing.packer import pack
+from shards.packing.plan import Settings
+from shards.packing.verifier import problems
+from shards.table import FILE, Index, Row, Shard, write_index
+from shards.verify import main
+from tests.support.tiny_set import Command, png_of, row_of
 
 
 def test_sound(packed: Path, command: Command) -> None:

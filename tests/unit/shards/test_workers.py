@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
-from shards.cli import InputError
-from shards.workers import THREADS, map_in_order
+from diffbase.cli import InputError
+from shards.packing.workers import THREADS, map_in_order
 
 
 def slow_square(number: int) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.cli import InputError
+from diffbase.cli import InputError
 from slurm import box_conf, machine, processes
 from slurm.box_conf import Settings
 from slurm.box_daemons import Box

@@ -1,0 +1,31 @@
+"""A sample's labels as they stand in a shard: JSON, and the number of the class for class data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from shards.codec.decode import BadSample
+from shards.schema import Attribute
+
+
+def encode_labels(labels: Mapping[str, int]) -> tuple[bytes, bytes | None]:
+    """The ``.json`` member, and the ``.cls`` member where the only label is ``class``."""
+    number = labels["class"] if labels.keys() == {"class"} else None
+    return json.dumps(labels, sort_keys=True).encode(), None if number is None else b"%d" % number
+
+
+def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:
+    """The variants in a ``.json`` member, in the schema's order; BadSample unless each fits the schema."""
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample("its labels are not JSON") from error
+    if not isinstance(given, dict) or len(given) != len(schema):
+        raise BadSample("its labels are not the schema's")
+    for attribute in schema:
+        value = given.get(attribute.name)
+        # type(), not isinstance(): true and false are ints in Python.
+        if type(value) is not int or not 0 <= value < attribute.variants:
+            raise BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
+    return tuple(given[attribute.name] for attribute in schema)

@@ -1,0 +1,172 @@
+"""What a pack finds in its output folder: nothing, a part to go on with, a finished set, or someone else's.
+
+``.pack.jsonl``, the journal, is there from the first moment of a pack to its last: a line with the settings,
+then one for each finished shard. A folder without it that is not empty is finished or not ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from diffbase.cli import InputError
+from shards.packing.plan import Plan
+from shards.packing.tar import read_back
+from shards.schema import Attribute
+from shards.table import FILE, Index, Row, Shard
+
+JOURNAL = ".pack.jsonl"
+_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,}\.tar")
+
+
+def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
+    """Samples of each split when ``folder`` is packed already, None when it is not.
+
+    InputError when it was packed from something else than ``about`` tells (see ``Settings.about``), or a
+    shard is missing or has another size.
+    """
+    if not (folder / FILE).exists():
+        return None
+    index = Index.load(folder)
+    given = index.header.model_dump()
+    # The name of the source's folder may change; its content, by digest, may not.
+    source = {**about["source"], "name": given["source"]["name"]}
+    _refuse_other(folder, {name: given[name] for name in about}, {**about, "source": source})
+    for split in index.splits.values():
+        for shard in split.shards:
+            path = folder / shard.name
+            if not path.is_file() or path.stat().st_size != shard.bytes:
+                raise InputError(f"{path}: missing or damaged; pack again into another --out")
+    return {name: len(split) for name, split in index.splits.items()}
+
+
+def check_out(out: Path, source: Path) -> None:
+    """InputError where writing to ``out`` would harm something else."""
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise InputError(f"--out {out}: lies inside the source")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder")
+    if out.is_dir() and not (out / JOURNAL).exists():
+        others = sorted(entry.name for entry in out.iterdir())
+        if others:
+            raise InputError(f"--out {out}: not empty and not begun by shards.pack (found {others[0]})")
+
+
+@contextmanager
+def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
+    """The journal of a pack into ``out``, for as long as the pack runs.
+
+    It goes when the pack ends well. When it does not, the finished shards stay with it; where there are none,
+    the folders made for it go too.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(out, about)
+    try:
+        for stale in out.glob(".*.tmp"):  # of a pack that was killed; the lock says that none is running
+            stale.unlink()
+        yield journal
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or str(out)  # a failed write does not tell where
+        journal.close(keep=bool(journal.done))
+        if not journal.done:
+            with suppress(OSError):  # someone may have put a file there meanwhile
+                for folder in made:
+                    folder.rmdir()
+        raise
+    journal.close(keep=False)
+
+
+class Journal:
+    """The open and locked journal; ``done`` maps a finished shard's name to its line."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.path = folder / JOURNAL
+        self.done: dict[str, dict[str, str]] = {}
+        self._file = self.path.open("a+b")
+        try:
+            self._lock()
+            # The source's digest may change between two attempts: the digest of each shard's samples decides.
+            self._take_up({**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}})
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{self.folder}: another shards.pack is writing here") from None
+        if os.fstat(self._file.fileno()).st_nlink == 0:  # it ended between our open and our lock
+            raise InputError(f"{self.folder}: another shards.pack has just ended here; run this one again")
+
+    def _take_up(self, settings: dict[str, Any]) -> None:
+        """Read what an earlier attempt left, or begin with the line of the settings."""
+        self._file.seek(0)
+        text = self._file.read()
+        whole = text[: text.rfind(b"\n") + 1]  # a kill may have cut the last line; its shard is packed again
+        if not whole:
+            self._file.truncate(0)
+            self._append(settings)
+            return
+        try:
+            before, *entries = map(json.loads, whole.splitlines())
+            self.done = {entry["name"]: entry for entry in entries if _SHARD_NAME.fullmatch(entry["name"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.path}: not a journal of shards.pack ({error})") from error
+        if not isinstance(before, dict):
+            raise InputError(f"{self.path}: not a journal of shards.pack")
+        _refuse_other(self.folder, before, settings)
+        self._file.truncate(len(whole))
+
+    def find(self, plan: Plan, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]] | None:
+        """The shard of ``plan`` when it is there, whole and of the same samples; else None."""
+        entry, path = self.done.get(plan.name), self.folder / plan.name
+        if entry is None or entry.get("samples") != plan.digest or not path.is_file():
+            return None
+        try:
+            shard, rows = read_back(path, schema)
+        except (tarfile.TarError, ValueError):
+            return None
+        return (shard, rows) if shard.sha256 == entry.get("sha256") else None
+
+    def record(self, shard: Shard, digest: str) -> None:
+        """Note a finished shard and the digest of its plan."""
+        self.done[shard.name] = {"name": shard.name, "sha256": shard.sha256, "samples": digest}
+        self._append(self.done[shard.name])
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self, *, keep: bool) -> None:
+        if not keep:
+            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # every line was flushed when it was written; a full disk fails here again
+            self._file.close()
+
+
+def _refuse_other(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """InputError naming the first setting in which a packed or begun folder differs from what is asked."""
+
+    def flat(tree: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for part in tree.values() if isinstance(part, dict) for k, v in part.items()} | {
+            k: v for k, v in tree.items() if not isinstance(v, dict)
+        }
+
+    old, new = flat(before), flat(now)
+    for name in [n for n in new if old.get(n) != new[n]]:
+        label = {"kind": "source kind", "name": "source", "digest": "source content"}.get(name, name)
+        given = "differs" if name == "digest" else f"is {old.get(name)!r} there, {new[name]!r} asked"
+        raise InputError(f"{folder}: packed with other settings ({label} {given}); choose another --out")

@@ -1,0 +1,138 @@
+"""One tar shard, written and read back: of each sample ``<key>.json`` and its image, ``<key>.png``, ``.webp``
+or ``.npy``. Class data has ``<key>.cls`` before them, the number of the class, as WebDataset's users expect.
+
+The bytes are those of ``webdataset.TarWriter``, which is not used: it imports torch, and so takes longer to
+start than a thousand samples to write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from diffbase.files import open_atomic
+from shards.codec import ENCODINGS
+from shards.codec.decode import BadSample
+from shards.codec.labels import decode_labels, encode_labels
+from shards.schema import Attribute
+from shards.table import MEMBER_CAP, Row, Shard
+
+
+class Records(NamedTuple):
+    """Samples as they stand in a shard, one behind the other; the rows' offsets count from their start."""
+
+    data: bytes
+    rows: list[Row]
+
+
+def records(samples: Iterable[tuple[str, dict[str, int], bytes]], encoding: str) -> Records:
+    """The members of samples given as key, labels in the schema's order, and image.
+
+    Owner, mode and time are fixed: the same samples give the same bytes.
+    """
+    data, rows = bytearray(), []
+
+    def add(name: str, content: bytes) -> int:
+        data.extend(_header(name, len(content)))
+        start = len(data)
+        data.extend(content)
+        data.extend(bytes(-len(content) % tarfile.BLOCKSIZE))
+        return start
+
+    for key, labels, image in samples:
+        label, cls = encode_labels(labels)
+        if cls is not None:
+            add(f"{key}.cls", cls)
+        label_at = add(f"{key}.json", label)
+        image_at = add(f"{key}.{encoding}", image)
+        numbers = tuple(labels.values())
+        rows.append((key, image_at, label_at, len(image), len(label), zlib.crc32(image), numbers))
+    return Records(bytes(data), rows)
+
+
+def _header(name: str, size: int) -> bytes:
+    """A member's header (POSIX ustar). ``name`` has at most 100 ASCII characters, ``size`` is in bytes."""
+
+    def fields(checksum: bytes) -> bytes:
+        return struct.pack(
+            "100s8s8s8s12s12s8s101s8s32s32s183x",
+            name.encode("ascii"),
+            b"0000644",
+            *(b"0000000", b"0000000"),
+            *(b"%011o" % size, b"0" * 11),
+            checksum,
+            b"0",
+            b"ustar\x0000",
+            *(b"diffcore", b"diffcore"),
+        )
+
+    return fields(b"%06o\0 " % sum(fields(b" " * 8)))
+
+
+def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]:
+    """Write one shard, whole and durable or not at all; returns what ``read_back`` tells of it."""
+    rows: list[Row] = []
+    digest, size = hashlib.sha256(), 0
+    with open_atomic(path) as file:
+
+        def write(data: bytes) -> None:
+            nonlocal size
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+
+        for part in parts:
+            for key, image_at, label_at, image_bytes, label_bytes, crc, labels in part.rows:
+                rows.append((key, image_at + size, label_at + size, image_bytes, label_bytes, crc, labels))
+            write(part.data)
+        write(bytes(2 * tarfile.BLOCKSIZE))  # the end, and up to a whole record of 10 KiB
+        write(bytes(-size % tarfile.RECORDSIZE))
+    return Shard(name=path.name, count=len(rows), bytes=size, sha256=digest.hexdigest()), rows
+
+
+def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]]:
+    """Read a tar shard back: what the index tells of it, and one row a sample.
+
+    Raises ValueError, or tarfile's errors, unless it is a whole shard of image and label pairs, all images of
+    one encoding, the labels fit the schema and every ``.cls`` tells the class of its labels.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        rows: list[Row] = []
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            members = archive.getmembers()
+            width = 3 if members and members[0].name.endswith(".cls") else 2  # members of a sample
+            ending = PurePosixPath(members[-1].name).suffix if members else ""
+            if len(members) % width or (members and ending[1:] not in ENCODINGS):
+                raise ValueError(f"{len(members)} members, the last one {ending}: not labels and images")
+            for first in range(0, len(members), width):
+                *classes, label, image = members[first : first + width]
+                key = image.name.removesuffix(ending)
+                names = [member.name for member in (*classes, label, image)]
+                if names != [f"{key}{end}" for end in (".cls", ".json", ending)[-width:]]:
+                    raise ValueError(f"{' and '.join(names)} are no pair")
+                image_data, label_data, *class_data = (
+                    _content(file, member) for member in (image, label, *classes)
+                )
+                try:
+                    labels = decode_labels(label_data, schema)
+                except BadSample as error:
+                    raise ValueError(f"{label.name}: {error}") from error
+                if class_data and class_data != [b"%d" % number for number in labels]:
+                    raise ValueError(f"{classes[0].name} tells another class than {label.name}")
+                crc = zlib.crc32(image_data)
+                rows.append((key, image.offset_data, label.offset_data, image.size, label.size, crc, labels))
+    return Shard(name=path.name, count=len(rows), bytes=path.stat().st_size, sha256=digest), rows
+
+
+def _content(file: IO[bytes], member: tarfile.TarInfo) -> bytes:
+    if not 0 <= member.size <= MEMBER_CAP:
+        raise ValueError(f"{member.name} has {member.size} bytes; at most {MEMBER_CAP} are allowed")
+    file.seek(member.offset_data)
+    return file.read(member.size)

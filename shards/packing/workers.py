@@ -1,0 +1,93 @@
+"""Work spread over processes, its results in order. No process outlives its parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
+from typing import TypeVar
+
+from diffbase.cli import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# What numpy's libraries read: a worker has one core, and their threads would only take the others' time.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def prepare_workers(module: str) -> None:
+    """Start the process that workers are forked from and have it import ``module``; returns at once.
+
+    Workers then start with it. Another call in the same process changes nothing.
+    """
+    given = {name: os.environ.get(name) for name in THREADS}
+    forkserver.set_forkserver_preload([module])
+    resource_tracker.ensure_running()  # on its own: it ends with SIGINT no longer blocked
+    # Inherited, as the variables are: a Ctrl-C during the imports is the parent's to tell, not theirs.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        for name, value in given.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def map_in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Generator[Result, None, None]:
+    """``work(item)`` for each item, in order, by ``jobs`` processes; in this one where ``jobs`` is 1.
+
+    Items are taken only a few ahead of the results, so both may be endless. An exception of ``work`` is
+    raised here in its place. Close the generator to end the processes.
+    """
+    if jobs == 1:
+        yield from map(work, items)
+        return
+    prepare_workers(getattr(work, "func", work).__module__)  # of a partial, the function's
+    # Not forked: the caller may have threads.
+    context = multiprocessing.get_context("forkserver")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * jobs:  # enough to keep every worker busy, few enough to bound memory
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError("a worker died (out of memory?); run the same command again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def worker_count(given: int | None) -> int:
+    """The value of a --jobs flag; without one, the cores that this process may use."""
+    jobs = len(os.sched_getaffinity(0)) if given is None else given
+    if not 1 <= jobs <= 1024:
+        raise InputError(f"--jobs {jobs}: allowed: 1 to 1024")
+    return jobs
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; a worker ends with its parent, even one killed outright."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

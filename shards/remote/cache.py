@@ -1,0 +1,210 @@
+"""Packed folders behind a URL, read through a node-local cache.
+
+1. ``index.json`` is fetched anew each time a reader opens; its hash names the folder in the cache, so data
+   that changes behind a URL never mixes. Tables and shards are fetched when first needed and checked by the
+   sizes and SHA-256 that the index tells.
+2. A file is written as ``.NAME.part`` and renamed when it is whole. The part file is also the lock (flock):
+   of many processes one downloads and the others wait. A killed process lets go of it, and whoever comes
+   next starts that file again.
+3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
+   files that were opened longest ago are deleted, never one that somebody holds.
+
+Names come from the index, which holds plain ones only; what may be fetched, and how: ``shards.remote.fetch``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
+from shards.remote.fetch import address, check_url, download, fetch_small
+from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
+
+LIMIT = 64 << 30  # bytes
+PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
+POLL = 0.02  # seconds between two looks at another process's download
+
+
+def default_folder() -> Path:
+    """The job's scratch folder where Slurm made one, else the user's cache folder."""
+    if scratch := os.environ.get("SLURM_TMPDIR"):
+        return Path(scratch) / "diffcore-shards"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "diffcore" / "shards"
+
+
+class Cache:
+    """A folder of at most ``limit`` bytes, shared by all processes of a node; see the module's text."""
+
+    def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; allowed: 1 or more bytes")
+        self.folder = default_folder() if folder is None else Path(folder)
+        self.limit = limit
+
+    def open(
+        self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int] = lambda: 0
+    ) -> int:
+        """A descriptor of ``path`` in the cache, fetched from ``url`` if it is not there, held until closed.
+
+        ``make_way`` is asked to close what the caller can spare when the cache is full; it returns how many.
+        Raises InputError where the file is not there or finds no room, TimeoutError where its server does not
+        answer in spite of some attempts.
+        """
+        while (descriptor := self._held(path, size)) is None:
+            self._fetch(url, path, size, sha256, make_way)
+        return descriptor
+
+    def put(self, path: Path, data: bytes) -> int:
+        """Like ``open``, for bytes that are here already."""
+        while (descriptor := self._held(path, len(data))) is None:
+            with self._locked():
+                write_atomic(path, data)
+        return descriptor
+
+    def _held(self, path: Path, size: int) -> int | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: it is locked otherwise only to be deleted
+        there = os.fstat(descriptor)
+        if there.st_nlink and there.st_size == size:
+            os.utime(descriptor)  # what was opened longest ago goes first
+            return descriptor
+        if there.st_nlink:  # somebody cut it
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+        return None
+
+    def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
+        if size > self.limit:
+            raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
+            # reads it may hold his for the rest of the run.
+            while not _locks(descriptor):
+                if not _is(part, descriptor):
+                    return  # another process finished or gave up: look again
+                time.sleep(POLL)
+            if not _is(part, descriptor) or path.exists():
+                return
+            try:
+                os.ftruncate(descriptor, 0)
+                self._reserve(url, descriptor, size, make_way)
+                download(url, descriptor, size, sha256)
+                os.fsync(descriptor)
+                part.rename(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _reserve(self, url: str, descriptor: int, size: int, make_way: Callable[[], int]) -> None:
+        """Give the file its size on the disk, once the others leave room for it."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            with self._locked():
+                held = self._evict(self.limit - size)
+                if held + size <= self.limit:
+                    if size:
+                        os.posix_fallocate(descriptor, 0, size)
+                    return
+            if not make_way():
+                if time.monotonic() > until:
+                    raise InputError(
+                        f"{url}: no room in the cache {self.folder}: {held} of its {self.limit} bytes are in "
+                        f"use and {size} more are needed; give it more"
+                    )
+                time.sleep(min(0.2, PATIENCE))
+
+    def _evict(self, target: int) -> int:
+        """Delete files that nobody holds, the oldest use first, down to ``target`` bytes; what is left."""
+        files = []
+        for path in self.folder.glob("*/*"):  # part files as well
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                continue
+            files.append((found.st_mtime_ns, path, found.st_size))
+        total = sum(size for _, _, size in files)
+        for _, path, size in sorted(files):
+            if total <= target:
+                break
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                if _locks(descriptor) and _is(path, descriptor):  # else somebody has it open
+                    path.unlink()
+                    total -= size
+            finally:
+                os.close(descriptor)
+        return total
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _locks(descriptor: int) -> bool:
+    """Take the exclusive lock of a file, unless somebody holds one."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` still leads to the open file: another process may have renamed or deleted it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+class RemoteFolder:
+    """A packed folder at ``url``: its index, here, and its shards as they are needed.
+
+    Raises InputError for an address that is refused or cannot be reached and for a bad index.
+    """
+
+    def __init__(self, url: str, cache: Cache) -> None:
+        check_url(url)
+        self.url, self.cache = url, cache
+        place = address(url, FILE)
+        data = fetch_small(place, INDEX_CAP)
+        folder = cache.folder / hashlib.sha256(data).hexdigest()
+        try:
+            header = parse_header(data, Path(FILE))
+        except InputError as error:
+            raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as held:
+            for entry in header.splits.values():  # held, so that nobody makes room with them before the load
+                held.callback(os.close, self._open(folder, entry.samples, lambda: 0))
+            held.callback(os.close, cache.put(folder / FILE, data))
+            self.index = Index.load(folder)
+
+    def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
+        """A descriptor of one shard; see ``Cache.open``."""
+        return self._open(self.index.folder, shard, make_way)
+
+    def _open(self, folder: Path, file: Shard | Table, make_way: Callable[[], int]) -> int:
+        place = address(self.url, file.name)
+        return self.cache.open(place, folder / file.name, file.bytes, file.sha256, make_way)

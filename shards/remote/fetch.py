@@ -1,0 +1,201 @@
+"""Fetching files behind a URL: http(s), and any scheme that fsspec knows.
+
+Dropped connections, answers of 5xx, 408 or 429 and wrong bytes are tried again, with a growing pause; where
+the server can, a broken download goes on where it was. Then an error names URL and attempts: TimeoutError, or
+InputError where wrong bytes keep coming.
+
+Nothing here runs a command: ``pipe:`` and other schemes that would are refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from diffbase.cli import InputError
+
+ATTEMPTS = 6
+PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
+TIMEOUT = 30.0  # seconds without a byte
+CHUNK = 1 << 20
+
+# Schemes that start commands, run code elsewhere, or are recipes that point at other addresses.
+REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab")
+
+T = TypeVar("T")
+
+
+class _BrokenError(Exception):
+    """A failure that may pass."""
+
+
+class _WrongBytesError(_BrokenError):
+    """The server answers, but not with the file that the index describes."""
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether ``place`` is an address rather than a local path."""
+    return isinstance(place, str) and re.match(r"pipe:|[A-Za-z][\w+.-]*:(//|:)", place) is not None
+
+
+def check_url(url: str) -> None:
+    """InputError for an address that could run something, or whose scheme is unknown."""
+    scheme = url.split(":", 1)[0].lower()
+    if scheme in REFUSED or "::" in url:
+        raise InputError(f"{url}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+    if scheme not in ("http", "https"):
+        from fsspec.registry import available_protocols
+
+        if scheme not in available_protocols():
+            raise InputError(f"{url}: unknown scheme {scheme!r}")
+
+
+def address(url: str, name: str) -> str:
+    """The URL of a file of the folder at ``url``; a query (a signature, say) stays behind it."""
+    if not url.startswith(("http:", "https:")):
+        return f"{url.rstrip('/')}/{name}"
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def fetch_small(url: str, cap: int) -> bytes:
+    """The whole of a file of at most ``cap`` bytes. InputError and TimeoutError as ``Cache.open``."""
+
+    def attempt() -> bytes:
+        data = b""
+        with _open(url, 0) as (_, chunks):
+            for chunk in chunks:
+                data += chunk
+                if len(data) > cap:
+                    raise InputError(f"{url}: larger than {cap} bytes")
+        return data
+
+    return _retried(url, attempt)
+
+
+def download(url: str, descriptor: int, size: int, sha256: str) -> None:
+    """Fill the file with the ``size`` bytes at ``url``."""
+    done = 0
+
+    def attempt() -> None:
+        nonlocal done
+        if done < size:
+            with _open(url, done) as (done, chunks):
+                for chunk in chunks:
+                    if done + len(chunk) > size:
+                        done = 0
+                        raise _WrongBytesError(f"more than the {size} bytes of the index")
+                    os.pwrite(descriptor, chunk, done)
+                    done += len(chunk)
+            if done < size:
+                raise _WrongBytesError(f"{done} bytes came, the index says {size}")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            done = 0
+            raise _WrongBytesError("its SHA-256 differs from the index's")
+
+    _retried(url, attempt)
+
+
+def _retried(url: str, attempt: Callable[[], T]) -> T:
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return attempt()
+        except _BrokenError as error:
+            told = f"{error} (gave up after {ATTEMPTS} attempts)"
+            if number == ATTEMPTS and isinstance(error, _WrongBytesError):
+                raise InputError(f"{url}: {told}") from error
+            if number == ATTEMPTS:
+                # Not a mistake in what was given: the same command may go on when the server is back.
+                raise TimeoutError(errno.ETIMEDOUT, told, url) from error
+            time.sleep(PAUSE * 2 ** (number - 1))
+    raise AssertionError
+
+
+@contextmanager
+def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The bytes at ``url`` from ``start`` on, or from where the server begins instead, and that place."""
+    with (_open_http if url.startswith(("http:", "https:")) else _open_fsspec)(url, start) as opened:
+        yield opened
+
+
+@contextmanager
+def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        told = f"HTTP {error.code} {error.reason}"
+        if error.code >= 500 or error.code in (408, 429):
+            raise _BrokenError(told) from error
+        raise InputError(f"{url}: {told}") from error
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            while chunk := response.read(CHUNK):
+                yield chunk
+            if response.length:  # a short body ends like a whole one; only the length tells
+                raise _BrokenError("the connection was dropped")
+        except (OSError, http.client.HTTPException) as error:
+            raise _BrokenError(f"the connection was dropped ({type(error).__name__})") from error
+
+    with closing(response):
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {start}-"
+        )
+        yield start if resumed else 0, chunks()
+
+
+@contextmanager
+def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(url)
+    except ImportError as error:  # tells which package
+        raise InputError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}") from error
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise InputError(f"{url}: {error.strerror or type(error).__name__}") from error
+        except Exception as error:  # every backend has its own
+            raise _BrokenError(f"{type(error).__name__}: {error}") from error
+
+    with told():
+        file = system.open(path, "rb")
+
+    def chunks() -> Iterator[bytes]:
+        with told():
+            file.seek(start)
+        while True:
+            with told():
+                chunk = file.read(CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+    with closing(file):
+        yield start, chunks()

@@ -1,0 +1,54 @@
+"""Label schemas: categorical attributes and their one-hot form; Cartoon Set's own.
+
+Facts: Google's Cartoon Set (CC BY 4.0), https://google.github.io/cartoonset/. This module imports neither
+torch nor numpy, so that command lines and config checks stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One categorical label: its name and the number of its variants (values 0 .. variants - 1)."""
+
+    name: str
+    variants: int
+
+
+CARTOON_SET: tuple[Attribute, ...] = (
+    Attribute("eye_angle", 3),
+    Attribute("eye_lashes", 2),
+    Attribute("eye_lid", 2),
+    Attribute("chin_length", 3),
+    Attribute("eyebrow_weight", 2),
+    Attribute("eyebrow_shape", 14),
+    Attribute("eyebrow_thickness", 4),
+    Attribute("face_shape", 7),
+    Attribute("facial_hair", 15),
+    Attribute("hair", 111),
+    Attribute("eye_color", 5),
+    Attribute("face_color", 11),
+    Attribute("hair_color", 10),
+    Attribute("glasses", 12),
+    Attribute("glasses_color", 7),
+    Attribute("eye_slant", 3),
+    Attribute("eyebrow_width", 3),
+    Attribute("eye_eyebrow_distance", 3),
+)
+
+
+def one_hot_width(schema: Sequence[Attribute]) -> int:
+    """Width of the concatenated one-hot vector; 217 for Cartoon Set."""
+    return sum(attribute.variants for attribute in schema)
+
+
+def one_hot_offsets(schema: Sequence[Attribute]) -> list[int]:
+    """First column of each attribute in the concatenated one-hot vector."""
+    offsets, total = [], 0
+    for attribute in schema:
+        offsets.append(total)
+        total += attribute.variants
+    return offsets

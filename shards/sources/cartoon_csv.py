@@ -1,0 +1,81 @@
+"""Cartoon Set's CSV: one line per attribute, ``"eye_angle", 2, 3``, with the quoted name, the chosen variant
+and the number of variants. Facts: https://google.github.io/cartoonset/.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from diffbase.cli import InputError
+from shards.schema import CARTOON_SET
+
+_VARIANTS = {attribute.name: attribute.variants for attribute in CARTOON_SET}
+
+
+def parse_csv(path: Path) -> dict[str, int]:
+    """Read one ``csX.csv`` into ``{name: variant}`` in the schema's order.
+
+    Accepts the official form (a space after each comma) and the form without the space. Raises
+    InputError, with file and line, for a wrong name, a missing or doubled attribute, a variant out of
+    range or a number of variants that differs from the schema's.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file ({error.reason})") from error
+    return parse_csv_text(text, where=str(path))
+
+
+def parse_csv_text(text: str, where: str) -> dict[str, int]:
+    """``parse_csv`` for text already in memory; ``where`` names the origin in errors."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line:
+            continue
+        try:
+            name, variant = _parse_line(line)
+            if name in found:
+                raise InputError(f"attribute {name!r} appears twice")
+        except InputError as error:
+            raise InputError(f"{where}, line {number}: {error}") from error
+        found[name] = variant
+    missing = [name for name in _VARIANTS if name not in found]
+    if missing:
+        raise InputError(f"{where}: attribute missing: {', '.join(missing)}")
+    return {name: found[name] for name in _VARIANTS}
+
+
+@lru_cache(maxsize=1024)  # 217 lines are right, in a few spellings: a set of files is these over and over
+def _parse_line(line: str) -> tuple[str, int]:
+    """Name and variant; an InputError tells what is wrong."""
+    try:
+        (row,) = csv.reader([line], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise InputError(f"not a CSV ({error})") from error
+    if len(row) != 3:
+        raise InputError(f'expected "name", variant, variants; got {len(row)} fields')
+    name = row[0].strip()
+    if name not in _VARIANTS:
+        raise InputError(f"unknown attribute {name!r}; allowed: {', '.join(_VARIANTS)}")
+    variant, variants = map(_integer, row[1:])
+    if variants != _VARIANTS[name]:
+        raise InputError(f"{name} has {_VARIANTS[name]} variants, the file says {variants}")
+    if not 0 <= variant < variants:
+        raise InputError(f"{name} is {variant}; allowed: 0 to {variants - 1}")
+    return name, variant
+
+
+def _integer(field: str) -> int:
+    field = field.strip()
+    # str.isdigit and int() accept other scripts' digits and underscores; the format is plain ASCII.
+    if not (field.isascii() and field.isdigit() and len(field) <= 9):
+        raise InputError(f"expected a whole number, got {field!r}")
+    return int(field)
+
+
+def format_csv(labels: Mapping[str, int]) -> str:
+    """The official CSV text of one avatar: ``"name", variant, variants`` lines in the schema's order."""
+    return "".join(f'"{a.name}", {labels[a.name]}, {a.variants}\n' for a in CARTOON_SET)
