@@ -28,8 +28,8 @@ sys.path[:0] = [str(REPOSITORY)]
 
 from diffbase import cli  # noqa: E402
 from diffbase.files import write_atomic  # noqa: E402
-from diffcore import configure  # noqa: E402
-from diffcore.evaluation import experiments  # noqa: E402
+from diffcore.config import configure  # noqa: E402
+from diffcore.evaluation.studies import experiments  # noqa: E402
 
 RECIPES = ("avatar", "avatar-original")
 GOAL = 0.9

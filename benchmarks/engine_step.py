@@ -32,15 +32,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
-from diffcore import configure, engine, models
-from diffcore.batches import micro_batches, training_reader
-from diffcore.config import Config
+from diffcore import models
+from diffcore.config import configure
+from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.stopping import StopFlag
-from diffcore.training import Training
-from diffcore.watchdog import Watchdog
-from diffcore.world import World, barrier
+from diffcore.engine import process_group
+from diffcore.engine.ranks import World, barrier
+from diffcore.runs.data import training_reader
+from diffcore.training.batches import micro_batches
+from diffcore.training.guards.stopping import StopFlag
+from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.run import Training
 from tests.support import small_set
 
 ENDLESS = 10**9
@@ -107,7 +110,7 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
 
 def work(a: argparse.Namespace) -> None:
     """One rank."""
-    world = engine.start(a.threads)
+    world = process_group.start(a.threads)
     changes: dict[str, Any] = {
         "data": {"path": str(a.data)},
         "batch": {"size": a.batch, "micro": None},

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from diffbase import exits, ledger
-from diffcore import checkpoint
+from diffcore.runs import checkpoint
 from tests.support import small_set
 
 TRAIN = Path(__file__).resolve().parents[1] / "diffcore" / "train.py"

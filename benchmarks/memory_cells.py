@@ -134,7 +134,7 @@ def pairwise(cells: list[Cell], seed: int = 0) -> list[Cell]:
 
 
 def config_of(cell: Cell) -> Any:
-    from diffcore.configure import load
+    from diffcore.config.configure import load
 
     name, model, _ = MODELS[cell.model]
     engine: dict[str, Any] = {

@@ -24,8 +24,8 @@ LINEAR = torch.nn.functional.linear
 
 def work(job: dict[str, Any]) -> None:
     """One process of a group."""
-    from diffcore import engine
-    from diffcore.world import World
+    from diffcore.engine import process_group
+    from diffcore.engine.ranks import World
 
     cells = [Cell(**cell) for cell in job["cells"]]
     world = cells[0].world
@@ -46,7 +46,7 @@ def work(job: dict[str, Any]) -> None:
         place = World(cells[0].rank, world, 0, torch.device("cpu"))
     else:
         settle_collectives(job["settle"])
-        place = engine.start(1)
+        place = process_group.start(1)
     until = time.monotonic() + job["seconds"]
     for number, cell in enumerate(cells):
         if number and not agreed(time.monotonic() < until, cell):
@@ -111,11 +111,11 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     from torch.nn import functional as F
     from torch.profiler import ProfilerActivity, profile, record_function
 
-    from diffcore import engine, models
+    from diffcore import models
     from diffcore.diffusion.loss import WEIGHTS, denoising_loss
     from diffcore.diffusion.randomness import Draws
     from diffcore.diffusion.schedule import NoiseSchedule
-    from diffcore.ema import Ema
+    from diffcore.engine.ema import Ema
     from shards.schema import CARTOON_SET, Attribute
 
     # DeepSpeed changes both for the whole process.
@@ -127,7 +127,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     gc.disable()  # checkpointing leaves cycles; when they are collected is nobody's choice
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         prepared = models.prepare(models.build(config.model, schema, size), config.engine)
-        network = engine.Engine(prepared, config, world)
+        network = Engine(prepared, config, world)
         ema = Ema(network, config.ema)
         schedule = NoiseSchedule.of(config.diffusion)
         weights = WEIGHTS[config.diffusion.loss_weight](schedule)

@@ -33,15 +33,15 @@ def main() -> None:
 
 def overhead(name: str, batch: int | None = None, pairs: int = 9) -> dict[str, Any]:
     """Seconds of a step and of what tracing adds; medians."""
-    from diffcore import engine as engines
-    from diffcore.configure import load, replace
+    from diffcore.config.configure import load, replace
+    from diffcore.engine import process_group
     from diffcore.memory import report
-    from diffcore.memory.rehearse import steps_of
+    from diffcore.memory.measure.rehearse import steps_of
 
     config = load(REPOSITORY / "configs" / name)
     if batch:
         config = replace(config, "batch", {"size": batch, "micro": None})
-    world = engines.start(config.engine.threads)
+    world = process_group.start(config.engine.threads)
     step, tracer = steps_of(config, world)
 
     def seconds(number: int, followed: bool) -> float:
@@ -56,7 +56,7 @@ def overhead(name: str, batch: int | None = None, pairs: int = 9) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         report.save(Path(folder), report.measured(config, [tracer.result]))
     reporting = time.perf_counter() - began
-    engines.stop()
+    process_group.stop()
     plain = statistics.median(ordinary for ordinary, _ in timed)
     extra = statistics.median(followed - ordinary for ordinary, followed in timed)
     return {

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.stock_networks import StockDdpm, StockDiffusers
-from diffcore.config import Config
+from diffcore.config.tree import Config
 from shards.schema import CARTOON_SET, Attribute, one_hot_offsets, one_hot_width
 
 CUDA = torch.cuda.is_available()
@@ -119,8 +119,9 @@ def ours(work: Work) -> Step:
     from diffcore.diffusion.loss import WEIGHTS, denoising_loss
     from diffcore.diffusion.randomness import Draws
     from diffcore.diffusion.schedule import NoiseSchedule
-    from diffcore.ema import Ema
-    from diffcore.engine import Engine, start
+    from diffcore.engine.ema import Ema
+    from diffcore.engine.engine import Engine
+    from diffcore.engine.process_group import start
 
     config = config_of(work)
     world = start(work.threads)

@@ -46,7 +46,7 @@ from torch.nn import functional as F
 
 from benchmarks import step_sides
 from benchmarks.step_sides import CUDA, Work
-from diffcore.flops import peak_flops, training_flops
+from diffcore.models.flops import peak_flops, training_flops
 
 # --- the machine's ceiling ----------------------------------------------------------------------------------
 

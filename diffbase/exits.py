@@ -5,6 +5,8 @@ An uncaught signal (128 + n in a shell) counts as RETRYABLE: somebody killed the
 
 from __future__ import annotations
 
+import os
+
 DONE = 0
 """The run reached its last step, and everything is written."""
 FATAL = 1
@@ -17,6 +19,10 @@ PREEMPTED = 85
 """Asked to stop by a signal: every rank saved, the same command goes on without a lost step."""
 
 
+HOLD_BACK = 6.0
+"""Seconds that a rank with trouble waits before it speaks, so that the one that knows best speaks first."""
+
+
 class RunFailedError(Exception):
     """The run cannot go on, and the same command would fail again; the message is for the user."""
 
@@ -24,3 +30,8 @@ class RunFailedError(Exception):
 def may_retry(code: int) -> bool:
     """Whether the same command can go on. ``code`` as of subprocess: negative for a signal."""
     return code in (RETRYABLE, PREEMPTED) or code < 0 or code > 128
+
+
+def own_rank() -> int:
+    """This process's rank, as its launcher's environment says; 0 without one."""
+    return int(os.environ.get("RANK", "0"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+"""The checkout, or what a launcher copied of it."""
 
 
 @contextmanager
@@ -42,6 +46,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Make ``data`` the whole of ``path``, as ``open_atomic`` does."""
     with open_atomic(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
+    """Make ``tree`` the whole of ``path`` as JSON, as ``open_atomic`` does."""
+    write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,38 +25,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffbase import jsonl
 from diffbase.files import renamed
 
 ATTEMPT = "DIFFCORE_ATTEMPT"
 
 
 def attempt() -> int:
+    """Number of this attempt at the run; 0 by hand."""
     return int(os.environ.get(ATTEMPT, "0"))
 
 
 def record(run: Path, event: str, **fields: Any) -> None:
-    """Append one line. A single write, so that lines of several processes do not mix."""
-    line = json.dumps({"time": round(time.time(), 3), "event": event, "attempt": attempt()} | fields)
-    descriptor = os.open(run / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, (line + "\n").encode())
-    finally:
-        os.close(descriptor)
+    """Append one line."""
+    jsonl.append(
+        run / "events.jsonl", {"time": round(time.time(), 3), "event": event, "attempt": attempt()} | fields
+    )
 
 
 def events(run: Path) -> Iterator[dict[str, Any]]:
     """Every whole line of the ledger; one that a kill cut short is left out."""
-    try:
-        lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and "event" in entry:
-            yield entry
+    return (entry for entry in jsonl.read(run / "events.jsonl") if "event" in entry)
 
 
 def beat(run: Path, step: int, steps: int, section: str) -> None:

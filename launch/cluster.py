@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, Field, field_validator
 
 from diffbase.cli import InputError
-from diffcore.config import REPOSITORY, Section
+from diffbase.files import REPOSITORY
+from diffcore.config.section import Section
 
 PROFILES = REPOSITORY / "slurm" / "profiles"
 LOCAL = "local"

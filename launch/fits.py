@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError
-from diffcore.config import REPOSITORY, Config
+from diffbase.files import REPOSITORY
+from diffcore.config.tree import Config
 from launch.spec import JobSpec
 
 PATIENCE = 300  # seconds; planning takes some five, most of it to load torch

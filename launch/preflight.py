@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffcore.memory.nvml import device_problems
+from diffbase.nvml import device_problems
 from launch import registry
 from launch.env import Layout
 from launch.meeting import Exit, Meeting

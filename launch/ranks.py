@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from diffcore.memory.nvml import count_gpus
+from diffbase.nvml import count_gpus
 
 CPU_RANKS = 4
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
-from diffcore.config import REPOSITORY, Config
+from diffbase.files import REPOSITORY, write_atomic
+from diffcore.config.tree import Config
 from launch.cluster import validated
 from launch.spec import JobSpec
 
@@ -119,7 +119,7 @@ def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
         if source.is_file() and not source.is_symlink():
             (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.copyfile(source, target / name)
-    from diffcore.run_folder import code_version
+    from diffcore.runs.run_folder import code_version
 
     (target / "VERSION").write_text(code_version() + "\n")
     if not (target / "diffcore" / "train.py").is_file():

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from diffbase.cli import InputError
-from diffcore.config import Section
+from diffcore.config.section import Section
 from launch.cluster import Cluster, validated
 
 

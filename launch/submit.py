@@ -19,8 +19,8 @@ if __package__ in (None, ""):
 
 from diffbase import cli
 from diffbase.cli import InputError, Parser
-from diffcore import configure
-from diffcore.config import Config
+from diffcore.config import configure
+from diffcore.config.tree import Config
 from launch import cluster as clusters
 from launch import registry
 from launch.cluster import Cluster
@@ -121,7 +121,7 @@ def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
     cluster = clusters.choose(flags.cluster)
     if cluster.is_local:
         if flags.gpus_per_node is None and flags.tasks_per_node is None:
-            from diffcore.memory.nvml import count_gpus
+            from diffbase.nvml import count_gpus
 
             flags.gpus_per_node = count_gpus()
             flags.tasks_per_node = flags.gpus_per_node or cpu_ranks()
@@ -147,7 +147,7 @@ def check(config: Config, spec: JobSpec, strict: bool) -> None:
     if not strict and not (config.data.path / "index.json").exists():
         print(f"warning: data.path: {config.data.path} holds no index.json; seen from here", file=sys.stderr)
         return
-    from diffcore import run_folder
+    from diffcore.runs import run_folder
     from shards.table import Index
 
     index = Index.load(config.data.path)

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import Config
+from diffcore.config import configure
+from diffcore.config.tree import Config
 
 MOST = 1000
 

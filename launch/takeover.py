@@ -18,7 +18,7 @@ from typing import Any
 
 from diffbase import ledger
 from diffbase.cli import InputError
-from diffcore import configure
+from diffcore.config import configure
 from launch import registry, requeue, snapshot
 from launch.env import Layout
 from launch.snapshot import Place

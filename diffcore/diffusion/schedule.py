@@ -13,31 +13,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffcore import config
+from diffcore.config.tree import Diffusion
 
 INVISIBLE_SNR = 1e-4
 """Below this the signal is a hundredth of the noise: no network sees an image there."""
 
 
-def linear_betas(c: config.Diffusion) -> Tensor:
+def linear_betas(c: Diffusion) -> Tensor:
     """Betas equally spaced from beta_start to beta_end (Ho et al. 2020, section 4). [T], float64."""
     return torch.linspace(c.beta_start, c.beta_end, c.timesteps, dtype=torch.float64)
 
 
-def cosine_betas(c: config.Diffusion) -> Tensor:
+def cosine_betas(c: Diffusion) -> Tensor:
     """alpha_bar is a squared cosine; betas at most 0.999 (Nichol & Dhariwal 2021, eq. 17). [T], float64."""
     t = torch.arange(c.timesteps + 1, dtype=torch.float64) / c.timesteps
     alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
-def sigmoid_betas(c: config.Diffusion) -> Tensor:
+def sigmoid_betas(c: Diffusion) -> Tensor:
     """Betas on a sigmoid over [-6, 6] from beta_start to beta_end (Xu et al. 2022, GeoDiff). [T], float64."""
     ramp = torch.linspace(-6, 6, c.timesteps, dtype=torch.float64).sigmoid()
     return c.beta_start + (c.beta_end - c.beta_start) * ramp
 
 
-BETAS: dict[str, Callable[[config.Diffusion], Tensor]] = {
+BETAS: dict[str, Callable[[Diffusion], Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
@@ -61,7 +61,7 @@ class NoiseSchedule:
     """x_0 of a black pixel before the input scale; that of a white one is 1."""
 
     @classmethod
-    def of(cls, c: config.Diffusion) -> NoiseSchedule:
+    def of(cls, c: Diffusion) -> NoiseSchedule:
         alpha_bar_T = torch.cumprod(1 - BETAS[c.schedule](c), dim=0)
         if c.zero_terminal_snr:
             alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)

@@ -1,1 +1,1 @@
-"""Judging samples: reading colours back, attribute accuracy, distances between distributions."""
+"""Judging what a run draws: fidelity, distances, diversity; and studies of many runs."""

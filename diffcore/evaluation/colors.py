@@ -7,65 +7,40 @@ wishes (it should fall to chance). For stand-in avatars only. Writes ``colors.js
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
-from diffbase.cli import InputError
-from diffbase.files import write_atomic
-from diffcore.evaluation import command
-from shards.schema import CARTOON_SET
+from diffbase.tables import TextTable
+from diffcore.evaluation import flags
+from diffcore.runs.sampling import sampling_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.parser("diffcore.evaluation.colors", __doc__)
+    """The command line; see ``--help``."""
+    parser = flags.parser("diffcore.evaluation.colors", __doc__)
     parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
-    command.add_samples(parser, 256, "images drawn")
+    flags.add_samples(parser, 256, "images drawn")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
-    parser.add_argument("--steps", type=int, help="network evaluations an image (default: the run's)")
+    parser.add_argument("--steps", type=int, help="network evaluations per image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
     arguments = parser.parse_args(argv)
-    command.check(arguments, least=1)
+    flags.check(arguments, least=1)
 
-    import numpy as np
-    from rich.console import Console
+    from diffcore.evaluation.studies import color_agreement
+    from diffcore.runs.model import load_model
 
-    from diffcore.sample import choose_labels, load_run, sampling_of
-    from shards.read import ShardReader
-    from shards.remote.cache import Cache
-    from shards.standin.colors import agreement
-
-    model = load_run(arguments.run)
-    if model.schema != CARTOON_SET:
-        raise InputError(f"{arguments.run}: the palette rule reads avatars; this run's labels are others")
+    model = load_model(arguments.run)
+    color_agreement.check(arguments.run, model)
     sampling = sampling_of(model.config, arguments)
-    labels_BA = choose_labels(model.schema, {}, arguments.seed, arguments.samples)
-    drawn = agreement(model.draw(labels_BA, sampling, arguments.seed), labels_BA.numpy())
-    data = model.config.data
-    cache = Cache(data.cache, data.cache_bytes)
-    with ShardReader(data.path, "train", order="sequential", cache=cache) as reader:
-        real_batch = reader.read(np.arange(min(arguments.samples, len(reader))))
-    real = agreement(real_batch.images, real_batch.labels)
-
-    result = {
-        name: {
-            "asked": drawn[name],
-            "samples": int(drawn[f"{name}_count"]),
-            "real_images": real[name],
-            "shuffled_wishes": drawn[f"{name}_shuffled"],
-        }
-        for name in ("hair_color", "face_color")
-    }
+    result = color_agreement.measure(arguments.run, model, sampling, arguments.samples, arguments.seed)
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
-    record = {"step": model.step, "seed": arguments.seed, **settings, "agreement": result}
-    write_atomic(arguments.run / "colors.json", (json.dumps(record, indent=1) + "\n").encode())
-    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes")
-    table = command.table(f"Colours as asked, step {model.step}, {settings}", *headings)
+    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled labels")
+    table = TextTable(f"Colours as asked, step {model.step}, {settings}", *headings)
     for name, row in result.items():
         shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
         table.add_row(name, str(row["samples"]), *shares)
-    Console().print(table)
+    table.print()
 
 
 if __name__ == "__main__":

@@ -8,38 +8,20 @@ on the validation split, and the fingerprint of the shards that it is for.
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffcore.evaluation import command
+from diffbase.tables import TextTable
+from diffcore.evaluation import flags
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from diffcore.evaluation.judge import JudgeNet
-    from shards.schema import Attribute
-
-BATCH = 64
 EPOCHS = 24
-PATIENCE = 6
-"""Validations without a better one before training ends."""
-ROUND = 20_000
-"""Most images between two validations: of a large set, an epoch is too long to wait for."""
-NOISE = 0.06
-"""Largest standard deviation of the noise on training images, whose range is 2."""
-HELD_OUT = 20_000
-"""Most validation images that are looked at."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.parser("diffcore.evaluation.train_judge", __doc__)
+    parser = flags.parser("diffcore.evaluation.train_judge", __doc__)
     parser.add_argument("data", help="folder of packed shards, or its URL (then with --out)")
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"at most (default {EPOCHS})")
@@ -51,185 +33,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.epochs < 1 or arguments.width < 8 or not arguments.lr > 0:
         raise InputError("--epochs must be 1 or more, --width 8 or more and --lr above 0")
 
-    from diffcore.evaluation import judge
+    import torch
+
+    from diffcore.evaluation.judging import judge
+    from diffcore.evaluation.judging.training import train
     from shards.remote.fetch import is_url
 
     data: Path | str = arguments.data if is_url(arguments.data) else Path(arguments.data)
     out = arguments.out or judge.folder_of(data)
     if arguments.threads:
-        import torch
-
         torch.set_num_threads(arguments.threads)
     net, record = train(
         data, epochs=arguments.epochs, width=arguments.width, lr=arguments.lr, seed=arguments.seed
     )
     judge.save(out, net, record)
-    _print(record)
+    show(record)
     print(f"judge: {out}")
 
 
-def train(
-    data: Path | str,
-    *,
-    epochs: int = EPOCHS,
-    width: int = 32,
-    features: int = 128,
-    lr: float = 2e-3,
-    seed: int = 0,
-) -> tuple[JudgeNet, dict[str, Any]]:
-    """The best network on the validation split, and its record."""
-    import numpy as np
-    import torch
-
-    from diffcore.evaluation.judge import READABLE, Judge, JudgeNet
-    from diffcore.pictures import to_signal
-    from diffcore.run_folder import code_version
-    from diffcore.world import one_device
-    from shards.prefetch import prefetch
-    from shards.read import ShardReader
-
-    reader = ShardReader(data, "train", seed=seed, threads=2)
-    if not reader.schema:
-        raise InputError(f"{data}: these shards have no labels, so there is nothing to judge by")
-    if not len(reader.index.split("val")):
-        raise InputError(f"{data}: no validation split: pack with --val above 0")
-    with ShardReader(data, "val", order="sequential") as held_out:
-        real = held_out.read(np.arange(min(len(held_out), HELD_OUT)))
-
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    device = one_device()
-    schema = reader.schema
-    net = JudgeNet(schema, reader.size, width, features).to(device)
-    batch = min(BATCH, max(8, len(reader) // 32))
-    total = max(epochs * len(reader) // batch, 20 * epochs)
-    between = max(min(len(reader), ROUND) // batch, total // 30)
-    optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=total, pct_start=0.2)
-    positions = (np.arange(step * batch, (step + 1) * batch) for step in range(total))
-
-    began, best, best_loss, since, steps = time.monotonic(), net.state_dict(), float("inf"), 0, 0
-    with cli.progress_bar("learning to judge") as report:
-        for step, read in enumerate(prefetch(reader.read, positions, 4), start=1):
-            images = augment(to_signal(read.images).to(device), random)
-            labels = torch.from_numpy(read.labels).to(device)
-            loss = loss_of(schema, net(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            report(step * batch, total * batch)
-            if step % between and step != total:
-                continue
-            held_out_loss = _held_out_loss(net, schema, real.images, real.labels)
-            since += 1
-            if held_out_loss < best_loss:
-                best_loss, best, since, steps = held_out_loss, copy.deepcopy(net.state_dict()), 0, step
-            if since >= PATIENCE:
-                break
-    reader.close()
-    net.load_state_dict(best)
-    net.eval()
-
-    judge = Judge(net, schema, {"readable": [a.name for a in schema]})
-    scores = judge.score(real.images, real.labels)
-    accuracy = {name: share.as_dict() for name, share in scores.shares.items()}
-    readable = [name for name, share in scores.shares.items() if share.count and share.share >= READABLE]
-    read_NA = judge.read(real.images).labels_NA
-    record = {
-        "fingerprint": reader.fingerprint,
-        "schema": [{"name": a.name, "variants": a.variants} for a in schema],
-        "size": reader.size,
-        "width": width,
-        "features": features,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "trained_on": steps * batch,
-        "validated_on": len(real.images),
-        "seconds": round(time.monotonic() - began, 1),
-        "seed": seed,
-        "code": code_version(),
-        "readable": readable,
-        "mean": scores.mean.as_dict(),
-        "accuracy": accuracy,
-        "confusion": {
-            a.name: confusion(read_NA[:, i], real.labels[:, i], scores.counted_NA[:, i], a.variants)
-            for i, a in enumerate(schema)
-        },
-    }
-    return net, record
-
-
-def augment(x_BCHW: Tensor, random: np.random.Generator) -> Tensor:
-    """Moved by a pixel at most, noisy and, half the time, softened: as generated images may be.
-
-    Every batch moves and softens as one; the noise differs from image to image. Colours and sizes stay, for
-    they are what is to be read.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    size = x_BCHW.shape[-1]
-    if size >= 16:
-        y, x = random.integers(0, 3, 2)
-        x_BCHW = F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate")[..., y : y + size, x : x + size]
-        if random.random() < 0.5:
-            share = random.uniform(0, 0.3)
-            padded = F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate")
-            x_BCHW = torch.lerp(x_BCHW, F.avg_pool2d(padded, 3, stride=1), share)
-    sigma_B111 = NOISE * torch.rand(len(x_BCHW), 1, 1, 1, device=x_BCHW.device)
-    return x_BCHW + sigma_B111 * torch.randn_like(x_BCHW)
-
-
-def loss_of(schema: Sequence[Attribute], logits_BV: Tensor, labels_BA: Tensor) -> Tensor:
-    """Cross-entropy, summed over the attributes."""
-    import torch
-    from torch.nn import functional as F
-
-    from diffcore.evaluation.judge import split
-
-    parts = [F.cross_entropy(part, labels_BA[:, i]) for i, part in enumerate(split(schema, logits_BV))]
-    return torch.stack(parts).sum()
-
-
-def _held_out_loss(
-    net: JudgeNet,
-    schema: Sequence[Attribute],
-    images_NHWC: NDArray[np.uint8],
-    labels_NA: NDArray[np.int64],
-) -> float:
-    import torch
-
-    from diffcore.evaluation.judge import BATCH as READ
-    from diffcore.pictures import to_signal
-
-    device = next(net.parameters()).device
-    net.eval()
-    total = 0.0
-    with torch.inference_mode():
-        for first in range(0, len(images_NHWC), READ):
-            images = to_signal(images_NHWC[first : first + READ]).to(device)
-            labels = torch.from_numpy(labels_NA[first : first + READ]).to(device)
-            total += loss_of(schema, net(images), labels).item() * len(labels)
-    net.train()
-    return total / len(images_NHWC)
-
-
-def confusion(
-    read_N: NDArray[np.int64], labels_N: NDArray[np.int64], counted_N: NDArray[np.bool_], variants: int
-) -> list[list[int]]:
-    """How often variant i (row) was read as j (column), where it could be seen: [variants][variants]."""
-    import numpy as np
-
-    flat = labels_N[counted_N] * variants + read_N[counted_N]
-    counts: list[list[int]] = np.bincount(flat, minlength=variants**2).reshape(variants, variants).tolist()
-    return counts
-
-
-def _print(record: dict[str, Any]) -> None:
-    from rich.console import Console
-
+def show(record: dict[str, Any]) -> None:
+    """The judge's accuracy as a table."""
     title = f"The judge on {record['validated_on']} held-out images"
-    table = command.table(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
+    table = TextTable(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
     for attribute in record["schema"]:
         row = record["accuracy"][attribute["name"]]
         table.add_row(
@@ -239,7 +64,7 @@ def _print(record: dict[str, Any]) -> None:
             f"{1 / attribute['variants']:.1%}",
             "yes" if attribute["name"] in record["readable"] else "no",
         )
-    Console().print(table)
+    table.print()
     print(
         f"mean over all attributes {record['mean']['mean']:.2%}, {record['trained_on']:,} images seen, "
         f"{record['seconds']:.0f} s"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffbase.cli import InputError
-from diffcore.config import Config, Engine
-from diffcore.configure import replace
-from diffcore.memory.activations import Trace, is_autocast
+from diffcore.config.configure import replace
+from diffcore.config.tree import Config, Engine
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
-from diffcore.memory.plan import Data, Plan, between, plan, trace_quietly
-from diffcore.memory.states import Sharing
+from diffcore.memory.plan.activations import Trace
+from diffcore.memory.plan.plan import Data, Plan, between, plan, trace_quietly
+from diffcore.memory.plan.states import Sharing
 
 MOST = 4096
 """Largest micro batch that is tried."""
@@ -62,7 +62,13 @@ class Planner:
         """The first two micro batches of a kind of network are traced, others follow from them: sizes are
         affine in the batch."""
         precision = "fp32" if config.engine.precision == "fp32" else "half"
-        kind = "autocast" if is_autocast(config) else "zero 3" if config.engine.zero == 3 else "zero 0 to 2"
+        kind = (
+            "autocast"
+            if config.engine.arithmetic.autocast
+            else "zero 3"
+            if config.engine.zero == 3
+            else "zero 0 to 2"
+        )
         traces = self._traces.setdefault((precision, config.engine.checkpointing, kind), {})
         if micro not in traces:
             two = [count for count in traces if count > 1][:2]  # one sample takes other steps
@@ -172,6 +178,20 @@ def remedies(
         if smi <= room:
             break
     return steps
+
+
+def does_not_fit(planner: Planner, config: Config, world: int, smi: int, room: int) -> str:
+    """One line for a plan of ``smi`` bytes that is above ``room``: by how much, and what would fit."""
+    steps = remedies(planner, config, world, room)
+    would = f"; would fit with {', '.join(steps[-1].settings)}" if steps and steps[-1].fits else ""
+    largest = planner.largest_of_batch(config, world, room)
+    if largest:
+        would += f"; or with batch.micro {largest} (accumulation makes up for it)"
+    assumed = f" ({planner.data.assumed})" if planner.data.assumed else ""
+    return (
+        f"does not fit: {smi / 2**20:,.0f} MiB are planned on each rank, {room / 2**20:,.0f} are there"
+        f"{would}{assumed}"
+    )
 
 
 def words(planner: Planner, config: Config, world: int, room: int | None = None) -> list[str]:

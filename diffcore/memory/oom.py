@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from diffcore.config import Config
-from diffcore.ema import Ema
-from diffcore.engine import Engine
+from diffcore.config.tree import Config
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World
 from diffcore.memory import advise, report
-from diffcore.memory.counted import Counted
-from diffcore.memory.nvml import Usage, usage
-from diffcore.memory.plan import as_json
-from diffcore.memory.states import CATEGORIES
-from diffcore.memory.trace import storage_bytes
-from diffcore.world import World
+from diffcore.memory.measure.counted import Counted
+from diffcore.memory.measure.trace import storage_bytes
+from diffcore.memory.measure.usage import Usage, usage
+from diffcore.memory.plan.plan import as_json
+from diffcore.memory.plan.states import CATEGORIES
 
 ON_THE_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory", "can't allocate lock")
 """What torch's allocator, the C++ library, oneDNN and Python's threads say."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from diffcore.memory.states import CATEGORIES, WORDS
+from diffcore.memory.plan.states import CATEGORIES, WORDS
 
 MIB = 2**20
 # fmt: off

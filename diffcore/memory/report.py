@@ -19,12 +19,12 @@ from rich.table import Table
 
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
-from diffcore.config import Config
+from diffcore.config.tree import Config
 from diffcore.memory.advise import MOST, Change, Planner, Step, words
 from diffcore.memory.calibration import calibration
 from diffcore.memory.page import fullest, page
-from diffcore.memory.plan import Plan, as_json
-from diffcore.memory.states import CATEGORIES, WORDS
+from diffcore.memory.plan.plan import Plan, as_json
+from diffcore.memory.plan.states import CATEGORIES, WORDS
 
 SCHEMA = "diffcore.anatomy/1"
 MIB = 2**20

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffbase.files import write_atomic
+from diffbase.files import REPOSITORY, write_atomic
 from diffcore import models
-from diffcore.config import REPOSITORY, Config
-from diffcore.configure import load, replace
+from diffcore.config.configure import load, replace
+from diffcore.config.tree import Config
 from diffcore.memory.advise import Planner
-from diffcore.memory.plan import Data, Plan
+from diffcore.memory.plan.plan import Data, Plan
 from shards.schema import CARTOON_SET
 
 MIB = 2**20
@@ -60,12 +60,7 @@ def outputs(config: Config, data: Data) -> int:
         for module in network.modules():
             module.register_forward_hook(count)
         micro = config.batch.micro or config.batch.size
-        network(
-            torch.empty(micro, 3, data.size, data.size),
-            torch.zeros(micro, dtype=torch.int64),
-            torch.zeros(micro, len(data.schema), dtype=torch.int64),
-            torch.ones(micro, dtype=torch.bool),
-        )
+        network(*models.example_batch(micro, data.schema, data.size))
     return total
 
 

@@ -1,8 +1,6 @@
-"""Denoising networks: one file an architecture, chosen by ``model.kind`` from a plain dict.
+"""Denoising networks: one file per architecture, chosen by ``model.kind`` from a plain dict.
 
-Every network has one signature, so that training, sampling and the memory anatomy treat all alike:
-``network(x_BCHW, t_B, labels_BA, keep_B) -> prediction_BCHW`` with images in [-1, 1], integer timesteps,
-integer labels in the schema's order and ``keep`` False where the condition is dropped.
+What a network takes and gives: ``models.contract``.
 """
 
 from __future__ import annotations
@@ -12,10 +10,12 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from diffbase.cli import InputError
-from diffcore.config import DiffusersModel, Engine, Model
+from diffcore.config.models import DiffusersModel, Model
+from diffcore.config.tree import Engine
+from diffcore.models.activation_checkpointing import checkpoint_blocks
 from diffcore.models.avatar import AvatarUNet
-from diffcore.models.checkpointing import checkpoint_blocks
 from diffcore.models.compiling import compile_network
+from diffcore.models.contract import Inputs, Network, example_batch
 from diffcore.models.ddpm import DdpmUNet
 from shards.schema import Attribute
 
@@ -25,6 +25,8 @@ def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module
 
     return DiffusersUNet(config, schema)
 
+
+__all__ = ["BUILDERS", "Inputs", "Network", "build", "example_batch", "prepare"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "avatar": AvatarUNet,

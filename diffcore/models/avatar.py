@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffcore.config import AvatarModel
+from diffcore.config.models import AvatarModel
 from diffcore.models.embedding import timestep_embedding
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.schema import Attribute

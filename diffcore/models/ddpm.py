@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffcore.config import DdpmModel
+from diffcore.config.models import DdpmModel
 from diffcore.models.embedding import timestep_embedding
 from shards.schema import Attribute
 

@@ -14,7 +14,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from diffcore.config import DiffusersModel
+from diffcore.config.models import DiffusersModel
 from diffcore.models.tau import LabelEncoder
 from shards.schema import Attribute
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffcore import configure, models
+from diffcore import models
+from diffcore.config import configure
 from shards import pack
 from tests.integration.conftest import REPOSITORY, run
 from tests.unit.diffcore.test_models import batch, schema_of

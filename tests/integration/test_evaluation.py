@@ -13,6 +13,7 @@ from PIL import Image
 from diffbase.cli import InputError
 from diffcore import evaluate, sample
 from diffcore.evaluation import collapse, points, sweep, train_judge
+from diffcore.evaluation.studies import fast_samplers
 from shards import pack
 from tests.integration.conftest import REPOSITORY, Finished, free_port, run
 
@@ -124,7 +125,7 @@ def test_the_best_checkpoint_is_the_most_faithful_and_the_curve_is_in_tensorboar
 def test_the_table_of_samplers_goes_on_where_it_was_interrupted(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collapse, "RIVALS", ({"sampler": "dpm++sde", "steps": 5},))
+    monkeypatch.setattr(fast_samplers, "RIVALS", ({"sampler": "dpm++sde", "steps": 5},))
     out = tmp_path / "guidance.md"
     command = [str(digits / "run"), "--samples", "300", "--out", str(out)]
     collapse.main([*command, "--scales", "1"])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diffcore import configure
+from diffcore.config import configure
 from diffcore.evaluation import findings
+from diffcore.evaluation.studies import findings as study
 
 
 def test_the_command_trains_measures_and_writes(
@@ -22,7 +23,7 @@ def test_the_command_trains_measures_and_writes(
 
     real_load = configure.load
     # The plan's configs are tiny; what they are compared with is one-hot.yaml as train.py reads it.
-    monkeypatch.setattr(findings, "NAMES", ("one-hot",))
+    monkeypatch.setattr(study, "NAMES", ("one-hot",))
     monkeypatch.setattr(configure, "load", lambda path, tree=None: real_load(path, tree and tree | tiny))
     command = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "f.md"), "--seeds", "2"]
     findings.main([*command, "--samples", "16"])

@@ -14,15 +14,17 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from diffcore import configure, engine, models
-from diffcore.ema import Ema
-from diffcore.engine import Engine
-from diffcore.evaluation.during_training import probe_of
-from diffcore.world import barrier
+from diffcore import models
+from diffcore.config import configure
+from diffcore.engine import process_group
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.evaluation.judging.probe import probe_of
+from diffcore.engine.ranks import barrier
 from shards.table import Index
 import torch
 
-world = engine.start(1)
+world = process_group.start(1)
 figures = []
 for stage in (0, 3):
     config = configure.load(Path(sys.argv[1]), {"engine": {"zero": stage}, "data": {"path": sys.argv[2]}})
@@ -34,7 +36,7 @@ for stage in (0, 3):
 if world.main:
     Path(sys.argv[3]).write_text(json.dumps(figures))
 barrier()
-engine.stop()
+process_group.stop()
 """
 
 

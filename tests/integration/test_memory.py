@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from diffbase import exits
-from diffcore import configure
-from diffcore.config import REPOSITORY, Config
+from diffbase.files import REPOSITORY
+from diffcore.config import configure
+from diffcore.config.tree import Config
 from diffcore.memory import advise, report, seed_table
-from diffcore.memory.plan import Data, plan
-from diffcore.memory.states import WORDS
+from diffcore.memory.plan.plan import Data, plan
+from diffcore.memory.plan.states import WORDS
 from shards.schema import CARTOON_SET
 from tests.conftest import CHROMIUM
 from tests.integration.conftest import run
@@ -91,7 +92,7 @@ def test_configs_of_the_repository_are_planned() -> None:
 LIMITED = """
 import resource, runpy, sys
 import torch, deepspeed, deepspeed.runtime.engine
-import diffcore.memory.oom, diffcore.training
+import diffcore.memory.oom, diffcore.training.run
 with open("/proc/self/statm") as file:
     mapped = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + int(sys.argv.pop(1)),) * 2)

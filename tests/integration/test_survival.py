@@ -13,7 +13,8 @@ import torch
 from benchmarks import kill_training
 from benchmarks.kill_training import PATIENCE, Ranks
 from diffbase import exits, ledger
-from diffcore import checkpoint, export
+from diffcore import export
+from diffcore.runs import checkpoint
 from tests.integration.conftest import Train
 from tests.support.numerics import plain_loop, saved
 

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from diffbase import cli, exits
-from diffcore import checkpoint, configure
+from diffcore.config import configure
+from diffcore.runs import checkpoint
 from tests.integration.conftest import REPOSITORY, Train, run
 from tests.support import numerics
 from tests.support.numerics import plain_loop, saved
@@ -209,7 +210,8 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
 
 def test_an_image_does_not_depend_on_its_batch(train: Train, small: Path) -> None:
     train("--train.steps", "1")
-    from diffcore.sample import choose_labels, load_run
+    from diffcore.runs.model import load_model as load_run
+    from diffcore.runs.sampling import choose_labels
 
     model = load_run(small.parent / "run")
     labels_BA = choose_labels(model.schema, {}, seed=1, count=7)

@@ -27,13 +27,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from diffcore import checkpoint, configure, models
-from diffcore.batches import positions_of
+from diffcore import models
+from diffcore.config import configure
 from diffcore.diffusion.loss import denoising_loss
+from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine import ADAM_MOMENTS, DTYPES
-from diffcore.pictures import to_signal
+from diffcore.engine.partitions import ADAM_MOMENTS
+from diffcore.engine.ranks import torch_dtype
+from diffcore.runs import checkpoint
+from diffcore.training.batches import positions_of
 from shards.read import ShardReader
 
 STEPS = 10
@@ -159,7 +162,7 @@ def plain_loop(path: Path, steps: int, sums: Sums = WHOLE, warmed: bool = False)
 
 
 def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, Any]:
-    c, dtype = configure.load(path), DTYPES[sums.precision]
+    c, dtype = configure.load(path), torch_dtype(sums.precision)
     reader, schedule = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
     torch.manual_seed(c.seed)
     network = models.build(c.model, reader.schema, reader.size).to(DEVICE)

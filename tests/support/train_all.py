@@ -10,13 +10,14 @@ import sys
 import traceback
 from pathlib import Path
 
-from diffcore import configure, engine
-from diffcore.stopping import StopFlag
-from diffcore.train import train
-from diffcore.training import Training
-from diffcore.watchdog import Watchdog
+from diffcore.config import configure
+from diffcore.engine import process_group
+from diffcore.training.guards.stopping import StopFlag
+from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.loop import train
+from diffcore.training.run import Training
 
-world = engine.start(1)
+world = process_group.start(1)
 try:
     for argument in sys.argv[1:]:
         path, _, factor = argument.partition("*")

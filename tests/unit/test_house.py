@@ -75,7 +75,7 @@ def test_no_module_shadows_another(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "diffcore.config",
+        "diffcore.config.tree",
         "shards.schema",
         "shards.table",
         "shards.read",

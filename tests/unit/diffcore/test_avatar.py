@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from diffbase.cli import InputError
-from diffcore import configure, models
-from diffcore.config import AvatarModel
+from diffcore import models
+from diffcore.config import configure
+from diffcore.config.models import AvatarModel
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.schema import CARTOON_SET, one_hot_width
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from diffbase.cli import InputError
-from diffcore import checkpoint, checkpoints
-from diffcore.checkpoint import Shards, State
-from diffcore.engine import Engine
-from diffcore.world import World
+from diffcore import checkpoints
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World
+from diffcore.runs import checkpoint, saver
+from diffcore.runs.checkpoint import Shards, State
 
 
 def written(run: Path, *steps: int, world: int = 2) -> list[Path]:
@@ -34,9 +35,9 @@ def written(run: Path, *steps: int, world: int = 2) -> list[Path]:
             tensors = {f"{kind}/w": part + i for i, kind in enumerate(checkpoint.KINDS)}
             place = World(rank, world, rank, torch.device("cpu"))
             starts = dict.fromkeys(tensors, rank * count)
-            manifest |= checkpoint.write_shard(checkpoint.temporary_of(run, step), place, tensors, starts)
+            manifest |= saver.write_shard(saver.temporary_of(run, step), place, tensors, starts)
         state = State(step, step * 4, step, {}, {}, world, 1, "fp32", "unknown", {"w": [2, 2]})
-        checkpoint.finish(run, state, manifest)
+        saver.finish(run, state, manifest)
     return checkpoint.complete(run)
 
 
@@ -88,7 +89,7 @@ def test_a_pickle_anywhere_is_never_executed(tmp_path: Path, name: str) -> None:
     (folder / name).write_bytes(malicious(tmp_path))
     if name in NAMES:  # one whose COMPLETE agrees with it
         manifest = json.loads((folder / "COMPLETE").read_text())
-        manifest |= checkpoint._synced(folder / name)
+        manifest |= saver._synced(folder / name)
         (folder / "COMPLETE").write_text(json.dumps(manifest))
     found, _ = checkpoint.newest(tmp_path)
     try:
@@ -120,7 +121,7 @@ def test_prune_spares_the_newest_the_best_and_the_marked(tmp_path: Path) -> None
 def test_a_save_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     [folder] = written(tmp_path, 5)
     (folder / "COMPLETE").unlink()
-    temporary = checkpoint.temporary_of(tmp_path, 5)
+    temporary = saver.temporary_of(tmp_path, 5)
     temporary.mkdir()
     (temporary / NAMES[0]).write_bytes(b"torn")
     assert written(tmp_path, 5) == [folder] and checkpoint.check(folder) is None
@@ -129,7 +130,7 @@ def test_a_save_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
 def test_what_is_made_again_is_cleared(tmp_path: Path) -> None:
     first, second = written(tmp_path, 5, 10)
     (second / NAMES[0]).write_bytes(b"torn")
-    checkpoint.temporary_of(tmp_path, 15).mkdir()
+    saver.temporary_of(tmp_path, 15).mkdir()
     (tmp_path / checkpoint.SAVING).touch()
     checkpoint.clear_after(tmp_path, 5)
     assert list(first.parent.iterdir()) == [first] and checkpoint.newest(tmp_path) == (first, [])
@@ -160,16 +161,16 @@ def test_any_part_is_found_among_any_shards(
     bounds = sorted({0, 100, *cuts})
     for rank, (low, high) in enumerate(itertools.pairwise(bounds)):
         place = World(rank, len(bounds) - 1, rank, torch.device("cpu"))
-        checkpoint.write_shard(folder, place, {"weights/w": whole[low:high].clone()}, {"weights/w": low})
+        saver.write_shard(folder, place, {"weights/w": whole[low:high].clone()}, {"weights/w": low})
     start, end = min(start, end), max(start, end)
     assert torch.equal(Shards(folder).read("weights", "w", start, end - start), whole[start:end])
 
 
 def test_whatever_lies_in_the_way_of_a_save_is_cleared(tmp_path: Path) -> None:
     written(tmp_path, 5)
-    checkpoint.temporary_of(tmp_path, 10).write_text("no folder")
+    saver.temporary_of(tmp_path, 10).write_text("no folder")
     checkpoint.clear_after(tmp_path, 5)
-    assert not checkpoint.temporary_of(tmp_path, 10).exists()
+    assert not saver.temporary_of(tmp_path, 10).exists()
 
 
 def test_the_command_lists_checks_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +219,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(saver, "save_file", full)
     with pytest.raises(OSError, match="No space left") as found:
         written(tmp_path, 5)
     assert found.value.errno == errno.ENOSPC and "shard-00000" in str(found.value.filename)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffcore import collectives
+from diffcore.engine import communication as collectives
 
 
 class Work:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import Batch, Config
+from diffcore.config import configure
+from diffcore.config.tree import Batch, Config
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.batches import training_reader
+from diffcore.config import configure
+from diffcore.runs.data import training_reader
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcore.config import Ema as EmaConfig
-from diffcore.ema import Ema
+from diffcore.config.tree import Ema as EmaConfig
+from diffcore.engine.ema import Ema
 
 
 class Masters:

@@ -15,10 +15,14 @@ import torch
 from PIL import Image
 
 from diffbase.cli import InputError
-from diffcore.config import Sampling
-from diffcore.evaluation import distances, draws, judge, looks, quality, report, train_judge
-from diffcore.evaluation.intervals import mean_of_shares, paired_difference, wilson
-from diffcore.world import World
+from diffcore.config.tree import Data, Sampling
+from diffcore.engine.ranks import World
+from diffcore.evaluation import train_judge
+from diffcore.evaluation.judging import judge, training
+from diffcore.evaluation.judging.intervals import mean_of_shares, paired_difference, wilson
+from diffcore.evaluation.quality import distances, looks, report
+from diffcore.evaluation.quality import drawing as draws
+from diffcore.evaluation.quality import measure as quality
 from shards import pack
 from shards.read import Batch, ShardReader
 from shards.schema import CARTOON_SET, Attribute
@@ -161,7 +165,7 @@ class RealImages:
 
     def __init__(self, data: Path, real: Batch) -> None:
         model = SimpleNamespace(conditional=True)
-        self.config = SimpleNamespace(data=SimpleNamespace(path=data), model=model)
+        self.config = SimpleNamespace(data=Data(path=data), model=model)
         self.schema, self.step, self.real = Index.load(data).schema, 0, real
 
     def draw(self, labels_BA, sampling, seed, batch, positions):  # type: ignore[no-untyped-def]
@@ -175,7 +179,7 @@ def test_real_images_in_the_generators_slot_score_as_the_judge(
     # One label in four is wrong now, so that the judge's accuracy is not simply 100 %.
     labels = np.where(np.arange(len(real.labels))[:, None] % 4, real.labels, (real.labels + 1) % 3)
     real = Batch(real.images, labels, real.positions, real.keys)
-    monkeypatch.setattr(draws, "wishes", lambda model, count, seed: np.resize(labels, (count, 1)))
+    monkeypatch.setattr(draws, "asked_labels", lambda model, count, seed: np.resize(labels, (count, 1)))
     measured = quality.measure(
         RealImages(squares, real), trained, Sampling(), ALONE, samples=len(labels)
     ).figures  # type: ignore[arg-type]
@@ -213,7 +217,7 @@ def test_data_without_labels_or_held_out_images_has_no_judge(tmp_path: Path) -> 
     Image.new("RGB", (16, 16)).save(tmp_path / "bare" / "a.png")
     pack.main([str(tmp_path / "bare"), "--out", str(tmp_path / "p"), "--size", "16", "--jobs", "1"])
     with pytest.raises(InputError, match="no labels"):
-        train_judge.train(tmp_path / "p")
+        training.train(tmp_path / "p")
     for name in ("a", "b"):
         (tmp_path / "classes" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "classes" / name / "x.png")
@@ -221,7 +225,7 @@ def test_data_without_labels_or_held_out_images_has_no_judge(tmp_path: Path) -> 
         [str(tmp_path / "classes"), "--out", str(tmp_path / "q"), "--size", "16", "--jobs", "1", "--val", "0"]
     )
     with pytest.raises(InputError, match="no validation split"):
-        train_judge.train(tmp_path / "q")
+        training.train(tmp_path / "q")
 
 
 @pytest.mark.parametrize("size", [8, 12, 16, 28, 64, 96, 256])

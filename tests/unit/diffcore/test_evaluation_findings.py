@@ -11,16 +11,18 @@ import torch
 import yaml
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import Diffusion
+from diffcore.config import configure
+from diffcore.config.tree import Diffusion
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.evaluation import findings, findings_page, points
+from diffcore.evaluation import findings as command
+from diffcore.evaluation.studies import curve as points
+from diffcore.evaluation.studies import findings, findings_page
 
 
 @pytest.mark.parametrize("scale", ["cpu", "full"])
 def test_the_sweep_file_makes_the_planned_runs(scale: str, tmp_path: Path) -> None:
     out = tmp_path / "points.yaml"
-    findings.main(["--sweep", str(out), "--seeds", "2", "--scale", scale])
+    command.main(["--sweep", str(out), "--seeds", "2", "--scale", scale])
     swept = yaml.safe_load(out.read_text())
     planned = findings.plan(tmp_path / "runs", 2, scale)
     assert len(swept) == len(planned) == 2 * len(findings.NAMES)
@@ -41,7 +43,7 @@ def test_checkpoints_that_an_interruption_saved_are_not_measured() -> None:
 
 def test_one_seed_is_no_experiment() -> None:
     with pytest.raises(InputError, match="--seeds 1: allowed: 2 to 10"):
-        findings.main(["--seeds", "1"])
+        command.main(["--seeds", "1"])
 
 
 def curve(last: float, *before: float, loss: float = 0.1, weights: str = "ema") -> list[dict[str, Any]]:

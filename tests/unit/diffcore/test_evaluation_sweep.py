@@ -11,11 +11,12 @@ from typing import Any, cast
 import pytest
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import REPOSITORY
-from diffcore.evaluation import sweep
-from diffcore.evaluation.intervals import Mean
-from diffcore.sample import RECOMMENDED, recommended, sampling_of
+from diffbase.files import REPOSITORY
+from diffcore.config import configure
+from diffcore.evaluation import flags
+from diffcore.evaluation.judging.intervals import Mean
+from diffcore.evaluation.studies import guidance_sweep as sweep
+from diffcore.runs.sampling import RECOMMENDED, recommended, sampling_of
 
 CONFIG = configure.load(REPOSITORY / "configs" / "demo.yaml")
 
@@ -69,4 +70,4 @@ def test_the_nearest_to_real_images_among_the_faithful_is_chosen() -> None:
 @pytest.mark.parametrize("text", ["1;2", "-1", "", "nan"])
 def test_bad_scales_are_told(text: str) -> None:
     with pytest.raises(InputError, match=f"--scales {text}"):
-        sweep.numbers("--scales", text)
+        flags.numbers("--scales", text)

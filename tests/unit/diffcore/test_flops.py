@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffcore.config import DdpmModel
-from diffcore.flops import training_flops
+from diffcore.config.models import DdpmModel
+from diffcore.models.flops import training_flops
 
 
 def test_attention_is_counted() -> None:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import Config, Guards, LrSchedule
-from diffcore.learning_rate import learning_rate
-from diffcore.progress import ENOUGH, WINDOW, Progress
+from diffcore.config import configure
+from diffcore.config.tree import Config, Guards, LrSchedule
+from diffcore.training.guards.progress import ENOUGH, WINDOW, Progress
+from diffcore.training.learning_rate import learning_rate
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

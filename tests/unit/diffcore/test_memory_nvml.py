@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffcore.memory import nvml
 from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, Calibration, calibration
-from diffcore.memory.counted import Counted, Counts, unfollowed
+from diffcore.memory.measure import usage as nvml
+from diffcore.memory.measure.counted import Counted, Counts, unfollowed
 
 MIB = 2**20
 TOTAL = 24_000 * MIB

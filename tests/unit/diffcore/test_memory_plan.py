@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffbase.cli import InputError
-from diffcore import configure
-from diffcore.config import Config
+from diffcore.config import configure
+from diffcore.config.tree import Config
 from diffcore.memory import __main__ as commands
 from diffcore.memory import advise, report
-from diffcore.memory.activations import Event, Kind, Parameter, Trace, _Recorder
-from diffcore.memory.allocator import ROUND, CachingAllocator, rounded, segment
 from diffcore.memory.calibration import capacity
 from diffcore.memory.page import page
-from diffcore.memory.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
-from diffcore.memory.replay import replay
-from diffcore.memory.states import Sharing, resident, totals
+from diffcore.memory.plan.activations import Event, Kind, Parameter, Trace, _Recorder
+from diffcore.memory.plan.allocator import ROUND, CachingAllocator, rounded, segment
+from diffcore.memory.plan.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
+from diffcore.memory.plan.replay import replay
+from diffcore.memory.plan.states import Sharing, resident, totals
 from shards.schema import CARTOON_SET
 
 DATA = Data(tuple(CARTOON_SET), 16)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diffcore.memory.measure.trace import _Recorder
 from diffcore.memory.oom import is_out_of_memory
-from diffcore.memory.trace import _Recorder
 
 
 def recorder(network: nn.Module, compiled: bool = False) -> _Recorder:

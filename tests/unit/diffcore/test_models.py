@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from diffbase.cli import InputError
-from diffcore import config, configure, models
-from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
-from diffcore.optimizer import build_optimizer
+from diffcore import models
+from diffcore.config import configure
+from diffcore.config import tree as config
+from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
+from diffcore.engine.optimizers import build_optimizer
 from shards.schema import CARTOON_SET, Attribute
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

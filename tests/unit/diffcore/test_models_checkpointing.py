@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from diffcore import models
-from diffcore.config import AvatarModel, DdpmModel, DiffusersModel, Model
-from diffcore.models.checkpointing import checkpoint_blocks
+from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
+from diffcore.models.activation_checkpointing import checkpoint_blocks
 from shards.schema import CARTOON_SET
 from tests.unit.diffcore.test_models import TINY, batch
 

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffcore import configure, pictures, run_folder
-from diffcore.batches import positions_of
-from diffcore.monitor import Monitor
-from diffcore.pictures import to_pixels, to_signal
+from diffbase.page import pictures
+from diffcore.config import configure
+from diffcore.diffusion.pixels import to_pixels, to_signal
+from diffcore.runs import run_folder
+from diffcore.training.batches import positions_of
+from diffcore.training.monitor import Monitor
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

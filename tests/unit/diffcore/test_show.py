@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
-from diffcore.diffusion import show
+from diffcore.diffusion import forward_process, show
 
 DEMO = str(Path(__file__).resolve().parents[3] / "configs" / "demo.yaml")
 
@@ -23,7 +23,7 @@ def test_the_forward_process_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixt
         printed = capsys.readouterr().out
         assert ("show nothing of the image" in printed) == warned
         picture = np.asarray(Image.open(out)).astype(float)
-        strip = picture[show.TITLE_HEIGHT + 2 : show.TITLE_HEIGHT + 130]
+        strip = picture[forward_process.TITLE_HEIGHT + 2 : forward_process.TITLE_HEIGHT + 130]
         cells = strip.reshape(128, -1, 3)[:, 2:].reshape(128, 12, 130, 3)[:, :, :128]
         # The first level is nearly the picture, the last is noise.
         assert np.abs(cells[:, 0] - [255, 0, 0]).mean() < 25

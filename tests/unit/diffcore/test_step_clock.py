@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffcore import step_clock
-from diffcore.step_clock import StepClock
+from diffcore.training import step_clock
+from diffcore.training.step_clock import StepClock
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.memory.nvml import device_problems
+from diffbase.nvml import device_problems
 from launch import preflight
 from launch.takeover import lost_nodes
 

@@ -1,0 +1,149 @@
+"""GPUs as NVML (nvidia-smi's source) sees them: how many, whether they are well, and what holds their memory.
+
+The only file that knows pynvml. Needs no torch, and makes no CUDA context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory of one device, or of a MIG instance, in bytes."""
+
+    name: str
+    used: int
+    others: int | None
+    """Of it other processes; None where that cannot be told."""
+    own: int | None
+    """Of it this process; None where NVML does not know it."""
+    driver: int
+    """Of it the driver and the firmware, where ``used`` has them in it."""
+    instance: bool
+    """Whether it is a MIG instance."""
+    notes: tuple[str, ...]
+    """What could not be told, and why."""
+
+
+def device_memory(uuid: str) -> DeviceMemory:
+    """Of the device that torch gives this UUID. Raises what pynvml raises: no driver, no rights, no device."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle, instance = _handle(pynvml, uuid)
+    name = pynvml.nvmlDeviceGetName(handle)
+    name = name.decode() if isinstance(name, bytes) else str(name)
+    memory = _memory(pynvml, handle)
+    notes = []
+    try:
+        others, own = _processes(pynvml, handle)
+    except Exception as error:  # the device's own figure is known all the same
+        others, own = None, None
+        notes.append(f"NVML does not list the processes ({type(error).__name__}: {error})")
+    if own is None:
+        # In a container NVML knows other process numbers than ours; under MIG often none at all.
+        notes.append("NVML does not know this process by its number: other processes cannot be told apart")
+        others = 0 if others else others
+    if instance:
+        notes.append("a MIG instance: figures are the instance's, not the whole card's")
+    used, driver = int(memory.used), _drivers_share(memory)
+    return DeviceMemory(name, used, others, own, driver, instance, tuple(notes))
+
+
+def _handle(pynvml: Any, uuid: str) -> tuple[Any, bool]:
+    """The device's handle and whether it is a MIG instance, whose own handle must be asked."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if shown.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(shown.split(",")[0].strip()), True
+    uuid = uuid.removeprefix("GPU-")
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"), False
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid.removeprefix('MIG-')}"), True
+
+
+def _memory(pynvml: Any, handle: Any) -> Any:
+    """Version 2 tells what the driver keeps apart from what is used; older drivers have only the first."""
+    try:
+        return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except (pynvml.NVMLError, AttributeError, TypeError):
+        return pynvml.nvmlDeviceGetMemoryInfo(handle)
+
+
+def _drivers_share(memory: Any) -> int:
+    """Of ``memory.used`` what the driver keeps. Newer drivers count it beside (total = used + free +
+    reserved), older ones within."""
+    reserved = int(getattr(memory, "reserved", 0))
+    beside = reserved and memory.total - memory.free - memory.used >= reserved // 2
+    return 0 if beside else reserved
+
+
+def _processes(pynvml: Any, handle: Any) -> tuple[int | None, int | None]:
+    """Bytes of the others and of this process; None where NVML does not say."""
+    processes = list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    with contextlib.suppress(pynvml.NVMLError):
+        processes += pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+    sizes = {p.pid: p.usedGpuMemory for p in processes}
+    if any(size is None for size in sizes.values()):
+        return None, None
+    own = sizes.pop(os.getpid(), None)
+    return sum(sizes.values()), own
+
+
+def shown_devices(count: int) -> list[str]:
+    """Of ``count`` devices those that CUDA_VISIBLE_DEVICES shows: indices, UUIDs of GPUs, MIG instances."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(count)]
+    shown = [name.strip() for name in visible.split(",")]
+    # CUDA ignores what follows the first invalid entry, -1 by custom.
+    return shown[: shown.index("-1")] if "-1" in shown else [name for name in shown if name]
+
+
+def handle_of(pynvml: Any, name: str) -> Any:
+    """NVML's handle of an entry of CUDA_VISIBLE_DEVICES. Makes no CUDA context, as asking torch would."""
+    return (
+        pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        if name.isdigit()
+        else pynvml.nvmlDeviceGetHandleByUUID(name)
+    )
+
+
+def count_gpus() -> int:
+    """GPUs that NVML sees and CUDA_VISIBLE_DEVICES shows; 0 without a driver. Needs no torch."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return len(shown_devices(int(pynvml.nvmlDeviceGetCount())))
+    except Exception:  # no driver, no rights: pynvml has its own types for each
+        return 0
+
+
+def device_problems(wanted: int) -> list[str]:
+    """What is wrong with the GPUs shown to this process: fewer than ``wanted``, or uncorrected errors."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        names = shown_devices(int(pynvml.nvmlDeviceGetCount()))
+    except Exception as error:  # no driver, no rights: pynvml has its own types for each
+        return [f"no GPU can be seen ({type(error).__name__}: {error})"]
+    problems = [] if len(names) >= wanted else [f"{len(names)} GPUs, {wanted} wanted"]
+    for name in names:
+        try:
+            handle = handle_of(pynvml, name)
+            kind, since_start = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_start))
+        except pynvml.NVMLError_NotSupported:  # a device without ECC
+            continue
+        except Exception as error:
+            problems.append(f"GPU {name}: {type(error).__name__}: {error}")
+            continue
+        if errors:
+            problems.append(f"GPU {name}: {errors} uncorrected memory errors since its start")
+    return problems

@@ -1,0 +1,1 @@
+"""The kit of every report: HTML pages, SVG charts, and grids of pictures."""

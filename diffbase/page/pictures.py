@@ -1,0 +1,43 @@
+"""Grids of images as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from diffbase.files import renamed
+
+
+def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:
+    """Tile uint8 [B, H, W, 3] into one uint8 [height, width, 3] on white, row by row.
+
+    Small images are enlarged by the smallest whole factor that makes them ``least`` pixels, unsmoothed.
+    """
+    factor = max(1, -(-least // images_BHWC.shape[1]))
+    images = images_BHWC.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def with_row_names(tiled_HWC: np.ndarray, names: Sequence[str], size: int = 14) -> np.ndarray:
+    """``tiled_HWC`` of ``grid`` with a margin on its left, where every row has its name."""
+    height, font = len(tiled_HWC), ImageFont.load_default(size)
+    margin = Image.new("RGB", (int(max(map(font.getlength, names))) + size, height), "white")
+    pen = ImageDraw.Draw(margin)
+    for row, name in enumerate(names):
+        pen.text((size // 2, height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
+    return np.concatenate([np.asarray(margin), tiled_HWC], axis=1)
+
+
+def save_png(image_HWC: np.ndarray, path: Path) -> None:
+    """Write uint8 [H, W, 3] atomically."""
+    with renamed(path) as temporary:
+        Image.fromarray(image_HWC).save(temporary, format="PNG")

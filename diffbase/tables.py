@@ -1,0 +1,40 @@
+"""Tables on a terminal, or in a log, whose cells are text whatever brackets they have."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class TextTable:
+    """A table whose first column is text and whose others are figures, unless ``left`` names more of the first."""
+
+    def __init__(self, title: str, *headings: str, left: int = 1, plain: bool = False) -> None:
+        """``plain``: no lines around it; paths and numbers are for copying, so cells are folded, never cut."""
+        self.table = Table(
+            title=Text(title, style="table.title") if title else None,
+            box=SIMPLE if plain else Table().box,
+            show_header=any(headings),
+        )
+        for i, heading in enumerate(headings):
+            self.table.add_column(
+                Text(heading),
+                justify="right" if i >= left else "left",
+                overflow="fold" if plain else "ellipsis",
+            )
+
+    def add_row(self, *cells: str, bold: bool = False) -> None:
+        """One row of text; ``bold`` for a sum."""
+        self.table.add_row(*map(Text, cells), style="bold" if bold else None)
+
+    def add_section(self) -> None:
+        """A line below the last row."""
+        self.table.add_section()
+
+    def print(self, console: Console | None = None, width: int | None = None) -> None:
+        """On the terminal; a pipe has no width of its own and gets ``width``."""
+        (console or Console(width=None if sys.stdout.isatty() else width)).print(self.table)

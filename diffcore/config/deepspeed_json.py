@@ -1,0 +1,52 @@
+"""DeepSpeed's own settings: its JSON file, with what the YAML decides filled in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from diffbase.cli import InputError
+from diffcore.config.tree import Config
+
+# Set from the config or computed by Batch.split: a second place could contradict the first.
+OURS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+)
+
+
+def settings(config: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too."""
+    path = config.engine.json_path
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("zero_optimization", {}), dict):
+        raise InputError(f"{path}: expected an object with an object zero_optimization in it")
+    for key in (*OURS, "bf16", "fp16", "optimizer", "scheduler"):
+        if key in tree:
+            raise InputError(f"{path}: {key} belongs in the YAML (batch, engine, optimizer), not here")
+    stage = tree.get("zero_optimization", {}).get("stage")
+    if stage != config.engine.zero:
+        raise InputError(f"{path}: zero_optimization.stage is {stage}, engine.zero is {config.engine.zero}")
+    micro, accumulation = config.batch.split(world_size)
+    return tree | {
+        "train_batch_size": config.batch.size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.engine.gradient_clipping,
+        **config.engine.arithmetic.settings,
+        **_offload(config, tree),
+        "steps_per_print": 2**62,
+    }
+
+
+def _offload(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
+    if config.engine.offload == "none":
+        return {}
+    zero = tree["zero_optimization"] | {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+    # torch's own fused AdamW steps on the CPU too; DeepSpeed's would be compiled on the first start.
+    return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}

@@ -1,0 +1,125 @@
+"""The networks' sections of the config, told apart by ``kind``. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from diffcore.config.section import Section
+
+
+class AvatarModel(Section):
+    """The UNet with Tau and cross-attention (models/avatar.py)."""
+
+    kind: Literal["avatar"] = "avatar"
+    channels: tuple[int, ...] = (128, 256, 512, 1024)
+    """Width of each level; the resolution halves from one to the next."""
+    patch: int = Field(default=1, ge=1)
+    """Edge of the squares of pixels that become channels before the ladder; 1: none."""
+    blocks: int = Field(default=1, ge=1)
+    """Residual blocks a level on the way down (the way up has as many)."""
+    attention_levels: tuple[int, ...] = (1, 2, 3)
+    """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads."""
+    attributes: Literal["one_hot", "integer", "none"] = "one_hot"
+    """How Tau reads the labels; none: no condition at all."""
+    tau_tokens: int = Field(default=6, ge=1)
+    """Key/value tokens that one projection of Tau gives an attention block."""
+    tau_projections: int = Field(default=1, ge=1)
+    """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
+
+    @property
+    def conditional(self) -> bool:
+        return self.attributes != "none"
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        levels = range(len(self.channels))
+        if len(self.channels) < 2 or any(c < 8 or c % 8 for c in self.channels):
+            raise ValueError(f"channels must be two or more multiples of 8, got {list(self.channels)}")
+        for level in self.attention_levels:
+            if level not in levels:
+                raise ValueError(f"attention_levels: {level} is not a level; allowed: 0 to {levels[-1]}")
+            if self.channels[level] % self.heads:
+                raise ValueError(
+                    f"heads: {self.heads} does not divide channels[{level}], {self.channels[level]}"
+                )
+        return self
+
+
+class DdpmModel(Section):
+    """The class-conditional DDPM UNet (models/ddpm.py)."""
+
+    kind: Literal["ddpm"]
+    width: int = Field(default=64, ge=8, multiple_of=8)
+    """Channels at full resolution; the ladder is 1, 2, 4, 4 times that, and 8 at the bottom."""
+    heads: int = Field(default=4, ge=1)
+    """Heads of the self-attention."""
+    embedding: int = Field(default=256, ge=2, multiple_of=2)
+    """Width of the time and label embedding."""
+    labels: Literal["embedding", "none"] = "embedding"
+    """embedding: every label has one, added to the time's; none: no condition."""
+
+    @property
+    def conditional(self) -> bool:
+        return self.labels != "none"
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return 8
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width, {self.width}")
+        return self
+
+
+class DiffusersModel(Section):
+    """diffusers' UNet2DConditionModel behind Tau (models/diffusers_unet.py)."""
+
+    kind: Literal["diffusers"]
+    block_out_channels: tuple[int, ...] = (128, 256, 512)
+    """Width of each level; all have cross-attention."""
+    layers_per_block: int = Field(default=2, ge=1)
+    """Residual blocks a level on the way down."""
+    cross_attention_dim: int = Field(default=1280, ge=8)
+    """Width of Tau's tokens."""
+    tau_tokens: int = Field(default=256, ge=1)
+    """Number of Tau's tokens."""
+    attention_head_dim: int = Field(default=32, ge=1)
+    """diffusers' name; in this class it is the number of attention heads."""
+    only_cross_attention: bool = True
+    """No self-attention before the cross-attention: both of a block's attentions read the tokens."""
+    attributes: Literal["one_hot", "integer"] = "one_hot"
+    """How Tau reads the labels."""
+
+    @property
+    def conditional(self) -> bool:
+        return True
+
+    @property
+    def divisor(self) -> int:
+        """What the image's size must be a multiple of."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for width in self.block_out_channels:
+            if width % 32 or width % self.attention_head_dim:
+                raise ValueError(
+                    f"block_out_channels: {width} is not a multiple of 32 and of attention_head_dim "
+                    f"{self.attention_head_dim}"
+                )
+        return self
+
+
+Model = Annotated[AvatarModel | DdpmModel | DiffusersModel, Field(discriminator="kind")]

@@ -1,0 +1,324 @@
+"""The typed config tree: one YAML a run, dotted overrides on the command line.
+
+    deepspeed diffcore/train.py --config configs/demo.yaml --optimizer.lr 1e-4 --engine.zero 2
+
+pydantic holds the tree and its checks; ``configure.py`` fills it from the YAML and the command line. A field
+is written once, with its doc string. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
+from diffcore.config.models import Model
+from diffcore.config.precision import Arithmetic, Precision, arithmetic
+from diffcore.config.samplers import SAMPLERS, SamplerName
+from diffcore.config.section import Section, flatten
+
+
+class Data(Section):
+    path: Path | str
+    """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
+    order: Literal["full", "block", "shards"] = "full"
+    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
+    tail: Literal["wrap", "drop"] = "wrap"
+    """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
+    on_error: Literal["raise", "replace"] = "raise"
+    """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
+    replace_limit: int = Field(default=100, ge=0)
+    """Corrupt samples that one process may replace; one more ends the run."""
+    threads: int = Field(default=2, ge=1, le=256)
+    """Threads that read and decode a micro batch."""
+    prefetch: int = Field(default=4, ge=1)
+    """Micro batches read ahead of the step that needs them."""
+    cache: Path | None = None
+    """Node-local folder for the shards of a URL; none: $SLURM_TMPDIR, else the user's cache folder."""
+    cache_bytes: int = Field(default=64 << 30, ge=1)
+    """Most that the cache may hold, for all runs of a node that share it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _local_paths(cls, given: Any) -> Any:
+        # Of a union with str pydantic would keep every path as text.
+        if isinstance(given, dict) and isinstance(path := given.get("path"), str) and "://" not in path:
+            return {**given, "path": Path(path)}
+        return given
+
+
+class Diffusion(Section):
+    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
+    """Noise schedule: linear betas (Ho et al. 2020), cosine (Nichol & Dhariwal 2021) or sigmoid betas."""
+    timesteps: int = Field(default=1000, ge=2)
+    """T, the number of noise levels."""
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    """First beta of the linear schedule."""
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
+    """Last beta of the linear schedule."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that its last level is pure noise (Lin et al. 2024); not for target eps."""
+    pixels: Literal["symmetric", "unit"] = "symmetric"
+    """Range that the images have for the network: [-1, 1], or [0, 1], which learns far slower."""
+    input_scale: float = Field(default=1.0, gt=0)
+    """Factor b on the images: moves logSNR by 2 log b with the schedule fixed (Chen 2023)."""
+    target: Literal["eps", "v", "x0"] = "eps"
+    """What the network predicts: the noise, v (Salimans & Ho 2022) or the image."""
+    loss_weight: Literal["uniform", "min_snr"] = "uniform"
+    """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
+    label_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} is above beta_end {self.beta_end}")
+        if self.zero_terminal_snr and self.target == "eps":
+            raise ValueError("zero_terminal_snr needs target v or x0: pure noise says nothing of the image")
+        return self
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Optimizer(Section):
+    kind: Literal["adam", "adamw"] = "adamw"
+    """Adam, or AdamW (decoupled weight decay)."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Adam's moment decays."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay."""
+
+
+class LrSchedule(Section):
+    kind: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    """After the warm-up: constant, a cosine to zero at the end, steps down; onecycle: no warm-up."""
+    warmup_samples: int = Field(default=0, ge=0)
+    """Samples over which the rate rises linearly from zero."""
+    step_samples: int | None = Field(default=None, ge=1)
+    """Samples between two steps down of kind step."""
+    step_factor: float = Field(default=0.1, gt=0, le=1)
+    """Factor of each step down of kind step."""
+    plateau_patience: int = Field(default=0, ge=0)
+    """Validations in a row without a lower loss after which the rate is cut; 0: never."""
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
+    """Factor of a cut on a plateau."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "step") != (self.step_samples is not None):
+            raise ValueError("step_samples belongs to kind step, which needs it")
+        if self.kind == "onecycle" and self.warmup_samples:
+            raise ValueError("kind onecycle warms up by itself: warmup_samples must be 0")
+        return self
+
+
+class Batch(Section):
+    size: int = Field(ge=1)
+    """Global batch: samples an optimizer step, over all ranks."""
+    micro: int | None = Field(default=None, ge=1)
+    """Samples a forward pass on one rank; empty: size / world, without accumulation."""
+
+    def split(self, world: int) -> tuple[int, int]:
+        """(micro, accumulation) for ``world`` ranks: the only place where the three are related.
+
+        size = micro x accumulation x world; InputError with the three numbers if that has no solution.
+        """
+        micro = self.micro or self.size // world
+        accumulation = self.size // (micro * world) if micro else 0
+        if accumulation * micro * world != self.size or not accumulation:
+            raise InputError(
+                f"batch.size {self.size} is not micro x accumulation x world with micro {micro or 1} and "
+                f"world {world}: give a batch.size that is a multiple of {(micro or 1) * world}"
+            )
+        return micro, accumulation
+
+
+class Engine(Section):
+    zero: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage (Rajbhandari et al. 2020)."""
+    precision: Precision = "fp32"
+    """Compute precision; bf16 and fp16 keep fp32 master weights, fp16 has a dynamic loss scale."""
+    offload: Literal["none", "optimizer"] = "none"
+    """optimizer: master weights and Adam's moments live, and the step runs, on the CPU (zero 1 to 3)."""
+    gradient_clipping: float = Field(default=1.0, ge=0)
+    """Bound on the gradient's norm; 0: none."""
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    """Activation checkpointing: selective runs only cheap operations again in backward, full whole blocks."""
+    compile: bool = False
+    """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler."""
+    deepspeed: Path | None = None
+    """JSON with what is DeepSpeed's own; empty: configs/deepspeed/zero{stage}.json."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads a rank; empty: cores / ranks on this node."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.compile and self.zero == 3:
+            # Its hooks around every module break the graph into pieces that are compiled again and again.
+            raise ValueError("compile needs zero 0, 1 or 2")
+        if self.offload != "none" and self.zero == 0:
+            raise ValueError(f"offload {self.offload} needs zero 1, 2 or 3")
+        return self
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How this stage computes in this precision."""
+        return arithmetic(self.zero, self.precision)
+
+    @property
+    def json_path(self) -> Path:
+        return self.deepspeed or REPOSITORY / "configs" / "deepspeed" / f"zero{self.zero}.json"
+
+
+class Ema(Section):
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    """Decay of the weights' exponential moving average a step."""
+    warmup: bool = True
+    """Lower the decay early: min(decay, (1 + k) / (10 + k)) in the k-th step after start_step."""
+    start_step: int = Field(default=0, ge=0)
+    """First step that averages; until then the average is a copy of the weights."""
+
+
+class Train(Section):
+    steps: int = Field(ge=1)
+    """Optimizer steps of the whole run."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between two lines of the log and points of TensorBoard."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between two checkpoints; the last step is always saved."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept, beside the best and the marked ones."""
+    best: Literal["validation/loss", "validation/loss_ema", "quality/fidelity"] = "validation/loss_ema"
+    """Metric that makes a checkpoint the best one: lowest loss, or highest fidelity, which needs a judge."""
+    deterministic: bool = False
+    """Deterministic kernels only: the same command gives the same bits."""
+
+
+class Sampling(Section):
+    every: int = Field(default=1000, ge=1)
+    """Training steps between two sample grids."""
+    count: int = Field(default=16, ge=1, le=1024)
+    """Images in a grid."""
+    sampler: SamplerName = "ddim"
+    """Sampler (diffusion/samplers.py); dpm++ is DPM-Solver++ 2M, dpm++sde the same with fresh noise."""
+    steps: int = Field(default=20, ge=1)
+    """Steps of the sampler (heun evaluates the network twice in each; ddpm takes all timesteps)."""
+    eta: float = Field(default=0.0, ge=0, le=1)
+    """Fresh noise of ddim: 0 none, 1 as much as ddpm."""
+    guidance: float = Field(default=2.0, ge=0)
+    """Guidance scale as in diffusers: 0 is unconditional, 1 plain conditional."""
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """Share by which guided predictions get the conditional one's contrast back (Lin et al. 2024)."""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Range of t / (T - 1) in which guidance acts (Kynkaanniemi et al. 2024)."""
+    clamp: bool = True
+    """Keep every step's x_0 in the images' range."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.eta and not SAMPLERS[self.sampler].takes_eta:
+            takes = ", ".join(name for name, entry in SAMPLERS.items() if entry.takes_eta)
+            raise ValueError(f"eta {self.eta} is for sampler {takes}, not {self.sampler}")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError(f"guidance_interval {list(self.guidance_interval)} ends before it begins")
+        return self
+
+
+class Memory(Section):
+    trace: bool = True
+    """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
+
+
+class Validation(Section):
+    samples: int = Field(default=256, ge=0)
+    """Held-out images whose loss is measured, with the same noise in every run; 0: none."""
+    every: int | None = Field(default=None, ge=1)
+    """Training steps between two validations, beside those with every checkpoint."""
+    drawn: int = Field(default=256, ge=0)
+    """Images drawn for the judge at a validation, where one was trained (evaluation.train_judge); 0: none."""
+
+
+class Guards(Section):
+    max_skips: int = Field(default=50, ge=1)
+    """Steps in a row left out because a gradient is not finite, before the run ends."""
+    explosion: float | None = Field(default=None, gt=1)
+    """A logged loss above this many times the recent median rolls back to a checkpoint; empty: never."""
+    rollback_factor: float = Field(default=0.5, gt=0, le=1)
+    """Factor on the learning rate after a rollback."""
+    max_rollbacks: int = Field(default=1, ge=0)
+    """Rollbacks of a run; one explosion more ends it."""
+    hang_seconds: float = Field(default=1800, ge=0)
+    """A rank that long without a sign of life writes every thread's stack and ends the run; 0: never."""
+    start_seconds: float = Field(default=1800, ge=0)
+    """The same until training begins: for the other ranks to come, and for a checkpoint to be loaded."""
+
+
+class Config(Section):
+    """One run. Fields marked identity must match when a run folder is resumed; the others may change."""
+
+    run: Path
+    """Run folder: config, metrics, checkpoints, samples and reports. The same command resumes it."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the weights, the data order and every sample's noise, timestep and label drop."""
+    data: Data
+    model: Model
+    diffusion: Diffusion = Diffusion()
+    optimizer: Optimizer = Optimizer()
+    lr_schedule: LrSchedule = LrSchedule()
+    batch: Batch
+    engine: Engine = Engine()
+    ema: Ema = Ema()
+    train: Train
+    validation: Validation = Validation()
+    guards: Guards = Guards()
+    sampling: Sampling = Sampling()
+    memory: Memory = Memory()
+    init_from: Path | None = None
+    """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
+    init_weights: Literal["ema", "raw"] = "ema"
+    """Which of them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.model.conditional and self.diffusion.label_dropout:
+            raise ValueError("diffusion.label_dropout must be 0 for a model without labels")
+        if not self.diffusion.label_dropout and self.sampling.guidance not in (0, 1):
+            raise ValueError(
+                f"sampling.guidance {self.sampling.guidance} needs a network that was trained without labels "
+                f"too: diffusion.label_dropout above 0, or guidance 1 (conditional) or 0"
+            )
+        if self.sampling.steps > self.diffusion.timesteps:
+            raise ValueError(
+                f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"
+            )
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this the same experiment, as flat dotted keys.
+
+        World size, micro batch, ZeRO stage, precision, paths, lengths and logging are placement and left
+        out; the data is told apart by its index's hash, which the checkpoint holds, not by its path.
+        """
+        tree = self.model_dump(
+            mode="json",
+            include={"data": {"order", "tail", "on_error"}}
+            | dict.fromkeys(("seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"), True),
+        )
+        del tree["batch"]["micro"]
+        tree["engine"] = {"gradient_clipping": self.engine.gradient_clipping}
+        tree["guards"] = {"explosion": self.guards.explosion, "rollback_factor": self.guards.rollback_factor}
+        return dict(flatten(tree))
+
+    def to_yaml(self) -> str:
+        """The resolved config, every field written out; loads back to an equal Config."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,201 @@
+"""A network under DeepSpeed: forward, backward, step, loss scale, and where its tensors are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffbase.cli import InputError
+from diffcore.config.deepspeed_json import settings
+from diffcore.config.tree import Config
+from diffcore.engine import communication
+from diffcore.engine.optimizers import build_optimizer
+from diffcore.engine.partitions import NamedStates
+from diffcore.engine.ranks import World, torch_dtype
+
+LINEAR = torch.nn.functional.linear
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What DeepSpeed's dynamic loss scale remembers."""
+BUCKETS = (
+    "ipg_buckets",
+    "param_buffer_of_bit16_for_cpu_offload_groups",
+    "temp_grad_buffer_for_cpu_offload",
+    "temp_grad_buffer_for_gpu_offload",
+    "accumulated_grads_in_cpu",
+)
+"""Where DeepSpeed's optimizers keep what is on its way: between ranks, to and from an offloaded optimizer."""
+
+
+def _forget_earlier_engines() -> None:
+    """Take back what DeepSpeed changes for the whole process and leaves changed for engines made later.
+
+    ZeRO-3 puts its own linear layer, which rounds twice, in the place of torch's; and once an engine used
+    autocast, those that do not are given its loss scale.
+    """
+    torch.nn.functional.linear = LINEAR
+    autocast = importlib.import_module("deepspeed.runtime.torch_autocast")
+    autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
+
+
+class Engine(NamedStates):
+    """A network under DeepSpeed: forward, backward and step, and its states by parameter name."""
+
+    def __init__(self, network: nn.Module, config: Config, world: World) -> None:
+        import deepspeed
+
+        self.world = world
+        self.stage, self.compiled = config.engine.zero, config.engine.compile
+        self.micro, self.accumulation = config.batch.split(world.size)
+        arithmetic = config.engine.arithmetic
+        if world.device.type == "cpu" and not arithmetic.on_cpu:
+            raise InputError(
+                f"engine.precision {config.engine.precision} with ZeRO-{self.stage} needs a GPU (DeepSpeed "
+                "refuses it on a CPU); allowed here: fp32, bf16"
+            )
+        self.dtype = torch_dtype(arithmetic.weights)
+        self.network = network.to(world.device)
+        self.names = {parameter: name for name, parameter in self.network.named_parameters()}
+        optimizer = build_optimizer(config, self.network)
+        _forget_earlier_engines()
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=self.network, optimizer=optimizer, config=settings(config, world.size)
+        )
+        if self.stage == 0 and world.size == 1:
+            # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.
+            self._engine.enable_backward_allreduce = False
+        # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
+        self._unwrapped = self._optimizer is optimizer
+        self._norm = torch.zeros(())
+
+    def watch_communication(self, watch: Callable[[], AbstractContextManager[None]]) -> None:
+        """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
+        from deepspeed.comm import comm
+
+        communication.watch(comm.cdb, watch)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of one micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the micro batch in hand is the last one of its batch, after which the optimizer steps."""
+        return bool(self._engine.is_gradient_accumulation_boundary())
+
+    def step(self, lr: float) -> bool:
+        """End a micro batch; on the last one of a batch the optimizer steps with this learning rate.
+
+        Returns whether the weights may have changed: False where the gradient of any rank was not finite and
+        the step was left out (on every rank alike).
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        if self._unwrapped and self.at_boundary:
+            gradients = [p.grad for p in self.names if p.grad is not None]
+            self._norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
+            self._optimizer.overflow = not bool(self._norm.isfinite())
+        self._engine.step()
+        return not getattr(self._optimizer, "overflow", False)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        x_BCHW, *rest = inputs
+        output: Tensor = self._engine(x_BCHW.to(self.dtype), *rest)
+        return output
+
+    def gradient_norm(self) -> float:
+        """Norm of the last step's gradient over all ranks, before clipping; inf if it was not finite."""
+        return float(self._norm if self._unwrapped else self._engine.get_global_grad_norm())
+
+    # --- fp16's loss scale ------------------------------------------------------------------------------
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor on the loss that keeps fp16's gradients from underflowing; 1 without fp16."""
+        if self._unwrapped:
+            scaler = self._engine.torch_autocast_z0_gradscaler
+            return float(scaler.get_scale()) if scaler is not None else 1.0
+        return float(self._optimizer.loss_scale)
+
+    def scaler_state(self) -> dict[str, float]:
+        """What the dynamic loss scale needs to go on; empty without fp16."""
+        if self._unwrapped:
+            scaler = self._engine.torch_autocast_z0_gradscaler
+            return dict(scaler.state_dict()) if scaler is not None else {}
+        scaler = getattr(self._optimizer, "loss_scaler", None)
+        return {name: getattr(scaler, name) for name in SCALER if hasattr(scaler, name)}
+
+    def load_scaler_state(self, state: Mapping[str, float]) -> None:
+        """Take up ``scaler_state``; that of another precision or stage is left aside."""
+        if self.scaler_state().keys() != state.keys():
+            return
+        if not self._unwrapped:
+            for name, value in state.items():
+                setattr(self._optimizer.loss_scaler, name, value)
+        elif state:
+            self._engine.torch_autocast_z0_gradscaler.load_state_dict(dict(state))
+
+    # --- what the states by name need (partitions.py) ---
+
+    @property
+    def _base_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    @property
+    def _stepped(self) -> list[Tensor]:
+        if self.stage == 3:  # in no param group: DeepSpeed lends them to the optimizer one at a time
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return [tensor for group in self._base_optimizer.param_groups for tensor in group["params"]]
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        if self.stage < 3:
+            yield
+            return
+        import deepspeed
+
+        # With a modifier rank its values are broadcast at the end: every rank writes the same ones.
+        with deepspeed.zero.GatheredParameters(list(self.names), modifier_rank=0):
+            yield
+
+    # --- memory ------------------------------------------------------------------------------------------
+
+    def memory(self) -> dict[str, list[Tensor]]:
+        """The tensors that hold this rank's states, as they are now, by category.
+
+        A storage may be in several (a gradient lies in a bucket while it is reduced): the first one counts.
+        """
+        z, base = self._optimizer, self._base_optimizer
+        masters = [tensor for tensor in self._stepped if tensor not in self.names]
+        gradients = [p.grad for p in [*self.names, *masters] if p.grad is not None]
+        return {
+            "parameters": [getattr(p, "ds_tensor", p) for p in self.names] + list(self.names),
+            "buckets": [t for name in BUCKETS for t in _tensors(getattr(z, name, None))],
+            "masters": masters,
+            "optimizer": [t for state in base.state.values() for t in _tensors(state)],
+            "gradients": [
+                *gradients,
+                *_tensors(getattr(z, "averaged_gradients", None)),
+                *_tensors(getattr(z, "grad_partitions_flat_buffer", None)),
+            ],
+        }
+
+    def bucket_bytes(self) -> int:
+        """Size of one of DeepSpeed's communication buckets; 0 without any."""
+        return int(getattr(self._optimizer, "reduce_bucket_size", 0)) * self.dtype.itemsize
+
+
+def _tensors(held: Any) -> list[Tensor]:
+    """Tensors inside DeepSpeed's buckets: a tensor, a container of them or an object that holds some."""
+    if torch.is_tensor(held):
+        return [held]
+    if isinstance(held, Mapping):
+        return [t for value in held.values() for t in _tensors(value)]
+    if isinstance(held, list | tuple):
+        return [t for value in held for t in _tensors(value)]
+    buffer = getattr(held, "buffer", None)
+    return _tensors(buffer) if buffer is not None else []

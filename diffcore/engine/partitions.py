@@ -1,0 +1,232 @@
+"""A network's states as plain tensors by parameter name, wherever ZeRO keeps them.
+
+Checkpoints and the EMA need the network's fp32 weights and Adam's moments by parameter name, whatever the ZeRO
+stage and world size were; DeepSpeed keeps them in flat partitions. ``NamedStates.parts`` translates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffbase.cli import InputError
+from diffcore.engine.ranks import World, sum_over_ranks
+
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+GATHER_ELEMENTS = 16 << 20
+"""Elements that are gathered in one collective: 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where elements ``start`` .. ``start + count`` of a flattened parameter are on this rank.
+
+    ``offset`` elements into the ``shard``-th tensor of ``Engine.masters`` and of all that is laid out so.
+    """
+
+    name: str
+    start: int
+    count: int
+    shard: int
+    offset: int
+
+
+Part = tuple[str, int, Tensor]
+"""(parameter, start, fp32 tensor [n]): elements start .. start + n of a flattened parameter."""
+Read = Callable[[str, str, int, int], Tensor]
+"""(kind, parameter, start, count) -> fp32 [count], CPU; kind: "weights", "ema" or a moment of Adam's."""
+
+
+class NamedStates(ABC):
+    """Weights, masters and moments of a wrapped network; what the wrapper itself knows is abstract."""
+
+    world: World
+    stage: int
+    names: dict[nn.Parameter, str]
+    """The network's parameters, in order."""
+    _optimizer: Any
+    """DeepSpeed's, or under ZeRO-0 torch's."""
+    _unwrapped: bool
+    """Whether it is torch's, which steps on the parameters themselves."""
+
+    @property
+    @abstractmethod
+    def _base_optimizer(self) -> torch.optim.Optimizer:
+        """torch's optimizer."""
+
+    @property
+    @abstractmethod
+    def _stepped(self) -> list[Tensor]:
+        """What the optimizer steps on: this rank's flat fp32 partitions, or the parameters themselves."""
+
+    @abstractmethod
+    def _gathered(self) -> AbstractContextManager[None]:
+        """Every parameter whole on every rank; under ZeRO-3 changes are partitioned again at the end."""
+
+    def masters(self) -> list[Tensor]:
+        """What the optimizer steps on: this rank's flat fp32 partitions, under ZeRO-0 the parameters."""
+        return [tensor.detach() for tensor in self._stepped]
+
+    def moments(self) -> dict[str, list[Tensor]]:
+        """Adam's moments by name, laid out like ``masters``; empty before the first step."""
+        states = [self._base_optimizer.state.get(tensor, {}) for tensor in self._stepped]
+        return {m: [state[m] for state in states] for m in ADAM_MOMENTS if all(m in s for s in states)}
+
+    def _places(self) -> Iterator[Place]:
+        """Where this rank holds which elements, in the parameters' order."""
+        for i, (parameter, name) in enumerate(self.names.items()):
+            size = self.size_of(parameter)
+            if self._unwrapped:
+                yield Place(name, 0, size, i, 0)
+            elif self.stage == 3:  # equal parts, padded at the end
+                shard, offset, _ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+                start, count = _share(size, self.world)
+                yield Place(name, start, count, shard, offset)
+            elif (mapped := parameter._hp_mapping) is not None:  # what falls into this rank's partition
+                of, at = mapped.lp_fragment_address, mapped.hp_fragment_address
+                yield Place(name, of.start, of.numel, mapped.param_group_index, at.start)
+
+    def is_finite(self) -> bool:
+        """Whether every weight of every rank is a finite number. A collective."""
+        bad = torch.zeros((), device=self.world.device)
+        for _, _, part in self.parts(self.masters()):  # without the padding, which may hold anything
+            bad += (~part.isfinite()).sum().to(bad.device)
+        return not sum_over_ranks(bad).item()
+
+    def held(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+        """Every element that this rank holds in tensors laid out like ``masters``: views."""
+        for p in self._places():
+            yield p.name, p.start, shards[p.shard].detach().view(-1).narrow(0, p.offset, p.count)
+
+    def parts(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+        """What this rank answers for of tensors laid out like ``masters``: views.
+
+        Over all ranks each element comes once. Not a collective; valid until the next step.
+        """
+        for name, start, part in self.held(shards):
+            if self._unwrapped:  # all ranks hold the same
+                start, count = _share(part.numel(), self.world)
+                part = part.narrow(0, start, count)
+            if part.numel():
+                yield name, start, part
+
+    def whole(self, shards: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """(name, fp32 tensor) of every parameter, whole on every rank, of tensors laid out like ``masters``.
+
+        A collective: all ranks iterate to the end. A tensor is valid until the next one.
+        """
+        shapes = self.shapes()
+        if self._unwrapped:
+            yield from ((name, held.view(shapes[name])) for name, _, held in self.held(shards))
+            return
+        mine = {name: (start, part) for name, start, part in self.parts(shards)}
+        for bucket in _buckets({name: prod(shape) for name, shape in shapes.items()}, GATHER_ELEMENTS):
+            flat = torch.zeros(sum(bucket.values()), device=self.world.device)
+            tensors = dict(zip(bucket, flat.split(list(bucket.values())), strict=True))
+            for name in bucket.keys() & mine.keys():
+                start, part = mine[name]
+                tensors[name][start : start + part.numel()].copy_(part)
+            torch.distributed.all_reduce(flat)  # a sum of disjoint parts: exact
+            yield from ((name, tensor.view(shapes[name])) for name, tensor in tensors.items())
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """``whole`` of the fp32 weights."""
+        return self.whole(self.masters())
+
+    def fill(self, shards: Sequence[Tensor], kind: str, read: Read) -> None:
+        """Read tensors laid out like ``masters`` from a checkpoint."""
+        for name, start, held in self.held(shards):
+            held.copy_(read(kind, name, start, held.numel()))
+
+    def load(self, read: Read, updates: int) -> None:
+        """Take up fp32 weights and Adam's moments after ``updates`` optimizer steps, whatever stage and world
+        size they are from. A collective."""
+        self._make_moments(updates)
+        self.fill(self.masters(), "weights", read)
+        for moment, shards in self.moments().items() if updates else ():  # a checkpoint before any has none
+            self.fill(shards, moment, read)
+        self.write_weights(self.full_weights())
+
+    def start_from(self, weights: Mapping[str, Tensor], source: Path) -> None:
+        """Begin with these weights, whole and by name. InputError, with ``source``, if they do not fit."""
+        shapes = self.shapes()
+        for name in sorted(shapes.keys() | weights.keys()):
+            there = list(weights[name].shape) if name in weights else "missing"
+            if there != shapes.get(name, "not in this model"):
+                wanted = shapes.get(name, "not in this model")
+                raise InputError(f"init_from: {source}: {name} is {there}, this model has {wanted}")
+        read: Read = lambda _, name, start, count: weights[name].reshape(-1)[start : start + count]  # noqa: E731
+        self.fill(self.masters(), "weights", read)
+        self.write_weights(self.full_weights())
+
+    def _make_moments(self, updates: int) -> None:
+        """Adam makes its moments at the first step; make them now, so that they can be filled."""
+        for stepped in self._stepped:
+            state = self._base_optimizer.state[stepped]
+            state["step"] = torch.tensor(float(updates), device=stepped.device)  # where fused Adam wants it
+            for moment in ADAM_MOMENTS:
+                state[moment] = torch.zeros_like(stepped)
+        link = getattr(self._optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:
+            link()
+
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        return getattr(parameter, "ds_shape", parameter.shape)
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter, whole, by name."""
+        return {name: list(self._shape(parameter)) for parameter, name in self.names.items()}
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters, whole."""
+        return sum(self.size_of(parameter) for parameter in self.names)
+
+    def size_of(self, parameter: nn.Parameter) -> int:
+        """Elements of a parameter, whole (under ZeRO-3 the module's own tensor is empty)."""
+        return self._shape(parameter).numel()
+
+    def write_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Set the compute weights (not the masters) on all ranks, from whole tensors. A collective."""
+        parameters = {name: parameter for parameter, name in self.names.items()}
+        with self._gathered(), torch.no_grad():
+            for name, value in weights:
+                parameters[name].copy_(value)
+
+    @contextmanager
+    def swapped(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+        """Compute with other weights (the EMA's, say) for a while. A collective: all ranks iterate."""
+        # Under ZeRO-0 the compute weights are the masters: keep them aside.
+        own = [(name, p.detach().clone()) for p, name in self.names.items()] if self._unwrapped else None
+        self.write_weights(weights)
+        try:
+            yield
+        finally:
+            self.write_weights(own if own is not None else self.full_weights())
+
+
+def _share(size: int, world: World) -> tuple[int, int]:
+    """(start, count) of this rank's equal part of ``size`` elements; the last parts may be short or empty."""
+    share = -(-size // world.size)
+    start = min(world.rank * share, size)
+    return start, min(share, size - start)
+
+
+def _buckets(sizes: Mapping[str, int], most: int) -> Iterator[dict[str, int]]:
+    """Runs of neighbours with at most ``most`` elements, or one that has more alone."""
+    bucket: dict[str, int] = {}
+    for name, size in sizes.items():
+        if bucket and sum(bucket.values()) + size > most:
+            yield bucket
+            bucket = {}
+        bucket[name] = size
+    if bucket:
+        yield bucket

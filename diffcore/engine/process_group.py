@@ -1,0 +1,60 @@
+"""Joining and leaving the run's process group."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+
+from diffbase import malloc
+from diffbase.cli import InputError
+from diffbase.ports import any_free
+from diffcore.engine.ranks import World
+
+
+def start(threads: int | None = None) -> World:
+    """Join the run's process group: one process alone, or as the launcher's environment says."""
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(any_free())
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for train.deterministic, before CUDA starts
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # DeepSpeed calls collectives by names that torch is renaming; a user can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    import deepspeed
+
+    # DeepSpeed would compile its own shared-memory collectives here, with a C++ compiler that may be missing
+    # and half a minute that a small run does not have; gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if torch.cuda.is_available():
+        # Slurm may show a task one device only: then it is number 0, whatever the local rank.
+        shown = torch.cuda.device_count()
+        if shown > 1 and local >= shown:
+            raise InputError(f"local rank {local} has no GPU: this node shows {shown} (one process a GPU)")
+        device = torch.device("cuda", local if shown > 1 else 0)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        # torchrun says LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
+        malloc.keep_freed()
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return World(rank, size, local, device)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,50 @@
+"""What the commands of evaluation share: their flags."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from diffbase import cli
+from diffbase.cli import InputError
+from diffcore.runs.sampling import check_seed
+
+
+def parser(name: str, doc: str | None) -> cli.Parser:
+    """The parser of ``python -m name``, whose help is the module's own text."""
+    return cli.Parser(
+        prog=f"python -m {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_run(parser: cli.Parser, samples: int, of: str) -> None:
+    """The run and its judge, how many images (``of`` says of what) and the seed of them."""
+    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    add_samples(parser, samples, of)
+    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+
+
+def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
+    """How many images, and their seed."""
+    parser.add_argument("--samples", type=int, default=samples, help=f"{of} (default {samples})")
+    parser.add_argument("--seed", type=int, default=1, help="of the noise and the labels (default 1)")
+    # Some launchers add it.
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def check(arguments: argparse.Namespace, least: int = 2) -> None:
+    """InputError for too few samples or a seed out of range."""
+    if arguments.samples < least:
+        raise InputError(f"--samples {arguments.samples}: at least {least}")
+    check_seed(arguments.seed)
+
+
+def numbers(flag: str, text: str) -> list[float]:
+    """ "0,1,2" -> [0.0, 1.0, 2.0]; InputError for anything else."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{flag} {text}: expected numbers with commas between") from None
+    if any(not 0 <= value < 1e6 for value in values):
+        raise InputError(f"{flag} {text}: expected numbers from 0 up")
+    return values

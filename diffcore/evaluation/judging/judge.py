@@ -1,0 +1,233 @@
+"""The judge: a small convolutional classifier of every attribute at once, trained on real images only.
+
+It never sees a generated image while it learns, and it is bound to the shards that it learned from: a run on
+other shards is not judged by it. Its accuracy on held-out real images is the ceiling of every fidelity that
+it measures, so that stands beside each.
+
+A folder holds ``judge.safetensors`` (weights) and ``judge.json`` (what it is and how good it is). No pickle.
+
+Shapes: B batch, A attributes, V variants of all attributes together, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diffbase.cli import InputError
+from diffbase.files import write_json
+from diffcore.diffusion.pixels import to_signal
+from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
+from diffcore.runs.model import TrainedModel
+from shards.schema import Attribute, one_hot_offsets, one_hot_width
+from shards.standin.visible import visible
+from shards.table import Index
+
+VERSION = 1
+READABLE = 0.9
+"""An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
+BATCH = 256
+
+
+class JudgeNet(nn.Module):
+    """[B, 3, S, S] in [-1, 1] -> logits [B, V]. Strided 3 x 3 convolutions down to 8 x 8, then linear.
+
+    The last maps are flattened, not averaged: where a detail lies tells what it is.
+    """
+
+    def __init__(self, schema: Sequence[Attribute], size: int, width: int = 32, features: int = 128) -> None:
+        super().__init__()
+        # Large images begin as squares of pixels in the channels: their first maps would cost the most.
+        patch = 1
+        while size // patch > 32 and size % (2 * patch) == 0:
+            patch *= 2
+        edge, channels = size // patch, width
+        layers = [nn.PixelUnshuffle(patch), _block(3 * patch**2, width), _block(width, width)]
+        while edge > 8:
+            wider = min(2 * channels, 4 * width)
+            layers += [_block(channels, wider, stride=2), _block(wider, wider)]
+            edge, channels = -(-edge // 2), wider
+        self.maps = nn.Sequential(*layers)
+        self.shrink = nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels * edge**2, features), nn.ReLU()
+        )
+        self.heads = nn.Linear(features, one_hot_width(schema))
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """What the judge makes of an image before it decides: [B, F]."""
+        return self.shrink(self.maps(x_BCHW.contiguous(memory_format=torch.channels_last)))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.heads(self.features(x_BCHW))
+
+
+def _block(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge says of images: variants int64 [N, A] and features fp32 [N, F]."""
+
+    labels_NA: NDArray[np.int64]
+    features_NF: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How often a reading agrees with labels: which ones, a share an attribute, and the mean."""
+
+    hit_NA: NDArray[np.bool_]
+    counted_NA: NDArray[np.bool_]
+    shares: dict[str, Share]
+    mean: Mean
+
+
+def compare(
+    schema: Sequence[Attribute],
+    read_NA: NDArray[np.int64],
+    labels_NA: NDArray[np.int64],
+    among: Sequence[str] | None = None,
+) -> Scores:
+    """``read`` against ``labels``, both [N, A]; labels that cannot be seen do not count.
+
+    ``among`` names the attributes that the mean is over (default: all); every attribute has its share.
+    """
+    hit_NA = read_NA == labels_NA
+    counted_NA = visible(schema, labels_NA)
+    shares = {
+        a.name: wilson(int((hit_NA & counted_NA)[:, column].sum()), int(counted_NA[:, column].sum()))
+        for column, a in enumerate(schema)
+    }
+    chosen = [column for column, a in enumerate(schema) if among is None or a.name in among]
+    return Scores(hit_NA, counted_NA, shares, mean_of_shares(hit_NA[:, chosen], counted_NA[:, chosen]))
+
+
+class Judge:
+    """A trained judge, ready to read images."""
+
+    def __init__(self, net: JudgeNet, schema: Sequence[Attribute], record: dict[str, Any]) -> None:
+        self.net = net.eval().requires_grad_(False)
+        self.schema = tuple(schema)
+        self.record = record
+
+    @property
+    def readable(self) -> list[str]:
+        """The attributes that it reads well enough on real images to judge others by."""
+        return list(self.record["readable"])
+
+    @property
+    def accuracy(self) -> dict[str, dict[str, float]]:
+        """Of each attribute, on held-out real images: hits, count, share, low, high."""
+        return dict(self.record["accuracy"])
+
+    def to(self, device: torch.device) -> Judge:
+        self.net.to(device)
+        return self
+
+    def read(self, images_NHWC: NDArray[np.uint8]) -> Reading:
+        """Read uint8 images [N, S, S, 3]."""
+        device = next(self.net.parameters()).device
+        labels, features = [], []
+        for first in range(0, len(images_NHWC), BATCH):
+            x_BCHW = to_signal(images_NHWC[first : first + BATCH]).to(device)
+            with torch.inference_mode():
+                features_BF = self.net.features(x_BCHW)
+                labels.append(decide(self.schema, self.net.heads(features_BF)).cpu().numpy())
+            features.append(features_BF.float().cpu().numpy())
+        return Reading(np.concatenate(labels), np.concatenate(features))
+
+    def score(
+        self, images_NHWC: NDArray[np.uint8], labels_NA: NDArray[np.int64], reading: Reading | None = None
+    ) -> Scores:
+        """How often the images show what ``labels`` say; the mean is over the readable attributes.
+
+        ``reading`` spares reading them again.
+        """
+        reading = reading or self.read(images_NHWC)
+        return compare(self.schema, reading.labels_NA, labels_NA, self.readable)
+
+
+def decide(schema: Sequence[Attribute], logits_BV: Tensor) -> Tensor:
+    """The likeliest variant of each attribute: int64 [B, A]."""
+    return torch.stack([part.argmax(1) for part in split(schema, logits_BV)], dim=1)
+
+
+def split(schema: Sequence[Attribute], logits_BV: Tensor) -> list[Tensor]:
+    """The logits of each attribute, [B, variants]."""
+    starts = one_hot_offsets(schema)
+    return [logits_BV[:, s : s + a.variants] for s, a in zip(starts, schema, strict=True)]
+
+
+def folder_of(data: Path | str) -> Path:
+    """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL."""
+    if isinstance(data, str):
+        raise InputError(f"{data}: shards behind a URL keep no judge; say where it lies")
+    return data / "judge"
+
+
+def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
+    """Write the weights, then the record with their SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "judge.safetensors"
+    temporary = weights.with_name(f".{weights.name}.tmp")
+    save_file({name: t.cpu().contiguous() for name, t in net.state_dict().items()}, temporary)
+    temporary.replace(weights)
+    record = {"version": VERSION, **record, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    write_json(folder / "judge.json", record, indent=None)
+
+
+def load(folder: Path, index: Index | None = None, fingerprint: str | None = None) -> Judge:
+    """The judge in ``folder``; InputError if there is none, it is damaged or of other shards.
+
+    ``index`` or ``fingerprint``: of the shards that it must have learned from.
+    """
+    path = folder / "judge.json"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no judge here; train one: python -m diffcore.evaluation.train_judge DATA --out {folder}"
+        )
+    try:
+        record = json.loads(path.read_text())
+        version, known, digest = record["version"], record["fingerprint"], record["sha256"]
+        schema = tuple(Attribute(a["name"], a["variants"]) for a in record["schema"])
+        shape = {"size": record["size"], "width": record["width"], "features": record["features"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a judge's record ({type(error).__name__}: {error})") from error
+    if version != VERSION:
+        raise InputError(f"{path}: version {version}, this code reads {VERSION}")
+    wanted = index.fingerprint if index else fingerprint
+    if wanted is not None and wanted != known:
+        raise InputError(
+            f"{folder}: this judge learned from other shards (index {known[:12]}, not {wanted[:12]}); "
+            f"train one on these: python -m diffcore.evaluation.train_judge DATA"
+        )
+    weights = folder / "judge.safetensors"
+    net = JudgeNet(schema, **shape)
+    try:
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+            raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
+        net.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights}: not this judge's weights: {str(error)[:200]}") from error
+    return Judge(net, schema, record)
+
+
+def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
+    """The judge of the model's shards; None where they have no labels. InputError if it is not theirs."""
+    if not model.schema:
+        return None
+    return load(folder or folder_of(model.config.data.path), fingerprint=model.fingerprint).to(model.device)

@@ -1,0 +1,78 @@
+"""A small fixed evaluation while a run trains: the same wishes and noise at every call, EMA weights.
+
+    probe = Probe(config, index, world)         # once; None from ``probe_of`` where there is no judge
+    figures = probe(engine, ema)                # every k steps, on every rank: {"quality/fidelity": ...}
+
+``quality/fidelity`` is the mean that ``best`` is chosen by: larger is better.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffcore.config.tree import Config
+from diffcore.diffusion import randomness
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World
+from diffcore.evaluation.judging import judge
+from diffcore.evaluation.quality import distances
+from diffcore.runs.data import first_samples, held_out
+from diffcore.runs.draw import draw_shared
+from shards.table import Index
+
+SEED = 1
+REAL = 1000
+"""Most real images that the distance is measured to."""
+
+
+def probe_of(
+    config: Config, index: Index, world: World, *, folder: Path | None = None, samples: int | None = None
+) -> Probe | None:
+    """The probe of a run, or None where there is nothing to judge: no labels, judge or samples.
+
+    ``samples``: drawn, by default ``validation.drawn``. ``folder``: the judge's; then a missing one is an InputError. One of other shards always is.
+    """
+    samples = config.validation.drawn if samples is None else samples
+    if not index.schema or not samples:
+        return None
+    if folder is None:
+        if isinstance(config.data.path, str) or not (config.data.path / "judge" / "judge.json").exists():
+            return None
+        folder = judge.folder_of(config.data.path)
+    return Probe(config, index, world, folder, samples)
+
+
+class Probe:
+    """Draws ``samples`` images, every rank its share, and has the judge read them."""
+
+    def __init__(self, config: Config, index: Index, world: World, folder: Path, samples: int) -> None:
+        self.config, self.size, self.samples = config, index.size, samples
+        self.judge = judge.load(folder, index).to(world.device)
+        self.schedule = NoiseSchedule.of(config.diffusion)
+        self.labels_NA = randomness.labels(SEED, range(samples), [a.variants for a in index.schema])
+        real = first_samples(config, held_out(index, least=2), REAL)
+        self.real_NF = self.judge.read(real.images).features_NF
+
+    def __call__(self, engine: Engine, ema: Ema) -> dict[str, float]:
+        """Figures by TensorBoard tag, the same on every rank. A collective: all ranks call it."""
+        with engine.swapped(ema.full()):
+            images = draw_shared(
+                engine,
+                self.schedule,
+                self.labels_NA,
+                self.config.sampling,
+                shape=(3, self.size, self.size),
+                seed=SEED,
+                world=engine.world,
+            )
+        reading = self.judge.read(images)
+        figures = {"quality/frechet": distances.frechet(self.real_NF, reading.features_NF)}
+        if self.config.model.conditional:
+            scores = self.judge.score(images, self.labels_NA.numpy(), reading)
+            figures["quality/fidelity"] = scores.mean.mean
+            for name, row in scores.shares.items():
+                if name in self.judge.readable and row.count:
+                    figures[f"quality/{name}"] = row.share
+        return figures

@@ -1,0 +1,81 @@
+"""Many images from a trained run, shared out over the ranks of a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffcore.config.tree import Sampling
+from diffcore.engine import process_group
+from diffcore.engine.ranks import World, gather_objects, one_device
+from diffcore.runs.draw import choose_labels
+from diffcore.runs.model import TrainedModel
+
+T = TypeVar("T")
+BATCH = 128
+
+
+def start() -> World:
+    """The job's ranks as the launcher says; one process alone needs no process group and no DeepSpeed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return process_group.start()
+    return World(0, 1, 0, one_device())
+
+
+@contextmanager
+def ranks() -> Iterator[World]:
+    """The job's ranks for as long as the block runs; no rank leaves before all are done."""
+    world = start()
+    try:
+        yield world
+        gather(None, world)
+    finally:
+        process_group.stop()
+
+
+def teller(world: World) -> Callable[[str], None]:
+    """Prints a line, on rank 0."""
+    return (lambda line: print(line, flush=True)) if world.main else lambda line: None
+
+
+def gather(value: T, world: World) -> list[T]:
+    """``value`` of every rank, in rank order, on every rank. A collective."""
+    return [value] if world.size == 1 else gather_objects(value, world)
+
+
+def draw(
+    model: TrainedModel,
+    labels_NA: NDArray[np.int64],
+    sampling: Sampling,
+    seed: int,
+    world: World,
+    batch: int = BATCH,
+    positions_N: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint8]:
+    """Images for ``labels``, whole on every rank: uint8 [N, H, W, 3]. A collective.
+
+    Image i is the same whatever the number of ranks and the batch, but for rounding.
+    """
+    places_N = np.arange(len(labels_NA)) if positions_N is None else positions_N
+    mine = np.array_split(np.arange(len(labels_NA)), world.size)[world.rank]
+    images = model.draw(
+        torch.from_numpy(labels_NA[mine]), sampling, seed, batch, positions=places_N[mine].tolist()
+    )
+    return np.concatenate(gather(images, world))
+
+
+def asked_labels(model: TrainedModel, count: int, seed: int) -> NDArray[np.int64]:
+    """Labels to ask for, each attribute uniform over its variants: int64 [count, A]."""
+    labels: NDArray[np.int64] = choose_labels(model.schema, {}, seed, count).numpy()
+    return labels
+
+
+def settings(sampling: Sampling) -> dict[str, Any]:
+    """What a record keeps of the sampler's settings."""
+    return sampling.model_dump(mode="json", exclude={"every", "count"})

@@ -1,0 +1,1 @@
+"""Experiments over many settings or runs: findings, guidance and samplers, curves, visibility."""

@@ -1,0 +1,138 @@
+"""One cell of a table of sampling settings: the same labels and noise as in every other, drawn and judged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffbase.files import write_atomic
+from diffcore.config import configure
+from diffcore.config.samplers import shown_steps
+from diffcore.config.tree import Sampling
+from diffcore.engine.ranks import World
+from diffcore.evaluation.judging.intervals import Mean, paired_difference
+from diffcore.evaluation.judging.judge import Judge, Scores
+from diffcore.evaluation.quality import distances, drawing, looks
+from diffcore.runs.model import TrainedModel
+
+PIECE = 256
+"""Images of a file in ``keep``."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Settings, images and what the judge says of them."""
+
+    sampling: Sampling
+    images: NDArray[np.uint8]
+    scores: Scores
+    frechet: float
+    diversity: float
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampling.sampler} {self.steps}"
+
+    @property
+    def steps(self) -> int | str:
+        return shown_steps(self.sampling.sampler, self.sampling.steps)
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "sampler": self.sampling.sampler,
+            "steps": self.steps,
+            "guidance": self.sampling.guidance,
+            "clamp": self.sampling.clamp,
+            "samples": len(self.images),
+            "fidelity": self.scores.mean.as_dict(),
+            "attributes": {name: share.as_dict() for name, share in self.scores.shares.items()},
+            "frechet": self.frechet,
+            "diversity": self.diversity,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+class Table:
+    """Draws cells. ``repeats`` samples in a row share their labels: diversity is the distance among them.
+
+    In the folder ``keep``, if any, images are kept as they are drawn and found again by a command that was
+    interrupted: the same weights, labels, settings and seed make the same file name.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        judge: Judge,
+        real_NF: NDArray[np.float32],
+        world: World,
+        samples: int,
+        repeats: int = 1,
+        seed: int = 1,
+        keep: Path | None = None,
+    ) -> None:
+        self.model, self.judge, self.real_NF, self.world = model, judge, real_NF, world
+        self.repeats, self.seed, self.keep = repeats, seed, keep
+        self.labels_NA = drawing.asked_labels(model, -(-samples // repeats), seed).repeat(repeats, axis=0)
+        self._origin = hashlib.sha256(self.labels_NA.tobytes())
+        for tensor in model.network.state_dict().values() if keep else ():
+            self._origin.update(tensor.cpu().contiguous().numpy())
+
+    def cell(self, say: Callable[[str], None], **settings: Any) -> Cell:
+        """The cell of the run's sampling settings with these changed. A collective."""
+        began = time.monotonic()
+        sampling = configure.replace(self.model.config, "sampling", settings).sampling
+        images = self._draw(sampling)
+        reading = self.judge.read(images)
+        scores = self.judge.score(images, self.labels_NA, reading)
+        groups = looks.thumbnails(images).reshape(len(images) // self.repeats, self.repeats, -1)
+        diversity = float(np.mean([looks.spread(group) for group in groups]))
+        frechet = distances.frechet(self.real_NF, reading.features_NF)
+        cell = Cell(sampling, images, scores, frechet, diversity, time.monotonic() - began)
+        mean = scores.mean
+        say(
+            f"{cell.name}, guidance {sampling.guidance:g}: fidelity {mean.mean:.1%} ({mean.low:.1%} to "
+            f"{mean.high:.1%}), Frechet {frechet:.2f}, {cell.seconds:.0f} s"
+        )
+        return cell
+
+    def difference(self, cell: Cell, other: Cell) -> Mean:
+        """Mean fidelity of one cell minus another's, sample by sample."""
+        columns = [i for i, a in enumerate(self.judge.schema) if a.name in self.judge.readable]
+        first, second = cell.scores, other.scores
+        return paired_difference(
+            first.hit_NA[:, columns], second.hit_NA[:, columns], first.counted_NA[:, columns]
+        )
+
+    def _draw(self, sampling: Sampling) -> NDArray[np.uint8]:
+        count = len(self.labels_NA)
+        if self.keep is None:
+            return drawing.draw(self.model, self.labels_NA, sampling, self.seed, self.world)
+        name = self._origin.copy()
+        name.update(json.dumps([self.seed, drawing.settings(sampling)], sort_keys=True).encode())
+        pieces = []
+        for first in range(0, count, PIECE):
+            part = np.arange(first, min(first + PIECE, count))
+            path = self.keep / f"{name.hexdigest()[:16]}-{first:06d}.npy"
+            # Rank 0 alone looks and reads: the others may not see its disk.
+            found = np.load(path) if self.world.main and path.exists() else None
+            images = drawing.gather(found, self.world)[0]
+            if images is None:
+                images = drawing.draw(
+                    self.model, self.labels_NA[part], sampling, self.seed, self.world, positions_N=part
+                )
+                if self.world.main:
+                    self.keep.mkdir(exist_ok=True)
+                    np.save(stream := io.BytesIO(), images)
+                    write_atomic(path, stream.getvalue())
+            pieces.append(images)
+        return np.concatenate(pieces)

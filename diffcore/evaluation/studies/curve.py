@@ -1,0 +1,90 @@
+"""The quality of every kept checkpoint of a run, beside the loss that it was reached with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffbase import jsonl
+from diffbase.cli import InputError
+from diffbase.files import write_json
+from diffcore.config.tree import Config, Sampling
+from diffcore.evaluation.judging.judge import Judge, Reading, judge_of
+from diffcore.evaluation.quality import distances, drawing, looks
+from diffcore.runs import checkpoint
+from diffcore.runs.data import first_samples
+from diffcore.runs.model import TrainedModel, load_model
+
+FILE = "points.json"
+
+
+def measure(
+    run: Path, sampling: Sampling, judge_folder: Path | None, *, samples: int, seed: int, raw: bool
+) -> list[dict[str, Any]]:
+    """A point per checkpoint that the config asks for, the same labels and noise at each; also in points.json.
+
+    ``raw``: the raw weights too, not the EMA alone. InputError for shards without labels or judge.
+    """
+    model = load_model(run)
+    judge = judge_of(model, judge_folder)
+    if judge is None:
+        raise InputError(f"{run}: its shards have no labels to judge by")
+    real = judge.read(first_samples(model.config, "val", samples).images)
+    labels_NA = drawing.asked_labels(model, samples, seed)
+    points = []
+    steps = planned(model.config, checkpoint.complete(run))
+    for before, step in zip([0, *steps], steps, strict=False):
+        loss = mean_loss(run, before, step)
+        for weights in ("ema", "raw") if raw else ("ema",):
+            model = load_model(run, weights, str(step))
+            images = drawing.draw(model, labels_NA, sampling, seed, drawing.start())
+            point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
+            points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))
+    write_json(run / FILE, {"samples": samples, "sampling": drawing.settings(sampling), "points": points})
+    return points
+
+
+def planned(config: Config, folders: Sequence[Path]) -> list[int]:
+    """Steps of the checkpoints that the config asks for."""
+    steps = [int(folder.name.removeprefix("step-")) for folder in folders]
+    return [step for step in steps if step % config.train.checkpoint_every == 0 or step == config.train.steps]
+
+
+def figures(
+    model: TrainedModel,
+    judge: Judge,
+    reading: Reading,
+    labels_NA: NDArray[np.int64],
+    real: Reading,
+    images_NHWC: NDArray[np.uint8],
+) -> dict[str, Any]:
+    """Fidelity (where labels were asked for), Frechet distance, and variety: 1 as the real images'."""
+    columns = [i for i, a in enumerate(judge.schema) if a.name in judge.readable]
+    ratios = [
+        looks.effective_number(reading.labels_NA[:, i]) / looks.effective_number(real.labels_NA[:, i])
+        for i in columns
+    ]
+    result: dict[str, Any] = {
+        "frechet": distances.frechet(real.features_NF, reading.features_NF),
+        "variety": float(np.mean(ratios)),
+        "spread": looks.spread(looks.thumbnails(images_NHWC)),
+    }
+    if model.config.model.conditional:
+        scores = judge.score(images_NHWC, labels_NA, reading)
+        result["fidelity"] = scores.mean.mean
+        result["attributes"] = {name: share.as_dict() for name, share in scores.shares.items() if share.count}
+    return result
+
+
+def mean_loss(run: Path, after: int, to: int) -> float | None:
+    """Mean training loss of the steps ``after`` + 1 .. ``to`` that were logged."""
+    losses = [
+        entry["train/loss"]
+        for entry in jsonl.read(run / "metrics.jsonl")
+        if "train/loss" in entry and after < entry["step"] <= to
+    ]
+    return sum(losses) / len(losses) if losses else None

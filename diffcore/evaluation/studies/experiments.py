@@ -1,0 +1,127 @@
+"""What the experiments share: stand-in data, its judge, and training runs as processes of their own.
+
+Everything is made once and found again: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
+from diffcore.config.tree import Config
+from diffcore.engine import process_group
+from diffcore.evaluation.judging.probe import probe_of
+from diffcore.training import loop
+from diffcore.training.guards.stopping import StopFlag
+from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.run import Training
+
+CONFIGS = REPOSITORY / "configs" / "experiments"
+AVATARS = 10_000
+HELD_OUT = 0.1
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+"""What an experiment does not take from a launcher around it."""
+
+
+def run(*command: str | Path, threads: int = 1, log: Path | None = None) -> None:
+    """Run a command of this repository; InputError with the end of its output if it fails."""
+    # Several at once: each keeps to its own thread.
+    env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    finished = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=REPOSITORY,
+        env=env | {"OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(finished.stdout)
+    if finished.returncode:
+        raise InputError(f"{' '.join(map(str, command))} failed: ... {finished.stdout[-1500:]}")
+
+
+def prepare(
+    data: Path,
+    size: int,
+    say: Callable[[str], None],
+    avatars: Path = REPOSITORY / "data" / "avatars",
+    count: int = AVATARS,
+    judge: Sequence[str] = ("--threads", "1", "--epochs", "10"),
+) -> None:
+    """``count`` packed stand-in avatars of ``size`` pixels in ``data``, with their judge.
+
+    ``judge``: flags of train_judge.
+    """
+    if not (data / "index.json").exists():
+        say(f"drawing {count} avatars and packing them at {size} x {size}: {data}")
+        run("-m", "shards.render", "--out", avatars, "--count", str(count))
+        run("-m", "shards.pack", avatars, "--out", data, "--size", str(size), "--val", str(HELD_OUT))
+    if not (data / "judge" / "judge.json").exists():
+        say(f"training the judge of {data}")
+        run("-m", "diffcore.evaluation.train_judge", data, *judge)
+
+
+def train(config: Config, log: Path) -> None:
+    """Train a run in this process, as one rank, to its end; what it says goes to ``log``.
+
+    The same as ``diffcore/train.py``, without half as long again for importing and starting everything anew.
+    KeyboardInterrupt where a signal asked it to stop: it has saved, and goes on from there.
+    """
+    from diffbase.exits import PREEMPTED
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stop = StopFlag()
+    with log.open("a") as file, contextlib.redirect_stdout(file):
+        try:
+            with (
+                Watchdog(config.run, 0, config.train.steps, config.guards) as watchdog,
+                Training(
+                    config, process_group.start(config.engine.threads), stop, watchdog, probe_of
+                ) as training,
+            ):
+                code = loop.train(training)
+        finally:
+            stop.restore()
+    if code == PREEMPTED:
+        raise KeyboardInterrupt
+
+
+def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
+    """All of ``work``, ``jobs`` at a time, in processes that are kept for the next one; picklable calls.
+
+    The first error is raised when what is under way has ended. Interrupted, no further one is begun.
+    """
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
+        running: set[Future[None]] = set()
+        for one in work:
+            if len(running) == jobs:  # a call that was handed over could not be called back
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for ended in done:
+                    ended.result()
+            running.add(pool.submit(_call, one))
+        for ended in running:
+            ended.result()
+
+
+def _call(one: Callable[[], None]) -> None:
+    try:
+        one()
+    except KeyboardInterrupt:
+        # All is saved. A worker that lived on would wait for work that an interrupted pool never sends.
+        os._exit(130)
+
+
+def _alone() -> None:
+    """A worker is no rank of a launcher around it."""
+    for name in LAUNCHER:
+        os.environ.pop(name, None)

@@ -1,0 +1,128 @@
+"""Eight findings of earlier systems as experiments: the runs that they need, trained and measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffbase.files import REPOSITORY, write_atomic
+from diffcore.config import configure
+from diffcore.config.section import flatten
+from diffcore.evaluation.studies import curve, experiments
+from diffcore.evaluation.studies.findings_page import Measured, Point, page, picture
+from diffcore.runs.sampling import recommended_sampling
+from diffcore.runs.source import config_of
+
+CONFIGS = REPOSITORY / "configs" / "experiments"
+NAMES = (
+    "one-hot", "unit-pixels", "unconditional", "integers", "one-head", "one-head-double-tau", "double-tau",
+    "constant-rate", "half-scale", "large", "large-half-scale",
+)  # fmt: skip
+SMALL_SIZE, LARGE_SIZE = {"cpu": 16, "full": 64}, {"cpu": 32, "full": 128}
+
+# What turns the small experiments into full ones: the network, batch and length of configs/avatar.yaml.
+FULL: dict[str, Any] = {
+    "model": {"channels": [128, 256, 512, 1024], "attention_levels": [1, 2, 3], "tau_tokens": 6},
+    "optimizer": {"lr": 2e-4, "weight_decay": 0.01},
+    "lr_schedule": {"warmup_samples": 128_000},
+    "batch": {"size": 128},
+    "engine": {"zero": 1, "precision": "bf16"},
+    "ema": {"decay": 0.9999},
+    "train": {"steps": 14_000, "checkpoint_every": 1400},
+    "sampling": {"every": 1400},
+}
+SEED = 1
+"""Of the samples at every checkpoint."""
+
+
+def repeat(points: list[Point], scale: str, jobs: int | None, samples: int, collect: bool) -> Measured:
+    """Train and measure every run that is not done; the figures of those that are."""
+    for data, large in dict.fromkeys((p.config.data.path, p.name.startswith("large")) for p in points):
+        assert isinstance(data, Path)
+        experiments.prepare(data, (LARGE_SIZE if large else SMALL_SIZE)[scale], say)
+    jobs = jobs or (1 if scale == "full" else len(os.sched_getaffinity(0)))
+    work = [
+        partial(_one, point, collect, scale, samples)
+        for point in points
+        if not (point.run / curve.FILE).exists()
+    ]
+    experiments.at_once(work, min(jobs, len(work)) or 1)
+    return {(p.name, p.seed): row for p in points if (row := _read(p)) is not None}
+
+
+def write(out: Path, measured: Measured, points: list[Point], scale: str) -> None:
+    """The page and its picture beside it."""
+    drawing = out.with_suffix(".svg")
+    write_atomic(drawing, picture(measured).encode())
+    made_by = "python -m diffcore.evaluation.findings" + " --scale full" * (scale == "full")
+    sizes = SMALL_SIZE[scale], LARGE_SIZE[scale]
+    write_atomic(out, page(measured, points, sizes, made_by, drawing.name).encode())
+
+
+def plan(runs: Path, seeds: int, scale: str) -> list[Point]:
+    """Every run, by seed: folders RUNS/000, RUNS/001, ... as a sweep of launch/submit.py makes them."""
+    points: list[Point] = []
+    for seed in range(seeds):
+        for name in NAMES:
+            run = runs / f"{len(points):03d}"
+            tree: dict[str, Any] = {"run": str(run), "seed": seed}
+            if scale == "full":
+                large = name.startswith("large")
+                size = (LARGE_SIZE if large else SMALL_SIZE)[scale]
+                data = REPOSITORY / "data" / f"experiments-{size}"
+                patch = 2 if large else 1  # both on a ladder that begins at 64 x 64
+                model = FULL["model"] | {"patch": patch}
+                tree |= FULL | {"model": model, "data": {"path": str(data)}}
+            points.append(Point(name, seed, configure.load(CONFIGS / f"{name}.yaml", tree), run))
+    return points
+
+
+def overrides(point: Point) -> Mapping[str, Any]:
+    """What of the point's config differs from one-hot.yaml, as dotted fields: a point of a sweep file."""
+    base, own = (
+        dict(flatten(config.model_dump(mode="json")))
+        for config in (configure.load(CONFIGS / "one-hot.yaml"), point.config)
+    )
+    return {key: value for key, value in own.items() if value != base.get(key) and key != "run"} or {
+        "seed": point.seed
+    }
+
+
+def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
+    """Train a run and measure its checkpoints."""
+
+    if not collect and scale == "full":
+        flags = [w for key, value in overrides(point).items() for w in (f"--{key}", _written(value))]
+        launcher = ["-m", "deepspeed", "diffcore/train.py"]
+        flags = ["--config", str(CONFIGS / "one-hot.yaml"), *flags, "--run", str(point.run)]
+        experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
+    elif not collect:
+        experiments.train(point.config, point.run.with_suffix(".log"))
+    if not (point.run / "checkpoints" / f"step-{point.config.train.steps:08d}" / "COMPLETE").exists():
+        return  # collected before it was done
+    if scale == "cpu":
+        torch.set_num_threads(1)
+    sampling = recommended_sampling(config_of(point.run), point.run)
+    raw = point.name == "constant-rate"
+    curve.measure(point.run, sampling, None, samples=samples, seed=SEED, raw=raw)
+    say(f"{point.run.name}: {point.name}, seed {point.seed}: done")
+
+
+def say(line: str) -> None:
+    """One line, at once: a pipe must show it before the next run is over."""
+    print(line, flush=True)
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read(point: Point) -> dict[str, Any] | None:
+    path = point.run / curve.FILE
+    return json.loads(path.read_text()) if path.exists() else None

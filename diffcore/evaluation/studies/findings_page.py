@@ -1,0 +1,317 @@
+"""What the findings' figures say: a verdict and a section each, and the page. ``findings.py`` makes the runs.
+
+``of`` picks a checkpoint of a run's curve (``first``, ``final``) and ``what`` a figure of it (``fidelity``,
+``colors``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from diffbase.page import svg as charts
+from diffcore.config.tree import Config
+
+COLORS = ("hair_color", "face_color")
+# Student's t, 97.5 %, by degrees of freedom: few seeds make wide intervals.
+T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+Measured = Mapping[tuple[str, int], dict[str, Any]]
+"""What ``points`` wrote, by experiment and seed."""
+Runs = Mapping[str, Sequence[dict[str, Any]]]
+"""The same by experiment: as many seeds of each, in the same order."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the plan."""
+
+    name: str
+    seed: int
+    config: Config
+    run: Path
+
+
+def final(row: dict[str, Any], weights: str = "ema") -> dict[str, Any]:
+    return [point for point in row["points"] if point["weights"] == weights][-1]
+
+
+def first(row: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = row["points"][0]
+    return result
+
+
+def fidelity(point: dict[str, Any]) -> float:
+    return float(point["fidelity"])
+
+
+def colors(point: dict[str, Any]) -> float:
+    return float(np.mean([point["attributes"][name]["share"] for name in COLORS]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with its 95 % interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        mean, n = float(np.mean(values)), len(values)
+        if n < 2:  # one seed says nothing of the others
+            return cls(mean, -math.inf, math.inf)
+        half = T975[n - 1] * float(np.std(values, ddof=1)) / math.sqrt(n)
+        return cls(mean, mean - half, mean + half)
+
+    def range(self) -> str:
+        if math.isinf(self.low):
+            return f"{self.mean:.2f} (one seed)"
+        return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+    def points(self) -> str:
+        if math.isinf(self.low):
+            return f"{100 * self.mean:+.1f} points (one seed)"
+        return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+
+def gain(
+    runs: Runs,
+    name: str,
+    than: str,
+    of: Callable[[dict[str, Any]], dict[str, Any]],
+    what: Callable[..., float],
+) -> Estimate:
+    """How much more ``name`` has than ``than``, seed by seed."""
+    return Estimate.of([what(of(a)) - what(of(b)) for a, b in zip(runs[name], runs[than], strict=True)])
+
+
+def more(estimate: Estimate) -> str:
+    """The verdict on "more than nothing"."""
+    if estimate.low > 0:
+        return "holds"
+    return "the opposite holds" if estimate.high < 0 else "undecided"
+
+
+def shares(runs: Runs, name: str, of: Callable[..., dict[str, Any]], what: Callable[..., float]) -> str:
+    """Mean over the seeds, and every seed."""
+    values = [what(of(row)) for row in runs[name]]
+    return f"{100 * np.mean(values):.1f} % ({', '.join(f'{100 * v:.1f}' for v in values)})"
+
+
+def table(rows: Sequence[tuple[str, ...]], *headings: str) -> str:
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def finding_1(runs: Runs) -> tuple[str, str]:
+    early, late = (gain(runs, "one-hot", "unit-pixels", at, fidelity) for at in (first, final))
+    images = first(runs["one-hot"][0])["images"]
+    rows = [
+        (label, shares(runs, name, first, fidelity), shares(runs, name, final, fidelity))
+        for label, name in (("[-1, 1]", "one-hot"), ("[0, 1]", "unit-pixels"))
+    ]
+    text = table(rows, "pixels", f"mean fidelity after {images:,} images", "at the end")
+    return more(early), f"{text}\n\n[-1, 1] is ahead by {early.points()} then, {late.points()} at the end."
+
+
+def finding_2(runs: Runs) -> tuple[str, str]:
+    variety = Estimate.of([final(row)["variety"] for row in runs["unconditional"]])
+    asked = Estimate.of([final(row)["variety"] for row in runs["one-hot"]])
+    spread = np.mean([final(row)["spread"] for row in runs["unconditional"]])
+    with_labels = np.mean([final(row)["spread"] for row in runs["one-hot"]])
+    verdict = "holds" if variety.high < 0.5 else "does not hold" if variety.low > 0.5 else "undecided"
+    return verdict, (
+        f"Variants in use (exp of the entropy of what the judge reads, mean over the attributes that it "
+        f"reads well), as a share of the real images': {variety.range()} without labels, "
+        f"{asked.mean:.2f} with labels asked for. Two samples differ by "
+        f"{spread:.1f} of 255 without labels, {with_labels:.1f} with. A collapse onto a few looks would be a "
+        "share well under a half, which is what the verdict asks for."
+    )
+
+
+def finding_3(runs: Runs) -> tuple[str, str]:
+    early, late = (gain(runs, "one-hot", "integers", at, fidelity) for at in (first, final))
+    images = first(runs["one-hot"][0])["images"]
+    rows = [
+        (name, shares(runs, name, first, fidelity), shares(runs, name, final, fidelity))
+        for name in ("one-hot", "integers")
+    ]
+    text = table(rows, "attributes", f"mean fidelity after {images:,} images", "at the end")
+    return more(early), f"{text}\n\nOne-hot is ahead by {early.points()} then, {late.points()} at the end."
+
+
+def finding_4(runs: Runs) -> tuple[str, str]:
+    change = gain(runs, "one-head-double-tau", "one-head", final, colors)
+    verdict = "holds" if change.high < 0.05 else "does not hold" if change.low > 0.05 else "undecided"
+    return verdict, (
+        f"Hair and face colour with one head: {shares(runs, 'one-head', final, colors)}; with twice Tau's "
+        f"projections {shares(runs, 'one-head-double-tau', final, colors)}: {change.points()}. "
+        "The verdict asks for a gain of less than 5 points."
+    )
+
+
+def finding_5(runs: Runs) -> tuple[str, str]:
+    def hair(point: dict[str, Any]) -> float:
+        return float(point["attributes"]["hair_color"]["share"])
+
+    end, early = (gain(runs, "one-hot", "one-head", at, hair) for at in (final, first))
+    return more(end), (
+        f"Hair colour with one head: {shares(runs, 'one-head', final, hair)}; with four "
+        f"{shares(runs, 'one-hot', final, hair)}: {end.points()} at the end, {early.points()} at the first "
+        "checkpoint."
+    )
+
+
+def finding_6(runs: Runs) -> tuple[str, str]:
+    rows = [
+        (f"{heads}, Tau x {tau}", shares(runs, name, final, fidelity), shares(runs, name, final, colors))
+        for name, heads, tau in (
+            ("one-head", "1 head", 1), ("one-head-double-tau", "1 head", 2), ("one-hot", "4 heads", 1),
+            ("double-tau", "4 heads", 2),
+        )
+    ]  # fmt: skip
+    change = gain(runs, "double-tau", "one-head", final, fidelity)
+    text = table(rows, "network", "mean fidelity at the end", "hair and face colour")
+    return more(change), f"{text}\n\nBoth together, against neither: {change.points()} of mean fidelity."
+
+
+def falls(row: dict[str, Any], weights: str) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Pairs of neighbouring checkpoints whose loss fell while a colour got significantly worse."""
+    points = [point for point in row["points"] if point["weights"] == weights]
+    # Many pairs are looked at: chance is to find one in 2.5 % of the runs, not of the pairs (Bonferroni).
+    z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(COLORS) * (len(points) - 1)))
+    found = []
+    for before, after in pairwise(points):
+        if before["loss"] is None or after["loss"] is None or after["loss"] >= before["loss"]:
+            continue
+        for name in COLORS:
+            a, b = before["attributes"][name], after["attributes"][name]
+            error = math.sqrt(sum(s["share"] * (1 - s["share"]) / s["count"] for s in (a, b)))
+            if a["share"] - b["share"] > z * max(error, 1e-9):
+                found.append((before, after, name))
+    return found
+
+
+def finding_7(runs: Runs) -> tuple[str, str]:
+    rows, seeds = [], 0
+    for seed, row in enumerate(runs["constant-rate"]):
+        for before, after, name in (found := falls(row, "raw")):
+            rows.append(
+                (str(seed), name, f"{before['step']} to {after['step']}",
+                 f"{before['loss']:.4f} to {after['loss']:.4f}",
+                 f"{100 * before['attributes'][name]['share']:.1f} % to "
+                 f"{100 * after['attributes'][name]['share']:.1f} %")
+            )  # fmt: skip
+        seeds += bool(found)
+    ema = sum(len(falls(row, "ema")) for row in runs["constant-rate"])
+    best = [
+        (max(raw, key=lambda p: p["fidelity"])["step"], min(raw, key=lambda p: p["loss"])["step"])
+        for raw in ([p for p in row["points"] if p["weights"] == "raw"] for row in runs["constant-rate"])
+    ]
+    count = len(runs["constant-rate"])
+    verdict = "holds" if seeds == count else "holds for some seeds" if seeds else "does not hold"
+    text = table(rows, "seed", "colour", "steps", "loss", "as asked") if rows else "No such fall was seen."
+    return verdict, (
+        "Falls of a colour between neighbouring checkpoints, beyond chance (95 %, over all pairs of a seed), "
+        f"while the mean loss fell, with the raw weights at a constant rate:\n\n{text}\n\nThe EMA weights "
+        f"have {ema} such falls. Most faithful checkpoint and that of the least loss: "
+        + ", ".join(f"step {a} and {b}" for a, b in best)
+        + "."
+    )
+
+
+def finding_8(runs: Runs) -> tuple[str, str]:
+    # Colours, not the mean fidelity: at 32 x 32 the judge reads more attributes than at 16 x 16.
+    small = gain(runs, "half-scale", "one-hot", final, colors)
+    large = gain(runs, "large-half-scale", "large", final, colors)
+    pairs = zip(*(runs[name] for name in ("half-scale", "one-hot", "large-half-scale", "large")), strict=True)
+    between = Estimate.of(
+        [colors(final(d)) - colors(final(c)) - colors(final(b)) + colors(final(a)) for b, a, d, c in pairs]
+    )
+    rows = [
+        (size, shares(runs, plain, final, colors), shares(runs, half, final, colors))
+        for size, plain, half in (("small", "one-hot", "half-scale"), ("large", "large", "large-half-scale"))
+    ]
+    text = table(rows, "images", "hair and face colour, b = 1", "b = 0.5")
+    return more(between), (
+        f"{text}\n\nScaling the input by b = 0.5 lowers logSNR by 2 log 2 at every level (exactly, see "
+        "`tests/unit/diffcore/test_diffusion.py`; Chen writes log b, of the amplitude). It moves small "
+        f"images by {small.points()} and large ones by {large.points()}; the difference between the two is "
+        f"{between.points()}."
+    )
+
+
+FINDINGS: dict[int, tuple[str, Callable[[Runs], tuple[str, str]], tuple[str, ...]]] = {
+    1: ("Pixels in [0, 1] learn far slower than in [-1, 1]", finding_1, ("one-hot", "unit-pixels")),
+    2: ("Unconditional training collapses onto a few looks", finding_2, ("one-hot", "unconditional")),
+    3: ("One-hot attributes learn faster than integers", finding_3, ("one-hot", "integers")),
+    4: ("Doubling Tau's projections alone does not fix colours", finding_4,
+        ("one-head", "one-head-double-tau")),
+    5: ("Four heads instead of one bring hair colours", finding_5, ("one-hot", "one-head")),
+    6: ("Four heads and doubled Tau together give the final model", finding_6,
+        ("one-hot", "one-head", "one-head-double-tau", "double-tau")),
+    7: ("A lower loss does not mean better images", finding_7, ("constant-rate",)),
+    8: ("The best noise schedule depends on the image's size", finding_8,
+        ("one-hot", "half-scale", "large", "large-half-scale")),
+}  # fmt: skip
+
+
+def picture(measured: Measured) -> str:
+    """Mean fidelity of every experiment over the images seen, mean over the seeds."""
+    series = {}
+    for name in dict.fromkeys(name for name, _ in measured):
+        rows = [row for (of, _), row in measured.items() if of == name]
+        curves = [[p for p in row["points"] if p["weights"] == "ema" and "fidelity" in p] for row in rows]
+        means = [
+            (float(at[0]["images"]), float(np.mean([p["fidelity"] for p in at])), f"step {at[0]['step']}")
+            for at in zip(*curves, strict=True)
+        ]
+        if means:
+            series[name] = means
+    return charts.lines(series, "images seen", "mean fidelity, EMA weights", width=860, height=420)
+
+
+def page(
+    measured: Measured, points: Sequence[Point], sizes: tuple[int, int], command: str, drawing: str
+) -> str:
+    """The Markdown. A finding takes the seeds that all of its runs have; without one it is open.
+
+    ``points`` are the planned runs, ``sizes`` those of the images, ``command`` makes the page and ``drawing``
+    is the name of its picture.
+    """
+    missing = [p.run.name for p in points if (p.name, p.seed) not in measured]
+    config, seeds = points[0].config, len({p.seed for p in points})
+    samples = next((row["samples"] for row in measured.values()), 0)
+    parts, summary = [], []
+    for number, (claim, judge, needs) in FINDINGS.items():
+        whole = [seed for seed in range(seeds) if all((name, seed) in measured for name in needs)]
+        verdict, text = "open", f"Not run: {', '.join(needs)}, all with one seed."
+        if whole:
+            verdict, text = judge({name: [measured[name, seed] for seed in whole] for name in needs})
+        if 0 < len(whole) < seeds:
+            verdict += f" ({len(whole)} of {seeds} seeds)"
+        summary.append((str(number), claim, f"**{verdict}**"))
+        parts.append(f"## {number}. {claim}: {verdict}\n\n{text}\n")
+    head = (
+        f"# Earlier findings, repeated\n\nEight findings of earlier systems, each as an experiment over "
+        f"{seeds} seeds: stand-in avatars of {sizes[0]} x {sizes[0]} pixels (and {sizes[1]} for finding 8), "
+        f"{config.train.steps:,} steps of {config.batch.size}, {samples} samples a checkpoint (EMA weights, "
+        f"{config.sampling.sampler}, {config.sampling.steps} steps, guidance {config.sampling.guidance:g}), "
+        "judged by a classifier trained on real images. Intervals are 95 % over the seeds (Student's t), so "
+        "with three seeds only clear differences are decided. A verdict is about this scale: small networks, "
+        "small images, minutes of training. Made by\n\n"
+        f"```\n{command}\n```\n"
+    )
+    if missing:
+        head += f"\nNot finished when this page was made: runs {', '.join(missing)}.\n"
+    image = f"\n![Mean fidelity of every experiment over the images seen]({drawing})\n"
+    return "\n".join([head, table(summary, "", "finding", "here"), image, *parts])

@@ -1,0 +1,1 @@
+"""What ``python -m diffcore.memory`` does, a file per command."""

@@ -1,0 +1,91 @@
+"""What the commands share: flags over a config, sizes, calibrations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffbase import cli
+from diffbase.cli import InputError
+from diffcore.config import configure
+from diffcore.config.tree import Config
+
+if TYPE_CHECKING:
+    from diffcore.memory.calibration import Calibration
+
+EXIT_DOES_NOT_FIT = 2
+
+
+def gigabytes(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size of memory; write it as 24GB")
+    return float(match[1])
+
+
+def parser(command: str, words: str) -> cli.Parser:
+    """The parser of a command on a config: its file, and the settings of the engine as flags."""
+    parser = cli.Parser(prog=f"python -m diffcore.memory {command}", description=words, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the run")
+    parser.add_argument("--zero", type=int, choices=range(4), help="ZeRO stage")
+    parser.add_argument("--micro-batch", type=int, help="samples a forward pass on one rank")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], help="compute precision")
+    parser.add_argument("--checkpointing", choices=["none", "selective", "full"])
+    parser.add_argument("--offload", choices=["none", "optimizer"])
+    return parser
+
+
+def settings(
+    parser: cli.Parser, argv: Sequence[str], planned: bool = True
+) -> tuple[argparse.Namespace, Config]:
+    """The command's flags, and the config with them and the dotted overrides in it."""
+    if planned:
+        parser.add_argument("--world", type=int, default=1, help="number of ranks")
+        parser.add_argument("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
+    given, rest = parser.parse_known_args(argv)
+
+    ranks = given.world if planned else int(os.environ.get("WORLD_SIZE", 1))
+    if ranks < 1 or (given.micro_batch is not None and given.micro_batch < 1):
+        raise InputError("--world and --micro-batch must be at least 1")
+    config = configure.parse(["--config", str(given.config), *rest], prog=parser.prog)
+    engine = {
+        name: value
+        for name, value in {
+            "zero": given.zero,
+            "precision": given.dtype,
+            "checkpointing": given.checkpointing,
+            "offload": given.offload,
+        }.items()
+        if value is not None
+    }
+    if given.zero is not None and config.engine.zero != given.zero:
+        engine["deepspeed"] = None  # its JSON names another stage
+    if engine:
+        config = configure.replace(config, "engine", engine)
+    if given.micro_batch:
+        accumulation = max(1, round(config.batch.size / (given.micro_batch * ranks)))
+        size = given.micro_batch * accumulation * ranks
+        config = configure.replace(config, "batch", {"micro": given.micro_batch, "size": size})
+    return given, config
+
+
+def say_assumed(assumed: str) -> None:
+    if assumed:
+        print(f"note: {assumed}", file=sys.stderr)
+
+
+def outside(gpu: str | None) -> Calibration:
+    from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, calibration
+
+    known = sorted({name for name, _ in CALIBRATIONS})
+    if gpu is None:
+        return ASSUMED
+    if gpu not in known:
+        there = ", ".join(known) or "none yet; benchmarks/gpu_memory.py makes one"
+        raise InputError(f"--calibration {gpu}: no GPU of that name was measured; known: {there}")
+    return calibration(gpu)

@@ -1,0 +1,81 @@
+"""Three real steps on random data, measured: what ``python -m diffcore.memory measure`` does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcore import models
+from diffcore.config.tree import Config
+from diffcore.diffusion.loss import WEIGHTS, denoising_loss
+from diffcore.diffusion.randomness import Draws
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine import process_group
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World, gather_objects
+from diffcore.engine.step import take_step
+from diffcore.memory import report
+from diffcore.memory.measure.trace import Tracer
+from diffcore.memory.plan.plan import Data
+
+STEPS = 3
+
+
+def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
+    """Measure every rank; rank 0 shows the report, writes it into ``out`` and returns it."""
+    world = process_group.start(config.engine.threads)
+    try:
+        ranks = gather_objects(run(config, world), world)
+        if not world.main:
+            return None
+        anatomy = report.measured(config, ranks)
+        report.show(anatomy)
+        if out is not None:
+            print(f"report: {report.save(out, anatomy)}")
+        return anatomy
+    finally:
+        process_group.stop()
+
+
+def run(config: Config, world: World) -> dict[str, Any]:
+    """This rank's entry of anatomy.json, from the last of three steps."""
+    step, tracer = steps_of(config, world)
+    for number in range(STEPS):
+        step(number, number == STEPS - 1)
+    assert tracer.result is not None
+    return tracer.result
+
+
+def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None], Tracer]:
+    """(a function that makes step number i, followed or not; the tracer that has the result)."""
+    data = Data.of(config)
+    torch.manual_seed(config.seed)
+    network = models.prepare(models.build(config.model, data.schema, data.size), config.engine)
+    engine = Engine(network, config, world)
+    ema = Ema(engine, config.ema)
+    tracer = Tracer(engine, ema, 0, STEPS)
+    schedule = NoiseSchedule.of(config.diffusion)
+    weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
+    inputs = models.example_batch(engine.micro, data.schema, data.size, world.device)
+    images, eps = (torch.randn_like(inputs.x_BCHW) for _ in range(2))
+    t_B = torch.randint(0, config.diffusion.timesteps, (engine.micro,), device=world.device)
+    draws = Draws(t_B, eps, inputs.keep_B)
+
+    def loss_of(_: None) -> Tensor:
+        return denoising_loss(engine, schedule, weights_T, images, inputs.labels_BA, draws)
+
+    def step(number: int, followed: bool) -> None:
+        tracer.step = number if followed else -1
+        tracer.begin(number)
+        same = itertools.repeat(None)
+        take_step(engine, ema, number, config.optimizer.lr, same, loss_of, tracer.after)
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+
+    return step, tracer

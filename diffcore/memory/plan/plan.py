@@ -1,0 +1,301 @@
+"""The memory of a run before the run: every category on one rank at four moments of a step.
+
+The micro batch is traced with fake tensors (activations.py), placed inside DeepSpeed's step (replay.py,
+states.py) and given to a model of CUDA's allocator (allocator.py); what is outside torch comes from a
+calibration. On the CPU there is no such allocator: allocated is all.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffcore.config.tree import Config
+from diffcore.memory.calibration import ASSUMED, Calibration
+from diffcore.memory.plan.activations import Event, Kind, Trace, trace
+from diffcore.memory.plan.allocator import CachingAllocator
+from diffcore.memory.plan.replay import replay
+from diffcore.memory.plan.states import CATEGORIES, Sharing
+from diffcore.memory.plan.stream import Stream
+from shards.schema import CARTOON_SET, Attribute
+from shards.table import Index
+
+MOMENTS = ("after forward", "backward peak", "step peak", "after step")
+SIZE = 64
+"""Edge of the pictures, where the shards are not there to say it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the shards decide about the network."""
+
+    schema: tuple[Attribute, ...]
+    size: int
+    assumed: str = ""
+
+    @classmethod
+    def of(cls, config: Config) -> Data:
+        """From the packed shards; without them, Cartoon Set's labels (or CIFAR-10's ten classes, where the
+        path has that name) at 64 pixels."""
+        path = config.data.path
+        if isinstance(path, Path) and (path / "index.json").exists():
+            index = Index.load(path)
+            return cls(index.schema, index.size)
+        schema: tuple[Attribute, ...] = tuple(CARTOON_SET)
+        words = "Cartoon Set's labels"
+        if "cifar" in str(path):
+            schema, words = (Attribute("class", 10),), "ten classes"
+        return cls(schema, SIZE, f"{path} is not there: {words} and {SIZE} x {SIZE} pixels are assumed")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes at one moment of a step on one rank."""
+
+    name: str
+    bytes: dict[str, int]
+    """By category, tensors on the device."""
+    host: int
+    """In the host's memory, of an offloaded optimizer."""
+    reserved: int
+    """Held by CUDA's caching allocator; on the CPU what is allocated."""
+
+    @property
+    def allocated(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One rank's memory, predicted."""
+
+    rank: int
+    world: int
+    micro: int
+    accumulation: int
+    stage: int
+    precision: str
+    checkpointing: str
+    offload: str
+    parameters: int
+    moments: tuple[Moment, ...]
+    gradients: int
+    """Bytes of gradients that the optimizer finds when backward has ended."""
+    layers: tuple[tuple[str, int], ...]
+    """Modules and the bytes that they leave for backward, largest first."""
+    timeline: tuple[tuple[str, dict[str, int]], ...]
+    """(phase, bytes by category) through one step, where the total turns."""
+    outside: Calibration
+    device: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.allocated)
+
+    @property
+    def reserved(self) -> int:
+        return max(moment.reserved for moment in self.moments)
+
+    @property
+    def smi(self) -> int:
+        """The number that nvidia-smi will show: segments are not given back, so the largest counts."""
+        if self.device == "cpu":
+            return self.peak.allocated
+        nccl = self.outside.nccl if self.world > 1 else 0
+        return self.reserved + self.outside.context + self.outside.workspaces + nccl
+
+
+def plan(
+    config: Config,
+    world: int = 1,
+    rank: int = 0,
+    device: str = "cuda",
+    data: Data | None = None,
+    traced: Trace | None = None,
+    outside: Calibration = ASSUMED,
+) -> Plan:
+    """Predict rank ``rank`` of ``world``. InputError as training itself would say it.
+
+    ``device`` "cpu" is a run over gloo, whose reduce-scatter works on a copy.
+    """
+    data = data or Data.of(config)
+    micro, accumulation = config.batch.split(world)
+    traced = traced or trace_quietly(config, data, micro, device)
+    sharing = Sharing.of(config, world, rank, cpu=device == "cpu")
+    stream = replay(traced, sharing)
+    moments, ended, timeline = account(stream, device)
+    return Plan(
+        rank,
+        world,
+        micro,
+        accumulation,
+        config.engine.zero,
+        config.engine.precision,
+        getattr(config.engine, "checkpointing", "none"),
+        "optimizer" if sharing.offload else "none",
+        sum(p.numel for p in traced.parameters),
+        moments,
+        ended.bytes["gradients"],
+        layers(traced),
+        timeline,
+        outside,
+        device,
+        (data.assumed,) if data.assumed else (),
+    )
+
+
+def trace_quietly(config: Config, data: Data, micro: int, device: str = "cuda") -> Trace:
+    """A trace without the garbage collector, whose moments are nobody's choice."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        return trace(config, list(data.schema), data.size, micro, modules=True, cuda=device != "cpu")
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def between(low: Trace, high: Trace, micro: int) -> Trace | None:
+    """The trace of ``micro`` samples from those of two other numbers: sizes are affine in the batch.
+
+    None where the two do not take the same steps.
+    """
+    same = len(low.events) == len(high.events) and all(
+        a.kind == b.kind and a.what == b.what for a, b in zip(low.events, high.events, strict=True)
+    )
+    if not same:
+        return None
+
+    def size(a: int, b: int) -> int:
+        return a + (b - a) * (micro - low.micro) // (high.micro - low.micro)
+
+    events = [
+        Event(a.kind, a.what, size(a.size, b.size) if a.kind == Kind.ALLOCATE else a.size)
+        for a, b in zip(low.events, high.events, strict=True)
+    ]
+    return replace(low, micro=micro, inputs=size(low.inputs, high.inputs), events=events)
+
+
+def account(
+    stream: Stream, device: str
+) -> tuple[tuple[Moment, ...], Moment, tuple[tuple[str, dict[str, int]], ...]]:
+    """The four moments of the stream's last step, the end of its backward, and its timeline."""
+    allocator = CachingAllocator()
+    held: dict[int, int] = {}
+    total: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+    host = 0
+    moments: dict[str, Moment] = {}
+    timeline: list[tuple[str, dict[str, int]]] = []
+    at, start = 0, len(stream.marks) - 1 - [name for name, _ in reversed(stream.marks)].index("start")
+
+    def moment(name: str) -> Moment:
+        reserved = allocator.reserved if device != "cpu" else sum(total.values())
+        return Moment(name, dict(total), host, reserved)
+
+    for number, (phase, end) in enumerate(stream.marks):
+        recorded = number > start
+        peak = moment(phase)
+        rising = False
+        for what, size in stream.events[at:end]:
+            sign = size or -held.pop(what)
+            if size:
+                held[what] = size
+            if stream.host[what]:
+                host += sign
+                continue
+            if device != "cpu" and size:
+                allocator.allocate(what, size, stream.lane[what])
+            elif device != "cpu":
+                allocator.release(what)
+            if recorded and rising and sign < 0:
+                timeline.append((phase, dict(total)))
+            rising = sign > 0
+            total[stream.category[what]] += sign
+            if recorded and rising and sum(total.values()) > peak.allocated:
+                peak = moment(phase)
+        at = end
+        if recorded:
+            timeline.append((phase, dict(total)))
+            if phase == "forward":
+                moments["after forward"] = replace(moment(phase), name="after forward")
+                # The peak of forward, if backward stays below it, is the step's all the same.
+                name = "backward peak"
+            else:
+                name = f"{phase} peak"
+                if phase == "backward":
+                    ended = moment("backward end")
+            if name not in moments or peak.allocated > moments[name].allocated:
+                moments[name] = replace(peak, name=name)
+            moments["after step"] = replace(moment(phase), name="after step")
+    return tuple(moments[name] for name in MOMENTS), ended, tuple(_thinned(timeline))
+
+
+def _thinned(timeline: list[tuple[str, dict[str, int]]], most: int = 400) -> list[tuple[str, dict[str, int]]]:
+    """At most ``most`` points, the largest of each run kept."""
+    if len(timeline) <= most:
+        return timeline
+    run = -(-len(timeline) // most)
+    runs = [timeline[i : i + run] for i in range(0, len(timeline), run)]
+    return [max(points, key=lambda point: sum(point[1].values())) for points in runs]
+
+
+def layers(traced: Trace) -> tuple[tuple[str, int], ...]:
+    """What each module leaves for backward, largest first; "network" is what it does itself."""
+    alive: dict[int, int] = {}
+    for event in traced.events:
+        if event.kind == Kind.ALLOCATE:
+            alive[event.what] = event.size
+        elif event.kind == Kind.FREE:
+            alive.pop(event.what, None)
+        elif event.kind == Kind.TURN:
+            break
+    sizes: dict[str, int] = defaultdict(int)
+    for storage, size in alive.items():
+        sizes[traced.layers[storage] or "(loss)"] += size
+    return tuple(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as an entry of anatomy.json's ``ranks``."""
+    return {
+        "rank": plan.rank,
+        "device": plan.device,
+        "parameters": plan.parameters,
+        "micro_batch": plan.micro,
+        "moments": [moment_json(m) for m in plan.moments],
+        "layers": [{"name": name, "bytes": size} for name, size in plan.layers],
+        "timeline": [{"phase": phase, "bytes": sizes} for phase, sizes in plan.timeline],
+        "closure": closure(plan),
+        "notes": list(plan.notes),
+    }
+
+
+def moment_json(moment: Moment) -> dict[str, Any]:
+    return {
+        "name": moment.name,
+        "bytes": moment.bytes,
+        "host": moment.host,
+        "allocated": moment.allocated,
+        "reserved": moment.reserved,
+    }
+
+
+def closure(plan: Plan) -> list[dict[str, Any]]:
+    """The sum that ends in nvidia-smi's number, row by row."""
+    peak = plan.peak
+    rows: list[tuple[str, int, str]] = [(name, size, "planned") for name, size in peak.bytes.items() if size]
+    if plan.device != "cpu":
+        how, nccl = (
+            "measured" if yes else "assumed" for yes in (plan.outside.measured, plan.outside.nccl_measured)
+        )
+        rows.append(("allocator: rounding, fragments, cache", plan.reserved - peak.allocated, "planned"))
+        rows.append(("library workspaces", plan.outside.workspaces, how))
+        rows.append(("CUDA context", plan.outside.context, how))
+        if plan.world > 1:
+            rows.append(("NCCL", plan.outside.nccl, nccl))
+    return [{"name": name, "bytes": size, "source": source} for name, size, source in rows]

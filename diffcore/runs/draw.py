@@ -1,0 +1,91 @@
+"""Drawing with a network: some images, or many that the ranks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffcore.config.tree import Sampling
+from diffcore.diffusion import randomness
+from diffcore.diffusion.guidance import guided
+from diffcore.diffusion.pixels import to_pixels
+from diffcore.diffusion.samplers import SAMPLERS
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine.ranks import World, gather_objects
+from shards.schema import Attribute
+
+BATCH = 64
+
+
+def draw(
+    network: Any,
+    schedule: NoiseSchedule,
+    labels_BA: Tensor,
+    positions: Iterable[int],
+    sampling: Sampling,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    """Images for ``labels``: uint8 [B, H, W, 3].
+
+    Image i depends on its labels, ``seed`` and ``positions[i]``, not on the batch that it is drawn in.
+    """
+    positions = list(positions)
+
+    def noise(step: int) -> Tensor:
+        return randomness.normal(seed, "sample", positions, shape, step).to(device)
+
+    with torch.no_grad():
+        denoise = guided(
+            network,
+            schedule,
+            labels_BA.to(device),
+            sampling.guidance,
+            rescale=sampling.guidance_rescale,
+            interval=sampling.guidance_interval,
+            clamp=sampling.clamp,
+        )
+        sampler = SAMPLERS[sampling.sampler]
+        # Step 0 of the noise is x_T; the samplers' own steps follow.
+        x0 = sampler(denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1), sampling.eta)
+    return to_pixels(schedule.unscale(x0))
+
+
+def draw_shared(
+    network: Any,
+    schedule: NoiseSchedule,
+    labels_NA: Tensor,
+    sampling: Sampling,
+    *,
+    shape: Sequence[int],
+    seed: int,
+    world: World,
+) -> NDArray[np.uint8]:
+    """Images for ``labels``, whole on every rank: uint8 [N, H, W, 3]. Every rank draws its share. A collective.
+
+    Equal shares: under ZeRO-3 every forward is a collective, so no rank may have one more.
+    """
+    count = len(labels_NA)
+    share = -(-count // world.size)
+    mine = np.arange(world.rank * share, (world.rank + 1) * share) % count
+    parts = [
+        draw(network, schedule, labels_NA[part], part, sampling, shape=shape, seed=seed, device=world.device)
+        for part in (mine[first : first + BATCH] for first in range(0, share, BATCH))
+    ]
+    return np.concatenate(gather_objects(np.concatenate(parts), world))[:count]
+
+
+def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:
+    """Labels [count, A]: ``wanted`` fixed, the rest uniform by (seed, cell)."""
+    labels_BA = randomness.labels(seed, range(count), [a.variants for a in schema])
+    for column, attribute in enumerate(schema):
+        if attribute.name in wanted:
+            labels_BA[:, column] = wanted[attribute.name]
+    return labels_BA

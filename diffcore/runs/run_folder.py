@@ -1,0 +1,97 @@
+"""The run folder: what belongs to one experiment, and the check that a resume is of the same one."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import subprocess
+import time
+from typing import IO, Any
+
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffbase.files import REPOSITORY, write_atomic
+from diffcore.config.tree import Config
+from shards.table import Index
+
+LOCK = ".lock"
+LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
+"""What a launcher may have put into the folder before the first step."""
+OVERLAP = 60.0
+"""Seconds that a launcher's attempt waits for the end of the one before it."""
+
+
+@functools.cache  # the code that was loaded, not what the checkout became since
+def code_version() -> str:
+    """The commit of the code, with "+" if tracked files differ from it; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    snapshot = REPOSITORY / "VERSION"  # a launcher's copy of the code says what it was copied from
+    if snapshot.is_file():
+        return snapshot.read_text(encoding="utf-8").strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def data_record(index: Index) -> dict[str, Any]:
+    """What a run keeps of its shards: enough to tell them apart, and to draw without them."""
+    schema = [{"name": a.name, "variants": a.variants} for a in index.schema]
+    return {"fingerprint": index.fingerprint, "size": index.size, "schema": schema}
+
+
+def check(config: Config, data: dict[str, Any]) -> None:
+    """InputError, with both values, if the run folder belongs to another experiment.
+
+    ``data`` says which shards: their fingerprint among others. A folder without a run is fine.
+    """
+    record = config.run / "run.json"
+    if not record.exists():
+        if config.run.exists() and any(path.name not in (LOCK, *LAUNCHER) for path in config.run.iterdir()):
+            raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
+        return
+    try:
+        before = json.loads(record.read_text())
+        identity, fingerprint = dict(before["identity"]), before["data"]["fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error})") from error
+    now = config.identity()
+    differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
+    if differing:
+        pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)
+        raise InputError(f"run: {config.run} holds another experiment ({pairs}); give another run folder")
+    if fingerprint != data["fingerprint"]:
+        raise InputError(
+            f"run: {config.run} was trained on other shards (index {fingerprint[:12]}, "
+            f"{config.data.path} has {data['fingerprint'][:12]}); give another run folder or the old shards"
+        )
+
+
+def claim(config: Config, data: dict[str, Any]) -> IO[str]:
+    """Make the folder this process's, and write the record and the resolved config.
+
+    The returned file holds the claim until it is closed or the process ends. InputError if another process
+    has it: the same command started twice, or a job that was requeued before its first life ended.
+    """
+    config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (config.run / LOCK).open("w")
+    # A launcher's next attempt may begin while the last one is still being ended.
+    until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise InputError(f"run: another process is training in {config.run}") from None
+        time.sleep(0.2)
+    if not (config.run / "run.json").exists():
+        tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
+        write_atomic(config.run / "run.json", (json.dumps(tree, indent=1) + "\n").encode())
+    write_atomic(config.run / "config.yaml", config.to_yaml().encode())
+    return lock

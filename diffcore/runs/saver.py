@@ -1,0 +1,189 @@
+"""Writing checkpoints beside the training; ``checkpoint`` says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffbase import ledger
+from diffbase.files import open_atomic, sync_folder, write_json
+from diffcore.config.tree import Config
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World, gather_objects, side_group
+from diffcore.runs.checkpoint import SAVING, State, folder_of, prune, shard_name
+from diffcore.runs.run_folder import code_version
+
+T = TypeVar("T")
+
+
+def state_now(
+    config: Config, data: dict[str, Any], step: int, updates: int, engine: Engine, progress: dict[str, Any]
+) -> State:
+    """The state of a run of ``config`` on ``data`` after ``step`` steps."""
+    return State(
+        step=step,
+        samples=step * config.batch.size,
+        updates=updates,
+        identity=config.identity(),
+        data=data,
+        world=engine.world.size,
+        zero=config.engine.zero,
+        precision=config.engine.precision,
+        code=code_version(),
+        shapes=engine.shapes(),
+        progress=progress,
+        scaler=engine.scaler_state(),
+    )
+
+
+class Saver:
+    """Writes checkpoints beside the training: the loop waits only for a copy of its tensors.
+
+    One at a time: a second ``save`` waits until the first is complete. ``wait`` does so at the end. What goes
+    wrong on any rank is raised there, on every rank.
+    """
+
+    def __init__(self, run: Path, keep: int, world: World) -> None:
+        self.run, self.keep, self.world = run, keep, world
+        self._group = side_group()  # its collectives must not mix with the training's
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: State, engine: Engine, ema: Ema, best: Mapping[str, Any] | None = None) -> None:
+        """Begin the checkpoint of ``state.step``; ``best`` (metric and value) makes it the best so far.
+
+        A collective: every rank calls it at the same step.
+        """
+        began = time.monotonic()
+        self.wait()
+        tensors: dict[str, Tensor] = {}
+        starts: dict[str, int] = {}
+        for kind, shards in {"weights": engine.masters(), "ema": ema.shards, **engine.moments()}.items():
+            for name, start, part in engine.parts(shards):
+                tensors[f"{kind}/{name}"] = part.to("cpu", copy=True)
+                starts[f"{kind}/{name}"] = start
+        waited = time.monotonic() - began
+        self._thread = threading.Thread(
+            target=self._guarded, args=(state, tensors, starts, best, waited), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the checkpoint in hand, if any, is complete."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _guarded(self, *arguments: Any) -> None:
+        try:
+            self._write(*arguments)
+        except BaseException as error:
+            self._error = error
+
+    def _write(
+        self,
+        state: State,
+        tensors: dict[str, Tensor],
+        starts: dict[str, int],
+        best: Mapping[str, Any] | None,
+        waited: float,
+    ) -> None:
+        began, main = time.monotonic(), self.world.main
+
+        def shard() -> dict[str, Any]:
+            if main:
+                (self.run / SAVING).write_text(f"{state.step}\n")
+                ledger.record(self.run, "saving", step=state.step)
+            return write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
+
+        manifest = {name: said for part in self._on_all(shard) for name, said in part.items()}
+
+        def rest() -> None:
+            if not main:
+                return
+            finish(self.run, state, manifest)
+            if best is not None:
+                write_json(folder_of(self.run) / "best.json", {"step": state.step, **best})
+            prune(self.run, self.keep)
+            (self.run / SAVING).unlink(missing_ok=True)
+            took = round(time.monotonic() - began, 3)
+            ledger.record(self.run, "saved", step=state.step, seconds=took, waited=round(waited, 3))
+
+        self._on_all(rest)
+
+    def _on_all(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` gives on each rank; OSError on all of them if it fails on one, for which the others
+        would wait otherwise."""
+        problem, result = None, None
+        try:
+            result = work()
+        except OSError as error:
+            problem = error
+        told = gather_objects((result, problem), self.world, self._group)
+        for rank, (_, failed) in enumerate(told):
+            if failed is not None:
+                if self.world.main:
+                    (self.run / SAVING).unlink(missing_ok=True)
+                raise OSError(failed.errno, f"{failed.strerror} (checkpoint, rank {rank})", failed.filename)
+        return [result for result, _ in told]
+
+
+def temporary_of(run: Path, step: int) -> Path:
+    return folder_of(run) / f".step-{step:08d}.tmp"
+
+
+def write_shard(
+    folder: Path, world: World, tensors: Mapping[str, Tensor], starts: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Write this rank's shard and sync it; returns its line of COMPLETE."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / shard_name(world.rank, world.size)
+    try:
+        save_file(dict(tensors), path, metadata={"starts": json.dumps(starts, sort_keys=True)})
+    except SafetensorError as error:  # its words for a full or failing disk: "... (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    return _synced(path)
+
+
+def _synced(path: Path) -> dict[str, dict[str, Any]]:
+    path.chmod(0o600)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: {"bytes": path.stat().st_size, "sha256": digest}}
+
+
+def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
+    """Make the folder whose shards are all there a checkpoint."""
+    temporary = temporary_of(run, state.step)
+    final = folder_of(run) / f"step-{state.step:08d}"
+    shutil.rmtree(final, ignore_errors=True)  # of a save that was cut off: COMPLETE is not there
+    path = temporary / "state.json"
+    path.write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")
+    manifest = {**manifest, **_synced(path)}
+    sync_folder(temporary)
+    temporary.rename(final)
+    sync_folder(final.parent)
+    with open_atomic(final / "COMPLETE") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())

@@ -1,0 +1,53 @@
+"""Sample grids during training: the same attributes and the same noise at every step, beside real images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffbase.page import pictures
+from diffcore.config.tree import Config
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.runs.data import first_samples, held_out
+from diffcore.runs.draw import draw_shared
+from diffcore.training.monitor import Monitor
+from shards.table import Index
+
+
+class SampleGrids:
+    """Draws for the labels of the first held-out images; every rank draws its share."""
+
+    def __init__(self, config: Config, index: Index) -> None:
+        self.config = config
+        self.schedule = NoiseSchedule.of(config.diffusion)
+        self.real = first_samples(config, held_out(index), config.sampling.count)
+
+    def log(self, step: int, engine: Engine, ema: Ema, monitor: Monitor) -> None:
+        """Real, raw and EMA images side by side: a PNG in the run folder, and TensorBoard. A collective."""
+        raw = self._draw(engine)
+        with engine.swapped(ema.full()):
+            averaged = self._draw(engine)
+        if not engine.world.main:
+            return
+        folder = self.config.run / "samples"
+        folder.mkdir(exist_ok=True)
+        for name, images in {"real": self.real.images, "raw": raw, "ema": averaged}.items():
+            tiled = pictures.grid(images, columns=8)
+            monitor.image(f"samples/{name}", step, tiled)
+            if name != "real" or not (folder / "real.png").exists():
+                file = "real.png" if name == "real" else f"{name}-{step:08d}.png"
+                pictures.save_png(tiled, folder / file)
+
+    def _draw(self, engine: Engine) -> NDArray[np.uint8]:
+        return draw_shared(
+            engine,
+            self.schedule,
+            torch.from_numpy(self.real.labels),
+            self.config.sampling,
+            shape=(3, *self.real.images.shape[1:3]),
+            seed=self.config.seed,
+            world=engine.world,
+        )

@@ -1,0 +1,102 @@
+"""A thread that watches the loop: the heartbeat on disk, and an end to a run that hangs.
+
+A rank whose peer is stopped, lost or never came waits for it for ever, and so do all the others: each one's
+watchdog writes the stacks of its threads and ends its process with the code for "try again".
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from diffbase import ledger
+from diffbase.exits import RETRYABLE
+from diffcore.config.tree import Guards
+
+EVERY = 1.0
+"""Seconds between two looks and two heartbeats."""
+
+
+class Watchdog:
+    """``beat`` after every step, ``section`` around what takes long; used as a context manager.
+
+    The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes nothing:
+    the run folder may turn out to be another experiment's.
+    """
+
+    def __init__(self, run: Path, rank: int, steps: int, guards: Guards) -> None:
+        self.run, self.rank, self.steps, self.guards = run, rank, steps, guards
+        self._step: int | None = None
+        self._section, self._last = "start", time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def beat(self, step: int) -> None:
+        """A sign of life: ``step`` steps are done."""
+        if self._step is None:
+            self._section = "train"
+        self._step, self._last = step, time.monotonic()
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """What is being done, for the heartbeat and for the report of a hang. Its begin and end are beats."""
+        before, self._section, self._last = self._section, name, time.monotonic()
+        try:
+            yield
+        finally:
+            self._section, self._last = before, time.monotonic()
+
+    @property
+    def doing(self) -> str:
+        """What the process is at, in words."""
+        return self._section if self._step is None else f"{self._section}, after step {self._step}"
+
+    def __enter__(self) -> Watchdog:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        shown = None
+        while True:
+            step, now = self._step, (self._step, self._section, self._last)
+            if self.rank == 0 and step is not None and shown != now:
+                with suppress(OSError):  # a full disk must not end the watch
+                    ledger.beat(self.run, step, self.steps, self._section)
+                shown = now
+            if self._over.wait(EVERY):
+                return
+            name = "start_seconds" if step is None else "hang_seconds"
+            limit, silent = getattr(self.guards, name), time.monotonic() - self._last
+            if limit and silent > limit:
+                self._end(silent, f"guards.{name} {limit:g}")
+
+    def _end(self, silent: float, limit: str) -> None:
+        path = self.run / "stacks" / f"attempt-{ledger.attempt()}-rank-{self.rank}.txt"
+        where = f"stacks in {path}"
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+            ledger.record(self.run, "hang", rank=self.rank, step=self._step, section=self._section)
+        except OSError as error:  # a hung disk may be the very cause, or there is no run folder yet
+            where = f"no stacks written: {error}"
+        print(
+            f"error: rank {self.rank}: no sign of life for {silent:.0f} s in {self.doing} ({limit}); {where}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(RETRYABLE)

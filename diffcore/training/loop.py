@@ -1,0 +1,31 @@
+"""The loop of a run."""
+
+from __future__ import annotations
+
+from diffbase.exits import DONE, PREEMPTED
+from diffcore.training.run import Training
+
+
+def train(training: Training) -> int:
+    """One run, from its newest complete checkpoint or from nothing, to ``train.steps``."""
+    t, config = training, training.config
+    while t.step < config.train.steps:
+        if t.asked_to_stop():
+            if t.log():  # an exploded loss is not to be gone on from
+                t.save()
+            return PREEMPTED
+        t.learn()
+        last = t.step == config.train.steps
+        saving = t.step % config.train.checkpoint_every == 0 or last
+        validating = saving or bool(config.validation.every and t.step % config.validation.every == 0)
+        if validating:
+            t.validate()
+        if (validating or t.step % config.train.log_every == 0) and not t.log():
+            t.roll_back()
+            continue
+        if t.step % config.sampling.every == 0 or last:
+            t.draw()
+        if saving:
+            t.save()
+    t.report_memory()
+    return DONE

@@ -1,0 +1,133 @@
+"""Watching a run: TensorBoard, metrics.jsonl, and a progress bar on a terminal or plain lines in a log.
+
+Only rank 0 writes; on the other ranks every call does nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffbase import jsonl
+from diffbase.files import write_atomic
+
+
+class Monitor:
+    """Opened at the step that the run starts or resumes from; figures of later steps are dropped, because
+    they are about to be made again."""
+
+    def __init__(self, run: Path, start: int, total: int, active: bool) -> None:
+        self.run, self.total, self.active = run, total, active
+        self._logged = start
+        if not active:
+            return
+        self._writer = self._board(start)
+        self._metrics = run / "metrics.jsonl"
+        self._drop_after(start)
+        self._progress = _progress(start, total) if sys.stderr.isatty() else None
+        self._began, self._start = time.monotonic(), start
+
+    def steps_since(self, step: int) -> int:
+        """Steps since the last call, or since the start."""
+        steps, self._logged = step - self._logged, step
+        return steps
+
+    def rewind(self, step: int) -> None:
+        """The run has gone back to ``step``: figures of later steps are dropped."""
+        self._logged = step
+        if self.active:
+            self._drop_after(step)
+            self._writer.close()
+            self._writer = self._board(step)
+
+    def _drop_after(self, step: int) -> None:
+        """Leave metrics.jsonl without the lines after ``step`` and without a torn last line."""
+        lines = jsonl.read(self._metrics)
+        kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
+        write_atomic(self._metrics, jsonl.text(kept).encode())
+
+    def _board(self, start: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
+
+    def text(self, tag: str, text: str) -> None:
+        if self.active:
+            self._writer.add_text(tag, f"```\n{text}\n```")
+
+    def say(self, line: str) -> None:
+        """One line for the reader of the log."""
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.console.print(line, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
+        if not self.active:
+            return
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+        jsonl.append(self._metrics, {"step": step, **values})
+
+    def board(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures for TensorBoard alone: metrics.jsonl has a line a logged step, and nothing else."""
+        if self.active:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
+
+    def progress(self, step: int, figures: Mapping[str, float], epoch_images: int) -> None:
+        """Move the bar, or print the step's line; ``figures`` are those of ``scalars``."""
+        if not self.active:
+            return
+        words = (
+            f"epoch {figures['train/samples'] / epoch_images:.2f}  loss {figures['train/loss']:.4f}  "
+            f"{figures['train/images_per_second']:.1f} images/s  {figures['memory/process_mib']:,.0f} MiB"
+        )
+        if self._progress:
+            self._progress.update(self._progress.task_ids[0], completed=step, words=words)
+            return
+        done = step - self._start
+        left = (time.monotonic() - self._began) / max(done, 1) * (self.total - step)
+        self.say(f"step {step}/{self.total}  {words}  {_clock(left)} left")
+
+    def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
+        if self.active:
+            self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if not self.active:
+            return
+        if self._progress:
+            self._progress.stop()
+        self._writer.close()
+
+
+def _progress(start: int, total: int) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    progress.add_task("training", total=total, completed=start, words="")
+    progress.start()
+    return progress
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,344 @@
+"""A training run as an object: what the loop in ``train.py`` does in each of its lines.
+
+Everything that all ranks must decide alike (to stop, to leave a step out, to roll back) is decided from
+figures that are the same on all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffbase import ledger
+from diffbase.exits import RunFailedError
+from diffcore import models
+from diffcore.config.tree import Config
+from diffcore.diffusion.loss import WEIGHTS, denoising_loss
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine.ema import Ema
+from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World, barrier, gather_objects
+from diffcore.engine.step import take_step
+from diffcore.memory import report
+from diffcore.memory.measure.trace import Tracer
+from diffcore.memory.measure.usage import usage
+from diffcore.models.flops import peak_flops, training_flops
+from diffcore.runs import checkpoint, run_folder
+from diffcore.runs.data import training_reader
+from diffcore.runs.saver import Saver, state_now
+from diffcore.runs.source import load_weights
+from diffcore.training.batches import MicroBatch, micro_batches
+from diffcore.training.grids import SampleGrids
+from diffcore.training.guards.progress import Progress
+from diffcore.training.guards.stopping import Agreement, StopFlag
+from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.learning_rate import learning_rate
+from diffcore.training.loss_meter import LossMeter
+from diffcore.training.monitor import Monitor
+from diffcore.training.step_clock import StepClock
+from diffcore.training.validation import Validation
+from shards.table import Index
+
+LARGER_IS_BETTER = ("quality/fidelity",)
+"""Of the metrics that train.best may name."""
+
+
+Probe = Callable[[Engine, Ema], dict[str, float]]
+"""Figures by TensorBoard tag, the same on every rank. A collective."""
+Judging = Callable[[Config, Index, World], Probe | None]
+
+
+def no_judge(config: Config, index: Index, world: World) -> None:
+    """Training without anybody to judge what is drawn."""
+
+
+class Training:
+    """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
+
+    def __init__(
+        self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog, judge: Judging = no_judge
+    ) -> None:
+        """``judge`` makes the probe whose figures stand beside the validation loss."""
+        self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
+        self._open = contextlib.ExitStack()
+
+        # What is trained on what, and whether the run folder is of the same experiment.
+        self.reader = training_reader(config)
+        self._open.callback(self.reader.close)
+        self.data = run_folder.data_record(self.reader.index)
+        run_folder.check(config, self.data)
+
+        # The network: the same weights on every rank, from the seed.
+        torch.manual_seed(config.seed)
+        torch.use_deterministic_algorithms(config.train.deterministic)
+        # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        network = models.build(config.model, self.reader.schema, self.reader.size)
+        network = models.prepare(network, config.engine)
+        self.engine = Engine(network, config, world)
+        self.schedule = NoiseSchedule.of(config.diffusion)
+        self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule)
+        barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
+        # Held until this process ends: one writer a run folder.
+        lock = run_folder.claim(config, self.data) if world.main else None
+        self._open.callback(lambda: lock and lock.close())
+
+        # Where it was: rank 0 looks, all take what it found.
+        self.step, self.progress, self.measured, self._saved = 0, Progress(), {}, None
+        folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
+        if folder is None and config.init_from is not None:
+            self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
+        self.ema = Ema(self.engine, config.ema)
+        if folder is not None:
+            self._load(folder)
+        if world.main:
+            checkpoint.clear_after(config.run, self.step)
+        self.saver = Saver(config.run, config.train.keep_checkpoints, world)
+
+        self.agreement = Agreement(world)
+        self.meter = LossMeter(config.diffusion.timesteps, world.device)
+        self.clock = StepClock(world.device)
+        self.engine.watch_communication(lambda: self.clock.aside("communication"))
+        self.validation = Validation(config, self.reader.index)
+        self.probe = judge(config, self.reader.index, world)
+        # Where the memory goes: one step is followed, the others are not touched.
+        self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
+        self._open.callback(self.tracer.close)
+        self.grids = SampleGrids(config, self.reader.index)
+        self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
+        self._open.callback(self.monitor.close)
+        self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
+        self._peak = peak_flops(world.device, config.engine.precision)
+        self._batches = micro_batches(config, self.reader, world, self.step, config.train.steps)
+        self._open.callback(lambda: self._batches.close())
+        self._greet(skipped, folder)
+
+    def _greet(self, skipped: list[str], folder: Any) -> None:
+        c, e = self.config, self.engine
+        for line in [*skipped, *self.schedule.warnings]:
+            self.monitor.say(line)
+        self.monitor.text("config", c.to_yaml())
+        self.monitor.say(
+            f"{e.parameters:,} parameters, {len(self.reader):,} images, "
+            f"{self.world.size} ranks on {self.world.device.type}, batch {c.batch.size} = {e.micro} micro "
+            f"x {e.accumulation} accumulation x {self.world.size} ranks, "
+            f"ZeRO-{c.engine.zero}, {c.engine.precision}, from step {self.step}"
+        )
+        self._record(
+            "start", steps=c.train.steps, world=self.world.size, pid=os.getpid(), host=socket.gethostname()
+        )
+        self._record("loaded", step=self.step, checkpoint=folder.name if folder else None)
+
+    def __enter__(self) -> Training:
+        self.watchdog.beat(self.step)
+        self._first = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            if error is None:
+                with self.watchdog.section("save"):
+                    self.saver.wait()
+                last = self.step == self.config.train.steps
+                self._record("done" if last else "preempted", step=self.step)
+                barrier()  # no rank takes the process group down while another still needs it
+
+    def _record(self, event: str, **fields: Any) -> None:
+        if self.world.main:
+            ledger.record(self.config.run, event, **fields)
+
+    # --- a step -----------------------------------------------------------------------------------------
+
+    def _loss_of(self, batch: MicroBatch) -> Tensor:
+        """Losses of a micro batch's samples: [B]."""
+        loss_B = denoising_loss(
+            self.engine, self.schedule, self._weights_T, batch.images, batch.labels, batch.draws
+        )
+        self.meter.add(loss_B, batch.draws.t_B)
+        return loss_B
+
+    def _after(self, part: str) -> None:
+        """A part of the step has ended."""
+        self.tracer.after(part)
+        self.clock.lap(part, on_cpu=part == "data")
+
+    def learn(self) -> None:
+        """One optimizer step, on the next global batch."""
+        self._lr = self._learning_rate()
+        self.measured = {}  # of one step: neither a later log line nor a later checkpoint is to have it
+        self.tracer.begin(self.step)
+        applied, loss_B = take_step(
+            self.engine, self.ema, self.step, self._lr, self._batches, self._loss_of, self._after
+        )
+        self.progress.stepped(applied)
+        self.step += 1
+        if not applied:
+            self._skipped(loss_B)
+        if self._first:
+            self._record("first_step", step=self.step)
+            self._first = False
+        self.watchdog.beat(self.step)
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor
+
+    def _skipped(self, loss_B: Tensor) -> None:
+        """The gradient was not finite, and no rank has stepped."""
+        bad = gather_objects(not bool(loss_B.isfinite().all()), self.world)
+        ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
+        where = f"loss of rank {', '.join(map(str, ranks))}" if ranks else "gradient"
+        in_row, most = self.progress.skips_in_row, self.config.guards.max_skips
+        line = (
+            f"step {self.step}: {where} not finite, left out ({in_row} in a row, {self.progress.skips} ever)"
+        )
+        self._record("skipped_step", step=self.step, why=where)
+        if in_row >= most:
+            newest = checkpoint.complete(self.config.run)
+            raise RunFailedError(
+                f"{line}; guards.max_skips {most} reached. Last good checkpoint: "
+                f"{newest[-1].name if newest else 'none'}. A lower optimizer.lr may help"
+            )
+        if self.engine.loss_scale == 1:  # under fp16 a search for the loss scale, which log() shows
+            self.monitor.say(line)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank got a signal: the same on all, one step after it came."""
+        return bool(self.agreement.of(self._stop.signal))
+
+    # --- what is done now and then ------------------------------------------------------------------------
+
+    def log(self) -> bool:
+        """Figures since the last call, to TensorBoard, metrics.jsonl and the screen. A collective.
+
+        Returns False where the loss has exploded (``guards.explosion``).
+        """
+        c, w = self.config, self.world
+        seconds = self.clock.read()
+        steps = self.monitor.steps_since(self.step)
+        if not steps:
+            return True
+        losses = self.meter.read()
+        rate = steps * c.batch.size / max(sum(seconds.values()), 1e-9)
+        work, system = rate * self._flops / w.size, usage(w.device)
+        figures = {f"train/{name}": value for name, value in losses.items()} | {
+            "train/learning_rate": self._lr,
+            "train/gradient_norm": self.engine.gradient_norm(),
+            "train/images_per_second": rate,
+            "train/samples": self.step * c.batch.size,
+            "train/skipped_steps": self.progress.skips,
+            "train/tflops_a_rank": work / 1e12,
+            **{f"time/{part}_ms": value / steps * 1e3 for part, value in seconds.items()},
+            "time/data_stall": seconds["data"] / max(sum(seconds.values()), 1e-9),
+            "memory/process_mib": (system.own or system.used) / 2**20,
+            **self.measured,
+        }
+        if c.engine.precision == "fp16":
+            figures["train/loss_scale"] = self.engine.loss_scale
+        if self._peak:
+            figures["train/mfu"] = work / self._peak
+        self.monitor.scalars(self.step, figures)
+        self.monitor.progress(self.step, figures, len(self.reader))
+        exploded = self.progress.exploded(losses["loss"], c.guards)
+        self.clock.start()
+        return not exploded
+
+    def roll_back(self) -> None:
+        """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
+        c = self.config
+        self.saver.wait()
+        folder, _ = gather_objects(checkpoint.newest(c.run) if self.world.main else None, self.world)[0]
+        why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
+        if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
+            done = (
+                f"{self.progress.rollbacks} rollbacks were made" if folder else "there is no checkpoint yet"
+            )
+            raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
+        at, now = self.step, self.progress
+        self._load(folder)
+        now.rolled_back(self.progress, c.guards)
+        self.progress = now
+        if self.world.main:
+            checkpoint.clear_after(c.run, self.step)
+        self._batches.close()
+        self._batches = micro_batches(c, self.reader, self.world, self.step, c.train.steps)
+        self.monitor.rewind(self.step)
+        line = f"{why}: back to {folder.name}, learning rate x {now.lr_factor:g}"
+        self.monitor.say(line)
+        self._record("rollback", step=self.step, lost=at - self.step, why=line)
+        self.clock.start()
+
+    def _load(self, folder: Any) -> None:
+        with self.watchdog.section("load"):
+            state = checkpoint.load(folder, self.engine, self.ema)
+        self.step, self.progress = state.step, Progress(**state.progress)
+        self._saved: int | None = state.step
+
+    def draw(self) -> None:
+        """Sample grids with the raw and the averaged weights. A collective."""
+        with self.watchdog.section("draw"):
+            self.grids.log(self.step, self.engine, self.ema, self.monitor)
+        self.clock.start()
+
+    def validate(self) -> None:
+        """Loss on held-out images, raw and averaged weights, and what a judge says of drawn ones; the next
+        log line has them. A plateau cuts the learning rate. A collective."""
+        c = self.config
+        if self.probe is not None:
+            with self.watchdog.section("judge"):
+                self.measured |= self.probe(self.engine, self.ema)
+        if not self.validation.count:
+            self.clock.start()
+            return
+        with self.watchdog.section("validate"):
+            raw = self.validation.loss(self.engine)
+            with self.engine.swapped(self.ema.full()):
+                averaged = self.validation.loss(self.engine)
+        self.measured |= {"validation/loss": raw, "validation/loss_ema": averaged}
+        self.monitor.say(f"step {self.step}: validation loss {raw:.4f}, averaged weights {averaged:.4f}")
+        if self.progress.validated(raw, c.lr_schedule):
+            patience = c.lr_schedule.plateau_patience
+            self.monitor.say(
+                f"step {self.step}: no lower validation loss in {patience} validations: "
+                f"learning rate x {self.progress.lr_factor:g}"
+            )
+        self.clock.start()
+
+    def save(self) -> None:
+        """Begin a checkpoint of this step; it is written beside the next steps. A collective."""
+        if self._saved == self.step:
+            return
+        c, value = self.config, self.measured.get(self.config.train.best)
+        if not self.engine.is_finite():
+            raise RunFailedError(
+                f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
+                f"A lower optimizer.lr may help"
+            )
+        best = None
+        if value is not None and self.progress.is_best(value, larger=c.train.best in LARGER_IS_BETTER):
+            best = {"metric": c.train.best, "value": value}
+        with self.watchdog.section("save"):
+            progress = self.progress
+            state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
+            self.saver.save(state, self.engine, self.ema, best)
+        self._saved = self.step
+        self.clock.start()
+
+    def report_memory(self) -> None:
+        """Where the memory of the followed step went, on all ranks. A collective."""
+        if self.tracer.result is None:
+            return
+        ranks = gather_objects(self.tracer.result, self.world)
+        if self.world.main:
+            with self.watchdog.section("memory report"):
+                anatomy = report.measured(self.config, ranks)
+                self.monitor.board(self.step, dict(report.scalars(anatomy)))
+                self.monitor.say(f"memory report: {report.save(self.config.run, anatomy)}")
