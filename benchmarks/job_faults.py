@@ -42,7 +42,7 @@ from benchmarks.job_lab import (
     check_same,
 )
 from diffbase.exits import BAD_INPUT
-from launch.env import ports
+from launch.supervise.environment import ports
 from slurm import processes
 
 TELLING = ("ended", "hang", "failed", "preempted")

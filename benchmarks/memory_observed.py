@@ -116,6 +116,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     from diffcore.diffusion.randomness import Draws
     from diffcore.diffusion.schedule import NoiseSchedule
     from diffcore.engine.ema import Ema
+    from diffcore.engine.engine import Engine
     from shards.schema import CARTOON_SET, Attribute
 
     # DeepSpeed changes both for the whole process.

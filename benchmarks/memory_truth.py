@@ -4,10 +4,10 @@ The planned memory of a training step beside what real DeepSpeed allocates: over
 processes, and over torch's ``fake`` process group for 8, 64 and 1024 ranks in one process. Prints every cell
 and the worst one of each figure; ends with 1 where a state is unequal or an error above 1 %.
 
-The planned side is diffcore.memory.plan.plan. The measured side (memory_observed.py) knows nothing of it: torch's
-profiler reports each allocation and free of the CPU allocator from before the network is built, and the
-states are the storages of the engine's own tensors. Errors are of the whole, (planned - measured) / measured,
-and after forward of the activations alone too.
+The planned side is diffcore.memory.plan.plan. The measured side (memory_observed.py) knows nothing of it:
+torch's profiler reports each allocation and free of the CPU allocator from before the network is built, and
+the states are the storages of the engine's own tensors. Errors are of the whole, (planned - measured) /
+measured, and after forward of the activations alone too.
 
 ``ci`` is pairwise cells of small networks: every two settings that can meet do in one of them. ``table`` has
 those, pairwise cells with 4 processes and 1024 ranks too, and 600 more drawn from the whole product; ``full``

@@ -1,4 +1,5 @@
-"""JSON Lines: one object per line, appended by one write each, so that lines of several processes do not mix."""
+"""JSON Lines: one object per line, appended by one write each, so that lines of several processes do not
+mix."""
 
 from __future__ import annotations
 

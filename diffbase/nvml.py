@@ -30,7 +30,7 @@ class DeviceMemory:
 
 
 def device_memory(uuid: str) -> DeviceMemory:
-    """Of the device that torch gives this UUID. Raises what pynvml raises: no driver, no rights, no device."""
+    """Of the device with this UUID of torch's. Raises what pynvml raises: no driver, no rights, no device."""
     import pynvml
 
     pynvml.nvmlInit()

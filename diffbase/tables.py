@@ -11,10 +11,10 @@ from rich.text import Text
 
 
 class TextTable:
-    """A table whose first column is text and whose others are figures, unless ``left`` names more of the first."""
+    """The first ``left`` columns are text, the others figures."""
 
     def __init__(self, title: str, *headings: str, left: int = 1, plain: bool = False) -> None:
-        """``plain``: no lines around it; paths and numbers are for copying, so cells are folded, never cut."""
+        """``plain``: no lines around it, and cells are folded, never cut: paths are for copying."""
         self.table = Table(
             title=Text(title, style="table.title") if title else None,
             box=SIMPLE if plain else Table().box,

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from diffbase.cli import InputError
+from diffbase.explain import explain
 from diffbase.files import write_atomic
 from shards.schema import Attribute
 
@@ -228,8 +229,7 @@ def parse_header(data: bytes, path: Path) -> Header:
             )
         header = Header.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise InputError(f"{path}: {explain(error, Header)}") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import socket
 import stat
 import subprocess
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.ports import is_free
 
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server numactl iproute2"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
@@ -58,12 +57,7 @@ def free_ports(count: int, address: str, folder: Path) -> int:
     start = int.from_bytes(hashlib.sha256(str(folder).encode()).digest()[:4], "big") % (last - first)
     for offset in range(0, last - first, count):
         port = first + (start + offset) % (last - first)
-        with contextlib.ExitStack() as stack:
-            try:
-                for i in range(count):
-                    stack.enter_context(socket.socket()).bind((address, port + i))
-            except OSError:
-                continue
+        if all(is_free(port + i, address) for i in range(count)):
             return port
     raise InputError(f"no {count} free ports in a row between {first} and {last} on {address}")
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import pydantic
 import yaml
 from pydantic import BaseModel
 
 from diffbase.cli import InputError, Parser
-from diffcore.config.models import Model
+from diffbase.explain import sections_of, validated
 from diffcore.config.tree import Config
 
 
@@ -34,10 +33,7 @@ class _Flags:
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
     tree = _merged(_read(path), overrides or {})
-    try:
-        return Config.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+    return validated(Config, tree, str(path))
 
 
 def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
@@ -65,10 +61,7 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
 def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
     """``config`` with some fields of one section changed, checked as a whole. InputError as in load."""
     tree = _merged(config.model_dump(), {section: dict(values)})
-    try:
-        return Config.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise InputError(_explain(error)) from error
+    return validated(Config, tree, "")
 
 
 def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
@@ -119,62 +112,5 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) 
         if isinstance(value, str) and Path in kinds and "://" not in value:
             tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
         elif isinstance(value, dict):
-            for kind in _sections(field.annotation):
+            for kind in sections_of(field.annotation):
                 _anchor_paths(value, kind, folder)
-
-
-def _explain(error: pydantic.ValidationError) -> str:
-    """The first problem as one line: dotted field, what is wrong, what is allowed."""
-    first, count = error.errors()[0], error.error_count()
-    parent, names = _locate(first["loc"])
-    field = ".".join(names)
-    if first["type"].startswith("union_tag"):
-        kinds = [kind for section in _sections(get_args(Model)[0]) for kind in _kinds(section)]
-        text = f"{field}.kind must be one of {', '.join(kinds)}"
-    elif first["type"] == "extra_forbidden" and parent is not None:
-        allowed = list(parent.model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
-        text = f"unknown key {field!r}"
-        text += f" (did you mean {near[0]!r}?)" if near else ""
-        text += f"; allowed here: {', '.join(allowed)}"
-    elif first["type"] == "missing" and parent is not None:
-        meaning = parent.model_fields[str(first["loc"][-1])].description
-        text = f"key {field!r} is missing: {meaning or 'a section'}"
-    else:
-        text = f"{field}: " if field else ""
-        text += first["msg"].removeprefix("Value error, ")
-        if not isinstance(first["input"], dict | BaseModel):
-            text += f", got {first['input']!r}"
-    return text + (f" (and {count - 1} more)" if count > 1 else "")
-
-
-def _locate(path: Sequence[int | str]) -> tuple[type[BaseModel] | None, list[str]]:
-    """The section that holds the last part of an error's path, and the path as the user writes it.
-
-    pydantic puts the chosen member of a union into the path (model.avatar.heads); a YAML does not.
-    """
-    section: type[BaseModel] | None = Config
-    choices: list[type[BaseModel]] = []
-    names: list[str] = []
-    for i, part in enumerate(path):
-        if len(choices) > 1 and (chosen := [c for c in choices if part in _kinds(c)]):
-            section, choices = chosen[0], chosen
-            continue
-        names.append(str(part))
-        if i == len(path) - 1:
-            break
-        field = section.model_fields.get(str(part)) if section else None
-        choices = list(_sections(field.annotation)) if field else []
-        section = choices[0] if choices else None
-    return section, names
-
-
-def _kinds(section: type[BaseModel]) -> tuple[Any, ...]:
-    kind = section.model_fields.get("kind")
-    return get_args(kind.annotation) if kind else ()
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield kind

@@ -1,7 +1,8 @@
-"""How a ZeRO stage computes in a precision: the one table that engine, DeepSpeed's JSON and memory plans read.
+"""How a ZeRO stage computes in a precision: the one table that engine, DeepSpeed's JSON and memory plans
+read.
 
-Under ZeRO-0 DeepSpeed keeps no fp32 masters, so bf16 and fp16 are torch.autocast's, over fp32 weights. ZeRO-1 to
-3 compute with weights in the precision itself and keep fp32 masters beside them, also of fp32 weights.
+Under ZeRO-0 DeepSpeed keeps no fp32 masters, so bf16 and fp16 are torch.autocast's, over fp32 weights. ZeRO-1
+to 3 compute with weights in the precision itself and keep fp32 masters beside them, also of fp32 weights.
 Imports no torch.
 """
 

@@ -1,7 +1,7 @@
 """A network's states as plain tensors by parameter name, wherever ZeRO keeps them.
 
-Checkpoints and the EMA need the network's fp32 weights and Adam's moments by parameter name, whatever the ZeRO
-stage and world size were; DeepSpeed keeps them in flat partitions. ``NamedStates.parts`` translates.
+Checkpoints and the EMA need the network's fp32 weights and Adam's moments by parameter name, whatever the
+ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``NamedStates.parts`` translates.
 """
 
 from __future__ import annotations

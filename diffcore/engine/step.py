@@ -24,9 +24,9 @@ def take_step(
 ) -> tuple[bool, Tensor]:
     """Step ``number`` (0 is the first) on the next ``engine.accumulation`` micro batches.
 
-    ``loss_of`` gives a micro batch's losses [B]. ``after`` is called as each part ends: data, forward, backward
-    and optimizer of every micro batch, then ema. Returns whether the weights may have changed (False where a
-    gradient was not finite and every rank left the step out), and the last micro batch's losses.
+    ``loss_of`` gives a micro batch's losses [B]. ``after`` is called as each part ends: data, forward,
+    backward and optimizer of every micro batch, then ema. Returns whether the weights may have changed (False
+    where a gradient was not finite and every rank left the step out), and the last micro batch's losses.
     """
     applied = True
     for _ in range(engine.accumulation):

@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_row(name, f"{shown:.0%}", f"{judge['share']:.1%}", there)
     table.print()
     print(
-        f"can be seen at this size: {', '.join(found.able)}; the judge's mean over them {found.over_able:.2%} of "
-        f"{found.images} images. Over all {len(found.attributes)} attributes, where they show, {found.over_all:.2%}."
+        f"can be seen at this size: {', '.join(found.able)}; the judge's mean over them "
+        f"{found.over_able:.2%} of {found.images} images. Over all {len(found.attributes)} attributes, "
+        f"where they show, {found.over_all:.2%}."
     )
 
 

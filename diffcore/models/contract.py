@@ -41,7 +41,7 @@ class Inputs(NamedTuple):
 def example_batch(
     count: int, schema: Sequence[Attribute], size: int, device: torch.device | str = "cpu"
 ) -> Inputs:
-    """Inputs of the right shapes and types for ``count`` images of ``size`` pixels: zeros, all labels kept."""
+    """Inputs for ``count`` images of ``size`` pixels, of the right shapes and types: zeros."""
     return Inputs(
         torch.zeros(count, 3, size, size, device=device),
         torch.zeros(count, dtype=torch.int64, device=device),

@@ -68,7 +68,8 @@ def draw_shared(
     seed: int,
     world: World,
 ) -> NDArray[np.uint8]:
-    """Images for ``labels``, whole on every rank: uint8 [N, H, W, 3]. Every rank draws its share. A collective.
+    """Images for ``labels``, whole on every rank: uint8 [N, H, W, 3]. Every rank draws its share. A
+    collective.
 
     Equal shares: under ZeRO-3 every forward is a collective, so no rank may have one more.
     """

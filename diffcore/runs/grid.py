@@ -25,8 +25,9 @@ def write_grid(
 ) -> int:
     """Draw ``sampling.count`` images per row of (weights, their model, guidance scale); returns how many.
 
-    One row is wrapped into a grid; several stand one above the other, of the same labels and noise, with their
-    names. Writes ``out`` (a PNG) and, beside it, a JSON with ``about``, the settings and every cell's labels.
+    One row is wrapped into a grid; several stand one above the other, of the same labels and noise, with
+    their names. Writes ``out`` (a PNG) and, beside it, a JSON with ``about``, the settings and every cell's
+    labels.
     """
     model, several = rows[0][1], len(rows) > 1
     labels_BA = choose_labels(model.schema, wanted, seed, sampling.count)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from diffbase import ledger
-from launch import snapshot
-from launch.cluster import Cluster
-from launch.spec import JobSpec
+from launch.ask.profile import Cluster
+from launch.ask.spec import JobSpec
+from launch.job import folder as snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Stands in for diffcore/train.py: $ACTS/acts.json says what a rank does in an attempt; else it is done.
 SCRIPT = """
 import json, os, pathlib, signal, sys, time
-from diffcore import ledger
+from diffbase import ledger
 run = pathlib.Path(sys.argv[2]).parents[2]
 told = pathlib.Path(os.environ["ACTS"])
 rank, attempt = int(os.environ["RANK"]), int(os.environ["DIFFCORE_ATTEMPT"])
@@ -100,7 +100,7 @@ class FakeJob:
                 "XDG_STATE_HOME": str(self.place.run.parent / "state"),
                 "PATH": f"{self.bin}:/usr/bin:/bin",
             }
-            code = "import sys; from launch.task import Task; sys.exit(Task(*sys.argv[1:])())"
+            code = "import sys; from launch.supervise.task import Task; sys.exit(Task(*sys.argv[1:])())"
             command = [sys.executable, "-c", code, str(self.place.folder), str(self.place.code)]
             self.processes.append(
                 subprocess.Popen(

@@ -82,11 +82,11 @@ def test_no_module_shadows_another(path: Path) -> None:
         "shards.pack",
         "launch.ranks",
         "launch.submit",
-        "launch.submission",
-        "launch.supervisor",
-        "launch.task",
+        "launch.hand_over.submission",
+        "launch.supervise.supervisor",
+        "launch.supervise.task",
         "launch.jobs",
-        "launch.goodput",
+        "launch.follow.goodput",
     ],
 )
 def test_loads_without_torch(module: str) -> None:

@@ -32,7 +32,8 @@ def probe_of(
 ) -> Probe | None:
     """The probe of a run, or None where there is nothing to judge: no labels, judge or samples.
 
-    ``samples``: drawn, by default ``validation.drawn``. ``folder``: the judge's; then a missing one is an InputError. One of other shards always is.
+    ``samples``: drawn, by default ``validation.drawn``. ``folder``: the judge's; then a missing one is an
+    InputError. One of other shards always is.
     """
     samples = config.validation.drawn if samples is None else samples
     if not index.schema or not samples:

@@ -1,4 +1,5 @@
-"""What stays of an evaluation: quality.json, quality.html and TensorBoard, and its figures on the terminal."""
+"""What stays of an evaluation: quality.json, quality.html and TensorBoard, and its figures on the
+terminal."""
 
 from __future__ import annotations
 

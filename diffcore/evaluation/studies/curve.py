@@ -25,7 +25,8 @@ FILE = "points.json"
 def measure(
     run: Path, sampling: Sampling, judge_folder: Path | None, *, samples: int, seed: int, raw: bool
 ) -> list[dict[str, Any]]:
-    """A point per checkpoint that the config asks for, the same labels and noise at each; also in points.json.
+    """A point per checkpoint that the config asks for, the same labels and noise at each; also in
+    points.json.
 
     ``raw``: the raw weights too, not the EMA alone. InputError for shards without labels or judge.
     """

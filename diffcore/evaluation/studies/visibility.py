@@ -1,4 +1,4 @@
-"""How much of the stand-in avatars can be seen at the size that they are packed at, and does the judge see it?"""
+"""What of the stand-in avatars can be seen at the size that they are packed at, and does the judge see it?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shards.standin.visible import visible
 from shards.table import Index
 
 PIXELS, CHANGE = 8, 25
-"""An attribute shows in an image if every other variant changes this many pixels by more than this, of 255."""
+"""An attribute shows if every other variant changes this many pixels by more than this, of 255."""
 MOST = 0.9
 """It can be seen at a size if it shows in this share of the images."""
 

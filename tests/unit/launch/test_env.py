@@ -10,10 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from launch import env, nodelist
-from launch.cluster import Cluster, Network
-from launch.env import PORTS, Layout
-from launch.spec import JobSpec
+from launch.ask.profile import Cluster, Network
+from launch.ask.spec import JobSpec
+from launch.scheduler import nodelist
+from launch.supervise import environment as env
+from launch.supervise.environment import PORTS, Layout
 
 
 def slurm(counts: list[int], node: int, local: int) -> dict[str, str]:

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from diffbase import ledger
 from diffbase.cli import InputError
-from launch import goodput, jobs, query, registry
+from launch import jobs
+from launch.follow import goodput
+from launch.follow.run import FRESH, Run
+from launch.job import registry
+from launch.scheduler import jobs as query
 
 
 def event(at: float, name: str, attempt: int = 0, **fields: Any) -> dict[str, Any]:
@@ -191,22 +195,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_states_from_the_folder_alone(run: Path) -> None:
-    assert jobs.Run.read(run).state(None) == "PENDING"
+    assert Run.read(run).state(None) == "PENDING"
     ledger.record(run, "started", job="5", restart=0)
     ledger.beat(run, 3, 10, "train")
-    assert jobs.Run.read(run).state(None) == "RUNNING"
-    assert jobs.Run.read(run).steps == "3/10"
+    assert Run.read(run).state(None) == "RUNNING"
+    assert Run.read(run).steps == "3/10"
     ledger.record(run, "ended", job="5", code=0)
-    assert jobs.Run.read(run).state(None) == "COMPLETED"
-    assert jobs.Run.read(run).state(query.Job("COMPLETING")) == "COMPLETING"
+    assert Run.read(run).state(None) == "COMPLETED"
+    assert Run.read(run).state(query.Job("COMPLETING")) == "COMPLETING"
 
 
 def test_an_old_heartbeat_is_no_sign_of_life(run: Path) -> None:
     ledger.record(run, "started", job="5", restart=0)
     ledger.beat(run, 3, 10, "train")
-    told = jobs.Run.read(run)
+    told = Run.read(run)
     assert told.beat is not None
-    told.beat["time"] = time.time() - 2 * jobs.FRESH
+    told.beat["time"] = time.time() - 2 * FRESH
     assert told.state(None) == "UNKNOWN"
 
 

@@ -11,13 +11,14 @@ import pytest
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, FATAL, PREEMPTED, RETRYABLE
-from launch import leader as module
-from launch import registry
-from launch.cluster import Cluster
-from launch.env import Layout
-from launch.leader import Leader
-from launch.meeting import Meeting
-from launch.spec import JobSpec
+from launch.ask.profile import Cluster
+from launch.ask.spec import JobSpec
+from launch.job import registry
+from launch.scheduler import client
+from launch.supervise import leader as module
+from launch.supervise.environment import Layout
+from launch.supervise.leader import Leader
+from launch.supervise.meeting import Meeting
 
 Lines = list[str]
 
@@ -28,7 +29,7 @@ def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(module, "MUSTER", 0.0)
     monkeypatch.setattr(module, "OLD_LIFE", 0.0)
-    monkeypatch.setattr(module.requeue, "state_of", lambda job: None)  # Slurm does not know other jobs
+    monkeypatch.setattr(client, "state_of", lambda job: None)  # Slurm does not know other jobs
     live = tmp_path / "run" / "job" / "001" / "live"
     meeting = Meeting(live, "7.0.0")
     meeting.open()
@@ -98,8 +99,8 @@ def test_a_lost_attempt_is_closed_first(lead: Leader) -> None:
 
 
 def test_a_running_job_is_not_pushed_out(lead: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
-    running = module.requeue.State("RUNNING", 0, "n3", "low")
-    monkeypatch.setattr(module.requeue, "state_of", lambda job: running)
+    running = client.State("RUNNING", 0, "n3", "low")
+    monkeypatch.setattr(client, "state_of", lambda job: running)
     lead.meeting.claim("5")
     with (lead.run / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

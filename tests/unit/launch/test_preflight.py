@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.nvml import device_problems
-from launch import preflight
-from launch.takeover import lost_nodes
+from launch.scheduler.client import lost_nodes
+from launch.supervise import preflight
 
 
 def test_room_is_measured_and_nothing_is_left(tmp_path: Path) -> None:

@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from launch import cluster, registry, snapshot, submission, submit
-from launch.spec import parse_minutes, parse_nodes
+from launch import submit
+from launch.ask import profile as cluster
+from launch.ask.spec import parse_minutes, parse_nodes
+from launch.hand_over import submission
+from launch.job import folder as snapshot
+from launch.job import registry
+from launch.job.code import copy_code
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -179,7 +184,7 @@ def test_the_snapshot_holds_tracked_files_only(tmp_path: Path) -> None:
     git("add", ".")
     (repo / "diffcore" / "train.py").write_text("two")  # as it is on the disk
     (repo / "diffcore" / "secret.py").write_text("not tracked")
-    snapshot.copy_code(tmp_path / "code", repo)
+    copy_code(tmp_path / "code", repo)
     files = sorted(p.relative_to(tmp_path / "code").as_posix() for p in (tmp_path / "code").rglob("*.py"))
     assert files == ["diffcore/train.py"]
     assert (tmp_path / "code" / "diffcore" / "train.py").read_text() == "two"

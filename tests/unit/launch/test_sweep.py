@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from launch import sweep
+from launch.ask import sweep
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor
 
-from launch.spec import JobSpec
+from launch.ask.spec import JobSpec
 
 UNLIMITED = 1_000_000
 """submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""

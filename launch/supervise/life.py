@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import FrameType
 
 from diffbase import ledger
-from launch.env import Layout, scratch
-from launch.meeting import Meeting
-from launch.snapshot import Place
+from launch.job.folder import Place
+from launch.supervise.environment import Layout, scratch
+from launch.supervise.meeting import Meeting
 
 POLL = 0.2
 """Seconds between two looks at the own process."""

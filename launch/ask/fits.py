@@ -12,7 +12,7 @@ from pathlib import Path
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffcore.config.tree import Config
-from launch.spec import JobSpec
+from launch.ask.spec import JobSpec
 
 PATIENCE = 300  # seconds; planning takes some five, most of it to load torch
 DOES_NOT_FIT = "does not fit"

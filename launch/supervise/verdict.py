@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
-from launch.meeting import Exit
+from launch.supervise.meeting import Exit
 
 ASKED = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
 

@@ -9,9 +9,7 @@ the data order do not depend on the number of ranks.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,25 @@ from typing import Any
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffcore.config import configure
-from launch import registry, requeue, snapshot
-from launch.env import Layout
-from launch.snapshot import Place
-from launch.spec import JobSpec
+from launch.ask.spec import JobSpec
+from launch.job import folder, registry
+from launch.job.folder import Place
+from launch.job.sbatch import Sbatch
+from launch.scheduler import client
+from launch.supervise.environment import Layout
 
 Successor = Callable[[Place], Any]
 """A job's folder -> what submitit runs there."""
-PATIENCE = 10  # seconds; more than Slurm gives
 
 
 def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor) -> str | None:
     """Submit a successor if a node of this job is lost and none is free; a line for the log, or None."""
     if not spec.requeue or spec.nodes_min >= spec.nodes:
         return None
-    lost = lost_nodes(_ask(["sinfo", "-h", "-N", "-n", ",".join(where.nodes), "-o", "%N %t"]))
+    lost = client.lost_among(where.nodes)
     if not lost:
         return None
-    state = requeue.state_of(where.job)
+    state = client.state_of(where.job)
     # Slurm has counted the restart already; a job that was cancelled has none.
     if state is None or state.restarts != where.restart + 1:
         return None
@@ -44,8 +43,7 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
         return None
     left = len(where.nodes) - len(lost)
     # This job's own nodes may already be listed as idle.
-    idle = _ask(["sinfo", "-h", "-N", "-p", state.partition, "-t", "idle", "-o", "%N"]).split()
-    available = left + len(set(idle) - set(where.nodes))
+    available = left + len(set(client.idle_nodes(state.partition)) - set(where.nodes))
     nodes = fitting(place, spec, available)
     gone = ", ".join(lost)
     if nodes is None:
@@ -54,16 +52,6 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
         return f"{gone} lost; other nodes are free, and Slurm queues the job again"
     job = succeed(place, code, where, spec, successor, nodes)
     return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
-
-
-def lost_nodes(text: str) -> list[str]:
-    """Nodes that are down or do not answer, of lines ``name state``."""
-    lost = []
-    for line in text.splitlines():
-        name, _, state = line.strip().partition(" ")
-        if re.match(r"(down|fail|unk)|.*\*$", state) and name not in lost:
-            lost.append(name)
-    return lost
 
 
 def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
@@ -80,28 +68,25 @@ def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
 
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
     """Submit the successor and cancel this job; returns its number."""
-    from launch.sbatch import Sbatch
-
     following = spec.model_copy(update={"nodes": nodes, "takes_over": where.job, "after": None})
-    heir = snapshot.create(place.run)
-    shutil.copyfile(place.config, heir.config)
-    snapshot.write_spec(heir, following)
-    heir.live.mkdir(mode=0o700)
+    after = folder.create(place.run)
+    shutil.copyfile(place.config, after.config)
+    folder.write_spec(after, following)
+    after.live.mkdir(mode=0o700)
     # What Slurm told this job must not be told to the next one.
-    for name in [
-        n for n in os.environ if n.startswith(("SLURM_", "SUBMITIT_", "SRUN_")) and n != "SLURM_CONF"
-    ]:
+    ours = ("SLURM_", "SUBMITIT_", "SRUN_")
+    for name in [n for n in os.environ if n.startswith(ours) and n != "SLURM_CONF"]:
         del os.environ[name]
-    job = str(Sbatch(following, heir.folder, code).submit(successor(heir)).job_id)
+    job = str(Sbatch(following, after.folder, code).submit(successor(after)).job_id)
     begun = [int(e["attempt"]) for e in ledger.events(place.run) if e["event"] == "started"]
     # fmt: off
     ledger.record(
-        place.run, "submitted", attempt=max(begun, default=-1) + 1, job=job, folder=str(heir.folder),
+        place.run, "submitted", attempt=max(begun, default=-1) + 1, job=job, folder=str(after.folder),
         name=spec.job, cluster=spec.cluster.name, nodes=nodes, ranks=following.world, takeover=True,
     )
     # fmt: on
     registry.remember(place.run, job, spec.cluster.name)
-    subprocess.run(["scancel", where.job], check=False, timeout=PATIENCE)
+    client.cancel(where.job)
     return job
 
 
@@ -113,10 +98,3 @@ def _elected(place: Place, where: Layout) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _ask(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -10,12 +10,13 @@ from typing import Any
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
-from launch import budget, preflight, requeue
-from launch.env import address, free_port
-from launch.life import Life
-from launch.meeting import Exit, Plan
-from launch.preflight import PROBE
-from launch.verdict import Verdict, judge
+from launch.scheduler import client
+from launch.supervise import budget, preflight, requeue
+from launch.supervise.environment import address, free_port
+from launch.supervise.life import Life
+from launch.supervise.meeting import Exit, Plan
+from launch.supervise.preflight import PROBE
+from launch.supervise.verdict import Verdict, judge
 
 MUSTER = 120.0
 """Seconds that the supervisors of all ranks have to appear."""
@@ -83,8 +84,8 @@ class Leader:
         """Whether another job may still train: where Slurm does not tell, the run folder's lock does."""
         if not self.spec.requeue:
             return True
-        state = requeue.state_of(job)
-        return state is not None and state.name in requeue.LIVING
+        state = client.state_of(job)
+        return state is not None and state.name in client.LIVING
 
     def _unlocked(self, seconds: float) -> bool:
         """Wait until no training process holds the run folder; whether that came."""

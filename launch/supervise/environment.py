@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.nodelist import expand, tasks_per_node
-from launch.spec import JobSpec
+from diffbase.ports import is_free
+from launch.ask.spec import JobSpec
+from launch.scheduler.nodelist import expand, tasks_per_node
 
 PORTS = range(20480, 32768)
 TRIES = 256
@@ -110,11 +111,7 @@ def ports(job: str, restart: int, attempt: int) -> Iterator[int]:
 def free_port(job: str, restart: int, attempt: int) -> int:
     """The first candidate that nobody on this machine listens on."""
     for port in ports(job, restart, attempt):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     raise OSError(f"none of {TRIES} ports between {PORTS.start} and {PORTS.stop - 1} is free")
 

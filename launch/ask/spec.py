@@ -10,8 +10,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffcore.config.section import Section
-from launch.cluster import Cluster, validated
+from launch.ask.profile import Cluster
 
 
 class JobSpec(Section):

@@ -6,33 +6,33 @@ line a submission, and for each cluster the nodes that failed a preflight, with 
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffbase import jsonl
 from diffbase.files import renamed
 
 NEWEST = 200  # submissions that a list looks at
 
 
 def home() -> Path:
+    """The folder of this user's state."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "diffcore"
 
 
 def remember(run: Path, job: str, cluster: str) -> None:
     """One more submission. A single write, so that two at once do not mix."""
-    _append(
-        home() / "jobs.jsonl", {"time": round(time.time()), "run": str(run), "job": job, "cluster": cluster}
-    )
+    entry = {"time": round(time.time()), "run": str(run), "job": job, "cluster": cluster}
+    _append(home() / "jobs.jsonl", entry)
 
 
 def submissions() -> list[dict[str, Any]]:
     """This user's newest submissions, oldest first."""
-    return list(_lines(home() / "jobs.jsonl"))[-NEWEST:]
+    return list(jsonl.read(home() / "jobs.jsonl"))[-NEWEST:]
 
 
 def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
@@ -47,11 +47,11 @@ def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
 def excluded(cluster: str) -> dict[str, str]:
     """Nodes that are left out of submissions to ``cluster`` now, and why."""
     path, now = _excluded_path(cluster), time.time()
-    lines = list(_lines(path))
+    lines = list(jsonl.read(path))
     current = [line for line in lines if float(line.get("until", 0)) > now and "node" in line]
     if len(current) < len(lines):
         with renamed(path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in current))
+            temporary.write_text(jsonl.text(current))
     return {str(line["node"]): str(line.get("why", "")) for line in current}
 
 
@@ -59,24 +59,6 @@ def _excluded_path(cluster: str) -> Path:
     return home() / f"excluded-{cluster}.jsonl"
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
+def _append(path: Path, entry: Mapping[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            tree = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(tree, dict):
-            yield tree
+    jsonl.append(path, entry)

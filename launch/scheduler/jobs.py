@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PATIENCE = 30  # seconds
+from launch.scheduler import client
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ def ask(wanted: Mapping[str, str]) -> dict[str, Job]:
     if not wanted or not shutil.which("squeue"):
         return {}
     # Job numbers, not the user's whole queue; an unknown number must not spoil the answer, so all states.
-    queued = _run(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
+    queued = client.answer(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
     found = parse_squeue(queued)
     missing = [job for job in wanted if job not in found]
     if missing and shutil.which("sacct"):
         columns = "JobID,State,Elapsed,NodeList,ExitCode,JobName"
-        found |= parse_sacct(_run(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)]))
+        found |= parse_sacct(
+            client.answer(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)])
+        )
     found |= {job: told for job in wanted if job not in found and (told := _array(job, found))}
     return {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
 
@@ -74,11 +75,3 @@ def parse_sacct(text: str) -> dict[str, Job]:
             why = "" if code == "0:0" else f"exit code {code.split(':')[0]}"
             found[job] = Job(state.split()[0], elapsed, nodes, why, name)
     return found
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -4,7 +4,7 @@
 
 Every rank has one, and they talk through files (meeting.py). Rank 0's also decides (leader.py): what failed
 is tried again in the same allocation while that is whole; what was preempted, ran out of time or lost a node
-is given back to Slurm, which queues it again. The rank's exit code is the plan's (diffcore/exits.py).
+is given back to Slurm, which queues it again. The rank's exit code is the plan's (diffbase/exits.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
-from launch import preflight, takeover
-from launch.child import Child, die_with_parent
-from launch.env import rank_environment
-from launch.leader import Leader
-from launch.life import Life, SupersededError
-from launch.meeting import Exit, Plan
-from launch.preflight import PROBE
+from launch.supervise import preflight, takeover
+from launch.supervise.child import Child, die_with_parent
+from launch.supervise.environment import rank_environment
+from launch.supervise.leader import Leader
+from launch.supervise.life import Life, SupersededError
+from launch.supervise.meeting import Exit, Plan
+from launch.supervise.preflight import PROBE
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 END_GRACE = 2.0

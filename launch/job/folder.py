@@ -13,20 +13,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffbase.cli import InputError
-from diffbase.files import REPOSITORY, write_atomic
+from diffbase.explain import validated
+from diffbase.files import write_atomic
 from diffcore.config.tree import Config
-from launch.cluster import validated
-from launch.spec import JobSpec
+from launch.ask.spec import JobSpec
 
 JOBS = "job"  # RUN/job
-PACKAGES = ("launch", "diffcore", "shards", "diffbase", "configs", "slurm")
 
 # Names that are kept; whatever looks like a secret is left out even so.
 KEPT = re.compile(
@@ -106,41 +102,3 @@ def write_spec(place: Place, spec: JobSpec) -> None:
 def allowed(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that may be written down."""
     return {k: v for k, v in environment.items() if KEPT.fullmatch(k) and not SECRET.search(k)}
-
-
-def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
-    """Copy the tracked files of the checkout, as they are on the disk, and say which commit that is.
-
-    Where the code is no checkout (an installed package), its Python, YAML and JSON files are taken.
-    """
-    target.mkdir(mode=0o700)
-    for name in tracked(repository):
-        source = repository / name
-        if source.is_file() and not source.is_symlink():
-            (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(source, target / name)
-    from diffcore.runs.run_folder import code_version
-
-    (target / "VERSION").write_text(code_version() + "\n")
-    if not (target / "diffcore" / "train.py").is_file():
-        raise InputError(f"{repository}: holds no diffcore/train.py to copy into the run folder")
-
-
-def tracked(repository: Path) -> list[str]:
-    """Relative paths of the code's files."""
-    command = ["git", "-C", str(repository), "ls-files", "-z", "--", *PACKAGES, "pyproject.toml"]
-    inside = ["git", "-C", str(repository), "rev-parse", "--show-toplevel"]
-    try:
-        top = subprocess.run(inside, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-        if Path(top).resolve() == repository.resolve():
-            listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
-            return [os.fsdecode(name) for name in listed.split(b"\0") if name]
-    except (OSError, subprocess.SubprocessError):
-        pass
-    suffixes = (".py", ".yaml", ".json")
-    return [
-        path.relative_to(repository).as_posix()
-        for package in PACKAGES
-        for path in sorted((repository / package).rglob("*"))
-        if path.suffix in suffixes
-    ]

@@ -23,10 +23,10 @@ class Task:
         """Supervise this rank until the job ends; leaves with the run's exit code where that is not 0."""
         from pathlib import Path
 
-        from launch.env import layout
-        from launch.life import Life
-        from launch.snapshot import Place
-        from launch.supervisor import Supervisor
+        from launch.job.folder import Place
+        from launch.supervise.environment import layout
+        from launch.supervise.life import Life
+        from launch.supervise.supervisor import Supervisor
 
         life = Life(Place(Path(self.folder)), layout(os.environ))
         code = Supervisor(life, Path(self.code), lambda heir: Task(str(heir.folder), self.code)).run()

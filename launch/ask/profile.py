@@ -6,17 +6,16 @@ where scratch is. Nothing of a site is in Python; ``slurm/profiles/box.yaml`` na
 
 from __future__ import annotations
 
-import difflib
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
-import pydantic
 import yaml
 from pydantic import BaseModel, Field, field_validator
 
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffbase.files import REPOSITORY
 from diffcore.config.section import Section
 
@@ -168,37 +167,3 @@ def load(path: Path) -> Cluster:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping, got {type(tree).__name__}")
     return validated(Cluster, {"name": path.stem} | tree, str(path))
-
-
-def validated(kind: type[M], tree: dict[str, Any], where: str) -> M:
-    """``tree`` as a ``kind``; the first mistake as an InputError of one line."""
-    try:
-        return kind.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise InputError(f"{where}: {explain(error, kind)}") from error
-
-
-def explain(error: pydantic.ValidationError, kind: type[BaseModel]) -> str:
-    """The first problem: dotted key, what is wrong, what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        allowed = list(_section(kind, first["loc"][:-1]).model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"unknown key {key!r}{hint}; allowed here: {', '.join(allowed)}"
-    if first["type"] == "missing":
-        return f"key {key!r} is missing"
-    text = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
-    return f"{key}: {text}{given}" if key else f"{text}{given}"
-
-
-def _section(kind: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
-    for part in loc:
-        field = kind.model_fields.get(str(part))
-        if field is None:
-            break
-        kinds = (field.annotation, *get_args(field.annotation))
-        kind = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), kind)
-    return kind

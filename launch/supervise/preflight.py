@@ -1,7 +1,7 @@
 """Before a step is trained: can the nodes do it? Under half a minute, and a failing node is named.
 
-Every node looks at its disks and devices; then all ranks time an all-reduce (launch/allreduce.py). A node
-that fails alone is left out of this user's next submissions to the cluster for a while (launch/registry.py).
+Every node looks at its disks and devices; then all ranks time an all-reduce (allreduce.py). A node that fails
+alone is left out of this user's next submissions to the cluster for a while (launch/job/registry.py).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffbase.nvml import device_problems
-from launch import registry
-from launch.env import Layout
-from launch.meeting import Exit, Meeting
-from launch.spec import JobSpec
+from launch.ask.spec import JobSpec
+from launch.job import registry
+from launch.supervise.environment import Layout
+from launch.supervise.meeting import Exit, Meeting
 
 PROBE = "probe"
 SECONDS = 25.0
@@ -61,7 +61,7 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
 def command(meeting: Meeting, where: Layout) -> list[str]:
     """The process that takes part in the timed all-reduce."""
     out = meeting.folder / f"speed-{where.rank}.json"
-    return [sys.executable, "-m", "launch.allreduce", "--out", str(out), "--seconds", str(SECONDS)]
+    return [sys.executable, "-m", "launch.supervise.allreduce", "--out", str(out), "--seconds", str(SECONDS)]
 
 
 def judge(

@@ -1,0 +1,56 @@
+"""What the flags ask for, held against the cluster, the config and the data. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from diffbase.cli import InputError
+from diffbase.nvml import count_gpus
+from diffcore.config.tree import Config
+from diffcore.runs import run_folder
+from launch.ask import profile
+from launch.ask.profile import Cluster
+from launch.ask.spec import JobSpec
+from launch.ranks import cpu_ranks
+from shards.table import Index
+
+
+def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
+    """The profile; on one machine without a size, all GPUs or some ranks that share its cores."""
+    cluster = profile.choose(flags.cluster)
+    if cluster.is_local:
+        if flags.gpus_per_node is None and flags.tasks_per_node is None:
+            flags.gpus_per_node = count_gpus()
+            flags.tasks_per_node = flags.gpus_per_node or cpu_ranks()
+        if flags.after or flags.test_only or flags.sweep:
+            raise InputError("cluster local has no queue: --after, --sweep and --test-only need Slurm")
+    if here and flags.sweep:
+        raise InputError("--sweep is a job array of its own; inside an allocation add --queue")
+    return cluster
+
+
+def default_name(config: Config) -> str:
+    """The run folder's name, as far as a job may bear it."""
+    name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in config.run.name)[:100]
+    return name if name[:1].isalnum() else f"run{name}"
+
+
+def check(config: Config, spec: JobSpec, strict: bool) -> None:
+    """What the nodes would find wrong, as InputErrors; missing shards are one only with ``strict``."""
+    for nodes in sorted({spec.nodes_min, spec.nodes}):
+        config.batch.split(nodes * spec.tasks_per_node)
+    if isinstance(config.data.path, str):  # a URL: the nodes fetch it
+        return
+    if not strict and not (config.data.path / "index.json").exists():
+        print(f"warning: data.path: {config.data.path} holds no index.json; seen from here", file=sys.stderr)
+        return
+    index = Index.load(config.data.path)
+    for split in index.splits.values() if strict else ():
+        for shard in split.shards:
+            path = config.data.path / shard.name
+            size = path.stat().st_size if path.exists() else None
+            if size != shard.bytes:
+                said = "is missing" if size is None else f"has {size} bytes, the index says {shard.bytes}"
+                raise InputError(f"data.path: {path} {said}; python -m shards.verify tells more")
+    run_folder.check(config, run_folder.data_record(index))

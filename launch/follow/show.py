@@ -1,0 +1,105 @@
+"""Runs and their jobs on the terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.exits import DONE, PREEMPTED
+from diffbase.files import write_atomic
+from diffbase.tables import TextTable
+from launch.ask.profile import LOCAL
+from launch.follow import goodput
+from launch.follow.run import Run, follow_run
+from launch.follow.tail import tail
+from launch.job import registry
+from launch.scheduler import jobs as query
+from launch.supervise import budget
+
+PIPE = 250
+"""Columns of a pipe, which has no width: rows are not broken there."""
+
+
+def show_list() -> None:
+    """One line a run, the newest submission last."""
+    runs: dict[str, Run] = {}
+    for entry in registry.submissions():
+        runs.pop(entry["run"], None)  # a run stands where it was submitted last
+        try:
+            runs[entry["run"]] = Run.read(Path(entry["run"]))
+        except (InputError, OSError):  # removed since
+            continue
+    states = query.ask({run.job: run.name for run in runs.values() if run.cluster != LOCAL})
+    table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", left=6, plain=True)
+    for run in runs.values():
+        attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
+        state = run.state(states.get(run.job))
+        table.add_row(run.job, state, run.steps, str(attempts), run.cluster, str(run.folder))
+    table.print(width=PIPE)
+
+
+def show_status(run: Run) -> None:
+    """State, how far, how often started, and the last things that happened."""
+    job = query.ask({run.job: run.name}).get(run.job) if run.cluster != LOCAL else None
+    table = TextTable("", "", "", left=2, plain=True)
+    table.add_row("run", str(run.folder))
+    table.add_row(
+        "job", f"{run.job} on {run.cluster}: {run.state(job)}{f' ({job.why})' if job and job.why else ''}"
+    )
+    if job and job.nodes:
+        table.add_row("nodes", f"{job.nodes}, {job.elapsed}")
+    if run.beat:
+        ago = time.time() - float(run.beat["time"])
+        table.add_row("step", f"{run.steps}, {run.beat['section']}, {_ago(ago)}")
+    table.add_row("newest checkpoint", f"step {budget.newest_complete(run.folder)}")
+    failures = sum(e["event"] == "ended" and int(e["code"]) not in (DONE, PREEMPTED) for e in run.events)
+    stops = sum(e["event"] == "ended" and int(e["code"]) == PREEMPTED for e in run.events)
+    attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
+    table.add_row("attempts", f"{attempts} ({failures} failed, {stops} stopped and saved)")
+    for e in run.events[-6:]:
+        detail = " ".join(str(e[key]) for key in ("step", "why") if key in e)
+        table.add_row(_ago(time.time() - float(e["time"])), f"attempt {e['attempt']}: {e['event']} {detail}")
+    table.print(width=PIPE)
+
+
+def show_logs(run: Run, rank: int, follow: bool) -> None:
+    """A rank's output; ``follow``: until the job ends."""
+    if follow:
+        follow_run(run.folder, rank)
+        return
+    log = run.log(rank)
+    if not log.exists():
+        ranks = sorted(int(p.name.split("_")[-2]) for p in run.logs.glob(f"{run.job}_*_log.out"))
+        known = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "none yet"
+        raise InputError(f"--rank {rank}: {log} is not there; there are: {known}")
+    tail(log, ended=lambda: True)
+
+
+def show_goodput(run: Run) -> None:
+    """Where the time went: a table, and goodput.svg in the run folder."""
+    attempts = goodput.account(run.events, run.beat)
+    if not attempts:
+        raise InputError(f"{run.folder}: no attempt was started yet")
+    table = TextTable("", "attempt", "ended", *goodput.KINDS, "total", left=2, plain=True)
+    for a in attempts:
+        cells = [f"{a.seconds[kind]:.1f}" for kind in goodput.KINDS]
+        table.add_row(str(a.number), a.outcome, *cells, f"{a.total:.1f}")
+    sums = [sum(a.seconds[kind] for a in attempts) for kind in goodput.KINDS]
+    total = sum(sums)
+    table.add_section()
+    table.add_row("all", "seconds", *(f"{value:.1f}" for value in sums), f"{total:.1f}")
+    table.add_row("", "share", *(f"{value / total:.1%}" if total else "-" for value in sums), "100%")
+    table.print(width=PIPE)
+    kept, whole = goodput.share(attempts), goodput.share(attempts, waiting=True)
+    print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
+    picture = run.folder / "goodput.svg"
+    write_atomic(picture, goodput.svg(attempts, f"{run.folder.name}: goodput {kept:.1%}").encode())
+    print(f"picture: {picture}")
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in [(86400, "d"), (3600, "h"), (60, "min")]:
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

@@ -1,0 +1,42 @@
+"""A job inside an allocation that this process is in (salloc)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from submitit.core.utils import DelayedSubmission
+
+from launch.ask.spec import JobSpec
+from launch.follow.tail import tail
+from launch.hand_over.entry import record
+from launch.hand_over.local import WITHOUT_LIMIT
+from launch.job.folder import Place
+from launch.job.sbatch import UNLIMITED, Sbatch
+from launch.supervise.task import Task
+
+
+def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
+    """Run the job's steps inside the allocation that this process is in; returns when they ended."""
+    job = os.environ["SLURM_JOB_ID"]
+    script = place.folder / f"{job}_submission.sh"
+    script.write_text(Sbatch(spec, place.folder, place.code).text())
+    delayed = DelayedSubmission(task)
+    delayed.set_timeout(WITHOUT_LIMIT, UNLIMITED)
+    delayed.dump(place.folder / f"{job}_submitted.pkl")
+    record(place, place, spec, job)
+    log = place.folder / f"{job}_0_log.out"
+    print(
+        f"allocation {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks, run folder {place.run}, "
+        f"output {log}"
+    )
+    # srun takes its layout from our arguments, not from what salloc was told.
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS")
+    }
+    with subprocess.Popen(["bash", str(script)], env=inherited) as process:
+        if follow:
+            tail(log, ended=lambda: process.poll() is not None)
+        return process.wait()

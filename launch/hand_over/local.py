@@ -1,0 +1,66 @@
+"""A job on this machine, without Slurm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import environment_variables
+
+from launch.ask.spec import JobSpec
+from launch.follow.tail import tail
+from launch.hand_over.entry import last_code, record
+from launch.job.folder import Place
+from launch.job.sbatch import UNLIMITED
+from launch.supervise.environment import SHOWN
+from launch.supervise.task import Task
+
+WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
+
+
+def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
+    """Start the job's processes; returns the exit code for the shell: the job's, if it was followed."""
+    executor = submitit.LocalExecutor(place.folder, max_num_timeout=UNLIMITED)
+    executor.update_parameters(
+        tasks_per_node=spec.tasks_per_node,
+        gpus_per_node=spec.gpus_per_node,
+        timeout_min=WITHOUT_LIMIT,
+        stderr_to_stdout=True,
+    )
+    path = os.pathsep.join(filter(None, [str(place.code), os.environ.get("PYTHONPATH")]))
+    if not follow:  # the job outlives the terminal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # submitit numbers a machine's GPUs from 0, whichever of them this shell was given.
+    shown = {SHOWN: os.environ["CUDA_VISIBLE_DEVICES"]} if "CUDA_VISIBLE_DEVICES" in os.environ else {}
+    with environment_variables(PYTHONPATH=path, **shown), output_to(place.folder / "controller.log"):
+        job = executor.submit(task)
+    record(place, place, spec, job.job_id)
+    print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")
+    if follow:
+        log = place.folder / f"{job.job_id}_0_log.out"
+        tail(log, ended=lambda: job.state != "RUNNING")
+        return last_code(place.run)
+    print(f"follow it: python -m launch.jobs logs {place.run} --follow")
+    return 0
+
+
+@contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """What is started in the block writes to ``path``: it must not hold the terminal's pipe open."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        for number, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, number)
+            os.close(before)

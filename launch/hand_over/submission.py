@@ -1,0 +1,117 @@
+"""Making the job's folder and handing the job to Slurm, to an allocation, or to this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from submitit.core.utils import FailedJobError
+
+from diffbase import ledger
+from diffbase.cli import InputError
+from diffbase.files import write_atomic
+from launch.ask.profile import LOCAL
+from launch.ask.spec import JobSpec
+from launch.ask.sweep import Point
+from launch.follow.run import follow_run, local_process
+from launch.hand_over import allocation, local
+from launch.hand_over.entry import last_code, record
+from launch.job import folder
+from launch.job.code import copy_code
+from launch.job.folder import Place
+from launch.job.sbatch import Sbatch
+from launch.scheduler import client
+from launch.scheduler import jobs as query
+from launch.scheduler.client import LIVING
+from launch.supervise.task import Task
+
+
+def text(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
+    """The file that ``submit`` would submit now, or what it would start on this machine."""
+    place = folder.next_place(run)
+    if spec.cluster.is_local:
+        return f"{spec.world} processes on this machine, run folder {run}, output in {place.folder}\n"
+    return Sbatch(spec, place.folder, place.code).text(len(points) if _is_sweep(points) else None)
+
+
+def test_only(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
+    """Slurm's answer to when the job would start."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+        script.write(text(points, spec, run))
+        script.flush()
+        return client.when_it_would_start(Path(script.name))
+
+
+def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow: bool) -> int:
+    """Submit; returns the exit code for the shell: the job's, if it was followed."""
+    os.umask(0o077)
+    place = folder.create(run)
+    copy_code(place.code)
+    if _is_sweep(points):
+        places = [folder.create(point.config.run) for point in points]
+        folder.write_spec(place, spec)
+        rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
+        write_atomic(place.folder / "sweep.txt", ("\n".join(rows) + "\n").encode())
+    else:
+        places = [place]
+    for point, own in zip(points, places, strict=True):
+        folder.fill(own, point.config, spec, os.environ)
+    tasks = [Task(str(own.folder), str(place.code)) for own in places]
+
+    if spec.cluster.is_local:
+        return local.start(place, spec, tasks[0], follow)
+    if here:
+        return allocation.run(place, spec, tasks[0], follow)
+    try:
+        jobs = hand_over(spec, place, tasks, array=_is_sweep(points))
+    except InputError:
+        for made in {place.folder, *(own.folder for own in places)}:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+    for own, job in zip(places, jobs, strict=True):
+        record(own, place, spec, job)
+    if _is_sweep(points):  # the sweep's own folder knows the array, to look at and to cancel
+        record(place, place, spec, jobs[0].split("_")[0])
+    many = f"{len(jobs)} x " if len(jobs) > 1 else ""
+    size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}"
+    print(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}")
+    print(f"follow it: python -m launch.jobs logs {run} --follow")
+    if follow and len(jobs) == 1:
+        follow_run(run, 0)
+        return last_code(run)
+    return 0
+
+
+def refuse_second(run: Path, spec: JobSpec) -> None:
+    """InputError if the run's newest job is not over: two must not write into one run folder."""
+    submitted = [e for e in ledger.events(run) if e["event"] == "submitted"]
+    if not submitted or spec.after == (job := str(submitted[-1]["job"])):
+        return
+    if submitted[-1]["cluster"] == LOCAL:
+        state = "RUNNING" if local_process(job) else ""
+    else:
+        told = query.ask({job: str(submitted[-1].get("name"))}).get(job)
+        state = told.state if told else ""  # unknown to Slurm: long over
+    if state in LIVING:
+        raise InputError(
+            f"{run}: job {job} of this run is {state}: cancel it (python -m launch.jobs cancel {run}), or "
+            f"let this one follow with --after {job}"
+        )
+
+
+def hand_over(spec: JobSpec, place: Place, tasks: Sequence[Task], array: bool = False) -> list[str]:
+    """sbatch, through submitit; returns the jobs' numbers. InputError with sbatch's own line."""
+    executor = Sbatch(spec, place.folder, place.code)
+    try:
+        jobs = executor.submit_array(tasks) if array else [executor.submit(tasks[0])]
+    except (FailedJobError, FileNotFoundError) as error:
+        line = str(error).strip() or "there is no sbatch here"
+        raise InputError(f"sbatch: {line.removeprefix('sbatch: error: ')}") from error
+    return [str(job.job_id) for job in jobs]
+
+
+def _is_sweep(points: Sequence[Point]) -> bool:
+    return any(point.values for point in points)

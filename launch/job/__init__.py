@@ -1,0 +1,2 @@
+"""A job before it is handed over: its folder in the run, its copy of the code, its sbatch file, its entry in
+lists."""

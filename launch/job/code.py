@@ -1,0 +1,50 @@
+"""The copy of the code that every life of a job runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
+from diffcore.runs.run_folder import code_version
+
+PACKAGES = ("launch", "diffcore", "shards", "diffbase", "configs", "slurm")
+
+
+def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
+    """Copy the tracked files of the checkout, as they are on the disk, and say which commit that is.
+
+    Where the code is no checkout (an installed package), its Python, YAML and JSON files are taken.
+    """
+    target.mkdir(mode=0o700)
+    for name in tracked(repository):
+        source = repository / name
+        if source.is_file() and not source.is_symlink():
+            (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(source, target / name)
+    (target / "VERSION").write_text(code_version() + "\n")
+    if not (target / "diffcore" / "train.py").is_file():
+        raise InputError(f"{repository}: holds no diffcore/train.py to copy into the run folder")
+
+
+def tracked(repository: Path) -> list[str]:
+    """Relative paths of the code's files."""
+    command = ["git", "-C", str(repository), "ls-files", "-z", "--", *PACKAGES, "pyproject.toml"]
+    inside = ["git", "-C", str(repository), "rev-parse", "--show-toplevel"]
+    try:
+        top = subprocess.run(inside, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        if Path(top).resolve() == repository.resolve():
+            listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+            return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+    except (OSError, subprocess.SubprocessError):
+        pass
+    suffixes = (".py", ".yaml", ".json")
+    return [
+        path.relative_to(repository).as_posix()
+        for package in PACKAGES
+        for path in sorted((repository / package).rglob("*"))
+        if path.suffix in suffixes
+    ]

@@ -1,0 +1,1 @@
+"""Slurm: every command of it that is called, and what its answers mean."""

@@ -1,0 +1,99 @@
+"""Slurm's commands. A question is never an error: a controller that is down answers nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffbase.cli import InputError
+
+PATIENCE = 30.0
+"""Seconds that Slurm has to answer."""
+SHORT = 10.0
+"""The same where the asker is about to be killed; more than Slurm gives."""
+LIVING = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED")
+"""States of a job that is not over."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A job as slurmctld sees it."""
+
+    name: str
+    restarts: int
+    nodes: str
+    partition: str
+
+
+def answer(command: Sequence[str], patience: float = PATIENCE) -> str:
+    """What a command prints; nothing where there is none, it fails or does not answer in time."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def state_of(job: str) -> State | None:
+    """None if Slurm does not know the job, or does not answer."""
+    return parse(answer(["scontrol", "show", "job", "-o", job]))
+
+
+def parse(text: str) -> State | None:
+    """The first job of ``scontrol show job -o``."""
+    fields = dict(re.findall(r"(?:^|\s)(JobState|Restarts|NodeList|Partition)=(\S*)", text.split("\n")[0]))
+    if "JobState" not in fields:
+        return None
+    return State(
+        fields["JobState"],
+        int(fields.get("Restarts", 0)),
+        fields.get("NodeList", ""),
+        fields.get("Partition", ""),
+    )
+
+
+def leave_out(job: str, nodes: Sequence[str]) -> None:
+    """Have a queued job wait for other nodes than these."""
+    command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}"]
+    subprocess.run(command, check=False, timeout=PATIENCE)
+
+
+def cancel(job: str) -> str | None:
+    """Have Slurm end a job: SIGTERM, and SIGKILL after its KillWait. What it says if it will not."""
+    done = subprocess.run(["scancel", job], capture_output=True, text=True, timeout=60)
+    return done.stderr.strip() if done.returncode else None
+
+
+def when_it_would_start(script: Path) -> str:
+    """sbatch's forecast for a batch script. InputError with its own line where it refuses it."""
+    command = ["sbatch", "--test-only", str(script)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        raise InputError("--test-only: there is no sbatch here") from None
+    if done.returncode:
+        raise InputError(f"sbatch: {done.stderr.strip()}")
+    return done.stderr.strip() or done.stdout.strip()
+
+
+def lost_among(nodes: Sequence[str]) -> list[str]:
+    """Of these nodes those that are down or do not answer."""
+    return lost_nodes(answer(["sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %t"], SHORT))
+
+
+def idle_nodes(partition: str) -> list[str]:
+    """Nodes of a partition on which nothing runs."""
+    return answer(["sinfo", "-h", "-N", "-p", partition, "-t", "idle", "-o", "%N"], SHORT).split()
+
+
+def lost_nodes(text: str) -> list[str]:
+    """Nodes that are down or do not answer, of lines ``name state``."""
+    lost = []
+    for line in text.splitlines():
+        name, _, state = line.strip().partition(" ")
+        if re.match(r"(down|fail|unk)|.*\*$", state) and name not in lost:
+            lost.append(name)
+    return lost
