@@ -1,5 +1,4 @@
-"""JSON Lines: one object per line, appended by one write each, so that lines of several processes do not
-mix."""
+"""JSON Lines: one object per line, each appended by one write, so that lines of processes do not mix."""
 
 from __future__ import annotations
 

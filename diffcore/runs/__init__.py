@@ -1,2 +1,1 @@
-"""What a run leaves and how it is opened again: its folder, checkpoints, exports, data, and drawing with
-it."""
+"""What a run leaves and how it is opened again: folder, checkpoints, exports, data, drawing."""

@@ -1,2 +1,1 @@
-"""A job before it is handed over: its folder in the run, its copy of the code, its sbatch file, its entry in
-lists."""
+"""A job before it is handed over: its folder in the run, its code, its sbatch file, its entry in lists."""

@@ -1,2 +1,1 @@
-"""What runs on the nodes: a supervisor per rank that starts, watches, restarts and requeues the training
-process."""
+"""What runs on the nodes: a supervisor per rank starts, watches, restarts and requeues training."""

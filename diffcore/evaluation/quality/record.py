@@ -1,5 +1,4 @@
-"""What stays of an evaluation: quality.json, quality.html and TensorBoard, and its figures on the
-terminal."""
+"""What stays of an evaluation: quality.json, quality.html, TensorBoard and the terminal."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Does a fast sampler stay faithful under guidance? Each one beside DDPM over all timesteps, sample by
-sample."""
+"""Does a fast sampler stay faithful under guidance? Each beside DDPM over all timesteps, sample by sample."""
 
 from __future__ import annotations
 

@@ -1,2 +1,1 @@
-"""What keeps a run from being lost: stops that every rank agrees on, hangs, losses that explode, errors in
-one line."""
+"""What keeps a run from being lost: agreed stops, hangs, losses that explode, errors in one line."""
