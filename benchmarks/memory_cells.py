@@ -15,6 +15,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
+from diffcore.config.offload import OFFLOADS  # noqa: E402
+
 SMALL_BUCKET = 100_000
 """Elements of a small network's buckets: the 50 million of configs/deepspeed would drown everything else."""
 # fmt: off
@@ -57,17 +59,17 @@ class Cell:
     def __str__(self) -> str:
         return (
             f"{self.model:14} zero {self.zero} {self.precision} {self.checkpointing:9} micro {self.micro:2} "
-            f"x {self.accumulation}, offload {self.offload:9}, rank {self.rank:4} of {self.world:4} "
+            f"x {self.accumulation}, offload {self.offload:10}, rank {self.rank:4} of {self.world:4} "
             f"{self.backend:4}"
         )
 
     def allowed(self) -> bool:
-        """Offloading needs partitions, and is compared where host and device are one memory.
+        """Offloading is compared where host and device are one memory.
 
         ZeRO-3 cuts every tensor for each rank: of 1,024 the profiler's record takes over 10 GB.
         """
-        offload = self.offload == "none" or (self.zero > 0 and self.backend == "gloo")
-        return offload and (self.zero < 3 or self.world < 1024)
+        offload = self.offload == "none" or self.backend == "gloo"
+        return offload and self.zero in OFFLOADS[self.offload].stages and (self.zero < 3 or self.world < 1024)
 
 
 def small(worlds: list[tuple[str, int]]) -> list[Cell]:
@@ -79,7 +81,7 @@ def small(worlds: list[tuple[str, int]]) -> list[Cell]:
         CHECKPOINTING,
         [1, 4, 16],
         [1, 2],
-        ["none", "optimizer"],
+        list(OFFLOADS),
         [(b, n, r) for b, n in worlds for r in ([0, n - 1] if b == "fake" else [0])],
     )
     cells = [Cell(*rest, world, rank, backend) for *rest, (backend, world, rank) in settings]

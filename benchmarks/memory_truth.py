@@ -142,17 +142,17 @@ _TRACES: dict[Any, Any] = {}
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
-    from diffcore.memory.plan.activations import is_autocast
-    from diffcore.memory.plan.plan import plan as planning
+    from diffcore.memory.plan.plan import Data, plan, trace_quietly
 
     config = config_of(cell)
-    data = planning.Data(planning.Data.of(config).schema, MODELS[cell.model][2])
-    key = (cell.model, cell.precision, is_autocast(config), cell.zero == 3, cell.checkpointing, cell.micro)
+    data = Data(Data.of(config).schema, MODELS[cell.model][2])
+    autocast = config.engine.arithmetic.autocast
+    key = (cell.model, cell.precision, autocast, cell.zero == 3, cell.checkpointing, cell.micro)
     if key not in _TRACES:
-        _TRACES[key] = planning.trace_quietly(config, data, cell.micro, "cpu")
+        _TRACES[key] = trace_quietly(config, data, cell.micro, "cpu")
     # NCCL makes no copies that gloo makes, and neither does a fake group.
     device = "cpu" if cell.backend == "gloo" else "cuda"
-    planned = planning.plan(config, cell.world, cell.rank, device, data=data, traced=_TRACES[key])
+    planned = plan(config, cell.world, cell.rank, device, data=data, traced=_TRACES[key])
     forward, backward, step, after = planned.moments
     states = {name: after.bytes[name] for name in ("parameters", "masters", "optimizer")}
     return {

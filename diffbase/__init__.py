@@ -1,4 +1,4 @@
-"""What every room stands on: command lines, files, pages, and what this machine and this process have.
+"""What every other package uses: command lines, files, pages, and what this machine and this process have.
 
-Imports nothing of the house. Loads neither torch nor numpy.
+Imports no other package of the toolkit, and loads neither torch nor numpy.
 """

@@ -21,13 +21,14 @@ T = TypeVar("T")
 
 
 class InputError(ValueError):
-    """A user's mistake, told in one line."""
+    """A user's mistake, with a message of one line."""
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are InputErrors too, without argparse's usage lines before them."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise InputError with what argparse complains of."""
         raise InputError(message)
 
 
@@ -60,11 +61,11 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with rate and time left on a terminal; in a log a line a minute.
+    """A bar with rate and time left on a terminal; in a log one line per minute.
 
-    Yields ``report(done, total)``, both in images; total is None while it cannot be told.
+    Yields ``report(done, total)``, both in images; total is None while it is unknown.
     """
-    start = told = time.monotonic()
+    start = shown = time.monotonic()
 
     def rate(done: int) -> str:
         return f"{done / max(time.monotonic() - start, 1e-9):.0f} images/s"
@@ -72,9 +73,9 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
     if not sys.stderr.isatty():
 
         def tell(done: int, total: int | None) -> None:
-            nonlocal told
-            if time.monotonic() - told >= LOG_SECONDS:
-                told = time.monotonic()
+            nonlocal shown
+            if time.monotonic() - shown >= LOG_SECONDS:
+                shown = time.monotonic()
                 of = f" of {total:,}" if total else ""
                 print(f"{doing}: {done:,}{of} images, {rate(done)}", file=sys.stderr, flush=True)
 

@@ -20,7 +20,7 @@ PREEMPTED = 85
 
 
 HOLD_BACK = 6.0
-"""Seconds that a rank with trouble waits before it speaks, so that the one that knows best speaks first."""
+"""Seconds that a rank with trouble waits before it speaks, so that the one with the cause speaks first."""
 
 
 class RunFailedError(Exception):

@@ -1,4 +1,4 @@
-"""The ledger of a run: ``events.jsonl`` in the run folder, one JSON object a line, over all its attempts.
+"""The ledger of a run: ``events.jsonl`` in the run folder, one JSON object per line, over all its attempts.
 
 Every line has ``time`` (seconds since 1970), ``event`` and ``attempt`` (0, 1, ... as DIFFCORE_ATTEMPT says,
 which a launcher sets; by hand it stays 0). Rank 0 writes what training does, the launcher what is around it:

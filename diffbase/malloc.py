@@ -57,7 +57,7 @@ def keep_images() -> None:
 
 
 def kept() -> int:
-    """Bytes that were freed and that malloc keeps; 0 where it does not tell (glibc before 2.33)."""
+    """Bytes that were freed and that malloc keeps; 0 where it does not say (glibc before 2.33)."""
     mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo2 is None:
         return 0

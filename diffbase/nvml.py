@@ -18,7 +18,7 @@ class DeviceMemory:
     name: str
     used: int
     others: int | None
-    """Of it other processes; None where that cannot be told."""
+    """Of it other processes; None where NVML does not say."""
     own: int | None
     """Of it this process; None where NVML does not know it."""
     driver: int
@@ -26,7 +26,7 @@ class DeviceMemory:
     instance: bool
     """Whether it is a MIG instance."""
     notes: tuple[str, ...]
-    """What could not be told, and why."""
+    """What is unknown, and why."""
 
 
 def device_memory(uuid: str) -> DeviceMemory:
@@ -67,7 +67,7 @@ def _handle(pynvml: Any, uuid: str) -> tuple[Any, bool]:
 
 
 def _memory(pynvml: Any, handle: Any) -> Any:
-    """Version 2 tells what the driver keeps apart from what is used; older drivers have only the first."""
+    """Version 2 counts what the driver keeps apart from what is used; older drivers have only the first."""
     try:
         return pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError, AttributeError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -11,10 +12,13 @@ from rich.text import Text
 
 
 class TextTable:
-    """The first ``left`` columns are text, the others figures."""
+    """Columns of text are aligned left, those of figures right."""
 
-    def __init__(self, title: str, *headings: str, left: int = 1, plain: bool = False) -> None:
-        """``plain``: no lines around it, and cells are folded, never cut: paths are for copying."""
+    def __init__(self, title: str, *headings: str, text: Collection[int] = (0,), plain: bool = False) -> None:
+        """``text``: numbers of the columns that hold no figures.
+
+        ``plain``: no lines around it, and cells are folded, never cut: paths are for copying.
+        """
         self.table = Table(
             title=Text(title, style="table.title") if title else None,
             box=SIMPLE if plain else Table().box,
@@ -23,7 +27,7 @@ class TextTable:
         for i, heading in enumerate(headings):
             self.table.add_column(
                 Text(heading),
-                justify="right" if i >= left else "left",
+                justify="left" if i in text else "right",
                 overflow="fold" if plain else "ellipsis",
             )
 

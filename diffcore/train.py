@@ -25,7 +25,7 @@ def main() -> int:
     """Train as the command line says; returns the exit code."""
     config = parse(prog="train.py")
 
-    from diffcore.evaluation.judging.probe import probe_of
+    from diffcore.evaluation.quality.probe import probe_of
     from diffcore.training.process import train_here
 
     return train_here(config, probe_of)

@@ -1,1 +1,1 @@
-"""Putting ``diffcore`` on a cluster: Slurm jobs through submitit. The only room that knows submitit."""
+"""Putting ``diffcore`` on a cluster: Slurm jobs through submitit. The only package that imports submitit."""

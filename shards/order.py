@@ -4,7 +4,7 @@
    ``wrap``, n places for n samples, so that a global batch may go on into the next epoch; or ``drop``, the
    places of ``n // G`` whole batches of G, and the permutation's last ``n % G`` samples sit the epoch out
    (other ones each time).
-2. An algorithm of ``ORDERS`` turns (seed, epoch, place) into a sample number, each number once an epoch.
+2. An algorithm of ``ORDERS`` turns (seed, epoch, place) into a sample number, each number once per epoch.
 
 All are computed a position at a time, in O(1) time and memory however large the split is and wherever the
 position lies, by a keyed permutation (``scramble``). It consists of 64-bit integer arithmetic, so an order is
@@ -96,13 +96,13 @@ def full(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
 
 
 def block(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
-    """BLOCK consecutive samples a block, cut anew each epoch so that no two samples always share one."""
+    """BLOCK consecutive samples per block, cut anew each epoch so that no two samples always share one."""
     shift = _word(seed, epoch, 2) % extent.count
     return (_blocks(seed, epoch, extent.count, BLOCK, places) + shift) % extent.count
 
 
 def shards(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
-    """A whole shard a block: each is needed during one or two windows of an epoch and then no more.
+    """One whole shard per block: each is needed during one or two windows of an epoch and then no more.
 
     For shards that come through a cache smaller than the split. Two neighbours share a shard more often than
     in ``block``.
@@ -203,7 +203,7 @@ class ReaderState:
     """Where a stream stands: the next position, and which stream it is.
 
     ``index`` is the packed folder's fingerprint. World size, workers and micro batches have no place here:
-    they do not touch the stream. ``batch`` is None where the reader was not told.
+    they do not touch the stream. ``batch`` is None where the reader was not given one.
     """
 
     position: int
@@ -220,7 +220,7 @@ class ReaderState:
 
     @classmethod
     def from_json(cls, text: str) -> ReaderState:
-        """The state that ``to_json`` told; InputError for any other text."""
+        """The state that ``to_json`` wrote; InputError for any other text."""
         try:
             given: dict[str, Any] = json.loads(text)
             state = cls(**given)

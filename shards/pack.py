@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         "--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)"
     )
     parser.add_argument(
-        "--shard-size", type=int, default=defaults.shard_size, help="samples a shard (%(default)s)"
+        "--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)"
     )
     parser.add_argument(
         "--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)"
@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> None:
     start = time.monotonic()
     with progress_bar("packing") as report:
         summary = pack(args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report, found=found)
-    told = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+    counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
     if summary.complete_before:
-        print(f"{args.out}: complete already ({told} samples); nothing to do")
+        print(f"{args.out}: complete already ({counts} samples); nothing to do")
         return
     seconds = time.monotonic() - start
     rate = summary.written / max(seconds, 1e-9)
-    print(f"{args.out}: {told} samples; packed {summary.written} in {seconds:.1f} s ({rate:.0f} images/s)")
+    print(f"{args.out}: {counts} samples; packed {summary.written} in {seconds:.1f} s ({rate:.0f} images/s)")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ The contract of resume: the state is one position and the name of its stream (``
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
 any world size, whether or not anything was read before.
 
-Memory: the index's table (60 bytes a sample), the batches that ``prefetch`` holds, and one read of at most
-RUN_CAP bytes (or one member, if that is larger) a thread. Descriptors: at most OPEN_SHARDS.
+Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
+RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most OPEN_SHARDS.
 
 Needs numpy and Pillow, not torch.
 """
@@ -251,7 +251,7 @@ class ShardReader:
             length = int(last["image_offset"]) + int(last["image_bytes"]) - start
             try:
                 descriptor = self._files.acquire(shard)
-            except BadSample:  # told when one of its samples is read
+            except BadSample:  # reported when one of its samples is read
                 continue
             try:
                 if length > 0:  # else an index in another order than the shard's
@@ -265,7 +265,7 @@ class ShardReader:
         for shard in shards:
             if self._closed:
                 return
-            # Whatever fails is told when one of its samples is read.
+            # Whatever fails is reported when one of its samples is read.
             with suppress(InputError, OSError):
                 os.close(self._remote.open(self.split.shards[shard], lambda: 0))
 
@@ -388,21 +388,21 @@ class ShardReader:
 
     def _replace(self, number: int, error: BadSample, images: NDArray[np.uint8]) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""
-        told = self._error(number, error)
+        bad = self._error(number, error)
         if self.on_error == "raise":
-            raise told from error
+            raise bad from error
         for step in range(1, min(REPLACEMENT_TRIES, len(self) - 1) + 1):
             other = (number + step) % len(self)
             if not self._fill(np.array([other]), np.array([0]), images):
                 break
         else:
-            raise InputError(f"{told}; none of the {REPLACEMENT_TRIES} samples after it is good either")
+            raise InputError(f"{bad}; none of the {REPLACEMENT_TRIES} samples after it is good either")
         with self._lock:
             if number not in self.replaced:
                 if len(self.replaced) >= self.replace_limit:
-                    raise InputError(f"{told}; more samples to replace than the limit, {self.replace_limit}")
+                    raise InputError(f"{bad}; more samples to replace than the limit, {self.replace_limit}")
                 self.replaced[number] = other
-                self._report(f"{told}; {self.split.key(other)} takes its place")
+                self._report(f"{bad}; {self.split.key(other)} takes its place")
         return other
 
     def _error(self, number: int, error: BadSample) -> CorruptSampleError:

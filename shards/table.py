@@ -2,7 +2,7 @@
 
 ``index.json`` is small and for people: format version, label schema, preprocessing, source, and for each
 split its shards with count, bytes and SHA-256. What there is one of per sample (key, offsets, sizes,
-checksum, labels) lies in one binary table a split, ``train-samples.npy``, whose SHA-256 stands in index.json.
+checksum, labels) lies in one binary table per split, ``train-samples.npy``; its SHA-256 is in index.json.
 A table of a million samples is about 60 MB that load as one read and one hash; the same as JSON takes ten
 times as long to parse and a gigabyte of Python objects. It is a plain numpy array of fixed-width rows,
 without pickle, in the order of the shards and of the samples in them. The labels are those of the shards'
@@ -41,7 +41,7 @@ INDEX_CAP = 64 << 20  # bytes of index.json: enough for 300,000 shards
 MEMBER_CAP = 64 << 20  # bytes of one image or label member
 SIZE_CAP = 4096  # pixels, edge of a packed image
 
-# One row a sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
+# One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
 # from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's
 # bytes: it costs a microsecond, and PNG decoders let damaged pixels pass. After these comes ``labels``, one
 # column of as many unsigned integers as the schema has attributes, just wide enough for the largest variant.
@@ -182,10 +182,12 @@ class Index:
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
+        """The attributes, in the order of the label columns."""
         return self.header.attributes
 
     @property
     def size(self) -> int:
+        """Edge of the images, pixels."""
         return self.header.preprocessing.size
 
     def split(self, name: str) -> Split:
@@ -220,7 +222,7 @@ def parse_header(data: bytes, path: Path) -> Header:
     """The checked content of an index.json; InputError, naming ``path``, for anything wrong."""
     try:
         given = json.loads(data)
-        # Told before the rest: an index of a later version may have any fields.
+        # Checked before the rest: an index of a later version may have any fields.
         if not isinstance(given, dict) or given.get("format") != FORMAT:
             raise InputError(f'{path}: not an index of shards.pack (no "format": "{FORMAT}")')
         if given.get("version") != VERSION:

@@ -1,0 +1,1 @@
+"""A small Slurm on one machine, to try the launcher with; ``profiles`` holds the clusters' settings."""

@@ -1,6 +1,6 @@
 """python slurm/box.py up --nodes 2 --gpus 2: a real Slurm on this one machine, to try and to test with.
 
-munge, slurmctld, slurmdbd on MariaDB and a slurmd a node, of Debian's packages, all under one folder: own
+munge, slurmctld, slurmdbd on MariaDB and a slurmd per node, of Debian's packages, all under one folder: own
 sockets, own key, own ports on loopback. Other services of the machine are not touched; ``down`` ends what
 ``up`` and its jobs started and removes the folder. Needs root, not systemd. See docs/slurm-box.md.
 """
@@ -23,14 +23,15 @@ DEFAULT = Path("~/.cache/diffcore/box")
 
 
 def arguments() -> argparse.Namespace:
+    """The command line. InputError for a count out of range."""
     common = Parser(add_help=False)
     common.add_argument("--dir", type=Path, default=DEFAULT, help="the box's folder (default: %(default)s)")
     parser = Parser(prog="box.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", parents=[common], help="start it, or what of it does not run")
     up.add_argument("--nodes", type=int, default=2, help="nodes n1, n2, ... (default: %(default)s)")
-    up.add_argument("--gpus", type=int, default=2, help="pretended GPUs a node (default: %(default)s)")
-    up.add_argument("--cpus", type=int, help="CPUs that a node claims (default: 2 a GPU)")
+    up.add_argument("--gpus", type=int, default=2, help="pretended GPUs per node (default: %(default)s)")
+    up.add_argument("--cpus", type=int, help="CPUs that a node claims (default: 2 per GPU)")
     up.add_argument(
         "--no-accounting", action="store_true", help="no slurmdbd and no database; sacct says nothing"
     )
@@ -74,6 +75,7 @@ def status(slurm: Box) -> bool:
 
 
 def main() -> None:
+    """The command line; see ``--help``."""
     args = arguments()
     slurm = Box(args.dir)
     # A second Ctrl-C is not needed: daemons are in sessions of their own and stay for the next up or down.

@@ -14,7 +14,7 @@ class Settings:
     gpus: int
     cpus: int
     memory: int
-    """MiB a node claims; every node claims the whole machine."""
+    """MiB that a node claims; every node claims the whole machine."""
     accounting: bool
     private: bool
     """Each node in UTS and mount namespaces of its own: its host name, and /etc/hosts with all nodes."""
@@ -30,6 +30,7 @@ class Settings:
 
     @property
     def names(self) -> list[str]:
+        """Names of the nodes: n1, n2, ..."""
         return [f"n{i + 1}" for i in range(self.nodes)]
 
 
@@ -110,6 +111,7 @@ PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 
 
 def slurmdbd_conf(folder: Path, box: Settings) -> str:
+    """slurmdbd.conf: accounting in MariaDB through a Unix socket."""
     return f"""AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 DbdHost={box.host}

@@ -1,4 +1,4 @@
-"""One Slurm in one folder: made, started, hurt and ended."""
+"""One Slurm in one folder: made, started, made to fail for tests, and ended."""
 
 from __future__ import annotations
 

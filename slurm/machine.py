@@ -29,6 +29,7 @@ def missing_programs(accounting: bool = True) -> list[str]:
 
 
 def check_root() -> None:
+    """InputError unless this process is root's."""
     if os.geteuid() != 0:
         raise InputError(
             "a box needs root, as Slurm's daemons start jobs for any user: sudo python slurm/box.py ..."
@@ -36,6 +37,7 @@ def check_root() -> None:
 
 
 def may_unshare() -> bool:
+    """Whether this process may make UTS and mount namespaces."""
     return subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode == 0
 
 
@@ -63,6 +65,7 @@ def free_ports(count: int, address: str, folder: Path) -> int:
 
 
 def write(path: Path, data: str | bytes, mode: int = 0o644) -> None:
+    """Write a file whose mode is ``mode`` before there is data in it."""
     path.touch(mode)  # before the data is in it
     path.chmod(mode)  # whatever the umask
     path.write_bytes(data.encode() if isinstance(data, str) else data)

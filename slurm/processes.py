@@ -68,6 +68,7 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def send(pid: int, number: int) -> None:
+    """Send a signal to a process, which may be gone."""
     with contextlib.suppress(ProcessLookupError):  # it may leave by itself meanwhile
         os.kill(pid, number)
 

@@ -1,7 +1,9 @@
-"""Grids of images as PNG files."""
+"""Grids of images, as PNG files and within pages."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,3 +43,10 @@ def save_png(image_HWC: np.ndarray, path: Path) -> None:
     """Write uint8 [H, W, 3] atomically."""
     with renamed(path) as temporary:
         Image.fromarray(image_HWC).save(temporary, format="PNG")
+
+
+def data_uri(image_HWC: np.ndarray) -> str:
+    """uint8 [H, W, 3] as the address of an image that a page holds itself."""
+    stream = io.BytesIO()
+    Image.fromarray(image_HWC).save(stream, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

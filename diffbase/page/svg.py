@@ -1,9 +1,11 @@
-"""Line charts as SVG text: no library, no script, small enough for a page or a repository."""
+"""Charts as SVG text: no script, small enough for a page or a repository."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from diffbase.page.kit import Html, html
 
 COLORS = (
     "#4a78b5", "#c0562f", "#3d8b4f", "#8557a5", "#8a6d3b", "#d16ba5", "#555555", "#a3a635", "#3aa6a6",
@@ -12,7 +14,10 @@ COLORS = (
 LEFT, BOTTOM, TOP, LEGEND = 60, 40, 12, 170
 
 Point = tuple[float, float, str]
-"""x, y and what a reader who hovers is told."""
+"""x, y, and what is shown on hover."""
+Stretch = tuple[float, str, str]
+"""Length, colour, and what is shown on hover."""
+Shape = tuple[str, dict[str, Any], str, str]
 
 
 def lines(
@@ -24,8 +29,8 @@ def lines(
     percent: bool = True,
     width: int = 720,
     height: int = 360,
-) -> str:
-    """An SVG with a curve a series, x from 0, y in ``y_range``, and a legend."""
+) -> Html:
+    """One curve per series, x from 0, y in ``y_range``, and a legend."""
     most = max([1e-9, *(x for points in series.values() for x, _, _ in points)]) * 1.02
     low, high = y_range
     right, floor = width - LEGEND, height - BOTTOM
@@ -33,37 +38,96 @@ def lines(
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + x / most * (right - LEFT), TOP + (high - y) / (high - low) * (floor - TOP)
 
-    parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
+    shapes = []
     for i in range(5):
-        value = low + (high - low) * i / 4
-        _, y = place(0, value)
-        text = f"{value:.0%}" if percent else f"{value:.3g}"
-        parts.append(
-            f'<line x1="{LEFT}" x2="{right}" y1="{y:.0f}" y2="{y:.0f}" stroke="#ddd"/>'
-            f'<text x="{LEFT - 8}" y="{y + 4:.0f}" text-anchor="end">{text}</text>'
-        )
-        x, _ = place(most * i / 4, low)
-        parts.append(f'<text x="{x:.0f}" y="{floor + 16}" text-anchor="middle">{most * i / 4:,.3g}</text>')
-    for i, (name, points) in enumerate(series.items()):
-        color = COLORS[i % len(COLORS)]
-        places = [place(x, y) for x, y, _ in points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.5" points="{path}"/>')
-        parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"><title>{html.escape(name)} '
-            f"{html.escape(told)}</title></circle>"
-            for (x, y), (_, _, told) in zip(places, points, strict=True)
+        across, up = most * i / 4, low + (high - low) * i / 4
+        x, y = place(across, up)
+        shapes += [
+            _shape("line", x1=LEFT, x2=right, y1=y, y2=y, stroke="#ddd"),
+            _text(LEFT - 8, y + 4, f"{up:.0%}" if percent else f"{up:.3g}", "end"),
+            _text(x, floor + 16, f"{across:,.3g}", "middle"),
         ]
-        parts.append(
-            f'<text x="{right + 12}" y="{TOP + 14 + 17 * i}" fill="{color}">{html.escape(name)}</text>'
+    for i, (name, points) in enumerate(series.items()):
+        color, places = COLORS[i % len(COLORS)], [place(x, y) for x, y, _ in points]
+        shapes.append(
+            _shape("polyline", points=_corners(places), fill="none", stroke=color, stroke_width=1.5)
         )
-    middle, center = (TOP + floor) / 2, (LEFT + right) / 2
-    parts.append(
-        f'<text x="{center:.0f}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>'
-        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">'
-        f"{html.escape(y_label)}</text>"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
-    )
+        for (x, y), (_, _, hover) in zip(places, points, strict=True):
+            shapes.append(_shape("circle", hover=f"{name} {hover}", cx=x, cy=y, r=3, fill=color))
+        shapes.append(_text(right + 12, TOP + 14 + 17 * i, name, fill=color))
+    shapes.append(_text((LEFT + right) / 2, height - 6, x_label, "middle"))
+    shapes.append(_text(-(TOP + floor) / 2, 14, y_label, "middle", transform="rotate(-90)"))
+    return html.svg(width, height, f"{y_label} over {x_label}", shapes, inline=False)
+
+
+def stacks(
+    rows: Sequence[tuple[str, float, Sequence[Stretch], str]],
+    title: str,
+    *,
+    left: int = 190,
+    legend: Mapping[str, str] | None = None,
+    tick: Callable[[float], str] | None = None,
+    inline: bool = False,
+) -> Html:
+    """One bar per row: its name, where it begins, its stretches, and a text at its end.
+
+    With a ``legend`` (names and their colours) the title is written above; ``tick`` words the lengths below.
+    """
+    span = max((begin + sum(s[0] for s in stretches) for _, begin, stretches, _ in rows), default=0) or 1
+    width, top, shapes = 980, 54 if legend else 4, []
+    scale, bottom = (width - left - 110) / span, top + 26 * len(rows)
+    if legend:
+        shapes.append(_text(10, 18, title))
+        for i, (name, color) in enumerate(legend.items()):
+            shapes.append(_shape("rect", x=10 + 75 * i, y=28, width=12, height=12, fill=color))
+            shapes.append(_text(26 + 75 * i, 38, name))
+    for y, (name, begin, stretches, words) in zip(range(top, bottom, 26), rows, strict=True):
+        x = left + begin * scale
+        shapes.append(_text(10, y + 14, name))
+        for length, color, hover in stretches:
+            if (long := length * scale) >= 0.01:  # less would be written as no width
+                shapes.append(_shape("rect", hover=hover, x=x, y=y, width=long, height=18, fill=color))
+                x += long
+        shapes.append(_text(x + 6, y + 14, words))
+    if tick:
+        ticks = [span * i / 5 for i in range(6)]
+        shapes += [_text(left + t * scale, bottom + 16, tick(t), "middle") for t in ticks]
+    return html.svg(width, bottom + (40 if tick else 4), title, shapes, inline)
+
+
+def areas(
+    layers: Mapping[str, Sequence[float]], marks: Sequence[tuple[int, str]], most: str, title: str
+) -> Html:
+    """Areas on top of each other, by colour, over as many points; for a page.
+
+    ``marks`` are points with a name, ``most`` is the highest sum in words.
+    """
+    width, height, count = 960, 300, len(next(iter(layers.values())))
+    scale = height / (max(map(sum, zip(*layers.values(), strict=True))) or 1)
+    step, base, shapes = width / max(1, count - 1), [0.0] * count, []
+    for color, values in layers.items():
+        top = [low + value for low, value in zip(base, values, strict=True)]
+        if top != base:
+            edge = [*enumerate(top), *reversed([*enumerate(base)])]
+            places = _corners((i * step, height - value * scale) for i, value in edge)
+            shapes.append(_shape("polygon", points=places, fill=color))
+        base = top
+    for i, name in marks:
+        x, late = i * step, i * step > 0.9 * width  # text on the left of the last lines stays in the picture
+        shapes.append(_shape("line", x1=x, x2=x, y1=0, y2=height + 4, stroke="#444"))
+        shapes.append(_text(x - 4 if late else x + 4, height + 20, name, "end" if late else "start"))
+    shapes.append(_text(4, 14, most))
+    return html.svg(width + 20, height + 30, title, shapes, inline=True)
+
+
+def _shape(tag: str, words: str = "", hover: str = "", **attributes: Any) -> Shape:
+    values = {k.replace("_", "-"): round(v, 2) if isinstance(v, float) else v for k, v in attributes.items()}
+    return tag, values, words, hover
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", **attributes: Any) -> Shape:
+    return _shape("text", words, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def _corners(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from diffbase.cli import InputError
+from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 
 # Set from the config or computed by Batch.split: a second place could contradict the first.
@@ -47,6 +48,6 @@ def settings(config: Config, world_size: int) -> dict[str, Any]:
 def _offload(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
     if config.engine.offload == "none":
         return {}
-    zero = tree["zero_optimization"] | {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+    zero = tree["zero_optimization"] | OFFLOADS[config.engine.offload].zero
     # torch's own fused AdamW steps on the CPU too; DeepSpeed's would be compiled on the first start.
     return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}

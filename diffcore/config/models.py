@@ -1,4 +1,4 @@
-"""The networks' sections of the config, told apart by ``kind``. Nothing here imports torch."""
+"""The networks' sections of the config, distinguished by ``kind``. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AvatarModel(Section):
     patch: int = Field(default=1, ge=1)
     """Edge of the squares of pixels that become channels before the ladder; 1: none."""
     blocks: int = Field(default=1, ge=1)
-    """Residual blocks a level on the way down (the way up has as many)."""
+    """Residual blocks per level on the way down (the way up has as many)."""
     attention_levels: tuple[int, ...] = (1, 2, 3)
     """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
     heads: int = Field(default=4, ge=1)
@@ -32,6 +32,7 @@ class AvatarModel(Section):
 
     @property
     def conditional(self) -> bool:
+        """Whether the network reads labels."""
         return self.attributes != "none"
 
     @property
@@ -69,6 +70,7 @@ class DdpmModel(Section):
 
     @property
     def conditional(self) -> bool:
+        """Whether the network reads labels."""
         return self.labels != "none"
 
     @property
@@ -90,7 +92,7 @@ class DiffusersModel(Section):
     block_out_channels: tuple[int, ...] = (128, 256, 512)
     """Width of each level; all have cross-attention."""
     layers_per_block: int = Field(default=2, ge=1)
-    """Residual blocks a level on the way down."""
+    """Residual blocks per level on the way down."""
     cross_attention_dim: int = Field(default=1280, ge=8)
     """Width of Tau's tokens."""
     tau_tokens: int = Field(default=256, ge=1)
@@ -104,6 +106,7 @@ class DiffusersModel(Section):
 
     @property
     def conditional(self) -> bool:
+        """Whether the network reads labels: always."""
         return True
 
     @property

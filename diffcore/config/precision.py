@@ -33,6 +33,7 @@ class Arithmetic:
 
     @property
     def autocast(self) -> bool:
+        """Whether torch.autocast chooses the precision of each operation."""
         return self.lower != self.weights
 
     @property

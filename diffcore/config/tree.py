@@ -1,9 +1,9 @@
-"""The typed config tree: one YAML a run, dotted overrides on the command line.
+"""The typed config tree: one YAML per run, dotted overrides on the command line.
 
     deepspeed diffcore/train.py --config configs/demo.yaml --optimizer.lr 1e-4 --engine.zero 2
 
 pydantic holds the tree and its checks; ``configure.py`` fills it from the YAML and the command line. A field
-is written once, with its doc string. Nothing here imports torch.
+is written once, with its docstring. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from pydantic import Field, model_validator
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffcore.config.models import Model
+from diffcore.config.offload import OFFLOADS, OffloadName
 from diffcore.config.precision import Arithmetic, Precision, arithmetic
 from diffcore.config.samplers import SAMPLERS, SamplerName
-from diffcore.config.section import Section, flatten
+from diffcore.config.section import Identity, Section
 
 
 class Data(Section):
+    """Where the training images are, and how they are read."""
+
     path: Path | str
     """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
-    order: Literal["full", "block", "shards"] = "full"
+    order: Identity[Literal["full", "block", "shards"]] = "full"
     """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
-    tail: Literal["wrap", "drop"] = "wrap"
+    tail: Identity[Literal["wrap", "drop"]] = "wrap"
     """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
-    on_error: Literal["raise", "replace"] = "raise"
+    on_error: Identity[Literal["raise", "replace"]] = "raise"
     """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
     replace_limit: int = Field(default=100, ge=0)
     """Corrupt samples that one process may replace; one more ends the run."""
@@ -38,7 +41,7 @@ class Data(Section):
     prefetch: int = Field(default=4, ge=1)
     """Micro batches read ahead of the step that needs them."""
     cache: Path | None = None
-    """Node-local folder for the shards of a URL; none: $SLURM_TMPDIR, else the user's cache folder."""
+    """Node-local folder for the shards of a URL; None: $SLURM_TMPDIR, else the user's cache folder."""
     cache_bytes: int = Field(default=64 << 30, ge=1)
     """Most that the cache may hold, for all runs of a node that share it."""
 
@@ -52,6 +55,8 @@ class Data(Section):
 
 
 class Diffusion(Section):
+    """The noise schedule, what the network predicts and how its error is weighted."""
+
     schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
     """Noise schedule: linear betas (Ho et al. 2020), cosine (Nichol & Dhariwal 2021) or sigmoid betas."""
     timesteps: int = Field(default=1000, ge=2)
@@ -87,6 +92,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Optimizer(Section):
+    """Adam or AdamW."""
+
     kind: Literal["adam", "adamw"] = "adamw"
     """Adam, or AdamW (decoupled weight decay)."""
     lr: float = Field(default=1e-4, gt=0)
@@ -100,6 +107,8 @@ class Optimizer(Section):
 
 
 class LrSchedule(Section):
+    """The learning rate over the run, as a factor on optimizer.lr."""
+
     kind: Literal["constant", "cosine", "step", "onecycle"] = "constant"
     """After the warm-up: constant, a cosine to zero at the end, steps down; onecycle: no warm-up."""
     warmup_samples: int = Field(default=0, ge=0)
@@ -123,10 +132,12 @@ class LrSchedule(Section):
 
 
 class Batch(Section):
-    size: int = Field(ge=1)
-    """Global batch: samples an optimizer step, over all ranks."""
+    """Samples per optimizer step and per forward pass."""
+
+    size: Identity[int] = Field(ge=1)
+    """Global batch: samples per optimizer step, over all ranks."""
     micro: int | None = Field(default=None, ge=1)
-    """Samples a forward pass on one rank; empty: size / world, without accumulation."""
+    """Samples per forward pass on one rank; None: size / world, without accumulation."""
 
     def split(self, world: int) -> tuple[int, int]:
         """(micro, accumulation) for ``world`` ranks: the only place where the three are related.
@@ -144,30 +155,34 @@ class Batch(Section):
 
 
 class Engine(Section):
+    """DeepSpeed: ZeRO stage, precision, offloading, activation checkpointing."""
+
     zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (Rajbhandari et al. 2020)."""
     precision: Precision = "fp32"
     """Compute precision; bf16 and fp16 keep fp32 master weights, fp16 has a dynamic loss scale."""
-    offload: Literal["none", "optimizer"] = "none"
-    """optimizer: master weights and Adam's moments live, and the step runs, on the CPU (zero 1 to 3)."""
-    gradient_clipping: float = Field(default=1.0, ge=0)
+    offload: OffloadName = "none"
+    """optimizer: master weights and Adam's moments live, and the step runs, on the CPU (zero 1 to 3);
+    parameters: the weights wait there too until a module needs them (zero 3)."""
+    gradient_clipping: Identity[float] = Field(default=1.0, ge=0)
     """Bound on the gradient's norm; 0: none."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """Activation checkpointing: selective runs only cheap operations again in backward, full whole blocks."""
     compile: bool = False
     """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler."""
     deepspeed: Path | None = None
-    """JSON with what is DeepSpeed's own; empty: configs/deepspeed/zero{stage}.json."""
+    """JSON with what is DeepSpeed's own; None: configs/deepspeed/zero{stage}.json."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads a rank; empty: cores / ranks on this node."""
+    """CPU threads per rank; None: cores / ranks on this node."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.compile and self.zero == 3:
             # Its hooks around every module break the graph into pieces that are compiled again and again.
             raise ValueError("compile needs zero 0, 1 or 2")
-        if self.offload != "none" and self.zero == 0:
-            raise ValueError(f"offload {self.offload} needs zero 1, 2 or 3")
+        if self.zero not in (stages := OFFLOADS[self.offload].stages):
+            allowed = ", ".join(map(str, stages[:-1])) + " or " * (len(stages) > 1) + str(stages[-1])
+            raise ValueError(f"offload {self.offload} needs zero {allowed}")
         return self
 
     @property
@@ -177,12 +192,15 @@ class Engine(Section):
 
     @property
     def json_path(self) -> Path:
+        """The JSON with DeepSpeed's own settings: ``deepspeed``, or the stage's in configs/deepspeed."""
         return self.deepspeed or REPOSITORY / "configs" / "deepspeed" / f"zero{self.zero}.json"
 
 
 class Ema(Section):
+    """The exponential moving average of the weights."""
+
     decay: float = Field(default=0.9999, ge=0, lt=1)
-    """Decay of the weights' exponential moving average a step."""
+    """Decay per step of the weights' exponential moving average."""
     warmup: bool = True
     """Lower the decay early: min(decay, (1 + k) / (10 + k)) in the k-th step after start_step."""
     start_step: int = Field(default=0, ge=0)
@@ -190,6 +208,8 @@ class Ema(Section):
 
 
 class Train(Section):
+    """Length of the run, and how often it logs and saves."""
+
     steps: int = Field(ge=1)
     """Optimizer steps of the whole run."""
     log_every: int = Field(default=20, ge=1)
@@ -205,6 +225,8 @@ class Train(Section):
 
 
 class Sampling(Section):
+    """How images are drawn."""
+
     every: int = Field(default=1000, ge=1)
     """Training steps between two sample grids."""
     count: int = Field(default=16, ge=1, le=1024)
@@ -235,11 +257,15 @@ class Sampling(Section):
 
 
 class Memory(Section):
+    """The report of where the memory is."""
+
     trace: bool = True
     """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
 
 
 class Validation(Section):
+    """What is measured on held-out and on drawn images while training."""
+
     samples: int = Field(default=256, ge=0)
     """Held-out images whose loss is measured, with the same noise in every run; 0: none."""
     every: int | None = Field(default=None, ge=1)
@@ -249,11 +275,13 @@ class Validation(Section):
 
 
 class Guards(Section):
+    """Limits beyond which a run leaves steps out, rolls back or ends."""
+
     max_skips: int = Field(default=50, ge=1)
     """Steps in a row left out because a gradient is not finite, before the run ends."""
-    explosion: float | None = Field(default=None, gt=1)
-    """A logged loss above this many times the recent median rolls back to a checkpoint; empty: never."""
-    rollback_factor: float = Field(default=0.5, gt=0, le=1)
+    explosion: Identity[float | None] = Field(default=None, gt=1)
+    """A logged loss above this many times the recent median rolls back to a checkpoint; None: never."""
+    rollback_factor: Identity[float] = Field(default=0.5, gt=0, le=1)
     """Factor on the learning rate after a rollback."""
     max_rollbacks: int = Field(default=1, ge=0)
     """Rollbacks of a run; one explosion more ends it."""
@@ -264,20 +292,24 @@ class Guards(Section):
 
 
 class Config(Section):
-    """One run. Fields marked identity must match when a run folder is resumed; the others may change."""
+    """One run. What is declared Identity must match when a run folder is resumed; the rest may change.
+
+    Not Identity are world size, micro batch, ZeRO stage, precision, paths, lengths and logging: where and how
+    long the experiment runs. The data is recognized by its index's hash in the checkpoint, not by its path.
+    """
 
     run: Path
     """Run folder: config, metrics, checkpoints, samples and reports. The same command resumes it."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Identity[int] = Field(default=0, ge=0, lt=2**63)
     """Seed of the weights, the data order and every sample's noise, timestep and label drop."""
     data: Data
-    model: Model
-    diffusion: Diffusion = Diffusion()
-    optimizer: Optimizer = Optimizer()
-    lr_schedule: LrSchedule = LrSchedule()
+    model: Identity[Model]
+    diffusion: Identity[Diffusion] = Diffusion()
+    optimizer: Identity[Optimizer] = Optimizer()
+    lr_schedule: Identity[LrSchedule] = LrSchedule()
     batch: Batch
     engine: Engine = Engine()
-    ema: Ema = Ema()
+    ema: Identity[Ema] = Ema()
     train: Train
     validation: Validation = Validation()
     guards: Guards = Guards()
@@ -302,22 +334,6 @@ class Config(Section):
                 f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"
             )
         return self
-
-    def identity(self) -> dict[str, Any]:
-        """What makes this the same experiment, as flat dotted keys.
-
-        World size, micro batch, ZeRO stage, precision, paths, lengths and logging are placement and left
-        out; the data is told apart by its index's hash, which the checkpoint holds, not by its path.
-        """
-        tree = self.model_dump(
-            mode="json",
-            include={"data": {"order", "tail", "on_error"}}
-            | dict.fromkeys(("seed", "model", "diffusion", "optimizer", "lr_schedule", "batch", "ema"), True),
-        )
-        del tree["batch"]["micro"]
-        tree["engine"] = {"gradient_clipping": self.engine.gradient_clipping}
-        tree["guards"] = {"explosion": self.guards.explosion, "rollback_factor": self.guards.rollback_factor}
-        return dict(flatten(tree))
 
     def to_yaml(self) -> str:
         """The resolved config, every field written out; loads back to an equal Config."""

@@ -25,7 +25,7 @@ def guided(
 ) -> Denoiser:
     """unconditional + scale x (conditional - unconditional): 0 is unconditional, 1 plain conditional.
 
-    One doubled batch a step; a single one where the scale leaves only one of the two. ``rescale`` pulls the
+    One doubled batch per step; a single one where the scale leaves only one of the two. ``rescale`` pulls the
     guided prediction's standard deviation back to the conditional one's by this share (Lin et al. 2024,
     eqs. 15 and 16). Outside of ``interval``, a range of t / (T - 1), the scale is 1 (Kynkaanniemi et al.
     2024). ``clamp`` keeps x_0 within what an image can be: guided noise leaves that range, and at high t it
@@ -37,8 +37,9 @@ def guided(
     def predict(x_t: Tensor, t: int, t_B: Tensor) -> Tensor:
         now = scale if low <= t <= high else 1.0
         if now in (0, 1):
-            return network(x_t, t_B, labels_BA, keep_B if now else ~keep_B).to(x_t.dtype)
-        both = network(
+            one: Tensor = network(x_t, t_B, labels_BA, keep_B if now else ~keep_B)
+            return one.to(x_t.dtype)
+        both: Tensor = network(
             torch.cat([x_t, x_t]),
             torch.cat([t_B, t_B]),
             torch.cat([labels_BA, labels_BA]),

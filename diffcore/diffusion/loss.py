@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
 
 MIN_SNR_GAMMA = 5.0
+Network = Callable[..., Tensor]
+"""(x_t [B, C, H, W], timesteps [B], labels [B, A], keep [B]) -> prediction [B, C, H, W]."""
 
 
 def uniform(schedule: NoiseSchedule) -> Tensor:
@@ -36,14 +38,14 @@ WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {"uniform": uniform, "mi
 
 
 def denoising_loss(
-    network: nn.Module,
+    network: Network,
     schedule: NoiseSchedule,
     weights_T: Tensor,
     images_BCHW: Tensor,
     labels_BA: Tensor,
     draws: Draws,
 ) -> Tensor:
-    """Weighted mean squared error of the prediction, one value a sample: [B], fp32."""
+    """Weighted mean squared error of the prediction, one value per sample: [B], fp32."""
     x0_BCHW = schedule.scale(images_BCHW)
     x_t = schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B)
     target = schedule.target_of(x0_BCHW, draws.eps_BCHW, draws.t_B)

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# One number a use, so that no two uses share a random stream. Fixed: checkpoints and figures depend on them.
+# One number per use, so that no two share a random stream. Fixed: checkpoints and figures depend on them.
 STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4}
 
 
 def generator(seed: int, stream: str, position: int, step: int = 0) -> np.random.Generator:
     """The generator of one position of one stream; ``step`` for uses that draw anew at every step."""
-    # Philox counts in 256 bits: the lowest word counts the numbers drawn, the others tell the uses apart.
+    # Philox counts in 256 bits: the lowest word counts the numbers drawn, the others separate the uses.
     counter = [0, step, position, STREAMS[stream]]
     return np.random.Generator(np.random.Philox(key=[seed, 0], counter=counter))
 
 
 def normal(seed: int, stream: str, positions: Iterable[int], shape: Sequence[int], step: int = 0) -> Tensor:
-    """Standard normal noise, one block a position: [B, *shape], fp32, CPU."""
+    """Standard normal noise, one block per position: [B, *shape], fp32, CPU."""
     blocks = [
         generator(seed, stream, int(p), step).standard_normal(tuple(shape), dtype=np.float32)
         for p in positions
@@ -36,7 +36,7 @@ def normal(seed: int, stream: str, positions: Iterable[int], shape: Sequence[int
 
 
 def labels(seed: int, positions: Iterable[int], variants: Sequence[int]) -> Tensor:
-    """Labels drawn uniformly, one row a position: int64 [B, A]."""
+    """Labels drawn uniformly, one row per position: int64 [B, A]."""
     rows = [[generator(seed, "labels", int(p)).integers(0, variants)] for p in positions]
     return torch.from_numpy(np.concatenate(rows))
 
@@ -70,4 +70,5 @@ class Draws:
         return cls(torch.tensor(t), torch.from_numpy(np.stack(eps)), torch.tensor(keep))
 
     def to(self, device: torch.device) -> Draws:
+        """The same draws on ``device``."""
         return Draws(*(x.to(device) for x in (self.t_B, self.eps_BCHW, self.keep_B)))

@@ -107,7 +107,7 @@ def _extrapolated(x0: Tensor, lambda_t: float, before: tuple[Tensor, float], lam
 def dpmpp_2m(
     denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
 ) -> Tensor:
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order, one evaluation per step.
 
     The first and the last step are of first order, as in diffusers: the one has no step before it, the other
     ends at infinite logSNR.
@@ -132,7 +132,7 @@ def dpmpp_2m_sde(
 ) -> Tensor:
     """SDE-DPM-Solver++ 2M (Lu et al. 2022, section 5) on levels equally spaced in logSNR.
 
-    Second order with fresh noise, one evaluation a step. It follows the same stochastic process as DDPM,
+    Second order with fresh noise, one evaluation per step. It follows the same stochastic process as DDPM,
     whose noise mends a network's errors, and stays with it under strong guidance (docs/guidance.md). Where
     ``denoise`` keeps x_0 within a range (its attribute ``limit``), the extrapolated x_0 is kept there too.
     """
@@ -158,7 +158,7 @@ def heun(
 ) -> Tensor:
     """Heun's method on dx/ds = (x - x_0) / s, s = sigma / alpha (Karras et al. 2022, algorithm 1).
 
-    Second order, two evaluations a step, but one for the last step, which ends at s = 0, and for steps from
+    Second order, two evaluations per step, but one for the last step, which ends at s = 0, and for steps from
     above HEUN_MAX: there the trapezoid is so long that its correction, (s - s') / s' times the change of x_0,
     swamps the image (a cosine schedule begins at s = 20,000).
     """

@@ -62,6 +62,7 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, c: Diffusion) -> NoiseSchedule:
+        """The schedule of a config: its betas, made to end in pure noise where that is asked."""
         alpha_bar_T = torch.cumprod(1 - BETAS[c.schedule](c), dim=0)
         if c.zero_terminal_snr:
             alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)
@@ -69,6 +70,7 @@ class NoiseSchedule:
 
     @property
     def timesteps(self) -> int:
+        """T, the number of noise levels."""
         return len(self.alpha_bar_T)
 
     @property
@@ -127,7 +129,7 @@ class NoiseSchedule:
         return signal * x0 + noise * eps
 
     def target_of(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
-        """What the network should say: eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
+        """What the network should predict: eps, x_0, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0
         (Salimans & Ho 2022, appendix D)."""
         if self.target == "eps":
             return eps

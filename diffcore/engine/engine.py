@@ -38,7 +38,7 @@ def _forget_earlier_engines() -> None:
     autocast, those that do not are given its loss scale.
     """
     torch.nn.functional.linear = LINEAR
-    autocast = importlib.import_module("deepspeed.runtime.torch_autocast")
+    autocast: Any = importlib.import_module("deepspeed.runtime.torch_autocast")
     autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
@@ -103,6 +103,7 @@ class Engine(NamedStates):
         return not getattr(self._optimizer, "overflow", False)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        """The network's output; the first input, x_t, is cast to the weights' dtype."""
         x_BCHW, *rest = inputs
         output: Tensor = self._engine(x_BCHW.to(self.dtype), *rest)
         return output
@@ -122,7 +123,7 @@ class Engine(NamedStates):
         return float(self._optimizer.loss_scale)
 
     def scaler_state(self) -> dict[str, float]:
-        """What the dynamic loss scale needs to go on; empty without fp16."""
+        """What the dynamic loss scale needs to go on; an empty dict without fp16."""
         if self._unwrapped:
             scaler = self._engine.torch_autocast_z0_gradscaler
             return dict(scaler.state_dict()) if scaler is not None else {}
@@ -143,7 +144,9 @@ class Engine(NamedStates):
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
-        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        wrapped = self._engine.optimizer
+        optimizer: torch.optim.Optimizer = getattr(wrapped, "optimizer", wrapped)
+        return optimizer
 
     @property
     def _stepped(self) -> list[Tensor]:

@@ -21,15 +21,15 @@ class _Skipping:
 
 
 class Adam(_Skipping, torch.optim.Adam):
-    pass
+    """torch's Adam that leaves steps out while ``overflow`` is set."""
 
 
 class AdamW(_Skipping, torch.optim.AdamW):
-    pass
+    """torch's AdamW that leaves steps out while ``overflow`` is set."""
 
 
 def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel a group)."""
+    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel per group)."""
     c = config.optimizer
     # Under ZeRO-1 to 3 DeepSpeed leaves steps out itself, and warns of classes that it does not know.
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = (

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class NamedStates(ABC):
                 shard, offset, _ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
                 start, count = _share(size, self.world)
                 yield Place(name, start, count, shard, offset)
-            elif (mapped := parameter._hp_mapping) is not None:  # what falls into this rank's partition
+            elif (mapped := cast(Any, parameter)._hp_mapping) is not None:  # in this rank's partition
                 of, at = mapped.lp_fragment_address, mapped.hp_fragment_address
                 yield Place(name, of.start, of.numel, mapped.param_group_index, at.start)
 

@@ -40,7 +40,7 @@ def start(threads: int | None = None) -> World:
         # Slurm may show a task one device only: then it is number 0, whatever the local rank.
         shown = torch.cuda.device_count()
         if shown > 1 and local >= shown:
-            raise InputError(f"local rank {local} has no GPU: this node shows {shown} (one process a GPU)")
+            raise InputError(f"local rank {local} has no GPU: this node shows {shown} (one process per GPU)")
         device = torch.device("cuda", local if shown > 1 else 0)
         torch.cuda.set_device(device)
     else:

@@ -1,4 +1,4 @@
-"""The ranks of a run: one's own place among them, and what they tell each other. Knows torch alone."""
+"""The ranks of a run: this process's place among them, and what they exchange. Knows torch alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class World:
 
     @property
     def main(self) -> bool:
+        """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
 
 
@@ -32,7 +33,7 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def one_device() -> torch.device:
-    """The GPU of a process that is alone, or the CPU with malloc set up for steps over and over."""
+    """The GPU of a process that is alone, or the CPU with malloc set up to keep what steps free."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     malloc.keep_freed()
@@ -46,7 +47,8 @@ def is_lost_peer(error: RuntimeError) -> bool:
 
 def side_group() -> torch.distributed.ProcessGroup:
     """All ranks once more, over the CPU: for what goes on beside the training. A collective."""
-    return torch.distributed.new_group(backend="gloo")
+    group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
+    return group
 
 
 def gather_objects(
@@ -66,5 +68,5 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def barrier() -> None:
-    """Until every rank is here."""
+    """Wait until every rank is here."""
     torch.distributed.barrier()

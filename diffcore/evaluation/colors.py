@@ -2,7 +2,7 @@
 
 Do the samples have the face and hair colour that was asked for? Read by the palette rule, without a network,
 and printed beside its two controls: the same rule on real images (it should be right), and against shuffled
-wishes (it should fall to chance). For stand-in avatars only. Writes ``colors.json`` into the run folder.
+labels (it should fall to chance). For stand-in avatars only. Writes ``colors.json`` into the run folder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sampling = sampling_of(model.config, arguments)
     result = color_agreement.measure(arguments.run, model, sampling, arguments.samples, arguments.seed)
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
-    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled labels")
+    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes")
     table = TextTable(f"Colours as asked, step {model.step}, {settings}", *headings)
     for name, row in result.items():
         shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))

@@ -1,7 +1,7 @@
 """python -m diffcore.evaluation.points RUN [--samples 512] [--raw]
 
 The quality of every kept checkpoint of a run, beside the loss it was reached with: the curve after the fact.
-Writes points.json into the run folder. The same wishes and noise at every checkpoint. Those that only an
+Writes points.json into the run folder. The same labels and noise at every checkpoint. Those that only an
 interruption saved are left out.
 """
 

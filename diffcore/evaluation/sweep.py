@@ -3,7 +3,7 @@
 Which guidance scale, sampler and number of steps? Draws the same conditions with the same noise at every
 scale with every sampler, then with fewer and more steps. Writes into the run folder:
 
-    sweep.png, sweep.html   the pictures, a row a scale, and fidelity against diversity
+    sweep.png, sweep.html   the pictures, a row per scale, and fidelity against diversity
     sweep.json              every figure
     sampling.json           the recommended settings, which diffcore.sample and diffcore.evaluate then use
 

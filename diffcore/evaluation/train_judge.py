@@ -1,7 +1,8 @@
 """python -m diffcore.evaluation.train_judge DATA [--out DATA/judge]
 
-Trains the judge of packed shards: a classifier with one head an attribute, on the real images of the training
-split only. The best state on the validation split is kept, and training ends when that no longer improves.
+Trains the judge of packed shards: a classifier with one head per attribute, on the real images of the
+training split only. The best state on the validation split is kept, and training ends when that no longer
+improves.
 Works for any label schema: several attributes or one class. ``judge.json`` holds its accuracy and confusion
 on the validation split, and the fingerprint of the shards that it is for.
 """
@@ -21,6 +22,7 @@ EPOCHS = 24
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; see ``--help``."""
     parser = flags.parser("diffcore.evaluation.train_judge", __doc__)
     parser.add_argument("data", help="folder of packed shards, or its URL (then with --out)")
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")

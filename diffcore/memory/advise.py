@@ -35,12 +35,13 @@ class Change:
 
 CHANGES = (
     Change("engine.precision bf16", {"precision": "bf16"}, "none: faster on any GPU since Ampere"),
-    Change("engine.zero 1", {"zero": 1}, "under 5 % (one all-gather a step)"),
+    Change("engine.zero 1", {"zero": 1}, "under 5 % (one all-gather per step)"),
     Change("engine.zero 2", {"zero": 2}, "under 5 % more"),
     Change("engine.checkpointing selective", {"checkpointing": "selective"}, "about 10 %"),
     Change("engine.zero 3", {"zero": 3}, "up to 50 % more traffic"),
     Change("engine.checkpointing full", {"checkpointing": "full"}, "about 33 %: one more forward"),
     Change("engine.offload optimizer", {"offload": "optimizer"}, "the step runs on the host's cores"),
+    Change("engine.offload parameters", {"offload": "parameters"}, "the weights cross the bus in every pass"),
 )
 
 
@@ -71,16 +72,18 @@ class Planner:
         )
         traces = self._traces.setdefault((precision, config.engine.checkpointing, kind), {})
         if micro not in traces:
-            two = [count for count in traces if count > 1][:2]  # one sample takes other steps
-            scaled = between(*(traces[count] for count in sorted(two)), micro) if len(two) == 2 else None
+            two = sorted([count for count in traces if count > 1][:2])  # one sample takes other steps
+            scaled = between(traces[two[0]], traces[two[1]], micro) if len(two) == 2 else None
             traces[micro] = scaled or trace_quietly(config, self.data, micro, self.device)
         return traces[micro]
 
     def plan(self, config: Config, world: int, rank: int = 0) -> Plan:
+        """The plan of ``rank`` of ``world``, as ``plan.plan`` makes it."""
         traced = self.trace(config, config.batch.split(world)[0])
         return plan(config, world, rank, self.device, self.data, traced, self.outside)
 
     def with_micro(self, config: Config, micro: int, world: int) -> Config:
+        """``config`` with this micro batch on ``world`` ranks, without accumulation."""
         return replace(config, "batch", {"micro": micro, "size": micro * world})
 
     def largest(self, config: Config, world: int, room: int) -> int:

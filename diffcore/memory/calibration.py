@@ -29,6 +29,7 @@ class Calibration:
 
     @property
     def source_nccl(self) -> str:
+        """Where NCCL's figure is from."""
         return self.source if self.nccl_measured else ASSUMED.source
 
 
@@ -36,7 +37,7 @@ ASSUMED = Calibration(
     context=520 * MIB,
     workspaces=32 * MIB,
     nccl=600 * MIB,
-    source="assumed: no GPU was measured here; NCCL's issue 964 reports 544 to 688 MB a group",
+    source="assumed: no GPU was measured here; NCCL's issue 964 reports 544 to 688 MB per group",
 )
 CALIBRATIONS: dict[tuple[str, str], Calibration] = {}
 """(NVML's name of the GPU, torch.version.cuda) -> what was measured on it."""
@@ -46,9 +47,9 @@ GPUS = {"24GB": 24, "40GB": 40, "80GB": 80, "141GB": 141}
 
 TOTAL = {24: 22_510, 40: 40_338, 48: 45_590, 80: 81_000, 94: 95_230, 141: 143_156}
 """MiB that CUDA says a card has (cudaMemGetInfo), of those sold with as many GB the one with least: A10 and
-A10G, A100, L40S, H100, H100 NVL, H200. Other sizes: OTHERS a GB."""
+A10G, A100, L40S, H100, H100 NVL, H200. Other sizes: OTHERS per GB."""
 OTHERS = 930
-"""MiB a GB: a T4's 14.56 GiB of 16 GB, the least that is known."""
+"""MiB per GB: a T4's 14.56 GiB of 16 GB, the least that is known."""
 
 
 def calibration(gpu: str | None = None, cuda: str | None = None) -> Calibration:

@@ -30,12 +30,14 @@ OUTPUTS = 18_319
 
 
 def write(path: Path) -> Path:
+    """Write ``text`` to ``path``, and return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text().encode())
     return path
 
 
 def text() -> str:
+    """The whole page, in Markdown."""
     config = replace(load(REPOSITORY / "configs" / "avatar.yaml"), "engine", {"zero": 0, "precision": "fp32"})
     config = replace(config, "batch", {"size": BATCH, "micro": BATCH})
     data = Data(tuple(CARTOON_SET), 64)
@@ -134,7 +136,7 @@ def _where(planned: Plan, outputs: int) -> list[str]:
 
 def _remedies(planner: Planner) -> list[str]:
     """Each remedy alone, and several together, beside the plain settings."""
-    alone = [
+    alone: list[tuple[str, dict[str, Any], int]] = [
         ("as above", {}, 1),
         ("activation checkpointing, selective", {"checkpointing": "selective"}, 1),
         ("activation checkpointing, full", {"checkpointing": "full"}, 1),
@@ -142,6 +144,7 @@ def _remedies(planner: Planner) -> list[str]:
         ("bf16 (ZeRO-1's masters)", {"precision": "bf16", "zero": 1}, 1),
         ("bf16 and full checkpointing", {"precision": "bf16", "zero": 1, "checkpointing": "full"}, 1),
     ]
+    shared: list[tuple[str, dict[str, Any], int]]
     shared = [(f"fp32, ZeRO-{zero} over 8 GPUs", {"zero": zero}, 8) for zero in range(4)]
     shared += [(f"bf16, ZeRO-{z} over 8 GPUs", {"zero": z, "precision": "bf16"}, 8) for z in (1, 2, 3)]
     nccl = planner.plan(planner.config, 1).outside.nccl // MIB

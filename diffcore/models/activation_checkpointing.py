@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ def checkpoint_blocks(network: nn.Module, mode: str, *, hooked: bool = False) ->
         # ZeRO-3's own linear layer adds the bias in place to what mm returns: kept, it would get it twice.
         kept = [operation for operation in KEPT if not (hooked and operation is aten.mm.default)]
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept)
-    for block in _outermost(network, network.blocks):
+    blocks = cast(tuple[type[nn.Module], ...], network.blocks)
+    for block in _outermost(network, blocks):
         forward = functools.partial(_again_first, block.forward) if hooked else block.forward
         block.forward = functools.partial(checkpoint, forward, **options)
 
@@ -70,7 +71,7 @@ def _again_first(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any
     Else it would run inside the backward of the block's last module and free the parameters that ZeRO-3 has
     just gathered for it; and it would be cut off where nothing more is needed, past the hooks that free.
     """
-    apply = _AgainFirst.apply
+    apply: Callable[[Tensor], Tensor] = _AgainFirst.apply
     return tree_map(lambda x: apply(x) if isinstance(x, Tensor) else x, forward(*inputs, **named))
 
 

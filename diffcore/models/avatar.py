@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,15 @@ from diffcore.models.embedding import timestep_embedding
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.schema import Attribute
 
+M = TypeVar("M", bound=nn.Module)
+
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm; its groups are the largest power of two, 32 at most, that divides channels / 4."""
     return nn.GroupNorm(math.gcd(32, channels // 4), channels)
 
 
-def zeroed(module: nn.Module) -> nn.Module:
+def zeroed(module: M) -> M:
     """A branch that ends in this starts as the identity, which keeps a deep residual net trainable."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -36,6 +40,8 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions, scaled and shifted by the time embedding, added to their input."""
+
     def __init__(self, c_in: int, c_out: int, c_time: int) -> None:
         super().__init__()
         self.norm_in = group_norm(c_in)
@@ -46,14 +52,16 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x_BCHW: Tensor, time_BE: Tensor) -> Tensor:
+        """[B, C_in, H, W], time [B, E] -> [B, C_out, H, W]."""
         h_BCHW = self.conv_in(F.silu(self.norm_in(x_BCHW)))
         scale_BC11, shift_BC11 = self.time(time_BE)[:, :, None, None].chunk(2, dim=1)
         h_BCHW = self.norm_out(h_BCHW) * (1 + scale_BC11) + shift_BC11
-        return self.skip(x_BCHW) + self.conv_out(F.silu(h_BCHW))
+        output: Tensor = self.skip(x_BCHW) + self.conv_out(F.silu(h_BCHW))
+        return output
 
 
 class CrossAttention(nn.Module):
-    """Every pixel asks, the attributes answer: queries from the image, keys and values from Tau."""
+    """Cross-attention of pixels to attributes: queries from the image, keys and values from Tau."""
 
     def __init__(self, channels: int, encoder: LabelEncoder, config: AvatarModel) -> None:
         super().__init__()
@@ -64,13 +72,15 @@ class CrossAttention(nn.Module):
         self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x_BCHW: Tensor, encoded_BV: Tensor) -> Tensor:
+        """[B, C, H, W], encoded labels [B, V] -> [B, C, H, W]."""
         height = x_BCHW.shape[2]
         x_BLC = self.norm(x_BCHW).flatten(2).transpose(1, 2)
         query_BHLD = self.query(x_BLC).unflatten(2, (self.heads, -1)).transpose(1, 2)
         keys_BHND, values_BHND = self.tau(encoded_BV)
         read_BHLD = F.scaled_dot_product_attention(query_BHLD, keys_BHND, values_BHND)
         read_BLC = self.out(read_BHLD.transpose(1, 2).flatten(2))
-        return x_BCHW + read_BLC.transpose(1, 2).unflatten(2, (height, -1))
+        output: Tensor = x_BCHW + read_BLC.transpose(1, 2).unflatten(2, (height, -1))
+        return output
 
 
 class Stage(nn.Module):
@@ -84,6 +94,7 @@ class Stage(nn.Module):
         self.attention = CrossAttention(c_out, encoder, config) if encoder else None
 
     def forward(self, x_BCHW: Tensor, time_BE: Tensor, encoded_BV: Tensor | None) -> Tensor:
+        """[B, C_in, H, W], time [B, E], encoded labels [B, V] -> [B, C_out, H, W]."""
         x_BCHW = self.residual(x_BCHW, time_BE)
         if self.attention is not None:
             x_BCHW = self.attention(x_BCHW, encoded_BV)
@@ -145,6 +156,7 @@ class AvatarUNet(nn.Module):
         self.head = nn.Sequential(group_norm(width), nn.SiLU(), last, nn.PixelShuffle(config.patch))
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
+        """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         time_BE = self.time(timestep_embedding(t_B, self.width).to(x_BCHW.dtype))
         encoded_BV = self.encoder(labels_BA, keep_B, x_BCHW.dtype) if self.encoder else None
 
@@ -152,6 +164,7 @@ class AvatarUNet(nn.Module):
         # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
         h_BCHW, skips = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last)), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
+            assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h_BCHW = block(h_BCHW, time_BE, encoded_BV)
                 skips.append(h_BCHW)
@@ -160,6 +173,8 @@ class AvatarUNet(nn.Module):
             h_BCHW = block(h_BCHW, time_BE, encoded_BV)
         for grow, blocks in zip(self.grow, self.up, strict=True):
             h_BCHW = grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
+            assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded_BV)
-        return self.head(h_BCHW)
+        output: Tensor = self.head(h_BCHW)
+        return output

@@ -22,7 +22,8 @@ def compile_network(network: nn.Module) -> None:
     plain, compiled = network.forward, torch.compile(network.forward, dynamic=False)
 
     def forward(*inputs: Tensor) -> Tensor:
-        return compiled(*inputs) if torch.is_grad_enabled() else plain(*inputs)
+        output: Tensor = compiled(*inputs) if torch.is_grad_enabled() else plain(*inputs)
+        return output
 
     network.forward = forward
 

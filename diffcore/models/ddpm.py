@@ -36,7 +36,9 @@ class DoubleConvolution(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return F.gelu(x_BCHW + self.body(x_BCHW)) if self.residual else self.body(x_BCHW)
+        """[B, C_in, H, W] -> [B, C_out, H, W]."""
+        body_BCHW: Tensor = self.body(x_BCHW)
+        return F.gelu(x_BCHW + body_BCHW) if self.residual else body_BCHW
 
 
 class SelfAttention(nn.Module):
@@ -53,6 +55,7 @@ class SelfAttention(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
         height = x_BCHW.shape[2]
         x_BLC = x_BCHW.flatten(2).transpose(1, 2)
         split = self.in_proj(self.norm(x_BLC)).unflatten(2, (3, self.heads, -1))
@@ -61,7 +64,8 @@ class SelfAttention(nn.Module):
         read_BLC = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
         x_BLC = x_BLC + self.out_proj(read_BLC)
         x_BLC = x_BLC + self.feed_forward(x_BLC)
-        return x_BLC.transpose(1, 2).unflatten(2, (height, -1))
+        output: Tensor = x_BLC.transpose(1, 2).unflatten(2, (height, -1))
+        return output
 
 
 class Down(nn.Module):
@@ -76,7 +80,9 @@ class Down(nn.Module):
         self.attention = SelfAttention(c_out, config.heads)
 
     def forward(self, x_BCHW: Tensor, time_BE: Tensor) -> Tensor:
-        return self.attention(self.body(x_BCHW) + self.embed(time_BE)[:, :, None, None])
+        """[B, C_in, H, W], time and labels [B, E] -> [B, C_out, H / 2, W / 2]."""
+        output: Tensor = self.attention(self.body(x_BCHW) + self.embed(time_BE)[:, :, None, None])
+        return output
 
 
 class Up(nn.Module):
@@ -91,9 +97,11 @@ class Up(nn.Module):
         self.attention = SelfAttention(c_out, config.heads)
 
     def forward(self, x_BCHW: Tensor, skip_BCHW: Tensor, time_BE: Tensor) -> Tensor:
+        """[B, C, H, W], skip [B, C_skip, 2 H, 2 W], time and labels [B, E] -> [B, C_out, 2 H, 2 W]."""
         grown = F.interpolate(x_BCHW, scale_factor=2.0, mode="bilinear", align_corners=True)
         joined = self.body(torch.cat([skip_BCHW, grown], dim=1))
-        return self.attention(joined + self.embed(time_BE)[:, :, None, None])
+        output: Tensor = self.attention(joined + self.embed(time_BE)[:, :, None, None])
+        return output
 
 
 class DdpmUNet(nn.Module):
@@ -119,6 +127,7 @@ class DdpmUNet(nn.Module):
         self.head = nn.Conv2d(w, 3, 1)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
+        """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         time_BE = timestep_embedding(t_B, self.embedding).to(x_BCHW.dtype)
         for column, embed in enumerate(self.labels):
             time_BE = time_BE + embed(labels_BA[:, column]) * keep_B[:, None].to(x_BCHW.dtype)
@@ -130,4 +139,5 @@ class DdpmUNet(nn.Module):
         h_BCHW = self.bottom(h_BCHW)
         for block in self.up:
             h_BCHW = block(h_BCHW, skips.pop(), time_BE)
-        return self.head(h_BCHW)
+        output: Tensor = self.head(h_BCHW)
+        return output

@@ -8,6 +8,7 @@ heads, not their width (huggingface/diffusers#2011).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
@@ -30,7 +31,7 @@ class DiffusersUNet(nn.Module):
         self.width = config.cross_attention_dim
         self.encoder = LabelEncoder(schema, config.attributes)
         self.tau = nn.Linear(self.encoder.width, config.tau_tokens * config.cross_attention_dim)
-        self.unet = UNet2DConditionModel(
+        unet = UNet2DConditionModel(
             in_channels=3,
             out_channels=3,
             down_block_types=("CrossAttnDownBlock2D",) * levels,
@@ -41,8 +42,11 @@ class DiffusersUNet(nn.Module):
             attention_head_dim=config.attention_head_dim,
             only_cross_attention=config.only_cross_attention,
         )
+        self.unet = cast(nn.Module, unet)  # its package shows type checkers a placeholder class
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
+        """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         encoded_BV = self.encoder(labels_BA, keep_B, x_BCHW.dtype)
         tokens_BNC = self.tau(encoded_BV).unflatten(1, (-1, self.width))
-        return self.unet(x_BCHW, t_B, encoder_hidden_states=tokens_BNC).sample
+        output: Tensor = self.unet(x_BCHW, t_B, encoder_hidden_states=tokens_BNC).sample
+        return output

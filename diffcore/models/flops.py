@@ -29,7 +29,7 @@ PEAKS = [
 
 
 def training_flops(model: Model, schema: Sequence[Attribute], size: int) -> int:
-    """FLOPs of one image's forward and backward pass, two a multiply-add, counted on tensors without data.
+    """FLOPs of one image's forward and backward pass, two per multiply-add, counted on tensors without data.
 
     Backward counts twice the forward: one product for the input's gradient and one for the weight's.
     """
@@ -40,7 +40,7 @@ def training_flops(model: Model, schema: Sequence[Attribute], size: int) -> int:
         plain = sdpa_kernel(SDPBackend.MATH)
         with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
             network(*inputs)
-    return 3 * counter.get_total_flops()
+    return 3 * int(counter.get_total_flops())
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

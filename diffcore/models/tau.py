@@ -1,7 +1,7 @@
 """Tau: from labels to the keys and values of the UNet's cross-attention.
 
 Shapes: B batch, A attributes, V width of the encoded labels (217 for one-hot Cartoon Set), H heads,
-N tokens, D channels a head.
+N tokens, D channels per head.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from shards.schema import Attribute, one_hot_offsets, one_hot_width
 
 
 class LabelEncoder(nn.Module):
-    """Integer labels -> one vector a sample; a dropped condition is the zero vector.
+    """Integer labels -> one vector per sample; a dropped condition is the zero vector.
 
     ``one_hot``: the concatenated one-hot vectors. ``integer``: each label as (value + 1) / variants, so that
     no label looks like the dropped one. No parameters.
     """
+
+    offsets_A: Tensor
+    variants_A: Tensor
 
     def __init__(self, schema: Sequence[Attribute], encoding: str) -> None:
         super().__init__()
@@ -53,10 +56,9 @@ class Tau(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.tokens = heads, tokens
-        self.projections = nn.ModuleList(
-            nn.Linear(encoder.width, 2 * tokens * channels) for _ in range(projections)
-        )
-        for projection in self.projections:
+        layers = [nn.Linear(encoder.width, 2 * tokens * channels) for _ in range(projections)]
+        self.projections = nn.ModuleList(layers)
+        for projection in layers:
             # Keys and values of unit variance from the start: ``active`` of the inputs are non-zero.
             nn.init.normal_(projection.weight, std=encoder.active**-0.5)
             nn.init.normal_(projection.bias, std=0.02)

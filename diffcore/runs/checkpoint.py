@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``checkpoints/step-00001000`` with
 
-    shard-00000-of-00008.safetensors   one a rank: its parts of the fp32 weights, of their EMA and of
+    shard-00000-of-00008.safetensors   one per rank: its parts of the fp32 weights, of their EMA and of
                                        Adam's moments, as "weights/<parameter>", "ema/...", "exp_avg/..." and
                                        "exp_avg_sq/...", flat; where each begins is in the file's metadata
     state.json                         ``State``: step, identity of the experiment, where it was written
@@ -70,14 +70,17 @@ class State:
 
 
 def folder_of(run: Path) -> Path:
+    """The folder of a run's checkpoints."""
     return run / "checkpoints"
 
 
 def step_of(folder: Path) -> int:
+    """The step of a checkpoint, from its folder's name."""
     return int(folder.name.removeprefix("step-"))
 
 
 def shard_name(rank: int, world: int) -> str:
+    """File name of the shard that rank ``rank`` of ``world`` writes."""
     return f"shard-{rank:05d}-of-{world:05d}.safetensors"
 
 
@@ -94,7 +97,7 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
 
     OSError where one cannot be read: that says nothing of what is in it.
     """
-    skipped = []
+    skipped: list[str] = []
     for folder in sorted(folder_of(run).glob("step-*"), reverse=True):
         problem = check(folder)
         if problem is None:
@@ -168,6 +171,7 @@ def _remove(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> State:
+    """A checkpoint's state.json. InputError for another version of the schema."""
     tree = json.loads((folder / "state.json").read_text())
     if tree.get("version") != VERSION:
         raise InputError(f"{folder}: checkpoint version {tree.get('version')}, this code reads {VERSION}")

@@ -46,8 +46,9 @@ def export(run: Path, out: Path, which: str = "newest") -> None:
 
 def _write_diffusers(out: Path, network: nn.Module) -> None:
     """The averaged UNet as diffusers saves one, and Tau beside it."""
-    network.unet.save_pretrained(out / "unet")
-    save_file(network.tau.state_dict(), out / "tau.safetensors", metadata={"format": "pt"})
+    unet: Any = network.unet
+    unet.save_pretrained(out / "unet")
+    save_file(network.get_submodule("tau").state_dict(), out / "tau.safetensors", metadata={"format": "pt"})
 
 
 def _card(config: Config, state: Any, folder: Path) -> str:

@@ -34,7 +34,7 @@ def numbers(run: Path) -> dict[str, str]:
     for name, row in (colors or {}).get("agreement", {}).items():
         result[f"{name} as asked, {row['samples']} samples"] = f"{row['asked']:.1%}"
         result[f"{name}, control: real images"] = f"{row['real_images']:.1%}"
-        result[f"{name}, control: shuffled labels"] = f"{row['shuffled_wishes']:.1%}"
+        result[f"{name}, control: shuffled wishes"] = f"{row['shuffled_wishes']:.1%}"
     return result
 
 

@@ -136,16 +136,17 @@ class Saver:
             result = work()
         except OSError as error:
             problem = error
-        told = gather_objects((result, problem), self.world, self._group)
-        for rank, (_, failed) in enumerate(told):
+        gathered = gather_objects((result, problem), self.world, self._group)
+        for rank, (_, failed) in enumerate(gathered):
             if failed is not None:
                 if self.world.main:
                     (self.run / SAVING).unlink(missing_ok=True)
                 raise OSError(failed.errno, f"{failed.strerror} (checkpoint, rank {rank})", failed.filename)
-        return [result for result, _ in told]
+        return [result for result, _ in gathered]
 
 
 def temporary_of(run: Path, step: int) -> Path:
+    """The folder that a checkpoint is written in before it is complete."""
     return folder_of(run) / f".step-{step:08d}.tmp"
 
 

@@ -37,6 +37,7 @@ class Source:
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
+        """The attributes that the network was trained with."""
         return tuple(Attribute(a["name"], a["variants"]) for a in self.data["schema"])
 
     @property

@@ -30,6 +30,7 @@ class MicroBatch:
     draws: Draws
 
     def to(self, device: torch.device) -> MicroBatch:
+        """The same micro batch on ``device``."""
         return MicroBatch(self.images.to(device), self.labels.to(device), self.draws.to(device))
 
 
@@ -42,7 +43,7 @@ def positions_of(step: int, micro_step: int, rank: int, world: int, micro: int, 
 def micro_batches(
     config: Config, reader: ShardReader, world: World, start: int, end: int
 ) -> Generator[MicroBatch, None, None]:
-    """This rank's micro batches of the steps ``start`` .. ``end`` - 1, ``accumulation`` of them a step."""
+    """This rank's micro batches of the steps ``start`` .. ``end`` - 1, ``accumulation`` of them per step."""
     micro, accumulation = config.batch.split(world.size)
     requests = (
         positions_of(step, micro_step, world.rank, world.size, micro, config.batch.size)
@@ -62,6 +63,6 @@ def micro_batches(
         )
         return MicroBatch(images, torch.from_numpy(batch.labels), draws)
 
-    # Noise takes longer to draw than images to read, so it is made ahead too, not while a GPU waits.
+    # Noise takes longer to draw than images to read, so it too is made ahead, while the GPU works.
     for batch in prefetch(ready, requests, config.data.prefetch):
         yield batch.to(world.device)

@@ -57,6 +57,7 @@ class Monitor:
         return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
 
     def text(self, tag: str, text: str) -> None:
+        """A text for TensorBoard, shown as it is."""
         if self.active:
             self._writer.add_text(tag, f"```\n{text}\n```")
 
@@ -78,7 +79,7 @@ class Monitor:
         jsonl.append(self._metrics, {"step": step, **values})
 
     def board(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures for TensorBoard alone: metrics.jsonl has a line a logged step, and nothing else."""
+        """Figures for TensorBoard alone: metrics.jsonl has one line per logged step, and nothing else."""
         if self.active:
             for tag, value in values.items():
                 self._writer.add_scalar(tag, value, step)
@@ -99,10 +100,12 @@ class Monitor:
         self.say(f"step {step}/{self.total}  {words}  {_clock(left)} left")
 
     def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
+        """A picture [H, W, C] for TensorBoard."""
         if self.active:
             self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Finish the progress bar and TensorBoard's file."""
         if not self.active:
             return
         if self._progress:

@@ -11,10 +11,10 @@ from diffbase.exits import BAD_INPUT, HOLD_BACK, RETRYABLE, own_rank
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
 from diffcore.training.guards.stopping import StopFlag
-from diffcore.training.guards.trouble import explain
 from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.loop import train
 from diffcore.training.run import Judging, Training
+from diffcore.training.trouble import explain
 
 
 def train_here(config: Config, judge: Judging) -> int:

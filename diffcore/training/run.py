@@ -56,7 +56,7 @@ Judging = Callable[[Config, Index, World], Probe | None]
 
 
 def no_judge(config: Config, index: Index, world: World) -> None:
-    """Training without anybody to judge what is drawn."""
+    """The ``Judging`` of a training whose images nobody judges: no probe."""
 
 
 class Training:
@@ -79,19 +79,21 @@ class Training:
         torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         network = models.build(config.model, self.reader.schema, self.reader.size)
         network = models.prepare(network, config.engine)
         self.engine = Engine(network, config, world)
         self.schedule = NoiseSchedule.of(config.diffusion)
         self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule)
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
-        # Held until this process ends: one writer a run folder.
+        # Held until this process ends: one writer per run folder.
         lock = run_folder.claim(config, self.data) if world.main else None
         self._open.callback(lambda: lock and lock.close())
 
         # Where it was: rank 0 looks, all take what it found.
-        self.step, self.progress, self.measured, self._saved = 0, Progress(), {}, None
+        self.step, self.progress = 0, Progress()
+        self.measured: dict[str, float] = {}
+        self._saved: int | None = None
         folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
@@ -280,7 +282,7 @@ class Training:
         with self.watchdog.section("load"):
             state = checkpoint.load(folder, self.engine, self.ema)
         self.step, self.progress = state.step, Progress(**state.progress)
-        self._saved: int | None = state.step
+        self._saved = state.step
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""

@@ -1,1 +1,1 @@
-"""What is asked for: flags, the cluster's profile, the job's size and sweep, checked before anything is made."""
+"""What is asked for: flags, cluster profile, size, sweep; checked before anything is made."""

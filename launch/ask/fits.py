@@ -23,11 +23,11 @@ SIZES = {"data", "model", "batch", "engine", "ema", "optimizer", "guards"}
 
 
 def check(configs: Sequence[Config], spec: JobSpec) -> None:
-    """InputError if a rank's plan is above ``gpus.memory_gb`` of the profile, which None leaves open.
+    """InputError if a rank's plan is above ``gpus.memory_gb`` of the profile; None: no check.
 
     ``configs``: of a sweep's points; those that differ in the learning rate are planned once. Planned for the
     fewest nodes that the run may go on with, whose ranks hold the most; in a process of its own, because
-    submitting loads no torch. A plan that cannot be made is only told.
+    submitting loads no torch. Where no plan can be made, a line says so, and nothing more happens.
     """
     room = spec.cluster.gpus.memory_gb
     if room is None or not spec.gpus_per_node:

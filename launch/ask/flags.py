@@ -24,11 +24,11 @@ def parser() -> Parser:
     )
     size = p.add_argument_group("size")
     size.add_argument("--nodes", default="1", metavar="N", help="nodes; 1-2: wants 2, goes on with 1 (1)")
-    size.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs a node, one rank each (0: CPU)")
+    size.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs per node, one rank each (0: CPU)")
     size.add_argument(
-        "--tasks-per-node", type=int, metavar="N", help="ranks a node where there is no GPU (1)"
+        "--tasks-per-node", type=int, metavar="N", help="ranks per node where there is no GPU (1)"
     )
-    size.add_argument("--cpus-per-task", type=int, metavar="N", help="cores a rank (the profile's)")
+    size.add_argument("--cpus-per-task", type=int, metavar="N", help="cores per rank (the profile's)")
     size.add_argument("--time", metavar="T", help="time limit: minutes or [D-]HH:MM:SS (the profile's)")
     where = p.add_argument_group("instead of the profile's")
     for name in ("partition", "account", "qos", "constraint"):

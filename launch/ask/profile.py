@@ -1,4 +1,4 @@
-"""Cluster profiles: one YAML a cluster, in slurm/profiles/, holds all that is a site's own. Imports no torch.
+"""Cluster profiles: one YAML each, in slurm/profiles/, with all that is specific to a site. Imports no torch.
 
 A profile says which partition and account to ask for, how GPUs are asked for, what the network needs and
 where scratch is. Nothing of a site is in Python; ``slurm/profiles/box.yaml`` names every key in use.
@@ -25,6 +25,8 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Gpus(Section):
+    """How a cluster's GPUs are asked for, and what they hold."""
+
     form: Literal["gres", "gpus-per-node", "none"] = "gres"
     """How GPUs are asked for: --gres=gpu:N, --gpus-per-node=N, or not at all."""
     type: str | None = None
@@ -34,6 +36,8 @@ class Gpus(Section):
 
 
 class Network(Section):
+    """How ranks reach each other."""
+
     interface: str | None = None
     """Network interface (ib0, eth0, ...) of the rendezvous and of gloo's and NCCL's sockets."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -41,6 +45,8 @@ class Network(Section):
 
 
 class Container(Section):
+    """An image that the job runs in, through pyxis."""
+
     image: str
     """Image for pyxis: a path of a squashfs file, or registry#image:tag."""
     mounts: tuple[str, ...] = ()
@@ -50,6 +56,8 @@ class Container(Section):
 
 
 class Preflight(Section):
+    """What is checked on every node before training starts."""
+
     mode: Literal["full", "quick", "off"] = "full"
     """full: disk, devices and a timed all-reduce; quick: without the all-reduce; off: nothing."""
     devices: bool = True
@@ -79,15 +87,15 @@ class Cluster(Section):
     """Node features, as sbatch --constraint."""
     gpus: Gpus = Gpus()
     cpus_per_task: int = Field(default=1, ge=1)
-    """Cores a rank."""
+    """Cores per rank."""
     mem_gb: float | None = Field(default=None, ge=0)
-    """Memory a node, GB; 0 all of it; empty: the site's default."""
+    """Memory per node, GB; 0: all of it; None: the site's default."""
     minutes: int = Field(default=60, ge=1)
     """Time limit where --time gives none."""
     max_minutes: int | None = Field(default=None, ge=1)
     """Longest time limit that may be asked for."""
     signal_seconds: int = Field(default=120, ge=5)
-    """How long before the time limit the job is told to save."""
+    """How long before the time limit the job is asked to save."""
     exclusive: bool = False
     """Whole nodes."""
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
@@ -99,18 +107,18 @@ class Cluster(Section):
     env: dict[str, str] = Field(default_factory=dict)
     """Environment of every rank."""
     python: str | None = None
-    """Interpreter on the nodes; empty: the one that submits."""
+    """Interpreter on the nodes; None: the one that submits."""
     network: Network = Network()
     container: Container | None = None
     scratch: Path | None = None
-    """Node-local scratch; a job makes its own folder in it. Empty: $SLURM_TMPDIR where the site sets it."""
+    """Node-local scratch; a job makes its own folder in it. None: $SLURM_TMPDIR where the site sets it."""
     preflight: Preflight = Preflight()
 
     @field_validator("setup", "srun")
     @classmethod
     def _lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
         if any("\n" in line for line in lines):
-            raise ValueError("one line an entry")
+            raise ValueError("one line per entry")
         return lines
 
     @field_validator("sbatch")
@@ -123,6 +131,7 @@ class Cluster(Section):
 
     @property
     def is_local(self) -> bool:
+        """Whether jobs are processes of this machine, without Slurm."""
         return self.name == LOCAL
 
 

@@ -10,9 +10,9 @@ from diffbase.nvml import count_gpus
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
 from launch.ask import profile
+from launch.ask.cpu_ranks import cpu_ranks
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
-from launch.ranks import cpu_ranks
 from shards.table import Index
 
 
@@ -31,7 +31,7 @@ def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
 
 
 def default_name(config: Config) -> str:
-    """The run folder's name, as far as a job may bear it."""
+    """A job's name from the run folder's: letters, digits and ``_.-``, 100 at most."""
     name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in config.run.name)[:100]
     return name if name[:1].isalnum() else f"run{name}"
 

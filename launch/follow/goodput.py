@@ -11,11 +11,9 @@ hang     from the last sign of life to the end of an attempt that failed
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from xml.sax.saxutils import escape
 
 from diffbase.exits import DONE, PREEMPTED, may_retry
 
@@ -42,6 +40,7 @@ class Attempt:
 
     @property
     def total(self) -> float:
+        """Seconds of all kinds."""
         return sum(self.seconds.values())
 
 
@@ -168,41 +167,17 @@ def share(attempts: Sequence[Attempt], waiting: bool = False) -> float:
 
 
 def svg(attempts: Sequence[Attempt], title: str) -> str:
-    """A bar an attempt over the time since the first submission."""
-    width, left, row = 900.0, 90.0, 26.0
-    begin = min((a.begin for a in attempts), default=time.time())
-    span = max((a.begin + a.total for a in attempts), default=begin + 1) - begin or 1.0
-    scale = (width - left - 20) / span
-    height = 60 + row * len(attempts) + 40
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width:.0f}" height="{height:.0f}" fill="white"/>',
-        f'<text x="10" y="18" font-size="14">{escape(title)}</text>',
-    ]
-    x = 10.0
-    for kind in KINDS:
-        out.append(f'<rect x="{x:.0f}" y="28" width="12" height="12" fill="{COLORS[kind]}"/>')
-        out.append(f'<text x="{x + 16:.0f}" y="38">{kind}</text>')
-        x += 75
-    for i, attempt in enumerate(attempts):
-        y = 54 + i * row
-        out.append(f'<text x="10" y="{y + 14:.0f}">{attempt.number} {attempt.outcome}</text>')
-        x = left + (attempt.begin - begin) * scale
-        for kind in KINDS:
-            long = attempt.seconds[kind] * scale
-            if long > 0:
-                tip = f"{kind} {attempt.seconds[kind]:.1f} s"
-                out.append(
-                    f'<rect x="{x:.1f}" y="{y:.0f}" width="{long:.2f}" height="18" fill="{COLORS[kind]}">'
-                    f"<title>{tip}</title></rect>"
-                )
-                x += long
-    bottom = 54 + row * len(attempts) + 16
-    for i in range(6):
-        x = left + (width - left - 20) * i / 5
-        out.append(f'<text x="{x:.0f}" y="{bottom:.0f}" text-anchor="middle">{_clock(span * i / 5)}</text>')
-    return "\n".join([*out, "</svg>"]) + "\n"
+    """One bar per attempt over the time since the first submission."""
+    from diffbase.page import svg as charts  # Jinja2 takes as long to load as all else that launch.jobs needs
+
+    begin = min((a.begin for a in attempts), default=0.0)
+    rows = []
+    for a in attempts:
+        stretches = [
+            (seconds, COLORS[kind], f"{kind} {seconds:.1f} s") for kind, seconds in a.seconds.items()
+        ]
+        rows.append((f"{a.number} {a.outcome}", a.begin - begin, stretches, ""))
+    return charts.stacks(rows, title, left=90, legend=COLORS, tick=_clock)
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A run's job: its state, its logs, and its end, as the run folder and Slurm tell."""
+"""A run's job: its state, its logs, and its end, as the run folder and Slurm say."""
 
 from __future__ import annotations
 
@@ -64,10 +64,11 @@ class Run:
 
     @property
     def steps(self) -> str:
+        """``step/steps`` as of the newest heartbeat; - without one."""
         return f"{self.beat['step']}/{self.beat['steps']}" if self.beat else "-"
 
     def state(self, job: Job | None) -> str:
-        """In one word: Slurm's, or what the folder tells."""
+        """In one word: Slurm's, or what the folder shows."""
         if self.cluster == LOCAL and local_process(self.job):
             return "RUNNING"
         if job is not None:
@@ -99,7 +100,7 @@ def follow_run(folder: Path, rank: int) -> None:
 
 
 def over(folder: Path, job: str) -> bool:
-    """Whether ``job`` is over: in Slurm, or as the run folder tells."""
+    """Whether ``job`` is over: in Slurm, or as the run folder shows."""
     run = Run.read(folder)
     if run.job != job:
         return True
@@ -107,8 +108,8 @@ def over(folder: Path, job: str) -> bool:
         ends = [e for e in run.events if e["event"] == "ended" and str(e.get("job")) == job]
         if ends and not may_retry(int(ends[-1]["code"])):
             return True  # without a question to Slurm
-    told = query.ask({job: run.name}).get(job) if run.cluster != LOCAL else None
-    return run.state(told).split()[0] in OVER
+    known = query.ask({job: run.name}).get(job) if run.cluster != LOCAL else None
+    return run.state(known).split()[0] in OVER
 
 
 def cancel(run: Run) -> None:
@@ -119,9 +120,9 @@ def cancel(run: Run) -> None:
         os.kill(int(run.job), signal.SIGTERM)
     else:
         # By number and name: the number alone may be another cluster's, or another person's by now.
-        told = query.ask({run.job: run.name}).get(run.job)
-        if told is None or told.state in OVER:
-            state = f"is {told.state}" if told else "is not known to Slurm here (squeue, sacct)"
+        known = query.ask({run.job: run.name}).get(run.job)
+        if known is None or known.state in OVER:
+            state = f"is {known.state}" if known else "is not known to Slurm here (squeue, sacct)"
             raise InputError(f"job {run.job} {state}")
         if refusal := client.cancel(run.job):
             raise InputError(f"scancel: {refusal}")

@@ -22,7 +22,7 @@ PIPE = 250
 
 
 def show_list() -> None:
-    """One line a run, the newest submission last."""
+    """One line per run, the newest submission last."""
     runs: dict[str, Run] = {}
     for entry in registry.submissions():
         runs.pop(entry["run"], None)  # a run stands where it was submitted last
@@ -31,7 +31,7 @@ def show_list() -> None:
         except (InputError, OSError):  # removed since
             continue
     states = query.ask({run.job: run.name for run in runs.values() if run.cluster != LOCAL})
-    table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", left=6, plain=True)
+    table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", text=range(6), plain=True)
     for run in runs.values():
         attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
         state = run.state(states.get(run.job))
@@ -42,7 +42,7 @@ def show_list() -> None:
 def show_status(run: Run) -> None:
     """State, how far, how often started, and the last things that happened."""
     job = query.ask({run.job: run.name}).get(run.job) if run.cluster != LOCAL else None
-    table = TextTable("", "", "", left=2, plain=True)
+    table = TextTable("", "", "", text=range(2), plain=True)
     table.add_row("run", str(run.folder))
     table.add_row(
         "job", f"{run.job} on {run.cluster}: {run.state(job)}{f' ({job.why})' if job and job.why else ''}"
@@ -81,7 +81,7 @@ def show_goodput(run: Run) -> None:
     attempts = goodput.account(run.events, run.beat)
     if not attempts:
         raise InputError(f"{run.folder}: no attempt was started yet")
-    table = TextTable("", "attempt", "ended", *goodput.KINDS, "total", left=2, plain=True)
+    table = TextTable("", "attempt", "ended", *goodput.KINDS, "total", text=range(2), plain=True)
     for a in attempts:
         cells = [f"{a.seconds[kind]:.1f}" for kind in goodput.KINDS]
         table.add_row(str(a.number), a.outcome, *cells, f"{a.total:.1f}")

@@ -30,7 +30,7 @@ def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
         f"allocation {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks, run folder {place.run}, "
         f"output {log}"
     )
-    # srun takes its layout from our arguments, not from what salloc was told.
+    # srun takes its layout from our arguments, not from salloc's.
     inherited = {
         k: v
         for k, v in os.environ.items()

@@ -93,8 +93,8 @@ def refuse_second(run: Path, spec: JobSpec) -> None:
     if submitted[-1]["cluster"] == LOCAL:
         state = "RUNNING" if local_process(job) else ""
     else:
-        told = query.ask({job: str(submitted[-1].get("name"))}).get(job)
-        state = told.state if told else ""  # unknown to Slurm: long over
+        known = query.ask({job: str(submitted[-1].get("name"))}).get(job)
+        state = known.state if known else ""  # unknown to Slurm: long over
     if state in LIVING:
         raise InputError(
             f"{run}: job {job} of this run is {state}: cancel it (python -m launch.jobs cancel {run}), or "

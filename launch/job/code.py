@@ -17,7 +17,7 @@ PACKAGES = ("launch", "diffcore", "shards", "diffbase", "configs", "slurm")
 def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
     """Copy the tracked files of the checkout, as they are on the disk, and say which commit that is.
 
-    Where the code is no checkout (an installed package), its Python, YAML and JSON files are taken.
+    Where the code is no checkout (an installed package), its Python, YAML, JSON and template files are taken.
     """
     target.mkdir(mode=0o700)
     for name in tracked(repository):
@@ -41,7 +41,7 @@ def tracked(repository: Path) -> list[str]:
             return [os.fsdecode(name) for name in listed.split(b"\0") if name]
     except (OSError, subprocess.SubprocessError):
         pass
-    suffixes = (".py", ".yaml", ".json")
+    suffixes = (".py", ".yaml", ".json", ".j2")
     return [
         path.relative_to(repository).as_posix()
         for package in PACKAGES

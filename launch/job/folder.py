@@ -42,14 +42,17 @@ class Place:
 
     @property
     def run(self) -> Path:
+        """The run folder."""
         return self.folder.parents[1]
 
     @property
     def code(self) -> Path:
+        """The snapshot of the code."""
         return self.folder / "code"
 
     @property
     def config(self) -> Path:
+        """The resolved config, a YAML."""
         return self.folder / "config.yaml"
 
     @property
@@ -58,6 +61,7 @@ class Place:
         return self.folder / "live"
 
     def spec(self) -> JobSpec:
+        """The job's size and cluster from job.json. InputError if it does not hold them."""
         path = self.folder / "job.json"
         return validated(JobSpec, json.loads(path.read_text(encoding="utf-8")), str(path))
 
@@ -95,6 +99,7 @@ def fill(place: Place, config: Config, spec: JobSpec, environment: Mapping[str, 
 
 
 def write_spec(place: Place, spec: JobSpec) -> None:
+    """Write job.json, readable by its owner alone."""
     write_atomic(place.folder / "job.json", (spec.model_dump_json(indent=1) + "\n").encode())
     (place.folder / "job.json").chmod(0o600)
 

@@ -28,6 +28,7 @@ class Sbatch(SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
+        """submitit's score of an executor: available, with or without srun."""
         return 2
 
     def text(self, array: int | None = None) -> str:
@@ -87,7 +88,7 @@ def setup(spec: JobSpec, code: Path) -> list[str]:
 
 
 def teardown(spec: JobSpec) -> list[str]:
-    """The job's last word: another life, where the ranks wanted one and could not ask for it themselves.
+    """Shell lines after srun: a requeue, where the ranks wanted one and could not ask for it themselves.
 
     Rank 0's supervisor may have been killed (75 and 85, of exits.py, are then the others'), or a container
     may have no scontrol. Another code is srun's, of a node that did not start its tasks or of a supervisor
@@ -109,7 +110,7 @@ def teardown(spec: JobSpec) -> list[str]:
 
 
 def srun_arguments(spec: JobSpec, folder: Path) -> list[str]:
-    """What srun is told beside submitit's own: it does not inherit everything, and must not kill a save."""
+    """srun's arguments beside submitit's own: srun does not inherit everything, and must not kill a save."""
     arguments = [
         f"--nodes={spec.nodes}",
         f"--ntasks={spec.world}",

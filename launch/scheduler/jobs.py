@@ -38,20 +38,20 @@ def ask(wanted: Mapping[str, str]) -> dict[str, Job]:
         found |= parse_sacct(
             client.answer(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)])
         )
-    found |= {job: told for job in wanted if job not in found and (told := _array(job, found))}
+    found |= {job: array for job in wanted if job not in found and (array := _array(job, found))}
     return {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
 
 
 def _array(job: str, found: Mapping[str, Job]) -> Job | None:
     """A whole array by its elements: the states that there are, and how often."""
-    states = Counter(told.state for name, told in found.items() if name.startswith(f"{job}_"))
+    states = Counter(one.state for name, one in found.items() if name.startswith(f"{job}_"))
     if not states:
         return None
     if len(states) == 1:
         state = next(iter(states))
     else:
         state = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return Job(state, name=next(told.name for name, told in found.items() if name.startswith(f"{job}_")))
+    return Job(state, name=next(one.name for name, one in found.items() if name.startswith(f"{job}_")))
 
 
 def parse_squeue(text: str) -> dict[str, Job]:

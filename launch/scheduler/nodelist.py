@@ -1,4 +1,4 @@
-"""Slurm's short forms: ``n[1-3,07-08],login`` for host names, ``2(x3),1`` for tasks a node."""
+"""Slurm's short forms: ``n[1-3,07-08],login`` for host names, ``2(x3),1`` for tasks per node."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tasks_per_node(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
         if not match:
-            raise ValueError(f"not a list of tasks a node: {text!r}")
+            raise ValueError(f"not a list of tasks per node: {text!r}")
         counts += [int(match[1])] * int(match[2] or 1)
     return counts
 

@@ -7,7 +7,6 @@ tensor over the time of one all-reduce, GB/s. Ends by itself when its time is ov
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import threading
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from diffbase.exits import RETRYABLE
-from diffbase.files import write_atomic
+from diffbase.files import write_json
 
 ROUNDS = 5
 
 
 def main() -> None:
+    """Time it on this rank; exits with 0, or RETRYABLE when time is up."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
@@ -34,11 +34,10 @@ def main() -> None:
     import torch.distributed as dist
 
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    cuda = torch.cuda.is_available()
-    if cuda:
+    if cuda := torch.cuda.is_available():
         torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
     dist.init_process_group("nccl" if cuda else "gloo")
-    data = torch.ones((64 << 20) // 4 if cuda else (4 << 20) // 4, device="cuda" if cuda else "cpu")
+    data = torch.ones((64 if cuda else 4) << 18, device="cuda" if cuda else "cpu")  # 64 or 4 MiB
 
     def speed(group: Any) -> float:
         """GB/s of the best round; the first ones set up connections."""
@@ -51,25 +50,23 @@ def main() -> None:
             if cuda:
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - began)
-        return data.numel() * data.element_size() / best / 1e9
+        return data.nbytes / best / 1e9
 
-    everyone = speed(None)
+    result: dict[str, Any] = {"gbps": speed(None), "pairs": {}}
     # Each node's first rank, with the next node's.
     names: list[Any] = [None] * world
     dist.all_gather_object(names, (os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local))
     firsts = [(name, i) for i, (name, local_rank) in enumerate(names) if local_rank == 0]
-    pairs: dict[str, float] = {}
     if len(firsts) > 2:
         for (name, a), (other, b) in zip(firsts, [*firsts[1:], firsts[0]], strict=True):
             group = dist.new_group([a, b])  # a collective of all ranks
             mine = speed(group) if rank in (a, b) else 0.0
-            told: list[Any] = [None] * world
-            dist.all_gather_object(told, mine)
-            pairs[f"{name} {other}"] = told[a]
+            speeds: list[Any] = [None] * world
+            dist.all_gather_object(speeds, mine)
+            result["pairs"][f"{name} {other}"] = speeds[a]
     if rank == 0:
-        write_atomic(flags.out, json.dumps({"gbps": everyone, "pairs": pairs}).encode())
+        write_json(flags.out, result)
     dist.barrier()
-    sys.stdout.flush()
     os._exit(0)  # gloo's threads may abort a process that ends slowly
 
 

@@ -33,6 +33,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """The process's number."""
         return self._process.pid
 
     def poll(self) -> int | None:
@@ -43,7 +44,7 @@ class Child:
         return code
 
     def forward(self, number: int) -> None:
-        """Pass a signal on to the process itself, which tells its own."""
+        """Pass a signal on to the process itself, which passes it to its own children."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 

@@ -43,10 +43,12 @@ class Layout:
 
     @property
     def leader(self) -> bool:
+        """Whether this is rank 0, which decides for all."""
         return self.rank == 0
 
     @property
     def node_name(self) -> str:
+        """Slurm's name of this node; the host name where Slurm's list does not have it."""
         return self.nodes[self.node] if self.node < len(self.nodes) else socket.gethostname()
 
 

@@ -27,12 +27,14 @@ OLD_LIFE = 90.0
 
 
 class Leader:
+    """Makes the plans of one life of the job; only rank 0's supervisor has one."""
+
     def __init__(self, life: Life) -> None:
         self.life, self.spec = life, life.spec
         self.run, self.where, self.meeting = life.run_folder, life.where, life.meeting
         self.attempt = 0
         self._number = 0
-        self._told = ""
+        self._said = ""
 
     def lead(self, decide: Callable[..., Plan | None], number: int | str, *arguments: Any) -> None:
         """Publish as ``number`` the plan that ``decide`` makes; None: another attempt.
@@ -81,14 +83,14 @@ class Leader:
         return None
 
     def _lives(self, job: str) -> bool:
-        """Whether another job may still train: where Slurm does not tell, the run folder's lock does."""
+        """Whether another job may still train: where Slurm does not say, the run folder's lock does."""
         if not self.spec.requeue:
             return True
         state = client.state_of(job)
         return state is not None and state.name in client.LIVING
 
     def _unlocked(self, seconds: float) -> bool:
-        """Wait until no training process holds the run folder; whether that came."""
+        """Wait until no training process holds the run folder; False if ``seconds`` pass before."""
         until = time.monotonic() + seconds
         while not _free(self.run / ".lock"):
             if time.monotonic() > until or self.life.asked:
@@ -154,7 +156,7 @@ class Leader:
         verdict = judge(exits, self.where.world, bool(self.life.asked))
         self._record_end(plan.attempt, verdict)
         self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
-        self._told = verdict.why
+        self._said = verdict.why
         if verdict.code not in (RETRYABLE, PREEMPTED):
             return self._leave(verdict.code, verdict.why)
         if stop := self._no_more():
@@ -217,7 +219,7 @@ class Leader:
         again = plan.code in (RETRYABLE, PREEMPTED)
         if not again:
             self.life.say(f"error: {plan.why}")
-        elif plan.why != self._told:
+        elif plan.why != self._said:
             self.life.say(plan.why)
         if again and self.spec.requeue:
             self.life.say(requeue.requeue(self.where, plan.avoid))

@@ -13,7 +13,7 @@ from launch.supervise.environment import Layout, scratch
 from launch.supervise.meeting import Meeting
 
 POLL = 0.2
-"""Seconds between two looks at the own process."""
+"""Seconds between two looks at this rank's process."""
 
 
 class SupersededError(Exception):
@@ -21,7 +21,7 @@ class SupersededError(Exception):
 
 
 class Life:
-    """Where this rank stands, what it was told to do by signals, and how it waits."""
+    """Where this rank stands, what signals asked of it, and how it waits."""
 
     def __init__(self, place: Place, where: Layout) -> None:
         self.place, self.where = place, where
@@ -29,9 +29,9 @@ class Life:
         self.run_folder = place.run
         self.meeting = Meeting(place.live, where.session)
         self.asked = 0
-        """The signal that told this rank to stop, or 0."""
+        """The newest signal that asked this rank to stop, or 0."""
         self.asked_at = 0.0
-        self.heed: Callable[[int], None] = lambda number: None
+        self.respond: Callable[[int], None] = lambda number: None
         """Called with each signal, by ``tick``: outside of the signal's handler."""
         self.claimed = False
         """Whether rank 0 has made this life the run's."""
@@ -40,9 +40,10 @@ class Life:
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
         self._began = time.monotonic()
         self._fenced = 0.0
-        self._came = self._heeded = 0
+        self._came = self._handled = 0
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The handler of signals: notes the signal, for ``tick`` to pass on."""
         if not self.asked:
             self.asked_at = time.monotonic()
         self.asked = number
@@ -62,11 +63,11 @@ class Life:
         return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
 
     def tick(self) -> None:
-        """Wait a little, heed signals. SupersededError once another life has claimed the run."""
+        """Wait a little and act on signals. SupersededError once another life has claimed the run."""
         time.sleep(POLL)
-        if self._came > self._heeded:
-            self._heeded = self._came
-            self.heed(self.asked)
+        if self._came > self._handled:
+            self._handled = self._came
+            self.respond(self.asked)
         now = time.monotonic()
         if self.claimed and now - self._fenced >= self.look_every:
             self._fenced = now

@@ -47,11 +47,14 @@ class Exit:
 
 
 class Meeting:
+    """The folder of one life, in which its supervisors write to each other."""
+
     def __init__(self, live: Path, session: str) -> None:
         self.folder = live / session
         self._current = live.parents[1] / "current.json"
 
     def open(self) -> None:
+        """Make the folder, owner only."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- which life is the newest ---
@@ -73,23 +76,28 @@ class Meeting:
     # --- hello ---
 
     def say_hello(self, rank: int, node: str, problems: list[str]) -> None:
+        """Say that this rank's supervisor runs, and what is wrong with its node."""
         _write(self.folder / f"hello-{rank}.json", {"node": node, "pid": os.getpid(), "problems": problems})
 
     def hellos(self) -> dict[int, dict[str, Any]]:
+        """What each rank that has said hello wrote: node, pid, problems."""
         return {int(name.split("-")[1]): tree for name, tree in self._read_all("hello-")}
 
     # --- plans ---
 
     def publish(self, number: int | str, plan: Plan) -> None:
+        """Make a plan known to all ranks."""
         _write(self.folder / f"plan-{number}.json", asdict(plan))
 
     def plan(self, number: int | str) -> Plan | None:
+        """The plan of that number; None while there is none."""
         found = [tree for _, tree in self._read_all(f"plan-{number}.")]
         return Plan(**found[0]) if found else None
 
     # --- exits ---
 
     def report(self, number: int | str, exit: Exit) -> None:
+        """Tell the leader how this rank's process of attempt ``number`` ended."""
         _write(self.folder / f"exit-{number}-{exit.rank}.json", asdict(exit))
 
     def exits(self, number: int | str, known: dict[int, Exit]) -> dict[int, Exit]:

@@ -74,15 +74,15 @@ def judge(
         # Peers of a node that fails fail too: only one that is alone with it is to blame.
         return lines, failed if len(failed) == 1 < len(set(where.nodes)) else {}
     try:
-        told = json.loads((meeting.folder / "speed-0.json").read_text())
+        found = json.loads((meeting.folder / "speed-0.json").read_text())
     except (OSError, ValueError) as error:
         return f"all-reduce: no result ({error})", {}
     floor = spec.cluster.preflight.floor_gbps
-    speed = float(told["gbps"])
+    speed = float(found["gbps"])
     print(f"launch: all-reduce over {where.world} ranks: {speed:.3g} GB/s", flush=True)
     if speed >= floor:
         return None, {}
-    return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(told["pairs"], floor)
+    return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(found["pairs"], floor)
 
 
 def slow_nodes(pairs: Mapping[str, float], floor: float) -> dict[str, str]:

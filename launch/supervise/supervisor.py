@@ -41,6 +41,8 @@ LEADER_LOST = 300.0
 
 
 class Supervisor:
+    """Supervises one rank's training process through a life of the job."""
+
     def __init__(self, life: Life, code: Path, successor: takeover.Successor) -> None:
         """``successor``: what submitit is given for another job of the run, in that job's folder."""
         self.life, self.code, self.successor = life, code, successor
@@ -53,7 +55,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until the job ends; returns the exit code."""
-        self.life.heed = self._heed
+        self.life.respond = self._respond
         for number in SIGNALS:  # in the place of submitit's, which acts on rank 0 alone
             signal.signal(number, self.life.on_signal)
         if not self.spec.requeue:
@@ -153,7 +155,7 @@ class Supervisor:
                 ended = True
         return code, ended and code not in (DONE, PREEMPTED)
 
-    def _heed(self, number: int) -> None:
+    def _respond(self, number: int) -> None:
         """Pass a signal on. After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
         if self._child is not None:
             self._child.forward(number)

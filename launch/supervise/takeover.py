@@ -73,7 +73,7 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: S
     shutil.copyfile(place.config, after.config)
     folder.write_spec(after, following)
     after.live.mkdir(mode=0o700)
-    # What Slurm told this job must not be told to the next one.
+    # Slurm's variables of this job must not reach the next one.
     ours = ("SLURM_", "SUBMITIT_", "SRUN_")
     for name in [n for n in os.environ if n.startswith(ours) and n != "SLURM_CONF"]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""What submitit runs on every node, once a rank: a supervisor of the training process.
+"""What submitit runs on every node, once per rank: a supervisor of the training process.
 
 Picklable, and torch is never loaded in it: a signal may come at any moment, and whoever answers it must not
 sit in a collective. Training itself is a process of its own (diffcore/train.py of the run's snapshot).
@@ -29,7 +29,7 @@ class Task:
         from launch.supervise.supervisor import Supervisor
 
         life = Life(Place(Path(self.folder)), layout(os.environ))
-        code = Supervisor(life, Path(self.code), lambda heir: Task(str(heir.folder), self.code)).run()
+        code = Supervisor(life, Path(self.code), lambda place: Task(str(place.folder), self.code)).run()
         if code:
             # Not an exception: submitit would pickle it as the job's result, and every rank would print it.
             sys.stdout.flush()

@@ -22,7 +22,7 @@ class Verdict:
 
 
 def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
-    """The attempt's outcome. ``asked``: the job was told to stop.
+    """The attempt's outcome. ``asked``: the job was asked to stop.
 
     What the supervisors killed is no cause. The first failure is: the ranks that lost a peer fail after it.
     """

@@ -18,7 +18,7 @@ from shards.codec import png
 
 
 class BadSample(Exception):  # noqa: N818 - not for callers: a reader adds the shard and the key
-    """What is wrong with a sample, told where its shard and key are not known."""
+    """What is wrong with a sample, where its shard and key are not known."""
 
 
 def decode_image(data: bytes, out: NDArray[np.uint8], encoding: str = "png") -> None:
@@ -58,7 +58,7 @@ def npy_head(*shape: int) -> bytes:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels that a WebP's first chunk tells; None for data that is no WebP."""
+    """Width and height in pixels in a WebP's first chunk; None for data that is no WebP."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     match data[12:16]:

@@ -14,7 +14,7 @@ from shards.codec.decode import npy_head, webp_size
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
-# What Pillow gives for images of up to 8 bits a channel.
+# What Pillow gives for images of up to 8 bits per channel.
 Picture = Image.Image | NDArray[np.uint8]  # as Pillow has it, or pixels [H, W, 3 or 4], RGB or RGBA
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 
@@ -23,8 +23,8 @@ def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encod
     """One source image file as a packed one: RGB, ``size`` x ``size`` pixels, over white.
 
     ``crop`` is the edge of the centre crop taken first, None the largest centred square. Raises InputError,
-    naming ``where``, for data that is no whole PNG, JPEG or WebP, has unfit dimensions or more than 8 bits a
-    channel.
+    naming ``where``, for data that is no whole PNG, JPEG or WebP, has unfit dimensions or more than 8 bits
+    per channel.
     """
     return encode_pixels(prepare(decode_source(data, where), where, crop, size), encoding)
 

@@ -2,7 +2,7 @@
 
 PNGs as the packer writes them need numpy alone (``shards.codec.png``). Other PNGs and lossless WebP are
 OpenCV's where it is installed: faster than Pillow, and free of Python's lock. The pixels are the same. OpenCV
-lets some damage pass that Pillow tells: it is only for bytes whose checksum was compared with the index;
+lets some damage pass that Pillow reports: it is only for bytes whose checksum was compared with the index;
 formats are held to what ``shards.codec.decode`` accepts.
 """
 
@@ -55,7 +55,7 @@ def _opencv(cv2: Any, encoding: str) -> Decoder:
         height, width, _ = out.shape
         if (png.size_of(data) if encoding == "png" else webp_size(data)) != (width, height):
             raise BadSample(f"not a {name} of {width} x {height} pixels")
-        if encoding == "png" and data[24:26] != b"\x08\x02":  # 8 bits a channel, red green blue
+        if encoding == "png" and data[24:26] != b"\x08\x02":  # 8 bits per channel, red green blue
             raise BadSample("not an RGB image")
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

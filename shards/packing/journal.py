@@ -151,6 +151,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def close(self, *, keep: bool) -> None:
+        """Release the journal; its file is removed unless ``keep``."""
         if not keep:
             self.path.unlink(missing_ok=True)
         with suppress(OSError):  # every line was flushed when it was written; a full disk fails here again

@@ -59,7 +59,7 @@ def pack(
     """Pack the source at ``path`` into the folder ``out``; see the module's text.
 
     ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
-    total is None while it cannot be told. Raises InputError for a mistake in the source or the settings and
+    total is None while it is unknown. Raises InputError for a mistake in the source or the settings and
     OSError where the disk fails; then no index.json and no temporary file is left, and finished shards stay
     for the next attempt.
     """

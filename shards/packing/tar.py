@@ -75,7 +75,7 @@ def _header(name: str, size: int) -> bytes:
 
 
 def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]:
-    """Write one shard, whole and durable or not at all; returns what ``read_back`` tells of it."""
+    """Write one shard, whole and durable or not at all; returns what ``read_back`` gives of it."""
     rows: list[Row] = []
     digest, size = hashlib.sha256(), 0
     with open_atomic(path) as file:
@@ -96,7 +96,7 @@ def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]
 
 
 def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]]:
-    """Read a tar shard back: what the index tells of it, and one row a sample.
+    """Read a tar shard back: what the index says of it, and one row per sample.
 
     Raises ValueError, or tarfile's errors, unless it is a whole shard of image and label pairs, all images of
     one encoding, the labels fit the schema and every ``.cls`` tells the class of its labels.

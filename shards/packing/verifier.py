@@ -71,8 +71,8 @@ def _look_at(task: Task) -> Found:
         faults.append(f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}")
     numbers = _numbers(split, place)
     try:
-        told, found = read_back(path, index.schema)
-        if told.sha256 != shard.sha256:
+        there, found = read_back(path, index.schema)
+        if there.sha256 != shard.sha256:
             faults.append(f"{shard.name}: its SHA-256 differs from the index's")
         if found != split.rows(numbers.start, shard.count):
             faults.append(f"{shard.name}: its members are not the ones of the index")

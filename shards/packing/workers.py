@@ -29,7 +29,7 @@ def prepare_workers(module: str) -> None:
     given = {name: os.environ.get(name) for name in THREADS}
     forkserver.set_forkserver_preload([module])
     resource_tracker.ensure_running()  # on its own: it ends with SIGINT no longer blocked
-    # Inherited, as the variables are: a Ctrl-C during the imports is the parent's to tell, not theirs.
+    # Inherited, as the variables are: a Ctrl-C during the imports is the parent's to report, not theirs.
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         os.environ.update(dict.fromkeys(THREADS, "1"))

@@ -115,12 +115,12 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except _BrokenError as error:
-            told = f"{error} (gave up after {ATTEMPTS} attempts)"
+            message = f"{error} (gave up after {ATTEMPTS} attempts)"
             if number == ATTEMPTS and isinstance(error, _WrongBytesError):
-                raise InputError(f"{url}: {told}") from error
+                raise InputError(f"{url}: {message}") from error
             if number == ATTEMPTS:
                 # Not a mistake in what was given: the same command may go on when the server is back.
-                raise TimeoutError(errno.ETIMEDOUT, told, url) from error
+                raise TimeoutError(errno.ETIMEDOUT, message, url) from error
             time.sleep(PAUSE * 2 ** (number - 1))
     raise AssertionError
 
@@ -139,10 +139,10 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        told = f"HTTP {error.code} {error.reason}"
+        message = f"HTTP {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
-            raise _BrokenError(told) from error
-        raise InputError(f"{url}: {told}") from error
+            raise _BrokenError(message) from error
+        raise InputError(f"{url}: {message}") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
     except ValueError as error:
@@ -170,13 +170,13 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 
     try:
         system, path = url_to_fs(url)
-    except ImportError as error:  # tells which package
+    except ImportError as error:  # names the package
         raise InputError(f"{url}: {error}") from error
     except ValueError as error:
         raise InputError(f"{url}: {error}") from error
 
     @contextmanager
-    def told() -> Iterator[None]:
+    def translated() -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -184,14 +184,14 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         except Exception as error:  # every backend has its own
             raise _BrokenError(f"{type(error).__name__}: {error}") from error
 
-    with told():
+    with translated():
         file = system.open(path, "rb")
 
     def chunks() -> Iterator[bytes]:
-        with told():
+        with translated():
             file.seek(start)
         while True:
-            with told():
+            with translated():
                 chunk = file.read(CHUNK)
             if not chunk:
                 return

@@ -1,4 +1,4 @@
-"""Where samples come from: one adapter a kind of source, in the dict ``SOURCES``.
+"""Where samples come from: one adapter per kind of source, in the dict ``SOURCES``.
 
 An adapter is a class over one path. It knows its label schema and yields samples, lazily and always in
 the same order: image bytes (or the path to read them from, so that workers read in parallel) and labels.

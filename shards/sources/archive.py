@@ -69,9 +69,11 @@ class Archive(ABC):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def fraction(self) -> float:
+        """Share of the archive's bytes read so far; 1 before and after reading."""
         return self._raw.tell() / self._size if self._raw is not None and not self._raw.closed else 1.0
 
     def samples(self) -> Iterator[Sample]:
+        """The samples in the archive's order. InputError for a truncated or damaged archive."""
         try:
             with self.path.open("rb") as raw:
                 self._raw = raw

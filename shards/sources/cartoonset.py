@@ -26,7 +26,7 @@ PENDING_CAP = 1 << 30  # bytes of images in an archive that wait for their CSV
 class CartoonFolder:
     """Cartoon Set as files: ``csX.png`` beside ``csX.csv``, flat or in sub-folders 0 to 9.
 
-    Every CSV is read when the adapter is made, so that a bad label is told before any image is packed.
+    Every CSV is read when the adapter is made, so that a bad label is reported before any image is packed.
     Files that are neither .png nor .csv (a render.json, a licence) and hidden ones are passed over.
     """
 
@@ -81,12 +81,14 @@ class CartoonFolder:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def samples(self) -> Iterator[Sample]:
+        """The samples in natural order of their keys."""
         names = [attribute.name for attribute in self.schema]
         for number, (key, image, size, values) in enumerate(self._files):
             self._read = number
             yield Sample(key, str(image), image, size, dict(zip(names, values, strict=True)))
 
     def fraction(self) -> float:
+        """Share of the samples given so far."""
         return self._read / len(self._files)
 
 

@@ -1,4 +1,4 @@
-"""Any images in folders: one folder a class, or a single folder without labels.
+"""Any images in folders: one folder per class, or a single folder without labels.
 
 Class folders give one attribute, ``class``, whose variants are the folders in natural order of their names
 (2 before 10, so folders named by numbers keep them). A flat folder of images gives an empty schema: images
@@ -33,8 +33,8 @@ class ImageFolder:
     """A folder of images or of class folders of images; hidden files are passed over.
 
     Anything else is an InputError when the adapter is made: a file that is no image by its name, an empty
-    class folder, images beside class folders, folders inside class folders. A damaged image is told when it
-    is packed.
+    class folder, images beside class folders, folders inside class folders. A damaged image is reported
+    when it is packed.
     """
 
     kind = "imagefolder"
@@ -96,11 +96,13 @@ class ImageFolder:
         return hashlib.sha256(b"".join(lines)).hexdigest()
 
     def samples(self) -> Iterator[Sample]:
+        """The samples in the order of the pack; see the module's text."""
         for number, (key, file, size, labels) in enumerate(self._files):
             self._read = number
             yield Sample(key, str(file), file, size, labels)
 
     def fraction(self) -> float:
+        """Share of the samples given so far."""
         return self._read / len(self._files)
 
 

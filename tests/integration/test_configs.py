@@ -82,7 +82,7 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(small.to_yaml())
 
-    command = [sys.executable, "-m", "benchmarks.train_all", *map(str, paths)]
+    command = [sys.executable, "-m", "tests.support.train_all", *map(str, paths)]
     finished = run(command, cwd=REPOSITORY, timeout=500, ranks=2)
     assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
     for name in NAMES:

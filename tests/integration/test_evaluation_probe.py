@@ -19,7 +19,7 @@ from diffcore.config import configure
 from diffcore.engine import process_group
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.evaluation.judging.probe import probe_of
+from diffcore.evaluation.quality.probe import probe_of
 from diffcore.engine.ranks import barrier
 from shards.table import Index
 import torch

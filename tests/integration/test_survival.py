@@ -13,8 +13,10 @@ import torch
 from benchmarks import kill_training
 from benchmarks.kill_training import PATIENCE, Ranks
 from diffbase import exits, ledger
-from diffcore import export
 from diffcore.runs import checkpoint
+from diffcore.runs.export import export
+from diffcore.runs.model import load_network
+from diffcore.runs.source import load_weights
 from tests.integration.conftest import Train
 from tests.support.numerics import plain_loop, saved
 
@@ -69,6 +71,7 @@ def test_a_rank_that_never_comes_ends_the_others(small: Path) -> None:
     [
         ("--engine.zero", "0", "--engine.precision", "fp16"),
         ("--engine.zero", "2", "--engine.offload", "optimizer", "--engine.precision", "bf16"),
+        ("--engine.zero", "3", "--engine.offload", "parameters"),
     ],
     ids=" ".join,
 )
@@ -93,13 +96,13 @@ def test_fp16_on_a_cpu_is_refused_in_one_line(train: Train, small: Path) -> None
 def test_an_export_and_a_run_start_another(train: Train, small: Path, tmp_path: Path) -> None:
     train("--train.steps", "2")
     run = small.parent / "run"
-    export.export(run, tmp_path / "out")
-    network = export.load_network(tmp_path / "out")
+    export(run, tmp_path / "out")
+    network = load_network(tmp_path / "out")
     averaged = checkpoint.read_weights(checkpoint.complete(run)[-1], "ema")
     assert all(torch.equal(p, averaged[n]) for n, p in network.named_parameters())
     assert "131,171 parameters" in (tmp_path / "out" / "README.md").read_text()
     run.rename(small.parent / "first")
-    assert export.load_weights(small.parent / "first", "ema").keys() == averaged.keys()
+    assert load_weights(small.parent / "first", "ema").keys() == averaged.keys()
     source = tmp_path / "out"
     train("--init_from", str(source), "--train.steps", "1", "--optimizer.lr", "1e-12", ranks=2)
     got = saved(run)["weights"]

@@ -210,8 +210,8 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
 
 def test_an_image_does_not_depend_on_its_batch(train: Train, small: Path) -> None:
     train("--train.steps", "1")
+    from diffcore.runs.draw import choose_labels
     from diffcore.runs.model import load_model as load_run
-    from diffcore.runs.sampling import choose_labels
 
     model = load_run(small.parent / "run")
     labels_BA = choose_labels(model.schema, {}, seed=1, count=7)

@@ -12,7 +12,12 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOMS = ["diffbase", "shards", "diffcore", "launch"]  # a room may import itself and the rooms before it
+FLOORS = ["config", "engine", "runs", "training", "evaluation"]  # the same, of diffcore's rooms
 FILES = sorted(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))
+FOLDERS = sorted({path.parent for path in FILES})
+COMMANDS = [path for path in FILES if '__name__ == "__main__"' in path.read_text()]
+MOST_FILES, MOST_LINES = 14, 80
+"""In a folder; in a command, which parses its flags and calls libraries."""
 
 # Dependency -> the only files (or rooms) that may import it.
 OWNERS = {
@@ -21,6 +26,7 @@ OWNERS = {
     "webdataset": ["shards/"],
     "pynvml": ["diffbase/nvml.py"],
     "skia": ["shards/standin/"],
+    "jinja2": ["diffbase/page/"],
 }
 
 
@@ -47,16 +53,64 @@ def test_imports_run_one_way(path: Path) -> None:
     assert not back, f"{name(path)} imports {back}: the direction is {' <- '.join(ROOMS)}"
 
 
-def test_no_circles() -> None:
+MODULES = {name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in FILES}
+
+
+def circle(imports: dict[str, set[str]]) -> set[str]:
+    """What is left when everything that imports nothing of what is left is taken away, again and again."""
+    unseen = dict(imports)
+    while leaves := [one for one, imported in unseen.items() if not imported & unseen.keys()]:
+        for one in leaves:
+            del unseen[one]
+    return set(unseen)
+
+
+def test_no_circles_between_files() -> None:
     """Not among imports inside functions or for types either."""
-    modules = {
-        name(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in FILES
-    }
-    unseen = {module: set(imports_of(path)) & modules.keys() for module, path in modules.items()}
-    while leaves := [module for module, imported in unseen.items() if not imported & unseen.keys()]:
-        for module in leaves:
-            del unseen[module]
-    assert not unseen, f"these import each other: {sorted(unseen)}"
+    left = circle({module: set(imports_of(path)) & MODULES.keys() for module, path in MODULES.items()})
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_no_circles_between_what_is_in_a_folder(folder: Path) -> None:
+    """A folder in it counts as one, with all that is inside."""
+    prefix = name(folder).replace("/", ".") + "."
+
+    def part(module: str) -> str:
+        return module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else ""
+
+    parts: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if mine := part(module):
+            imported = {part(other) for other in imports_of(path) if other in MODULES}
+            parts.setdefault(mine, set()).update(imported - {"", mine})
+    left = circle(parts)
+    assert not left, f"{name(folder)}: these import each other: {sorted(left)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_floors_of_diffcore_import_downwards(path: Path) -> None:
+    room, *rest = name(path).split("/")
+    if room == "diffcore" and rest[0] in FLOORS:
+        above = {f"diffcore.{floor}" for floor in FLOORS[FLOORS.index(rest[0]) + 1 :]}
+        up = [module for module in imports_of(path) if ".".join(module.split(".")[:2]) in above]
+        assert not up, f"{name(path)} imports {up}: the direction is {' <- '.join(FLOORS)}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+def test_a_folder_is_a_room(folder: Path) -> None:
+    """It says what it is for, and is not full."""
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MOST_FILES
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name)
+def test_commands_are_thin_and_nobody_imports_them(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < MOST_LINES
+    module = name(path).removesuffix(".py").replace("/", ".")
+    importers = [other for other in FILES if module in imports_of(other) and other not in COMMANDS]
+    assert not importers, f"{importers} import the command {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares and of their means, at 95 % unless told otherwise."""
+"""Confidence intervals of shares and of their means, at 95 % by default."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Share:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 
@@ -50,6 +51,7 @@ class Mean:
     high: float
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 
@@ -68,7 +70,7 @@ def mean_of_shares(hit_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_], z: 
 def paired_difference(
     hit_NA: NDArray[np.bool_], other_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_], z: float = Z95
 ) -> Mean:
-    """``mean_of_shares`` of one set minus that of another, drawn for the same wishes sample by sample."""
+    """``mean_of_shares`` of one set minus that of another, drawn for the same labels, sample by sample."""
     first, influence_N = _influence(hit_NA, counted_NA)
     second, other_N = _influence(other_NA, counted_NA)
     half = z * float((influence_N - other_N).std()) / math.sqrt(max(len(influence_N), 1))

@@ -43,7 +43,7 @@ BATCH = 256
 class JudgeNet(nn.Module):
     """[B, 3, S, S] in [-1, 1] -> logits [B, V]. Strided 3 x 3 convolutions down to 8 x 8, then linear.
 
-    The last maps are flattened, not averaged: where a detail lies tells what it is.
+    The last maps are flattened, not averaged: the place of a detail says what it is.
     """
 
     def __init__(self, schema: Sequence[Attribute], size: int, width: int = 32, features: int = 128) -> None:
@@ -66,10 +66,13 @@ class JudgeNet(nn.Module):
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """What the judge makes of an image before it decides: [B, F]."""
-        return self.shrink(self.maps(x_BCHW.contiguous(memory_format=torch.channels_last)))
+        features_BF: Tensor = self.shrink(self.maps(x_BCHW.contiguous(memory_format=torch.channels_last)))
+        return features_BF
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.heads(self.features(x_BCHW))
+        """Logits of all attributes side by side: [B, V]."""
+        logits_BV: Tensor = self.heads(self.features(x_BCHW))
+        return logits_BV
 
 
 def _block(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
@@ -88,7 +91,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Scores:
-    """How often a reading agrees with labels: which ones, a share an attribute, and the mean."""
+    """How often a reading agrees with labels: which ones, a share per attribute, and the mean."""
 
     hit_NA: NDArray[np.bool_]
     counted_NA: NDArray[np.bool_]
@@ -135,6 +138,7 @@ class Judge:
         return dict(self.record["accuracy"])
 
     def to(self, device: torch.device) -> Judge:
+        """Move the network to ``device``, in place; returns this judge."""
         self.net.to(device)
         return self
 

@@ -40,7 +40,7 @@ def ranks() -> Iterator[World]:
 
 
 def teller(world: World) -> Callable[[str], None]:
-    """Prints a line, on rank 0."""
+    """Print a line, on rank 0."""
     return (lambda line: print(line, flush=True)) if world.main else lambda line: None
 
 

@@ -30,7 +30,8 @@ def thumbnails(images_NHWC: NDArray[np.uint8], edge: int = THUMBNAIL) -> NDArray
     kept = size // block * block
     blocks = images_NHWC[:, :kept, :kept].reshape(count, kept // block, block, kept // block, block, 3)
     # About 0, so that ``distances`` loses few digits to the difference of large squares.
-    return blocks.mean((2, 4), dtype=np.float32).reshape(count, -1) - np.float32(127.5)
+    means: NDArray[np.float32] = blocks.mean((2, 4), dtype=np.float32).reshape(count, -1)
+    return means - np.float32(127.5)
 
 
 def distances(a_NP: NDArray[np.float32], b_MP: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -58,10 +59,12 @@ class Nearest:
 
     @classmethod
     def to(cls, images_NP: NDArray[np.float32]) -> Nearest:
+        """Before any image was seen: distances are inf, places -1."""
         count = len(images_NP)
         return cls(images_NP, np.full(count, np.inf, np.float32), np.full(count, -1, np.int64))
 
     def look(self, others_MP: NDArray[np.float32], places_M: NDArray[np.int64]) -> None:
+        """Compare with more images, which stand at ``places``; an equal distance keeps the earlier one."""
         between = distances(self.images_NP, others_MP)
         best = between.argmin(1)
         self.take(between[np.arange(len(best)), best], places_M[best])
@@ -88,7 +91,9 @@ class Background:
     @classmethod
     def of(cls, batches: Iterable[NDArray[np.uint8]]) -> Background:
         """From batches of real images, uint8 [N, H, W, 3]."""
-        total, squares, count = np.float64(0), np.float64(0), 0
+        total: NDArray[np.float64] = np.zeros(())
+        squares: NDArray[np.float64] = np.zeros(())
+        count = 0
         for images in batches:
             total = total + images.sum(0, dtype=np.float64)
             squares = squares + np.square(images, dtype=np.float64).sum(0)
@@ -99,7 +104,7 @@ class Background:
 
     @property
     def share(self) -> float:
-        """Of the image that is background; 0: the real images have none in common."""
+        """Share of the image that is background; 0: the real images have none in common."""
         return float(self.mask_HW.mean())
 
     def clean(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:

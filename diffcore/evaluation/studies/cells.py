@@ -41,13 +41,16 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Sampler and steps, as a table's row shows them."""
         return f"{self.sampling.sampler} {self.steps}"
 
     @property
     def steps(self) -> int | str:
+        """Steps of the sampler, as ``shown_steps`` writes them."""
         return shown_steps(self.sampling.sampler, self.sampling.steps)
 
     def figures(self) -> dict[str, Any]:
+        """Settings and results for JSON."""
         return {
             "sampler": self.sampling.sampler,
             "steps": self.steps,

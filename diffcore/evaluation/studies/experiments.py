@@ -18,7 +18,7 @@ from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
-from diffcore.evaluation.judging.probe import probe_of
+from diffcore.evaluation.quality.probe import probe_of
 from diffcore.training import loop
 from diffcore.training.guards.stopping import StopFlag
 from diffcore.training.guards.watchdog import Watchdog

@@ -58,7 +58,7 @@ def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:
     lines = [
         "# Fast samplers under guidance",
         "",
-        f"Mean fidelity over {names} of {count:,} samples a cell, with its 95 % interval; the same labels "
+        f"Mean fidelity over {names} of {count:,} samples per cell, with its 95 % interval; the same labels "
         f"and noise in every cell. The judge itself is right on {_ceiling(table):.1%} of held-out images. "
         f"Network: {sum(p.numel() for p in table.model.network.parameters()):,} parameters, step "
         f"{table.model.step:,}, images of {table.model.size} x {table.model.size}; seed {table.seed}. "

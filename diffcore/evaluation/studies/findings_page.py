@@ -40,19 +40,24 @@ class Point:
 
 
 def final(row: dict[str, Any], weights: str = "ema") -> dict[str, Any]:
-    return [point for point in row["points"] if point["weights"] == weights][-1]
+    """The last checkpoint of a run's curve."""
+    result: dict[str, Any] = [point for point in row["points"] if point["weights"] == weights][-1]
+    return result
 
 
 def first(row: dict[str, Any]) -> dict[str, Any]:
+    """The first checkpoint of a run's curve."""
     result: dict[str, Any] = row["points"][0]
     return result
 
 
 def fidelity(point: dict[str, Any]) -> float:
+    """The mean fidelity of a checkpoint."""
     return float(point["fidelity"])
 
 
 def colors(point: dict[str, Any]) -> float:
+    """The mean share of right colours at a checkpoint."""
     return float(np.mean([point["attributes"][name]["share"] for name in COLORS]))
 
 
@@ -66,6 +71,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
+        """From one value per seed."""
         mean, n = float(np.mean(values)), len(values)
         if n < 2:  # one seed says nothing of the others
             return cls(mean, -math.inf, math.inf)
@@ -73,11 +79,13 @@ class Estimate:
         return cls(mean, mean - half, mean + half)
 
     def range(self) -> str:
+        """Mean and interval as they are."""
         if math.isinf(self.low):
             return f"{self.mean:.2f} (one seed)"
         return f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
 
     def points(self) -> str:
+        """Mean and interval in percentage points."""
         if math.isinf(self.low):
             return f"{100 * self.mean:+.1f} points (one seed)"
         return f"{100 * self.mean:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
@@ -108,11 +116,13 @@ def shares(runs: Runs, name: str, of: Callable[..., dict[str, Any]], what: Calla
 
 
 def table(rows: Sequence[tuple[str, ...]], *headings: str) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def finding_1(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on pixels in [-1, 1] against [0, 1]."""
     early, late = (gain(runs, "one-hot", "unit-pixels", at, fidelity) for at in (first, final))
     images = first(runs["one-hot"][0])["images"]
     rows = [
@@ -124,6 +134,7 @@ def finding_1(runs: Runs) -> tuple[str, str]:
 
 
 def finding_2(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on the variety of samples without labels."""
     variety = Estimate.of([final(row)["variety"] for row in runs["unconditional"]])
     asked = Estimate.of([final(row)["variety"] for row in runs["one-hot"]])
     spread = np.mean([final(row)["spread"] for row in runs["unconditional"]])
@@ -139,6 +150,7 @@ def finding_2(runs: Runs) -> tuple[str, str]:
 
 
 def finding_3(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on one-hot attributes against integers."""
     early, late = (gain(runs, "one-hot", "integers", at, fidelity) for at in (first, final))
     images = first(runs["one-hot"][0])["images"]
     rows = [
@@ -150,6 +162,7 @@ def finding_3(runs: Runs) -> tuple[str, str]:
 
 
 def finding_4(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on twice Tau's projections."""
     change = gain(runs, "one-head-double-tau", "one-head", final, colors)
     verdict = "holds" if change.high < 0.05 else "does not hold" if change.low > 0.05 else "undecided"
     return verdict, (
@@ -160,6 +173,8 @@ def finding_4(runs: Runs) -> tuple[str, str]:
 
 
 def finding_5(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on four heads against one."""
+
     def hair(point: dict[str, Any]) -> float:
         return float(point["attributes"]["hair_color"]["share"])
 
@@ -172,6 +187,7 @@ def finding_5(runs: Runs) -> tuple[str, str]:
 
 
 def finding_6(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on four heads and twice Tau's projections together."""
     rows = [
         (f"{heads}, Tau x {tau}", shares(runs, name, final, fidelity), shares(runs, name, final, colors))
         for name, heads, tau in (
@@ -202,6 +218,7 @@ def falls(row: dict[str, Any], weights: str) -> list[tuple[dict[str, Any], dict[
 
 
 def finding_7(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on colours lost while the loss falls."""
     rows, seeds = [], 0
     for seed, row in enumerate(runs["constant-rate"]):
         for before, after, name in (found := falls(row, "raw")):
@@ -230,6 +247,7 @@ def finding_7(runs: Runs) -> tuple[str, str]:
 
 
 def finding_8(runs: Runs) -> tuple[str, str]:
+    """Verdict and section on noise schedules by the size of images."""
     # Colours, not the mean fidelity: at 32 x 32 the judge reads more attributes than at 16 x 16.
     small = gain(runs, "half-scale", "one-hot", final, colors)
     large = gain(runs, "large-half-scale", "large", final, colors)

@@ -1,8 +1,7 @@
-"""``sweep.html``: fidelity against diversity, a curve a sampler, and a row of pictures a scale."""
+"""``sweep.html``: fidelity against diversity, a curve per sampler, and a row of pictures per scale."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from diffbase.files import write_atomic
 from diffbase.page import svg as charts
-from diffbase.page.pictures import grid
-from diffcore.evaluation.quality.report import STYLE, percent, picture
+from diffbase.page.kit import Html, html, percent
+from diffbase.page.pictures import data_uri, grid
 from diffcore.evaluation.studies.cells import Cell, Table
 
 
@@ -27,53 +26,49 @@ def write(
     shown: NDArray[np.int64],
 ) -> None:
     """Write the page; ``shown`` are the samples whose pictures it holds."""
-    title = f"Guidance and steps of {run}"
-    by_sampler = [(name, list(group)) for name, group in groupby(cells, lambda c: c.sampling.sampler)]
     best = f"{chosen.name} steps, guidance {chosen.sampling.guidance:g}"
+    first = (
+        f"{len(table.labels_NA)} samples per cell, the same labels and noise in all, {table.repeats} with "
+        "the same labels. Recommended and used by default from now on: "
+    )
+    second = (
+        "Every point is a guidance scale (hover to see which); diversity is the mean distance between "
+        "samples of the same labels, of 255."
+    )
     parts = [
-        f"<p>{len(table.labels_NA)} samples a cell, the same labels and noise in all, {table.repeats} with "
-        f"the same labels. Recommended and used by default from now on: <b>{html.escape(best)}</b>.</p>",
-        "<h2>Fidelity against diversity</h2>\n<p>Every point is a guidance scale (hover to see which); "
-        "diversity is the mean distance between samples of the same labels, of 255.</p>",
-        chart(by_sampler),
-        rows("Scales", cells),
-        rows("Steps at the recommended scale", tried) if tried else "",
+        html.text(first, html.span("strong", best), "."),
+        html.section("Fidelity against diversity", html.text(second), _chart(cells)),
+        _rows("Scales", cells),
     ]
-    for name, group in by_sampler:
-        pictures = "".join(
-            f"<tr><td class=n>{cell.sampling.guidance:g}</td><td>"
-            f"{picture(grid(cell.images[shown], len(shown), least=48), f'{name} {cell.sampling.guidance:g}')}"
-            "</td></tr>\n"
-            for cell in group
-        )
-        parts.append(f"<h2>{html.escape(name)}</h2>\n<table>\n{pictures}</table>")
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</html>\n"
-    )
-    write_atomic(path, page.encode())
+    if tried:
+        parts.append(_rows("Steps at the recommended scale", tried))
+    for name, group in groupby(cells, _sampler):
+        pictures = []
+        for cell in group:
+            scale, tiled = f"{cell.sampling.guidance:g}", grid(cell.images[shown], len(shown), least=48)
+            pictures.append((scale, html.picture(data_uri(tiled), f"{name} {scale}")))
+        parts.append(html.section(name, html.table("nt", (), pictures)))
+    write_atomic(path, html.page(f"Guidance and steps of {run}", parts).encode())
 
 
-def rows(title: str, cells: Sequence[Cell]) -> str:
-    """The cells as a table."""
-    body = "".join(
-        f"<tr><td>{html.escape(cell.name)}</td><td class=n>{cell.sampling.guidance:g}</td>"
-        f"<td class=n>{percent(cell.scores.mean.mean)}</td>"
-        f"<td class=n>{percent(cell.scores.mean.low)} to {percent(cell.scores.mean.high)}</td>"
-        f"<td class=n>{cell.diversity:.1f}</td><td class=n>{cell.frechet:.2f}</td></tr>\n"
-        for cell in cells
-    )
-    return (
-        f"<h2>{title}</h2>\n<table>\n<tr><th>sampler, steps</th><th class=n>guidance</th>"
-        "<th class=n>fidelity</th><th class=n>95 % interval</th><th class=n>diversity</th>"
-        f"<th class=n>Frechet</th></tr>\n{body}</table>"
-    )
+def _sampler(cell: Cell) -> str:
+    return cell.sampling.sampler
 
 
-def chart(by_sampler: Sequence[tuple[str, Sequence[Cell]]]) -> str:
-    """Fidelity over diversity, a curve a sampler."""
+def _rows(title: str, cells: Sequence[Cell]) -> Html:
+    headings = ("sampler, steps", "guidance", "fidelity", "95 % interval", "diversity", "Frechet")
+    rows = []
+    for cell in cells:
+        mean, low, high = map(percent, (cell.scores.mean.mean, cell.scores.mean.low, cell.scores.mean.high))
+        scale, diversity, frechet = cell.sampling.guidance, cell.diversity, cell.frechet
+        rows.append((cell.name, f"{scale:g}", mean, f"{low} to {high}", f"{diversity:.1f}", f"{frechet:.2f}"))
+    return html.section(title, html.table("tnnnnn", headings, rows))
+
+
+def _chart(cells: Sequence[Cell]) -> Html:
+    """Fidelity over diversity, a curve per sampler."""
     series = {
         name: [(c.diversity, c.scores.mean.mean, f"{c.sampling.guidance:g}") for c in group]
-        for name, group in by_sampler
+        for name, group in groupby(cells, _sampler)
     }
     return charts.lines(series, "diversity", "fidelity")

@@ -54,7 +54,7 @@ def measure(data: Path, folder: Path | None, images: int) -> Visibility:
     seen_NA = (_least_changes(data, index, real.images[:few], real.labels) >= PIXELS) & possible_NA
     hit_NA = trained.read(real.images).labels_NA == real.labels
     shares = trained.score(real.images, real.labels).shares
-    record = {}
+    record: dict[str, dict[str, Any]] = {}
     for column, a in enumerate(CARTOON_SET):
         seen = seen_NA[:, column]
         judged = wilson(int(hit_NA[:few, column][seen].sum()), int(seen.sum()))

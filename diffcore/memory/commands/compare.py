@@ -9,11 +9,12 @@ from diffbase import cli
 
 
 def compare(argv: Sequence[str]) -> None:
+    """Print two reports side by side."""
     parser = cli.Parser(prog="python -m diffcore.memory compare", description="Two reports side by side.")
     parser.add_argument("a", type=Path, help="run folder or anatomy.json")
     parser.add_argument("b", type=Path, help="the other one")
     given = parser.parse_args(argv)
 
-    from diffcore.memory import report
+    from diffcore.memory import report, tables
 
-    report.print_comparison(report.load(given.a), report.load(given.b), str(given.a), str(given.b))
+    tables.print_comparison(report.load(given.a), report.load(given.b), str(given.a), str(given.b))

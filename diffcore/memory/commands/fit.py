@@ -8,17 +8,18 @@ from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assum
 
 
 def fit(argv: Sequence[str]) -> None:
+    """Print the largest micro batch of a card, and what makes a wanted one fit."""
     flags = parser("fit", "The largest micro batch of a card, and what makes a wanted one fit.")
     flags.add_argument("--gpu", type=gigabytes, required=True, help="what the card is sold with: 24GB")
     given, config = settings(flags, argv)
 
-    from diffcore.memory import advise, report
+    from diffcore.memory import advise, tables
     from diffcore.memory.calibration import capacity
 
     room, planner = capacity(given.gpu), advise.Planner(config, outside=outside(given.calibration))
     say_assumed(planner.data.assumed)
     micro = config.batch.split(given.world)[0]
-    report.print_fit(
+    tables.print_fit(
         planner.largest(config, given.world, room),
         micro,
         planner.plan(config, given.world).smi,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from diffbase import cli
 from diffbase.cli import InputError
 from diffcore.config import configure
+from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ EXIT_DOES_NOT_FIT = 2
 
 
 def gigabytes(text: str) -> float:
+    """``24GB``, ``24G`` or ``24`` as a number of GB; argparse's error for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text, re.IGNORECASE)
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a size of memory; write it as 24GB")
@@ -33,10 +35,10 @@ def parser(command: str, words: str) -> cli.Parser:
     parser = cli.Parser(prog=f"python -m diffcore.memory {command}", description=words, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the run")
     parser.add_argument("--zero", type=int, choices=range(4), help="ZeRO stage")
-    parser.add_argument("--micro-batch", type=int, help="samples a forward pass on one rank")
+    parser.add_argument("--micro-batch", type=int, help="samples per forward pass on one rank")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], help="compute precision")
     parser.add_argument("--checkpointing", choices=["none", "selective", "full"])
-    parser.add_argument("--offload", choices=["none", "optimizer"])
+    parser.add_argument("--offload", choices=list(OFFLOADS))
     return parser
 
 
@@ -75,11 +77,13 @@ def settings(
 
 
 def say_assumed(assumed: str) -> None:
+    """Print on stderr what a plan assumes of missing shards, if anything."""
     if assumed:
         print(f"note: {assumed}", file=sys.stderr)
 
 
 def outside(gpu: str | None) -> Calibration:
+    """The calibration of a GPU by NVML's name; None: assumed figures. InputError for a GPU not measured."""
     from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, calibration
 
     known = sorted({name for name, _ in CALIBRATIONS})

@@ -10,6 +10,7 @@ from diffcore.memory.commands.flags import parser, settings
 
 
 def measure(argv: Sequence[str]) -> None:
+    """Make three real steps on random data, and write the report of where the memory was."""
     flags = parser("measure", "Three real steps on random data; under the deepspeed launcher, every rank.")
     flags.add_argument("--out", type=Path, required=True, help="folder for anatomy.json and report.html")
     flags.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)

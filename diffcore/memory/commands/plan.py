@@ -10,6 +10,7 @@ from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assum
 
 
 def plan(argv: Sequence[str]) -> None:
+    """Print the plan of a rank, a table of plans or whether one fits a card (InputError if not)."""
     flags = parser("plan", "What a run will take on a rank, at four moments of a step.")
     flags.add_argument("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
     flags.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
@@ -19,7 +20,7 @@ def plan(argv: Sequence[str]) -> None:
     flags.add_argument("--out", type=Path, help="folder for anatomy.json and report.html")
     given, config = settings(flags, argv)
 
-    from diffcore.memory import advise, report
+    from diffcore.memory import advise, report, tables
     from diffcore.memory.calibration import capacity
 
     if not 0 <= given.rank < given.world:
@@ -30,7 +31,7 @@ def plan(argv: Sequence[str]) -> None:
             if getattr(given, flag) != flags.get_default(flag):
                 raise InputError(f"--{flag.replace('_', '-')} does not go with --table, which has its own")
         say_assumed(planner.data.assumed)
-        report.print_table(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
+        tables.print_table(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
         return
     planned = planner.plan(config, given.world, given.rank)
     room = capacity(given.gpu_memory) if given.gpu_memory else None
@@ -44,6 +45,6 @@ def plan(argv: Sequence[str]) -> None:
         return
     advice = advise.words(planner, config, given.world, room) if given.device == "cuda" else []
     anatomy = report.planned(config, [planned], advice)
-    report.show(anatomy)
+    tables.show(anatomy)
     if given.out:
         print(f"report: {report.save(given.out, anatomy)}")

@@ -9,6 +9,7 @@ from diffbase import cli
 
 
 def seed_table(argv: Sequence[str]) -> None:
+    """Write docs/seed-memory.md, or what ``--out`` names, and print its path."""
     parser = cli.Parser(prog="python -m diffcore.memory seed-table", description="Write docs/seed-memory.md.")
     parser.add_argument("--out", type=Path, default=Path("docs/seed-memory.md"))
     given = parser.parse_args(argv)

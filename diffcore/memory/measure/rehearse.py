@@ -20,7 +20,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather_objects
 from diffcore.engine.step import take_step
-from diffcore.memory import report
+from diffcore.memory import report, tables
 from diffcore.memory.measure.trace import Tracer
 from diffcore.memory.plan.plan import Data
 
@@ -35,7 +35,7 @@ def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
         if not world.main:
             return None
         anatomy = report.measured(config, ranks)
-        report.show(anatomy)
+        tables.show(anatomy)
         if out is not None:
             print(f"report: {report.save(out, anatomy)}")
         return anatomy

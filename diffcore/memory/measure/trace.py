@@ -46,6 +46,7 @@ class Tracer:
         self._recorder: _Recorder | None = None
 
     def begin(self, step: int) -> None:
+        """Start following if ``step`` is the one to be traced; called before every step."""
         if step != self.step:
             return
         self._recorder = _Recorder(self.engine, self.ema)
@@ -71,7 +72,7 @@ class Tracer:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, engine: Engine, ema: Ema) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.engine = engine
         self.stream = Stream()
         self.known: dict[int, int] = {}
@@ -103,11 +104,11 @@ class _Recorder(TorchDispatchMode):
             hooks.register_module_forward_pre_hook(self._enter),
             hooks.register_module_forward_hook(self._leave, always_call=True),
         ]
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         self.done = True
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         for handle in self.handles:
             handle.remove()
 

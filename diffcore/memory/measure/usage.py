@@ -23,7 +23,7 @@ class Usage:
     """What nvidia-smi shows for the device (or the MIG instance); without NVML what is known instead."""
     source: str
     others: int | None = None
-    """Of it other processes; None where that cannot be told."""
+    """Of it other processes; None where NVML does not say."""
     own: int | None = None
     """Of it this process, where NVML knows it."""
     driver: int = 0

@@ -14,7 +14,7 @@ Bytes are the tensors' own; what a device's allocator makes of them is allocator
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -42,6 +42,8 @@ NORMS = {torch.ops.aten.native_layer_norm.default: 2, torch.ops.aten.native_grou
 
 
 class Kind(IntEnum):
+    """What an event of a trace is."""
+
     ALLOCATE = 0
     """``what`` is the storage, ``size`` its bytes."""
     FREE = 1
@@ -58,6 +60,8 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One event of a trace; ``Kind`` says what ``what`` and ``size`` are."""
+
     kind: Kind
     what: int
     size: int = 0
@@ -65,11 +69,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Parameter:
+    """A trainable parameter of the traced network."""
+
     name: str
     shape: tuple[int, ...]
 
     @property
     def numel(self) -> int:
+        """Number of its elements."""
         return int(torch.Size(self.shape).numel())
 
 
@@ -96,6 +103,7 @@ class Trace:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one element of a weight."""
         return self.dtype.itemsize
 
 
@@ -103,7 +111,7 @@ class _Recorder(TorchDispatchMode):
     """Notes the birth and death of every storage that an operation returns."""
 
     def __init__(self, trace: Trace, cuda: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace, self.cuda = trace, cuda
         self.known: dict[int, int] = {}
         self.stack: list[str] = []
@@ -162,7 +170,8 @@ def _replaced(config: Config, cuda: bool) -> Iterator[None]:
     """torch.nn.functional as a run of this config on CUDA or on the CPU has it."""
     others: dict[str, Any] = {}
     if config.engine.zero == 3:
-        others["linear"] = lambda x, weight, bias=None: _Zero3Linear.apply(x, weight, bias)
+        linear: Callable[..., Tensor] = _Zero3Linear.apply
+        others["linear"] = lambda x, weight, bias=None: linear(x, weight, bias)
     if config.engine.arithmetic.autocast and cuda:
         others |= {name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32}
     own = {name: getattr(F, name) for name in others}
@@ -246,7 +255,8 @@ def trace(
 
         def forward(x_BCHW: Tensor, *rest: Tensor) -> Tensor:
             with torch.autocast("cpu", lower, enabled=arithmetic.autocast):
-                return network(x_BCHW.to(dtype), *rest)
+                output: Tensor = network(x_BCHW.to(dtype), *rest)
+                return output
 
         with recorder, _replaced(config, cuda):
             loss = denoising_loss(forward, schedule, weights_T, images, labels, draws).mean()

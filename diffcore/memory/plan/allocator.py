@@ -80,6 +80,7 @@ class CachingAllocator:
         self._held[number] = block
 
     def release(self, number: int) -> None:
+        """Free the allocation ``number``; its segment stays reserved."""
         block = self._held.pop(number)
         self.allocated -= block.size
         block.free = True

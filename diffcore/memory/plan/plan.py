@@ -65,6 +65,7 @@ class Moment:
 
     @property
     def allocated(self) -> int:
+        """Bytes of all tensors on the device."""
         return sum(self.bytes.values())
 
 
@@ -94,10 +95,12 @@ class Plan:
 
     @property
     def peak(self) -> Moment:
+        """The moment at which most is allocated."""
         return max(self.moments, key=lambda moment: moment.allocated)
 
     @property
     def reserved(self) -> int:
+        """Most bytes that the allocator holds at any of the moments."""
         return max(moment.reserved for moment in self.moments)
 
     @property
@@ -135,8 +138,8 @@ def plan(
         accumulation,
         config.engine.zero,
         config.engine.precision,
-        getattr(config.engine, "checkpointing", "none"),
-        "optimizer" if sharing.offload else "none",
+        config.engine.checkpointing,
+        sharing.offloaded,
         sum(p.numel for p in traced.parameters),
         moments,
         ended.bytes["gradients"],
@@ -149,7 +152,7 @@ def plan(
 
 
 def trace_quietly(config: Config, data: Data, micro: int, device: str = "cuda") -> Trace:
-    """A trace without the garbage collector, whose moments are nobody's choice."""
+    """A trace with the garbage collector off: it would free tensors at other moments each time."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -276,6 +279,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def moment_json(moment: Moment) -> dict[str, Any]:
+    """A moment as an entry of anatomy.json's ``moments``; sizes in bytes."""
     return {
         "name": moment.name,
         "bytes": moment.bytes,

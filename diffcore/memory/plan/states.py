@@ -1,6 +1,6 @@
 """What DeepSpeed keeps on a rank, to the byte, in closed form: weights, masters, moments, buffers.
 
-N ranks, P parameters of which the i-th has p_i elements, w bytes a weight (4 in fp32, 2 in bf16 and fp16).
+N ranks, P parameters of which the i-th has p_i elements, w bytes per weight (4 in fp32, 2 in bf16 and fp16).
 Between two steps a rank holds (deepspeed 0.19, runtime/zero/stage_1_and_2.py and stage3.py):
 
     stage  weights       fp32 masters   Adam's moments   EMA       gradients     buckets
@@ -15,7 +15,7 @@ bf16 and fp16 are autocast's, over fp32 weights (w is 4). The average of the wei
 averages what it owns of the masters.
 
 An offloaded optimizer's masters, moments and EMA are on the host, with an fp32 gradient of their size and
-DeepSpeed's buffers for what goes to and fro.
+DeepSpeed's buffers for what goes to and fro. Offloaded parameters (stage 3) leave w L of the weights' row.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Sharing:
     itemsize: int
     accumulation: int
     offload: bool
+    """The optimizer's states are on the host."""
     bucket: int
     overlap: bool
     contiguous: bool
@@ -61,12 +62,16 @@ class Sharing:
     reuse: int
     cpu: bool = False
     """A run on the CPU, over gloo: what is offloaded stays in the same memory."""
+    offload_parameters: bool = False
+    """Stage 3's partition of the weights is on the host too."""
 
     @classmethod
     def of(cls, config: Config, world: int, rank: int = 0, cpu: bool = False) -> Sharing:
+        """From the config and DeepSpeed's JSON that it names. InputError if they contradict each other."""
         zero = settings(config, world).get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
-        offload = zero.get("offload_optimizer", {}).get("device", "none") != "none"
+        keys = ("offload_optimizer", "offload_param")
+        offload, parameters = (zero.get(key, {}).get("device", "none") != "none" for key in keys)
         return cls(
             stage=config.engine.zero,
             world=world,
@@ -82,7 +87,23 @@ class Sharing:
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
             cpu=cpu,
+            offload_parameters=parameters,
         )
+
+    @property
+    def offloaded(self) -> str:
+        """What is on the host, by ``engine.offload``'s names."""
+        return "parameters" if self.offload_parameters else "optimizer" if self.offload else "none"
+
+    @property
+    def lifts(self) -> bool:
+        """Whether a parameter is copied to the device when it is needed, even by a rank that is alone."""
+        return self.offload_parameters and not self.cpu
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a parameter in use is a tensor of its own, and no view of stage 3's partition."""
+        return self.world > 1 or self.lifts
 
     def flat(self, numels: Sequence[int]) -> int:
         """F: elements of the flat parameter buffer of stages 1 and 2, padding included."""
@@ -136,9 +157,9 @@ def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: 
     elif s.stage < 3:
         blocks.append(Block("parameters", s.flat(numels) * s.itemsize))
     else:
-        blocks.append(Block("parameters", s.partition(numels) * s.itemsize))
-        if s.world > 1:
-            # Small parameters stay gathered; with one rank a parameter is a view of its partition.
+        blocks.append(Block("parameters", s.partition(numels) * s.itemsize, s.offload_parameters))
+        if s.gathers:
+            # Small parameters stay gathered.
             blocks += [
                 Block("parameters", s.share(n) * s.world * s.itemsize) for n in numels if n <= s.persist
             ]

@@ -19,6 +19,7 @@ class Stream:
     """(phase that ends here, number of events so far)"""
 
     def allocate(self, category: str, size: int, layer: str = "", host: bool = False, lane: int = 0) -> int:
+        """Note an allocation of ``size`` bytes; returns its number. One of 0 bytes makes no event."""
         number = len(self.category)
         self.category.append(category)
         self.layer.append(layer)
@@ -29,6 +30,7 @@ class Stream:
         return number
 
     def free(self, number: int) -> None:
+        """Note that the allocation ``number`` is freed."""
         self.events.append((number, 0))
 
     def brief(self, category: str, size: int, lane: int = 0) -> None:
@@ -37,4 +39,5 @@ class Stream:
             self.free(self.allocate(category, size, lane=lane))
 
     def mark(self, phase: str) -> None:
+        """Note that ``phase`` ends here."""
         self.marks.append((phase, len(self.events)))

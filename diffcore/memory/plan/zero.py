@@ -45,6 +45,7 @@ class Plain:
         return "activations" if storage in self.saved or storage in self.trace.recomputed else "temporary"
 
     def micro_batch(self, last: bool) -> None:
+        """Add one micro batch's forward and backward to the stream; ``last``: the step follows it."""
         stream, self.last = self.stream, last
         self.numbers.clear()
         for event in self.trace.events:
@@ -65,7 +66,7 @@ class Plain:
         self.backward_ends()
 
     def module(self, event: Event) -> None:
-        pass
+        """A module begins or ends; of interest under stage 3 only."""
 
     def gradient(self, parameter: int, holder: int | None) -> None:
         """Autograd has completed the gradient of ``parameter``; None if it was added to the one that is there
@@ -89,10 +90,12 @@ class Plain:
             self.stream.brief("buckets", numel * self.sharing.itemsize)
 
     def backward_ends(self) -> None:
+        """Average the gradients over the ranks, after the last micro batch."""
         if self.last and self.sharing.world > 1:
             self.stream.brief("buckets", sum(self.size) if len(self.size) > 1 else 0)
 
     def step(self) -> None:
+        """The optimizer steps and the gradients are freed."""
         for holder in self.gradients.values():
             self.stream.free(holder)
         self.gradients.clear()
@@ -116,6 +119,7 @@ class Partitioned(Plain):
         self.eager = sharing.stage == 2 or sharing.overlap
 
     def gradient(self, parameter: int, holder: int | None) -> None:
+        """As ``Plain.gradient``; under stage 2 or with overlap it goes into the bucket at once."""
         super().gradient(parameter, holder)
         if not self.buffers and self.sharing.contiguous:
             size = self.sharing.bucket * self.sharing.itemsize
@@ -137,6 +141,7 @@ class Partitioned(Plain):
         self.elements += self.numels[parameter]
 
     def reduce(self) -> None:
+        """Reduce the bucket to the ranks that own its parts, and free what is no longer needed."""
         # Neighbouring slices for one rank are one; several are flattened into a copy, in portions of a
         # bucket, reduced and copied back.
         runs: list[tuple[int, int]] = []
@@ -169,6 +174,7 @@ class Partitioned(Plain):
         self.elements = 0
 
     def backward_ends(self) -> None:
+        """Reduce what is left (stage 1: after the last micro batch), and keep this rank's partition."""
         if self.sharing.stage == 1 and not self.last:
             return
         if not self.eager:
@@ -189,6 +195,7 @@ class Partitioned(Plain):
             self.pad = self.stream.allocate("gradients", self.padding * self.sharing.itemsize)
 
     def step(self) -> None:
+        """The optimizer steps on this rank's partition, then the weights are gathered."""
         s, size = self.sharing, self.sharing.partition(self.numels)
         if not s.offload:  # else on the host, in place
             self._step_on_the_device(size)
@@ -201,6 +208,7 @@ class Partitioned(Plain):
         for numel in pieces:
             self.stream.brief("temporary", numel * NORM)
         flat = self.stream.allocate("gradients", size * s.itemsize) if len(pieces) > 1 else None
+        full: int | None
         if s.itemsize < FULL:
             full = self.stream.allocate("gradients", size * FULL)
             if flat is not None:

@@ -24,7 +24,7 @@ class Sharded(Plain):
         self.own = [parameters for _, parameters in trace.modules]
         # Persistent parameters were allocated by ``resident``, after the flat partition.
         self.gathered: dict[int, int] = {}
-        if s.world > 1:
+        if s.gathers:
             self.gathered = {p: 1 + i for i, p in enumerate(sorted(self.persistent))}
         self.available = set(self.persistent)
         self.groups: dict[int, tuple[int | None, set[int]]] = {}
@@ -35,18 +35,21 @@ class Sharded(Plain):
         self.reset()
 
     def reset(self) -> None:
+        """Back to the first module, as at the beginning of every micro batch."""
         self.at = 0
         self.queue = deque((p, step) for step, module in enumerate(self.order) for p in self.own[module])
         self.fetched: dict[int, int] = {}
         self.numel_available = 0
 
     def micro_batch(self, last: bool) -> None:
+        """As ``Plain.micro_batch``, from the first module on."""
         self.reset()
         super().micro_batch(last)
 
     # --- parameters --------------------------------------------------------------------------------
 
     def module(self, event: Event) -> None:
+        """Fetch a module's parameters where it begins, release them where it ends."""
         if event.kind == Kind.ENTER:
             self.fetch(self.own[event.what])
         else:
@@ -61,20 +64,31 @@ class Sharded(Plain):
         self.numel_available += sum(self.numels[p] for p in wanted)
         if s.world == 1:
             self.available.update(wanted)
+            if s.lifts:
+                for p in wanted:
+                    self.gathered[p] = self.stream.allocate("parameters", self.size[p], lane=self.gathering)
             return
         sizes = [s.share(self.numels[p]) * s.world * s.itemsize for p in wanted]
         if len(wanted) == 1:
             self.gathered[wanted[0]] = self.stream.allocate("parameters", sizes[0], lane=self.gathering)
+            self.lift(sizes[0] // s.world)
             self.copied_by_gloo(sizes[0] // s.itemsize)
             self.groups[wanted[0]] = (None, set())
             return
         flat = self.stream.allocate("buckets", sum(sizes), lane=self.gathering)
+        self.lift(sum(sizes) // s.world)
         self.copied_by_gloo(sum(sizes) // s.itemsize)
         members = set(wanted)
         for p in wanted:
             self.groups[p] = (flat, members)
 
+    def lift(self, size: int) -> None:
+        """This rank's offloaded share, copied to the device until it is in the gathered buffer."""
+        if self.sharing.lifts:
+            self.stream.brief("temporary", size, self.gathering)
+
     def wait(self, parameter: int) -> None:
+        """Have a parameter that is in flight available, and free its group's buffer after its last member."""
         if parameter not in self.groups:
             return
         flat, members = self.groups.pop(parameter)
@@ -89,6 +103,7 @@ class Sharded(Plain):
         self.available.add(parameter)
 
     def fetch(self, parameters: list[int]) -> None:
+        """Gather the parameters of the next module, wait for them, and gather ahead of later modules."""
         s = self.sharing
         self.gather(parameters)
         for p in parameters:
@@ -111,6 +126,7 @@ class Sharded(Plain):
         self.at += 1
 
     def release(self, parameters: list[int]) -> None:
+        """Drop the parameters that no module within ``reuse`` elements needs again."""
         if not parameters:
             return
         going = {p for p in parameters if p not in self.persistent and self.fetched.get(p, -1) <= self.at}
@@ -124,6 +140,7 @@ class Sharded(Plain):
             self.drop(p)
 
     def drop(self, parameter: int) -> None:
+        """Free a gathered parameter."""
         self.wait(parameter)
         if parameter in self.available:
             self.available.discard(parameter)
@@ -134,6 +151,7 @@ class Sharded(Plain):
     # --- gradients -----------------------------------------------------------------------------------
 
     def gradient(self, parameter: int, holder: int | None) -> None:
+        """Put a gradient into the bucket, after reducing it if the gradient does not fit in."""
         assert holder is not None  # no gradient is left of the micro batch before
         s, numel = self.sharing, self.numels[parameter]
         if self.elements + numel > s.bucket and self.elements:
@@ -169,12 +187,14 @@ class Sharded(Plain):
         self.elements = 0
 
     def backward_ends(self) -> None:
+        """Reduce what is left, and drop the parameters that are still gathered."""
         self.reduce()
         # Modules whose inputs have no gradient never say that their backward has ended.
         for p in [p for p in self.gathered if p not in self.persistent]:
             self.drop(p)
 
     def step(self) -> None:
+        """The optimizer steps on this rank's partition; the small parameters are gathered again."""
         s, size = self.sharing, self.sharing.partition(self.numels)
         for p in list(self.groups):
             self.wait(p)
@@ -188,7 +208,7 @@ class Sharded(Plain):
                 low, flat = flat, self.stream.allocate("gradients", size * FULL)
                 self.stream.free(low)
             self.stream.free(flat)
-        if s.world > 1:
+        if s.gathers:
             for p in sorted(self.persistent):
                 padded = s.share(self.numels[p]) * s.world * s.itemsize
                 self.gathered[p] = self.stream.allocate("parameters", padded)

@@ -21,6 +21,8 @@ ENOUGH = 5
 
 @dataclass
 class Progress:
+    """The run's learning-rate cuts, skipped steps, rollbacks and best figures so far."""
+
     lr_factor: float = 1.0
     """Product of the cuts so far: on plateaus and after rollbacks."""
     updates: int = 0
@@ -83,4 +85,5 @@ class Progress:
         self.lr_factor *= c.rollback_factor ** (rollbacks - before.rollbacks)  # it may have had some cuts
 
     def as_json(self) -> dict[str, Any]:
+        """The fields by name, as a checkpoint's ``progress``."""
         return asdict(self)

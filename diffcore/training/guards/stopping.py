@@ -29,6 +29,7 @@ class StopFlag:
         self.signal = number
 
     def restore(self) -> None:
+        """Give the signals back to the handlers that they had before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -4,7 +4,7 @@ A stand-in, not a copy: the drawing is this project's own and only the schema, t
 and the framing are the published ones. To train on Google's avatars (CC BY 4.0) point the packer at the
 official ``cartoonset10k.tgz``, ``cartoonset100k.tgz`` or an unpacked folder; nothing here is needed then.
 
-One file a concern. ``palette``, ``geometry`` and ``hair_styles`` are plain numbers and import no skia, so
+One file per concern. ``palette``, ``geometry`` and ``hair_styles`` are plain numbers and import no skia, so
 that a reader of the pictures can use them; ``avatar`` puts the drawing modules together.
 """
 

@@ -39,7 +39,7 @@ def draw(canvas: skia.Canvas, labels: Mapping[str, int]) -> None:
 
 @lru_cache(maxsize=1)
 def _surface() -> skia.Surface:
-    # One canvas a process: allocating a million bytes an image costs more than clearing them.
+    # One canvas per process: allocating a million bytes for each image costs more than clearing them.
     return skia.Surface(CANVAS, CANVAS)
 
 

@@ -105,6 +105,7 @@ BAD = {
     "out of range": ({"optimizer": {"lr": -1}}, ["optimizer.lr", "greater than 0", "-1"]),
     "not a choice": ({"engine": {"zero": 5}}, ["engine.zero", "less than or equal to 3", "5"]),
     "offload": ({"engine": {"offload": "optimizer", "zero": 0}}, ["offload optimizer needs zero 1, 2 or 3"]),
+    "weights": ({"engine": {"offload": "parameters", "zero": 2}}, ["offload parameters needs zero 3"]),
     "compile": ({"engine": {"compile": True, "zero": 3}}, ["engine: compile needs zero 0, 1 or 2"]),
     "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),
     "attention level": ({"model": {"attention_levels": [7]}}, ["attention_levels: 7", "0 to"]),

@@ -16,9 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffbase.cli import InputError
 from diffcore.config import configure
+from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory import __main__ as commands
-from diffcore.memory import advise, report
+from diffcore.memory import advise, report, tables
 from diffcore.memory.calibration import capacity
 from diffcore.memory.page import page
 from diffcore.memory.plan.activations import Event, Kind, Parameter, Trace, _Recorder
@@ -177,11 +178,11 @@ def test_sizes_are_affine_in_the_micro_batch(config: Config, traced: Trace) -> N
     assert scaled is not None and scaled.events == traced.events and scaled.inputs == traced.inputs
 
 
-@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("world", [1, 4, 1024])
-@pytest.mark.parametrize("stage", range(4))
-def test_every_step_frees_what_it_allocates(traced: Trace, stage: int, world: int, offload: bool) -> None:
-    sharing = changed(SHARING, stage=stage, world=world, accumulation=2, offload=offload and stage > 0)
+@pytest.mark.parametrize(("stage", "offload"), [(s, o) for o in OFFLOADS for s in OFFLOADS[o].stages])
+def test_every_step_frees_what_it_allocates(traced: Trace, stage: int, world: int, offload: str) -> None:
+    gone = {"offload": offload != "none", "offload_parameters": offload == "parameters"}
+    sharing = changed(SHARING, stage=stage, world=world, accumulation=2, **gone)
     stream = replay(traced, sharing, steps=2)
     held: dict[int, int] = {}
     after = []
@@ -232,6 +233,24 @@ def test_on_the_cpu_host_and_device_are_one_memory(config: Config) -> None:
     changed_config = configure.replace(config, "engine", {"zero": 3, "offload": "optimizer"})
     cuda, cpu = (plan(changed_config, 2, device=device, data=DATA).moments[-1] for device in ("cuda", "cpu"))
     assert cpu.host == 0 and cpu.allocated == cuda.allocated + cuda.host > cuda.allocated
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_offloaded_parameters_are_on_the_device_only_while_they_are_used(traced: Trace, world: int) -> None:
+    offloaded = changed(SHARING, stage=3, world=world, offload=True, offload_parameters=True)
+    sharing = changed(offloaded, persist=0, reuse=0, prefetch=0)
+    stream = replay(traced, sharing, steps=1)
+    numels = [parameter.numel for parameter in traced.parameters]
+    at_rest = totals(resident(sharing, numels)), totals(resident(sharing, numels), host=True)
+    assert at_rest[0]["parameters"] == 0
+    assert at_rest[1]["parameters"] == sharing.partition(numels) * sharing.itemsize
+    lifted = {n for n, c in enumerate(stream.category) if c == "parameters" and not stream.host[n]}
+    sizes, held, most = dict(e for e in stream.events if e[1]), 0, 0
+    for number, size in stream.events:
+        if number in lifted:
+            held += size or -sizes[number]
+            most = max(most, held)
+    assert 0 < most < sum(numels) * sharing.itemsize and held == 0
 
 
 def test_gloo_scatters_a_copy(traced: Trace) -> None:
@@ -286,7 +305,7 @@ def test_the_largest_batch_that_is_tried_is_said_so(
 ) -> None:
     planner = advise.Planner(config, DATA)
     assert planner.largest(config, 1, 10**15) == advise.MOST
-    report.print_fit(advise.MOST, 4, 10, 20, [], [])
+    tables.print_fit(advise.MOST, 4, 10, 20, [], [])
     assert "4,096 or more" in capsys.readouterr().out
 
 
@@ -299,12 +318,12 @@ def test_a_report_is_written_and_read_back(
     assert "use &lt;less&gt;" in html and "<less>" not in html
     assert "<script" not in html and "http" not in html
     assert "after forward" in (tmp_path / "memory.txt").read_text()
-    report.print_comparison(anatomy, anatomy, "run[lr=1e-4]", "x[/y]")
+    tables.print_comparison(anatomy, anatomy, "run[lr=1e-4]", "x[/y]")
     assert "run[lr=1e-4] and x[/y]" in " ".join(capsys.readouterr().out.split())
     other = json.loads(json.dumps(anatomy))
     other["planned"][0]["moments"] = [other["planned"][0]["moments"][0] | {"name": "out of memory"}]
     with pytest.raises(InputError, match="no moment in common"):
-        report.print_comparison(anatomy, other, "a", "b")
+        tables.print_comparison(anatomy, other, "a", "b")
     (tmp_path / "anatomy.json").write_text(json.dumps({"schema": report.SCHEMA, "run": {}, "planned": []}))
     with pytest.raises(InputError, match="no measured and no advice"):
         report.load(tmp_path)

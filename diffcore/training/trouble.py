@@ -23,6 +23,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, err
 
 @dataclass(frozen=True)
 class Trouble:
+    """An exit code of ``diffbase.exits``, and the line that says why."""
+
     code: int
     line: str
 

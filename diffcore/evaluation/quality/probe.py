@@ -1,4 +1,4 @@
-"""A small fixed evaluation while a run trains: the same wishes and noise at every call, EMA weights.
+"""A small fixed evaluation while a run trains: the same labels and noise at every call, EMA weights.
 
     probe = Probe(config, index, world)         # once; None from ``probe_of`` where there is no judge
     figures = probe(engine, ema)                # every k steps, on every rank: {"quality/fidelity": ...}

@@ -1,0 +1,183 @@
+"""The memory report, comparisons and advice as tables on a terminal; figures in MiB."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from diffbase.cli import InputError
+from diffbase.tables import TextTable
+from diffcore.memory.advise import MOST, Change, Step
+from diffcore.memory.page import fullest
+from diffcore.memory.plan.states import CATEGORIES, WORDS
+
+MIB = 2**20
+WIDTH = 110
+
+
+def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
+    """The report (anatomy.json) of at most eight ranks per side."""
+    console = console or _console()
+    for which in ("measured", "planned"):
+        for rank in anatomy[which][:8]:
+            _moments(anatomy["run"], rank, which).print(console)
+        if anatomy[which]:
+            rank = fullest(anatomy[which])
+            _closure(rank, which).print(console)
+            if rank["layers"]:
+                _layers(rank).print(console)
+            for note in rank["notes"]:
+                _say(console, f"note: {note}")
+    for line in anatomy["advice"]:
+        _say(console, line)
+
+
+def print_table(rows: Iterable[dict[str, Any]]) -> None:
+    """Plans of one network under many settings (``advise.table``)."""
+    texts = ("precision", "checkpointing", "ZeRO", "ranks")
+    headings = (*texts, "after step", "peak", "nvidia-smi", "fits")
+    title = "MiB on each rank, nvidia-smi's number, and the smallest card that holds it"
+    table, last = TextTable(title, *headings, text=(0, 1, 2, 3, 7)), None
+    for row in rows:
+        group = (row["precision"], row["checkpointing"], row["zero"])
+        if last not in (None, group):
+            table.add_section()
+        last = group
+        sizes = (_whole(row[name]) for name in ("after_step", "peak", "smi"))
+        fits = f"from {row['fits'][0]}" if row["fits"] else "none"
+        table.add_row(*map(str, group), str(row["world"]), *sizes, fits)
+    table.print(_console())
+
+
+def print_fit(
+    largest: int,
+    micro: int,
+    have: int,
+    room: int,
+    steps: Sequence[Step],
+    alone: Sequence[tuple[Change, int, int]],
+) -> None:
+    """The largest micro batch in ``room`` bytes, and what would make ``micro``, planned at ``have``, fit.
+
+    ``alone``: each change with its plan in bytes and its largest micro batch; ``steps``: changes together.
+    """
+    console = _console()
+    fits = "fits" if have <= room else "does not fit"
+    _say(
+        console,
+        f"largest micro batch in {_whole(room)} MiB with these settings: {_micro(largest)}; "
+        f"micro batch {micro} is planned at {_whole(have)} MiB and {fits}",
+    )
+    headings = ("change", "saves MiB", "then", "largest micro batch", "slower by")
+    table = TextTable("Each change alone", *headings, text=(0, 4))
+    for change, smi, most in alone:
+        table.add_row(change.setting, _whole(have - smi), _whole(smi), _micro(most), change.slower)
+    table.print(console)
+    if have > room:
+        words = "together, cheapest first" if steps and steps[-1].fits else "together: it still does not fit"
+        headings = ("settings", "saves MiB", "then", "fits", "slower by")
+        table = TextTable(f"What makes micro batch {micro} fit, {words}", *headings, text=(0, 3, 4))
+        for step in steps:
+            fits = "yes" if step.fits else "no"
+            settings, slower = ", ".join(step.settings), "; ".join(step.slower)
+            table.add_row(settings, _whole(step.saved), _whole(step.smi), fits, slower)
+        table.print(console)
+
+
+def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
+    """Two reports' fullest ranks, moment by moment, category by category; InputError if they share none."""
+    console, shown = _console(), False
+    for which in ("measured", "planned"):
+        if not (a[which] and b[which]):
+            continue
+        other = {moment["name"]: moment for moment in fullest(b[which])["moments"]}
+        moments = [moment for moment in fullest(a[which])["moments"] if moment["name"] in other]
+        if not moments:
+            continue
+        shown = True
+        headings = ("moment", "category", "A MiB", "B MiB", "B - A", "change")
+        table = TextTable(f"{which}: {name_a} and {name_b}", *headings, text=(0, 1))
+        for first in moments:
+            second = other[first["name"]]
+            for category in (*CATEGORIES, "allocated"):
+                x, y = (m["bytes"].get(category, m.get(category, 0)) for m in (first, second))
+                if x or y:
+                    cells = (*map(_mib, (x, y, y - x)), f"{y / x - 1:+.1%}" if x else "new")
+                    word = WORDS.get(category, category)
+                    table.add_row(first["name"], word, *cells, bold=category == "allocated")
+            table.add_section()
+        table.print(console)
+    if not shown:
+        raise InputError(f"{name_a} and {name_b} have no moment in common, planned or measured")
+    changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
+    for name, (x, y) in changed.items():
+        _say(console, f"{name}: {x} -> {y}")
+
+
+def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> TextTable:
+    moments = rank["moments"]
+    title = (
+        f"Memory {which}, rank {rank['rank']} of {run['world']}: {run['parameters']:,} parameters, "
+        f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
+        f"micro batch {run['micro_batch']}"
+    )
+    table = TextTable(title, "MiB", *(moment["name"] for moment in moments), "bytes / param")
+    last = moments[-1]["bytes"]
+    for category in CATEGORIES:
+        sizes = [moment["bytes"].get(category, 0) for moment in moments]
+        if any(sizes):
+            share = f"{last[category] / rank['parameters']:.2f}" if last.get(category) else ""
+            table.add_row(WORDS[category], *map(_mib, sizes), share)
+    table.add_section()
+    for name, word in (("allocated", "allocated"), ("reserved", "reserved"), ("host", "on the host")):
+        sizes = [moment[name] for moment in moments]
+        if any(sizes) and (name != "reserved" or rank["device"] != "cpu"):
+            table.add_row(word, *map(_mib, sizes), "", bold=True)
+    return table
+
+
+def _closure(rank: dict[str, Any], which: str) -> TextTable:
+    seen = "nvidia-smi" if rank["device"] != "cpu" else "the system (RSS)"
+    words = f"what {seen} shows" if which == "measured" else f"what {seen} will show"
+    if which == "planned" and rank["device"] == "cpu":
+        words = "all tensors"
+    title = f"Rank {rank['rank']} at its peak: the sum that makes {words}"
+    table = TextTable(title, "", "MiB", "from", text=(0, 2))
+    for row in rank["closure"]:
+        table.add_row(WORDS.get(row["name"], row["name"]), _mib(row["bytes"]), row["source"])
+    table.add_section()
+    total = sum(row["bytes"] for row in rank["closure"])
+    table.add_row(words, _mib(total), rank.get("total", {}).get("source", which), bold=True)
+    return table
+
+
+def _layers(rank: dict[str, Any], most: int = 12) -> TextTable:
+    table = TextTable("Modules that leave most for backward", "", "MiB", "share")
+    total = sum(layer["bytes"] for layer in rank["layers"]) or 1
+    for layer in rank["layers"][:most]:
+        table.add_row(layer["name"], _mib(layer["bytes"]), f"{layer['bytes'] / total:.1%}")
+    return table
+
+
+def _console() -> Console:
+    """A terminal has its own width; a file or a pipe gets lines that the tables fit in."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False)
+
+
+def _mib(size: float) -> str:
+    return f"{size / MIB:,.2f}"
+
+
+def _whole(size: float) -> str:
+    return f"{size / MIB:,.0f}"
+
+
+def _micro(largest: int) -> str:
+    return f"{largest:,} or more" if largest == MOST else f"{largest:,}" if largest else "none"
