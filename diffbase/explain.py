@@ -27,15 +27,17 @@ def explain(error: pydantic.ValidationError, root: type[BaseModel]) -> str:
     first, count = error.errors()[0], error.error_count()
     parent, names = _locate(first["loc"], root)
     field = ".".join(names)
+    # A file that a program wrote is not corrected by hand: only documented sections name what is allowed.
+    by_hand = parent is not None and bool(parent.model_config.get("use_attribute_docstrings"))
     if first["type"].startswith("union_tag"):
         text = f"{field}.kind must be one of {', '.join(_choices(parent, names[-1]))}"
-    elif first["type"] == "extra_forbidden" and parent is not None:
+    elif parent and by_hand and first["type"] == "extra_forbidden":
         allowed = list(parent.model_fields)
         near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         text = f"unknown key {field!r}"
         text += f" (did you mean {near[0]!r}?)" if near else ""
         text += f"; allowed here: {', '.join(allowed)}"
-    elif first["type"] == "missing" and parent is not None:
+    elif parent and by_hand and first["type"] == "missing":
         known = parent.model_fields.get(str(first["loc"][-1]))
         meaning = known.description if known else None
         text = f"key {field!r} is missing: {meaning or 'a section'}"

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from diffcore.config.section import Section
 
+LabelEncoding = Literal["one_hot", "integer"]
+"""Names of ``models.tau.ENCODINGS``."""
+
 
 class AvatarModel(Section):
     """The UNet with Tau and cross-attention (models/avatar.py)."""
@@ -23,7 +26,7 @@ class AvatarModel(Section):
     """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
     heads: int = Field(default=4, ge=1)
     """Attention heads."""
-    attributes: Literal["one_hot", "integer", "none"] = "one_hot"
+    attributes: Literal[LabelEncoding, "none"] = "one_hot"
     """How Tau reads the labels; none: no condition at all."""
     tau_tokens: int = Field(default=6, ge=1)
     """Key/value tokens that one projection of Tau gives an attention block."""
@@ -101,7 +104,7 @@ class DiffusersModel(Section):
     """diffusers' name; in this class it is the number of attention heads."""
     only_cross_attention: bool = True
     """No self-attention before the cross-attention: both of a block's attentions read the tokens."""
-    attributes: Literal["one_hot", "integer"] = "one_hot"
+    attributes: LabelEncoding = "one_hot"
     """How Tau reads the labels."""
 
     @property

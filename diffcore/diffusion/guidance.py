@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,19 @@ from diffcore.diffusion.schedule import NoiseSchedule
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """(x_t [B, C, H, W], its level t) -> x_0 [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class _Guided:
+    """A Denoiser with a limit."""
+
+    denoise: Denoiser
+    limit: Callable[[Tensor], Tensor] | None
+    """For samplers that extrapolate: what they make of several x_0 must stay in the range as well."""
+
+    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+        """The x_0 of ``denoise``."""
+        return self.denoise(x_t, t)
 
 
 def guided(
@@ -58,6 +72,4 @@ def guided(
         x0 = schedule.x0_of(predict(x_t, t, t_B), x_t, t_B)
         return schedule.clamp(x0) if clamp else x0
 
-    # For samplers that extrapolate: what they make of several x_0 must stay in the range as well.
-    denoise.limit = schedule.clamp if clamp else None  # type: ignore[attr-defined]
-    return denoise
+    return _Guided(denoise, schedule.clamp if clamp else None)

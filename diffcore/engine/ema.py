@@ -31,7 +31,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After the optimizer's step ``step``."""
+        """Update the average after the optimizer's step ``step``."""
         torch._foreach_lerp_(self.shards, self.engine.masters(), 1 - self.decay_at(step))
 
     def full(self) -> Iterator[tuple[str, Tensor]]:

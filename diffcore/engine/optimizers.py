@@ -11,13 +11,13 @@ from torch import nn
 from diffcore.config.tree import Config
 
 
-class _Skipping:
+class _Skipping(torch.optim.Optimizer):
     """An optimizer whose next steps are left out while ``overflow`` is set, as DeepSpeed's own do."""
 
     overflow = False
 
     def step(self, closure: Any = None) -> Any:
-        return None if self.overflow else super().step(closure)  # type: ignore[misc]
+        return None if self.overflow else super().step(closure)
 
 
 class Adam(_Skipping, torch.optim.Adam):

@@ -6,7 +6,8 @@ N tokens, D channels per head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,8 @@ from shards.schema import Attribute, one_hot_offsets, one_hot_width
 
 
 class LabelEncoder(nn.Module):
-    """Integer labels -> one vector per sample; a dropped condition is the zero vector.
-
-    ``one_hot``: the concatenated one-hot vectors. ``integer``: each label as (value + 1) / variants, so that
-    no label looks like the dropped one. No parameters.
+    """Integer labels -> one vector per sample, as one of ``ENCODINGS``; a dropped condition is the zero
+    vector. No parameters.
     """
 
     offsets_A: Tensor
@@ -26,8 +25,8 @@ class LabelEncoder(nn.Module):
 
     def __init__(self, schema: Sequence[Attribute], encoding: str) -> None:
         super().__init__()
-        self.encoding = encoding
-        self.width = one_hot_width(schema) if encoding == "one_hot" else len(schema)
+        self.encoding = ENCODINGS[encoding]
+        self.width = self.encoding.width(schema)
         # How many entries are non-zero: Tau scales its initial weights by it.
         self.active = len(schema)
         # Not in the checkpoint: they follow from the schema.
@@ -36,12 +35,29 @@ class LabelEncoder(nn.Module):
 
     def forward(self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype) -> Tensor:
         """labels int64 [B, A], keep bool [B] (False: dropped) -> [B, V]."""
-        if self.encoding == "one_hot":
-            encoded_BV = torch.zeros(len(labels_BA), self.width, dtype=dtype, device=labels_BA.device)
-            encoded_BV.scatter_(1, labels_BA + self.offsets_A, 1.0)
-        else:
-            encoded_BV = ((labels_BA + 1) / self.variants_A).to(dtype)
-        return encoded_BV * keep_B[:, None].to(dtype)
+        return self.encoding.encode(self, labels_BA, dtype) * keep_B[:, None].to(dtype)
+
+
+def _one_hot(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
+    encoded_BV = torch.zeros(len(labels_BA), encoder.width, dtype=dtype, device=labels_BA.device)
+    return encoded_BV.scatter_(1, labels_BA + encoder.offsets_A, 1.0)
+
+
+def _integer(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
+    return ((labels_BA + 1) / encoder.variants_A).to(dtype)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to write labels as a vector."""
+
+    width: Callable[[Sequence[Attribute]], int]
+    encode: Callable[[LabelEncoder, Tensor, torch.dtype], Tensor]
+    """Labels [B, A] -> [B, width], not 0 for any label: that is the dropped condition."""
+
+
+ENCODINGS = {"one_hot": Encoding(one_hot_width, _one_hot), "integer": Encoding(len, _integer)}
+"""The concatenated one-hot vectors; or each label as (value + 1) / variants."""
 
 
 class Tau(nn.Module):

@@ -32,7 +32,7 @@ class TrainedModel:
     schedule: NoiseSchedule
     device: torch.device
     fingerprint: str
-    """Of the shards that it learned from."""
+    """Fingerprint of the shards that the network learned from."""
 
     def draw(
         self,

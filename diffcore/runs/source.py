@@ -19,7 +19,7 @@ from diffcore.runs import checkpoint
 from shards.schema import Attribute
 
 FILES = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
-"""Of an export."""
+"""The weights' file names in an export."""
 DATA = "data.json"
 
 
@@ -47,7 +47,7 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards that it learned from."""
+        """Fingerprint of the shards that the network learned from."""
         return str(self.data["fingerprint"])
 
     def weights(self, which: str) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ from diffcore.training.validation import Validation
 from shards.table import Index
 
 LARGER_IS_BETTER = ("quality/fidelity",)
-"""Of the metrics that train.best may name."""
+"""Metrics of which train.best wants the largest value; of all others the lowest."""
 
 
 Probe = Callable[[Engine, Ema], dict[str, float]]

@@ -57,7 +57,7 @@ class JobSpec(Section):
             raise ValueError(f"nodes {self.nodes_min}-{self.nodes} ends before it begins")
         if self.gpus_per_node and self.tasks_per_node != self.gpus_per_node:
             raise ValueError(
-                f"one rank per GPU: tasks-per-node {self.tasks_per_node} is not gpus-per-node "
+                f"one rank a GPU: tasks-per-node {self.tasks_per_node} is not gpus-per-node "
                 f"{self.gpus_per_node}; leave tasks-per-node out, or give gpus-per-node 0"
             )
         longest = self.cluster.max_minutes
@@ -67,7 +67,7 @@ class JobSpec(Section):
             )
         if self.minutes * 60 <= self.cluster.signal_seconds:
             raise ValueError(
-                f"time: {self.minutes} minutes, but the job is asked to save {self.cluster.signal_seconds} s "
+                f"time: {self.minutes} minutes, but the job is told to save {self.cluster.signal_seconds} s "
                 "before its end: give it longer"
             )
         if self.cluster.is_local and self.nodes > 1:

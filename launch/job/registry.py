@@ -1,4 +1,4 @@
-"""Where this user's jobs are, so that ``launch.jobs list`` finds them, and what they left out of later ones.
+"""Where this user's jobs are, so that ``launch.jobs list`` finds them, and nodes left out of later ones.
 
 Small files of the user's own, under $XDG_STATE_HOME/diffcore (~/.local/state/diffcore): ``jobs.jsonl`` with
 one line per submission, and for each cluster the nodes that failed a preflight, with the time until when.

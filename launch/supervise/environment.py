@@ -32,7 +32,7 @@ class Layout:
     """This process among the job's processes."""
 
     job: str
-    session: str  # one life of the job: other after a requeue
+    session: str  # one life of the job: another one after a requeue
     restart: int
     rank: int
     world: int
@@ -53,7 +53,7 @@ class Layout:
 
 
 def layout(environ: Mapping[str, str]) -> Layout:
-    """Of submitit's task: under srun, or of its local executor. ValueError if it is neither."""
+    """The layout of a task of submitit's, under srun or its local executor. ValueError for neither."""
     if environ.get("SUBMITIT_EXECUTOR") == "local":
         return _local_layout(environ)
     if "SLURM_PROCID" not in environ:

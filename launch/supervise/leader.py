@@ -132,7 +132,7 @@ class Leader:
         return self._failed(f"preflight: {lines}", bad)
 
     def judge_probe(self) -> Plan | None:
-        """After the timed all-reduce."""
+        """After the timed all-reduce: a plan to leave if it failed or was too slow, else None."""
         exits = self._collect(PROBE)
         if self.life.asked:
             return self._leave(PREEMPTED, "stopped by a signal before training began")
@@ -150,7 +150,7 @@ class Leader:
     # --- end of an attempt ---
 
     def decide(self, plan: Plan) -> Plan | None:
-        """Wait for the attempt's exits; what comes next."""
+        """Wait for the attempt's exits; a plan to leave, or None for another attempt."""
         exits = self._collect(self._number)
         self._number += 1
         verdict = judge(exits, self.where.world, bool(self.life.asked))

@@ -49,7 +49,7 @@ _EXTENSIONS = (
 
 
 class Archive(ABC):
-    """One archive file as a source: its digest, progress and members. What they mean is a subclass's.
+    """One archive file as a source: its digest, progress and members. A subclass says what these mean.
 
     Names that are absolute or climb with ``..``, links and devices are refused, though nothing here would
     follow them: such an archive is not the data set.

@@ -18,6 +18,8 @@ from diffcore.runs.model import load_network
 from tests.integration.conftest import REPOSITORY, TRAIN, Finished, run
 from tests.support.numerics import saved
 
+pytestmark = pytest.mark.numeric
+
 GOLDEN = REPOSITORY / "tests" / "golden" / "before"
 SAME = 1e-4
 """Relative distance of two runs of the same data and noise. Another machine rounds 1e-6 differently; another

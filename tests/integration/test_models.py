@@ -12,6 +12,8 @@ from tests.integration.conftest import Train
 from tests.integration.test_training import assert_near
 from tests.support.numerics import plain_loop, saved
 
+pytestmark = pytest.mark.numeric
+
 
 def test_checkpointing_under_zero_3_is_the_plain_form(train: Train, small: Path) -> None:
     found: dict[str, dict[str, dict[str, Tensor]]] = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffbase import cli, exits
 from diffcore.config import configure
+from diffcore.config.samplers import SAMPLERS
 from diffcore.runs import checkpoint
 from tests.integration.conftest import REPOSITORY, Train, run
 from tests.support import numerics
@@ -58,12 +59,14 @@ def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_two_ranks_learn_what_a_plain_loop_learns(cell: numerics.Cell, trained: Path) -> None:
     found = numerics.compare(trained, cell, 2, STEPS)
     assert not numerics.faults(found), found
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("cell", BROKEN, ids=str)
 def test_a_gradient_that_is_a_thousandth_off_is_seen(cell: numerics.Cell, trained: Path) -> None:
     wanted = plain_loop(trained / "small.yaml", 1, cell.sums(2), warmed=True)
@@ -75,6 +78,7 @@ def test_a_gradient_that_is_a_thousandth_off_is_seen(cell: numerics.Cell, traine
     assert any("optimizer_apart" in line for line in lines)
 
 
+@pytest.mark.numeric
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, small: Path) -> None:
     run_folder = small.parent / "run"
     train("--train.steps", "2")
@@ -195,19 +199,21 @@ def test_sampling_draws_what_is_set(train: Train, small: Path, tmp_path: Path) -
     sample(small, *arguments, "--out", str(again))
     assert again.read_bytes() == out.read_bytes()
 
+    names = list(SAMPLERS)
     for bad, words in {
         ("--set", "hat=1"): "unknown attribute 'hat'; allowed: eye_angle",
         ("--set", "hair_color=10"): "hair_color must be a whole number, 0 to 9",
         ("--steps", "101"): "sampling.steps 101",
         ("--sampler", "heun", "--eta", "1"): "eta 1.0 is for sampler ddim, not heun",
         ("--guidance", "-1"): "greater than or equal to 0",
-        ("--sampler", "euler"): "'ddim', 'ddpm', 'dpm++', 'dpm++sde' or 'heun'",
+        ("--sampler", "none"): f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}",
     }.items():
         code, err = sample(small, *bad, "--out", str(tmp_path / "bad.png"))
         assert code == 2 and words in err and err.startswith("error: ") and err.count("\n") == 1
     assert not (tmp_path / "bad.png").exists()
 
 
+@pytest.mark.numeric
 def test_an_image_does_not_depend_on_its_batch(train: Train, small: Path) -> None:
     train("--train.steps", "1")
     from diffcore.runs.draw import choose_labels

@@ -139,7 +139,7 @@ def plan(
         config.engine.zero,
         config.engine.precision,
         config.engine.checkpointing,
-        sharing.offloaded,
+        config.engine.offload,
         sum(p.numel for p in traced.parameters),
         moments,
         ended.bytes["gradients"],

@@ -91,11 +91,6 @@ class Sharing:
         )
 
     @property
-    def offloaded(self) -> str:
-        """What is on the host, by ``engine.offload``'s names."""
-        return "parameters" if self.offload_parameters else "optimizer" if self.offload else "none"
-
-    @property
     def lifts(self) -> bool:
         """Whether a parameter is copied to the device when it is needed, even by a rank that is alone."""
         return self.offload_parameters and not self.cpu

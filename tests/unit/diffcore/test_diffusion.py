@@ -20,6 +20,8 @@ from diffcore.diffusion.loss import WEIGHTS
 from diffcore.diffusion.samplers import SAMPLERS, logsnr_timesteps, spaced_timesteps
 from diffcore.diffusion.schedule import NoiseSchedule
 
+pytestmark = pytest.mark.numeric
+
 KINDS = {"linear": "linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
 TARGETS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from diffcore.config.tree import Ema as EmaConfig
 from diffcore.engine.ema import Ema
 
+pytestmark = pytest.mark.numeric
+
 
 class Masters:
     """What Ema needs of an engine."""

@@ -16,6 +16,8 @@ from diffcore.models.activation_checkpointing import checkpoint_blocks
 from shards.schema import CARTOON_SET
 from tests.unit.diffcore.test_models import TINY, batch
 
+pytestmark = pytest.mark.numeric
+
 SMALL: dict[str, Model] = {
     "avatar": AvatarModel(channels=(16, 32), attention_levels=(1,), tau_tokens=2),
     "ddpm": DdpmModel(kind="ddpm", width=8),

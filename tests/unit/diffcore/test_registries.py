@@ -1,0 +1,25 @@
+"""What the config names is there: a name without its function would only fail when it is used."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from diffbase.explain import kinds_of
+from diffcore.config import models as sections
+from diffcore.config import samplers as entries
+from diffcore.diffusion import samplers
+from diffcore.models import BUILDERS
+from diffcore.models.tau import ENCODINGS
+
+
+def test_every_sampler_has_its_function() -> None:
+    assert entries.SAMPLERS.keys() == samplers.SAMPLERS.keys()
+
+
+def test_every_label_encoding_has_its_function() -> None:
+    assert set(get_args(sections.LabelEncoding)) == ENCODINGS.keys()
+
+
+def test_every_network_has_its_builder() -> None:
+    union = get_args(get_args(sections.Model)[0])
+    assert {kind for section in union for kind in kinds_of(section)} == BUILDERS.keys()
