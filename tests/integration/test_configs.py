@@ -17,7 +17,7 @@ from diffcore import models
 from diffcore.config import configure
 from shards import pack
 from tests.integration.conftest import REPOSITORY, run
-from tests.unit.diffcore.test_models import batch, schema_of
+from tests.unit.diffcore.models.test_models import batch, schema_of
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
 STEPS = {"avatar": 32, "ddpm": 32, "diffusers": 12}

@@ -262,9 +262,9 @@ def finding_8(runs: Runs) -> tuple[str, str]:
     text = table(rows, "images", "hair and face colour, b = 1", "b = 0.5")
     return more(between), (
         f"{text}\n\nScaling the input by b = 0.5 lowers logSNR by 2 log 2 at every level (exactly, see "
-        "`tests/unit/diffcore/test_diffusion.py`; Chen writes log b, of the amplitude). It moves small "
-        f"images by {small.points()} and large ones by {large.points()}; the difference between the two is "
-        f"{between.points()}."
+        "`tests/unit/diffcore/diffusion/test_diffusion.py`; Chen writes log b, of the amplitude). It moves "
+        f"small images by {small.points()} and large ones by {large.points()}; the difference between the "
+        f"two is {between.points()}."
     )
 
 

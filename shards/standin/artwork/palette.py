@@ -1,6 +1,6 @@
 """The colours of the avatars, as 8-bit RGB, and the mixes derived from them. Imports no skia.
 
-Every two colours of a palette are kept apart (see ``tests/unit/diffcore/test_palette.py``), because
+Every two colours of a palette are kept apart (see ``tests/unit/shards/standin/test_palette.py``), because
 ``shards.standin.colors`` reads them back from small, generated, slightly noisy pictures.
 """
 

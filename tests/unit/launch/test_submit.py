@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from launch import submit
 from launch.ask import profile as cluster
 from launch.ask.spec import parse_minutes, parse_nodes
@@ -21,7 +22,6 @@ from launch.job import folder as snapshot
 from launch.job import registry
 from launch.job.code import copy_code
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
 CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
 

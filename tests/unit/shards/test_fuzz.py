@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-HARNESS = Path(__file__).parents[3] / "benchmarks" / "fuzz_shards.py"
+from diffbase.files import REPOSITORY
+
+HARNESS = REPOSITORY / "benchmarks" / "fuzz_shards.py"
 KINDS = ["csv", "png", "one_filter", "jpeg", "webp", "tar", "cifar", "member", "shard", "index", "table"]
 
 

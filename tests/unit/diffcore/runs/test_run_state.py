@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffbase.page import pictures
 from diffcore.config import configure
 from diffcore.diffusion.pixels import to_pixels, to_signal
@@ -19,7 +20,7 @@ from diffcore.runs import run_folder
 from diffcore.training.batches import positions_of
 from diffcore.training.monitor import Monitor
 
-DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 @given(

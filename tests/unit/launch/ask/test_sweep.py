@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from launch.ask import sweep
 
-CONFIG = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
+CONFIG = REPOSITORY / "configs" / "demo.yaml"
 
 
 def load(folder: Path, text: str) -> list[sweep.Point]:

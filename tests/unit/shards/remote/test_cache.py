@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from shards import order
 from shards.read import ShardReader
 from shards.remote import cache as cache_module
@@ -25,8 +26,6 @@ from shards.remote.cache import Cache, default_folder
 from shards.remote.fetch import address, is_url
 from shards.table import Index
 from tests.support.tiny_set import descriptors
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 class Server(http.server.ThreadingHTTPServer):

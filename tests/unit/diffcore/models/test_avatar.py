@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore import models
 from diffcore.config import configure
 from diffcore.config.models import AvatarModel
 from diffcore.models.tau import LabelEncoder, Tau
 from shards.schema import CARTOON_SET, one_hot_width
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {"channels": (16, 32), "attention_levels": (0, 1), "heads": 2, "tau_tokens": 3}
 
 

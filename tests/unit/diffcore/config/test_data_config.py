@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.runs.data import training_reader
 
-DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 def test_a_url_stays_one_and_a_folder_becomes_a_path() -> None:

@@ -5,13 +5,12 @@ A step of each at full size, and training an eighth as wide: tests/integration/t
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore import models
 from diffcore.config import configure
 from diffcore.config import tree as config
@@ -19,7 +18,7 @@ from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.engine.optimizers import build_optimizer
 from shards.schema import CARTOON_SET, Attribute
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
+CONFIGS = REPOSITORY / "configs"
 SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}
 SIZES = {
     "avatar": 76_902_915,

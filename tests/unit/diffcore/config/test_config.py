@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.config.tree import Batch, Config
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml"))
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.config.tree import Config, Guards, LrSchedule
 from diffcore.training.guards.progress import ENOUGH, WINDOW, Progress
 from diffcore.training.learning_rate import learning_rate
 
-DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 def config_of(steps: int = 100, batch: int = 10, **schedule: object) -> Config:

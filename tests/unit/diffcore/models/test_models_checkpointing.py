@@ -14,7 +14,7 @@ from diffcore import models
 from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.models.activation_checkpointing import checkpoint_blocks
 from shards.schema import CARTOON_SET
-from tests.unit.diffcore.test_models import TINY, batch
+from tests.unit.diffcore.models.test_models import TINY, batch
 
 pytestmark = pytest.mark.numeric
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore.diffusion import forward_process, show
 
-DEMO = str(Path(__file__).resolve().parents[3] / "configs" / "demo.yaml")
+DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 
 
 def test_the_forward_process_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
