@@ -92,7 +92,7 @@ def make_checkout(folder: Path, box: RunningBox, data: Path, **options: Any) -> 
     """``options``: of Checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
     for name in listed.decode().split("\0"):
-        if name and name.split("/")[0] in ("launch", "diffcore", "shards", "slurm", "configs"):
+        if name and name.split("/")[0] in ("launch", "diffcore", "shards", "diffbase", "slurm", "configs"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((REPOSITORY / name).read_bytes())
     (folder / "diffcore" / "train.py").write_text(SCRIPT)
