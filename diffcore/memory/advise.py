@@ -12,7 +12,8 @@ from typing import Any
 
 from diffbase.cli import InputError
 from diffcore.config.configure import replace
-from diffcore.config.tree import Config, Engine
+from diffcore.config.offload import OFFLOADS
+from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
 from diffcore.memory.plan.activations import Trace
 from diffcore.memory.plan.plan import Data, Plan, between, plan, trace_quietly
@@ -43,6 +44,10 @@ CHANGES = (
     Change("engine.offload optimizer", {"offload": "optimizer"}, "the step runs on the host's cores"),
     Change("engine.offload parameters", {"offload": "parameters"}, "the weights cross the bus in every pass"),
 )
+
+
+MORE = {"checkpointing": ("none", "selective", "full"), "offload": tuple(OFFLOADS)}
+"""Settings whose later values take less memory than the earlier ones."""
 
 
 class Planner:
@@ -119,15 +124,12 @@ class Planner:
 
 def changed_by(config: Config, change: Change, world: int) -> Config | None:
     """``config`` after ``change``; None where that is nothing new or not allowed."""
-    if not set(change.values) <= set(Engine.model_fields):
-        return None
     engine = config.engine
-    order = {"none": 0, "selective": 1, "full": 2}
     for name, value in change.values.items():
         have = getattr(engine, name)
         if name == "zero" and (have >= value or world == 1):
             return None
-        if name == "checkpointing" and order[have] >= order[value]:
+        if name in MORE and MORE[name].index(have) >= MORE[name].index(value):
             return None
         if name == "precision" and have != "fp32":
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 
 def expand(text: str) -> list[str]:
@@ -55,8 +55,3 @@ def tasks_per_node(text: str) -> list[int]:
             raise ValueError(f"not a list of tasks per node: {text!r}")
         counts += [int(match[1])] * int(match[2] or 1)
     return counts
-
-
-def first_rank(counts: Sequence[int], node: int) -> int:
-    """The lowest rank on a node when ranks fill one node after the other."""
-    return sum(counts[:node])

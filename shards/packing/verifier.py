@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from shards.codec.decode import BadSample
+from shards.codec.labels import decode_labels
+from shards.packing.plan import split_of
+from shards.packing.tar import read_back
 from shards.packing.workers import map_in_order
-
-if TYPE_CHECKING:
-    from shards.read import ShardReader
-    from shards.table import Index, Split
+from shards.read import CorruptSampleError, ShardReader
+from shards.table import Index, Split
 
 Task = tuple[Path, str, int]  # folder, split, number of the shard in it
 Found = tuple[list[str], dict[int, str]]  # faults of a shard, and of its samples by their number
@@ -24,9 +25,6 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
 
     The shards are looked at by ``jobs`` processes.
     """
-    from shards.packing.plan import split_of
-    from shards.table import Index
-
     index = Index.load(folder)
     tasks = [(folder, name, n) for name, split in index.splits.items() for n in range(len(split.shards))]
     seen: set[str] = set()
@@ -54,11 +52,6 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
 
 def _look_at(task: Task) -> Found:
     """The faults of one shard and of its samples; the work of a worker process."""
-    from shards.codec.decode import BadSample
-    from shards.codec.labels import decode_labels
-    from shards.packing.tar import read_back
-    from shards.read import CorruptSampleError
-
     folder, name, place = task
     index, reader = _opened(folder, name)
     split = index.splits[name]
@@ -104,7 +97,5 @@ def _numbers(split: Split, place: int) -> range:
 @lru_cache(maxsize=1)
 def _opened(folder: Path, name: str) -> tuple[Index, ShardReader]:
     """The index and reader that a worker keeps from one shard to the next."""
-    from shards.read import ShardReader
-
     reader = ShardReader(folder, name, order="sequential")
     return reader.index, reader

@@ -36,9 +36,8 @@ def detect(path: Path, kind: str | None = None) -> Source:
         for adapter in SOURCES[name]:
             if adapter.claims(path):
                 return adapter(path)
+    allowed = "; ".join(f"{adapters[0].looks_like} ({name})" for name, adapters in reversed(SOURCES.items()))
     raise InputError(
         f"{path}: not a source that can be packed{f' as {kind}' if kind else ''} ({describe(path)}); "
-        "allowed: a folder of csX.png and csX.csv pairs, flat or in sub-folders 0 to 9, or their .tgz or "
-        ".tar (cartoonset); a folder of png, jpg or webp images or of class folders of them (imagefolder); "
-        "cifar-10-binary.tar.gz (cifar10)"
+        f"allowed: {allowed}"
     )

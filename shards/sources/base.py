@@ -37,6 +37,7 @@ class Source(Protocol):
     """What the packer needs of an adapter."""
 
     kind: str
+    looks_like: str  # what a path of this kind is, for people
     name: str  # the last part of the path only: an index never tells where a machine keeps its data
     schema: tuple[Attribute, ...]
     variant_names: Mapping[str, tuple[str, ...]]  # of the attributes whose variants have names

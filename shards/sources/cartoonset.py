@@ -23,6 +23,9 @@ CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 1 << 30  # bytes of images in an archive that wait for their CSV
 
 
+LOOKS_LIKE = "a folder of csX.png and csX.csv pairs, flat or in sub-folders 0 to 9, or their .tgz or .tar"
+
+
 class CartoonFolder:
     """Cartoon Set as files: ``csX.png`` beside ``csX.csv``, flat or in sub-folders 0 to 9.
 
@@ -31,6 +34,7 @@ class CartoonFolder:
     """
 
     kind = "cartoonset"
+    looks_like = LOOKS_LIKE
     schema = CARTOON_SET
     variant_names: Mapping[str, tuple[str, ...]] = {}
     crop: int | None = 360  # as the data set's first users did
@@ -96,6 +100,7 @@ class CartoonArchive(Archive):
     """Cartoon Set as the official ``.tgz`` or a ``.tar``."""
 
     kind = "cartoonset"
+    looks_like = LOOKS_LIKE
     schema = CARTOON_SET
     variant_names: Mapping[str, tuple[str, ...]] = {}
     crop: int | None = CartoonFolder.crop

@@ -34,6 +34,7 @@ class CifarArchive(Archive):
     """The binary archive; InputError for the pickled one, which would run code when it is read."""
 
     kind = "cifar10"
+    looks_like = "cifar-10-binary.tar.gz"
     schema: tuple[Attribute, ...] = (Attribute("class", len(CLASSES)),)
     variant_names: Mapping[str, tuple[str, ...]] = {"class": CLASSES}
     crop: int | None = None

@@ -38,6 +38,7 @@ class ImageFolder:
     """
 
     kind = "imagefolder"
+    looks_like = "a folder of png, jpg or webp images or of class folders of them"
     crop: int | None = None
 
     def __init__(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.exits import PREEMPTED
 from diffbase.files import REPOSITORY
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
@@ -77,8 +78,6 @@ def train(config: Config, log: Path) -> None:
     The same as ``diffcore/train.py``, without half as long again for importing and starting everything anew.
     KeyboardInterrupt where a signal asked it to stop: it has saved, and goes on from there.
     """
-    from diffbase.exits import PREEMPTED
-
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
     with log.open("a") as file, contextlib.redirect_stdout(file):

@@ -19,8 +19,6 @@ from diffcore.config.tree import Config
 if TYPE_CHECKING:
     from diffcore.memory.calibration import Calibration
 
-EXIT_DOES_NOT_FIT = 2
-
 
 def gigabytes(text: str) -> float:
     """``24GB``, ``24G`` or ``24`` as a number of GB; argparse's error for anything else."""
