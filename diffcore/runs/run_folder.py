@@ -7,13 +7,15 @@ import functools
 import json
 import subprocess
 import time
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY, write_atomic
 from diffcore.config.tree import Config
-from shards.table import Index
+
+if TYPE_CHECKING:
+    from shards.table import Index
 
 LOCK = ".lock"
 LAUNCHER = ("job", "events.jsonl", "heartbeat.json")

@@ -13,7 +13,6 @@ from launch.ask import profile
 from launch.ask.cpu_ranks import cpu_ranks
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
-from shards.table import Index
 
 
 def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
@@ -45,6 +44,8 @@ def check(config: Config, spec: JobSpec, strict: bool) -> None:
     if not strict and not (config.data.path / "index.json").exists():
         print(f"warning: data.path: {config.data.path} holds no index.json; seen from here", file=sys.stderr)
         return
+    from shards.table import Index  # numpy takes a tenth of a second: only where there are shards
+
     index = Index.load(config.data.path)
     for split in index.splits.values() if strict else ():
         for shard in split.shards:

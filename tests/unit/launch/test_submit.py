@@ -71,7 +71,7 @@ def test_a_login_node_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom launch import submit\n"
         "try: submit.main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'deepspeed', 'diffusers'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'deepspeed', 'diffusers', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
