@@ -95,7 +95,7 @@ class Cluster(Section):
     max_minutes: int | None = Field(default=None, ge=1)
     """Longest time limit that may be asked for."""
     signal_seconds: int = Field(default=120, ge=5)
-    """How long before the time limit the job is told to save."""
+    """How long before the time limit the job is asked to save."""
     exclusive: bool = False
     """Whole nodes."""
     sbatch: dict[str, str | int | bool] = Field(default_factory=dict)
