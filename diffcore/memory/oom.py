@@ -27,6 +27,9 @@ from diffcore.memory.plan.states import CATEGORIES
 
 ON_THE_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory", "can't allocate lock")
 """What torch's allocator, the C++ library, oneDNN and Python's threads say."""
+NO_CODE = "could not create a primitive"
+"""The end of what oneDNN says when there is no room for a kernel's code; before "descriptor" it means another
+thing."""
 ON_CUDA = ("CUDA error: out of memory", "_ALLOC_FAILED", "Failed to CUDA calloc", "Failed to CUDA malloc")
 """What the driver says outside torch's allocator, then cuBLAS and cuDNN, then NCCL."""
 ACTIVATIONS = {
@@ -44,7 +47,8 @@ _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: torch's CUDA allocator has a type for it, all others only their text."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in ON_THE_CPU + ON_CUDA)
+        isinstance(error, RuntimeError)
+        and (any(sign in str(error) for sign in ON_THE_CPU + ON_CUDA) or str(error).endswith(NO_CODE))
     )
 
 

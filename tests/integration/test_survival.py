@@ -50,7 +50,7 @@ def test_a_rank_that_hangs_ends_the_other_with_its_stacks(small: Path) -> None:
         assert ranks.processes[0].wait(PATIENCE) == exits.RETRYABLE
     finally:
         ranks.kill()
-    assert "training.py" in (ranks.run / "stacks" / "attempt-0-rank-0.txt").read_text()
+    assert "training/" in (ranks.run / "stacks" / "attempt-0-rank-0.txt").read_text()
     assert "hang" in [e["event"] for e in ledger.events(ranks.run)]
 
 

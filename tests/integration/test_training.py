@@ -71,7 +71,7 @@ def test_two_ranks_learn_what_a_plain_loop_learns(cell: numerics.Cell, trained: 
 def test_a_gradient_that_is_a_thousandth_off_is_seen(cell: numerics.Cell, trained: Path) -> None:
     wanted = plain_loop(trained / "small.yaml", 1, cell.sums(2), warmed=True)
     got, start = (
-        saved(trained / f"{cell}-broken"),
+        numerics.recorded(trained / f"{cell}-broken"),
         plain_loop(trained / "small.yaml", numerics.WARM)["weights"],
     )
     lines = numerics.faults({"first": numerics.distance(got, wanted, start)})

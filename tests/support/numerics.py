@@ -236,7 +236,7 @@ def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, A
 
 
 def saved(run: Path, step: int | None = None) -> dict[str, Any]:
-    """What ``plain_loop`` returns, of a run: from its newest checkpoint, or from that of a step."""
+    """The tensors that ``plain_loop`` returns, of a run's newest checkpoint, or of that of a step."""
     newest, _ = checkpoint.newest(run)
     if newest is None:
         raise FileNotFoundError(f"{run}: no checkpoint")
@@ -247,9 +247,13 @@ def saved(run: Path, step: int | None = None) -> dict[str, Any]:
         for moment in ADAM_MOMENTS
         for name, tensor in checkpoint.read_weights(folder, moment).items()
     }
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    found["norms"] = [json.loads(line)["train/gradient_norm"] for line in lines]
     return found
+
+
+def recorded(run: Path, step: int | None = None) -> dict[str, Any]:
+    """All that ``plain_loop`` returns, of a run: ``saved`` and the gradient norms of its steps."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return saved(run, step) | {"norms": [json.loads(line)["train/gradient_norm"] for line in lines]}
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:
@@ -281,9 +285,9 @@ def compare(folder: Path, cell: Cell, ranks: int, steps: int) -> dict[str, dict[
     other = plain_loop(
         small, steps, replace(WHOLE, precision=cell.precision, masters=cell.masters), warmed=True
     )
-    got = saved(folder / str(cell))
+    got = recorded(folder / str(cell))
     return {
-        "first": distance(saved(folder / str(cell), 1) | {"norms": got["norms"][:1]}, first, start),
+        "first": distance(recorded(folder / str(cell), 1) | {"norms": got["norms"][:1]}, first, start),
         "end": distance(got, wanted, start),
         "control": distance(other, wanted, start),
     }
