@@ -1,6 +1,6 @@
 """Every ZeRO stage and precision beside a plain PyTorch loop on the same batches, for some steps.
 
-    python benchmarks/numerics.py [--ranks 2] [--steps 20]
+    python benchmarks/numerics.py [--ranks 2] [--steps 10]
 
 Prints one JSON object: for each cell how far the first step and the last end from the plain loop's, and how
 far apart two plain loops end that add their batch up in another order (tests/support/numerics.py). fp16 under
