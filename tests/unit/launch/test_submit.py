@@ -66,7 +66,10 @@ def test_golden_files_are_shell(name: str) -> None:
     assert subprocess.run(["bash", "-n", str(GOLDEN / f"{name}.sbatch")]).returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run", "--cluster", "box", "--config", CONFIG]])
+DRY_RUN = ["--dry-run", "--cluster", "box", "--config", CONFIG, "--data.path", "nowhere"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], DRY_RUN])
 def test_a_login_node_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom launch import submit\n"
