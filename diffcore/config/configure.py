@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel
 
+from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
 from diffbase.explain import sections_of, validated
 from diffcore.config.tree import Config
@@ -38,13 +38,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
 
 def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """A YAML's tree over the one that it extends; ``above`` are the files that led here."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        by = f" ({above[-1]} extends it)" if above else ""
-        raise InputError(f"{path}: no such config file{by}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {error}") from error
+    tree = yaml_file.read(path, "no such config file" + (f" ({above[-1]} extends it)" if above else ""))
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
     _anchor_paths(tree, Config, path.parent)

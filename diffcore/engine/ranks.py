@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffbase import malloc
 from diffcore.config.precision import DTYPES, Precision
+
+S = TypeVar("S", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,36 @@ def side_group() -> torch.distributed.ProcessGroup:
     return group
 
 
-def gather_objects(
-    value: Any, world: World, group: torch.distributed.ProcessGroup | None = None
-) -> list[Any]:
-    """``value`` of every rank, in rank order, on every rank. A collective."""
-    gathered: list[Any] = [None] * world.size
-    torch.distributed.all_gather_object(gathered, value, group=group)
-    return gathered
+def gather(value: Any, world: World, group: torch.distributed.ProcessGroup | None = None) -> list[Any]:
+    """``value``, which JSON can hold, of every rank, in rank order, on every rank. A collective.
+
+    ``group``: over the CPU, as of ``side_group``; None: the one that trains.
+    """
+    return [json.loads(data) for data in _gather_bytes(json.dumps(value).encode(), world, group)]
+
+
+def gather_arrays(array: NDArray[S], world: World) -> list[NDArray[S]]:
+    """An array of every rank, in rank order, on every rank; shapes may differ. A collective."""
+    np.save(stream := io.BytesIO(), array, allow_pickle=False)
+    return [np.load(io.BytesIO(data), allow_pickle=False) for data in _gather_bytes(stream.getvalue(), world)]
+
+
+def _gather_bytes(
+    data: bytes, world: World, group: torch.distributed.ProcessGroup | None = None
+) -> list[bytes]:
+    """Not torch's all_gather_object: that unpickles what came over the network, which can run code."""
+    if world.size == 1:
+        return [data]
+    device = world.device if group is None else torch.device("cpu")
+
+    def everyone(tensor: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(tensor) for _ in range(world.size)]
+        torch.distributed.all_gather(parts, tensor, group=group)
+        return parts
+
+    sizes = [int(size) for size in everyone(torch.tensor([len(data)], device=device))]
+    padded = torch.frombuffer(bytearray(data.ljust(max(sizes))), dtype=torch.uint8).to(device)
+    return [part[:size].cpu().numpy().tobytes() for part, size in zip(everyone(padded), sizes, strict=True)]
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

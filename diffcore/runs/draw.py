@@ -16,7 +16,7 @@ from diffcore.diffusion.guidance import guided
 from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.samplers import SAMPLERS
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine.ranks import World, gather_objects
+from diffcore.engine.ranks import World, gather_arrays
 from shards.schema import Attribute
 
 BATCH = 64
@@ -80,7 +80,7 @@ def draw_shared(
         draw(network, schedule, labels_NA[part], part, sampling, shape=shape, seed=seed, device=world.device)
         for part in (mine[first : first + BATCH] for first in range(0, share, BATCH))
     ]
-    return np.concatenate(gather_objects(np.concatenate(parts), world))[:count]
+    return np.concatenate(gather_arrays(np.concatenate(parts), world))[:count]
 
 
 def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:

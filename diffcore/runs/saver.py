@@ -23,7 +23,7 @@ from diffbase.files import open_atomic, sync_folder, write_json
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, gather_objects, side_group
+from diffcore.engine.ranks import World, gather, side_group
 from diffcore.runs.checkpoint import SAVING, State, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
 
@@ -135,13 +135,14 @@ class Saver:
         try:
             result = work()
         except OSError as error:
-            problem = error
-        gathered = gather_objects((result, problem), self.world, self._group)
+            problem = [error.errno, error.strerror, error.filename and str(error.filename)]
+        gathered = gather([result, problem], self.world, self._group)
         for rank, (_, failed) in enumerate(gathered):
             if failed is not None:
                 if self.world.main:
                     (self.run / SAVING).unlink(missing_ok=True)
-                raise OSError(failed.errno, f"{failed.strerror} (checkpoint, rank {rank})", failed.filename)
+                number, said, filename = failed
+                raise OSError(number, f"{said} (checkpoint, rank {rank})", filename)
         return [result for result, _ in gathered]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +25,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, barrier, gather_objects
+from diffcore.engine.ranks import World, barrier, gather
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -94,7 +95,7 @@ class Training:
         self.step, self.progress = 0, Progress()
         self.measured: dict[str, float] = {}
         self._saved: int | None = None
-        folder, skipped = gather_objects(checkpoint.newest(config.run) if world.main else None, world)[0]
+        folder, skipped = self._newest(config.run, world)
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
         self.ema = Ema(self.engine, config.ema)
@@ -195,7 +196,7 @@ class Training:
 
     def _skipped(self, loss_B: Tensor) -> None:
         """The gradient was not finite, and no rank has stepped."""
-        bad = gather_objects(not bool(loss_B.isfinite().all()), self.world)
+        bad = gather(not bool(loss_B.isfinite().all()), self.world)
         ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
         where = f"loss of rank {', '.join(map(str, ranks))}" if ranks else "gradient"
         in_row, most = self.progress.skips_in_row, self.config.guards.max_skips
@@ -253,11 +254,18 @@ class Training:
         self.clock.start()
         return not exploded
 
+    @staticmethod
+    def _newest(run: Path, world: World) -> tuple[Path | None, list[str]]:
+        """``checkpoint.newest`` as rank 0 finds it, on every rank. A collective."""
+        folder, skipped = checkpoint.newest(run) if world.main else (None, [])
+        name, skipped = gather([folder and folder.name, skipped], world)[0]
+        return name and checkpoint.folder_of(run) / name, skipped
+
     def roll_back(self) -> None:
         """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
         c = self.config
         self.saver.wait()
-        folder, _ = gather_objects(checkpoint.newest(c.run) if self.world.main else None, self.world)[0]
+        folder, _ = self._newest(c.run, self.world)
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
         if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
             done = (
@@ -338,7 +346,7 @@ class Training:
         """Where the memory of the followed step went, on all ranks. A collective."""
         if self.tracer.result is None:
             return
-        ranks = gather_objects(self.tracer.result, self.world)
+        ranks = gather(self.tracer.result, self.world)
         if self.world.main:
             with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, field_validator
 
+from diffbase import yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import REPOSITORY
@@ -167,12 +167,7 @@ def _names() -> list[str]:
 
 def load(path: Path) -> Cluster:
     """A profile from its YAML. InputError names the key, what was given and what is allowed."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such cluster profile") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {error}") from error
+    tree = yaml_file.read(path, "no such cluster profile")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping, got {type(tree).__name__}")
     return validated(Cluster, {"name": path.stem} | tree, str(path))

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from diffbase import yaml_file
 from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.tree import Config
@@ -35,13 +34,7 @@ class Point:
 
 def load(path: Path, config: Path, overrides: Sequence[str]) -> list[Point]:
     """Every point of the sweep in ``path`` over the config and its overrides. InputError if one is wrong."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such sweep file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {error}") from error
-    chosen = list(_points(tree, path))
+    chosen = list(_points(yaml_file.read(path, "no such sweep file"), path))
     if not 2 <= len(chosen) <= MOST:
         raise InputError(f"{path}: a sweep has 2 to {MOST} points, this one {len(chosen)}")
     base = configure.parse(["--config", str(config), *overrides], prog="submit.py")

@@ -126,6 +126,19 @@ def test_dependencies_stay_where_they_are_known(path: Path) -> None:
         assert name(path).startswith(tuple(owners)), f"{name(path)} imports {module}; only {owners} may"
 
 
+UNPICKLES = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_is_unpickled(path: Path) -> None:
+    """Neither a file nor what another process sends: a pickle can run code."""
+    assert not {"pickle", "dill", "joblib"} & {module.split(".")[0] for module in imports_of(path)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Attribute) and node.attr in UNPICKLES), f"line {node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
+            assert isinstance(node.value, ast.Constant) and node.value.value == (node.arg == "weights_only")
+
+
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in ("diffcore", "launch")], ids=name)
 def test_no_module_shadows_another(path: Path) -> None:
     # diffcore/train.py and launch/submit.py are run by path: their folder's names come first for a moment.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from diffcore.config.tree import Sampling
 from diffcore.engine import process_group
-from diffcore.engine.ranks import World, gather_objects, one_device
+from diffcore.engine.ranks import World, gather, gather_arrays, one_device
 from diffcore.runs.draw import choose_labels
 from diffcore.runs.model import TrainedModel
 
-T = TypeVar("T")
 BATCH = 128
 
 
@@ -44,11 +43,6 @@ def teller(world: World) -> Callable[[str], None]:
     return (lambda line: print(line, flush=True)) if world.main else lambda line: None
 
 
-def gather(value: T, world: World) -> list[T]:
-    """``value`` of every rank, in rank order, on every rank. A collective."""
-    return [value] if world.size == 1 else gather_objects(value, world)
-
-
 def draw(
     model: TrainedModel,
     labels_NA: NDArray[np.int64],
@@ -67,7 +61,7 @@ def draw(
     images = model.draw(
         torch.from_numpy(labels_NA[mine]), sampling, seed, batch, positions=places_N[mine].tolist()
     )
-    return np.concatenate(gather(images, world))
+    return np.concatenate(gather_arrays(images, world))
 
 
 def asked_labels(model: TrainedModel, count: int, seed: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffcore.config.tree import Sampling
-from diffcore.engine.ranks import World
+from diffcore.engine.ranks import World, gather_arrays
 from diffcore.evaluation.judging.intervals import wilson
 from diffcore.evaluation.judging.judge import Judge, Scores
 from diffcore.evaluation.quality import distances, drawing, looks
@@ -175,7 +175,8 @@ def _nearest(
         for nearest in found:
             nearest.look(others, part)
     for nearest in found:
-        for distance_N, place_N in drawing.gather((nearest.distance_N, nearest.place_N), world):
+        both = (gather_arrays(array, world) for array in (nearest.distance_N, nearest.place_N))
+        for distance_N, place_N in zip(*both, strict=True):
             nearest.take(distance_N, place_N)
     return found[0], found[1]
 

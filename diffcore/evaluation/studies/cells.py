@@ -18,7 +18,7 @@ from diffbase.files import write_atomic
 from diffcore.config import configure
 from diffcore.config.samplers import shown_steps
 from diffcore.config.tree import Sampling
-from diffcore.engine.ranks import World
+from diffcore.engine.ranks import World, gather_arrays
 from diffcore.evaluation.judging.intervals import Mean, paired_difference
 from diffcore.evaluation.judging.judge import Judge, Scores
 from diffcore.evaluation.quality import distances, drawing, looks
@@ -127,9 +127,9 @@ class Table:
             part = np.arange(first, min(first + PIECE, count))
             path = self.keep / f"{name.hexdigest()[:16]}-{first:06d}.npy"
             # Rank 0 alone looks and reads: the others may not see its disk.
-            found = np.load(path) if self.world.main and path.exists() else None
-            images = drawing.gather(found, self.world)[0]
-            if images is None:
+            found = np.load(path) if self.world.main and path.exists() else np.empty(0, np.uint8)
+            images = gather_arrays(found, self.world)[0]
+            if not images.size:
                 images = drawing.draw(
                     self.model, self.labels_NA[part], sampling, self.seed, self.world, positions_N=part
                 )

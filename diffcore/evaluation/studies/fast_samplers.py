@@ -9,8 +9,7 @@ from typing import Any
 from diffbase.files import REPOSITORY, write_json
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
-from diffcore.engine.ranks import World
-from diffcore.evaluation.quality import drawing
+from diffcore.engine.ranks import World, gather
 from diffcore.evaluation.studies import experiments
 from diffcore.evaluation.studies.cells import Cell, Table
 
@@ -32,7 +31,7 @@ def make_run(world: World, say: Callable[[str], None]) -> Path:
         experiments.prepare(data, 16, say)
         say(f"training {config.run}")
         experiments.run("diffcore/train.py", "--config", CONFIG)
-    drawing.gather(None, world)
+    gather(None, world)
     return config.run
 
 

@@ -18,7 +18,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import process_group
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, gather_objects
+from diffcore.engine.ranks import World, gather
 from diffcore.engine.step import take_step
 from diffcore.memory import report, tables
 from diffcore.memory.measure.trace import Tracer
@@ -31,7 +31,7 @@ def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
     """Measure every rank; rank 0 shows the report, writes it into ``out`` and returns it."""
     world = process_group.start(config.engine.threads)
     try:
-        ranks = gather_objects(run(config, world), world)
+        ranks = gather(run(config, world), world)
         if not world.main:
             return None
         anatomy = report.measured(config, ranks)
