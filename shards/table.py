@@ -31,7 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.files import write_atomic
+from diffbase.files import write_atomic, write_json
 from shards.schema import Attribute
 
 FILE = "index.json"
@@ -344,4 +344,4 @@ def write_index(
         **about,
         "splits": entries,
     }
-    write_atomic(folder / FILE, (json.dumps(header, indent=1) + "\n").encode())
+    write_json(folder / FILE, header)

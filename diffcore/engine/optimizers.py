@@ -28,15 +28,17 @@ class AdamW(_Skipping, torch.optim.AdamW):
     """torch's AdamW that leaves steps out while ``overflow`` is set."""
 
 
+# Under ZeRO-1 to 3 DeepSpeed leaves steps out itself, and warns of classes that it does not know.
+PARTITIONED: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+WHOLE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": Adam, "adamw": AdamW}
+
+
 def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW as the config says, in PyTorch's fused form (one kernel per group)."""
     c = config.optimizer
-    # Under ZeRO-1 to 3 DeepSpeed leaves steps out itself, and warns of classes that it does not know.
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = (
-        {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        if config.engine.zero
-        else {"adam": Adam, "adamw": AdamW}
-    )
-    return kinds[c.kind](
+    return (PARTITIONED if config.engine.zero else WHOLE)[c.kind](
         network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
     )

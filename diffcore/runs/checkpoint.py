@@ -23,7 +23,7 @@ import shutil
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,8 +33,6 @@ from diffbase.cli import InputError
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
-
-T = TypeVar("T")
 
 VERSION = 2
 WEIGHTS = ("weights", "ema")
@@ -74,6 +72,11 @@ def folder_of(run: Path) -> Path:
     return run / "checkpoints"
 
 
+def folder_at(run: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return folder_of(run) / f"step-{step:08d}"
+
+
 def step_of(folder: Path) -> int:
     """The step of a checkpoint, from its folder's name."""
     return int(folder.name.removeprefix("step-"))
@@ -110,7 +113,7 @@ def best(run: Path) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint with the best metric, and what best.json says of it: step, metric, value."""
     try:
         tree = json.loads((folder_of(run) / "best.json").read_text())
-        folder = folder_of(run) / f"step-{int(tree['step']):08d}"
+        folder = folder_at(run, int(tree["step"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return (folder, tree) if (folder / "COMPLETE").exists() else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,24 +25,24 @@ BATCH = 64
 def draw(
     network: Any,
     schedule: NoiseSchedule,
-    labels_BA: Tensor,
-    positions: Iterable[int],
+    labels_NA: Tensor,
+    positions: Sequence[int],
     sampling: Sampling,
     *,
     shape: Sequence[int],
     seed: int,
     device: torch.device,
+    batch: int = BATCH,
 ) -> NDArray[np.uint8]:
-    """Images for ``labels``: uint8 [B, H, W, 3].
+    """Images for ``labels``, ``batch`` at a time: uint8 [N, H, W, 3]; ``shape`` is [C, H, W].
 
     Image i depends on its labels, ``seed`` and ``positions[i]``, not on the batch that it is drawn in.
     """
-    positions = list(positions)
 
-    def noise(step: int) -> Tensor:
-        return randomness.normal(seed, "sample", positions, shape, step).to(device)
+    def some(labels_BA: Tensor, places: Sequence[int]) -> NDArray[np.uint8]:
+        def noise(step: int) -> Tensor:
+            return randomness.normal(seed, "sample", places, shape, step).to(device)
 
-    with torch.no_grad():
         denoise = guided(
             network,
             schedule,
@@ -55,7 +55,12 @@ def draw(
         sampler = SAMPLERS[sampling.sampler]
         # Step 0 of the noise is x_T; the samplers' own steps follow.
         x0 = sampler(denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1), sampling.eta)
-    return to_pixels(schedule.unscale(x0))
+        return to_pixels(schedule.unscale(x0))
+
+    with torch.no_grad():
+        starts = range(0, len(labels_NA), batch)
+        parts = [some(labels_NA[at : at + batch], positions[at : at + batch]) for at in starts]
+    return np.concatenate([np.empty((0, *shape[1:], shape[0]), np.uint8), *parts])
 
 
 def draw_shared(
@@ -75,12 +80,11 @@ def draw_shared(
     """
     count = len(labels_NA)
     share = -(-count // world.size)
-    mine = np.arange(world.rank * share, (world.rank + 1) * share) % count
-    parts = [
-        draw(network, schedule, labels_NA[part], part, sampling, shape=shape, seed=seed, device=world.device)
-        for part in (mine[first : first + BATCH] for first in range(0, share, BATCH))
-    ]
-    return np.concatenate(gather_arrays(np.concatenate(parts), world))[:count]
+    mine = [place % count for place in range(world.rank * share, (world.rank + 1) * share)]
+    images = draw(
+        network, schedule, labels_NA[mine], mine, sampling, shape=shape, seed=seed, device=world.device
+    )
+    return np.concatenate(gather_arrays(images, world))[:count]
 
 
 def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:

@@ -23,6 +23,8 @@ from diffcore.runs.source import DATA, FILES
 def export(run: Path, out: Path, which: str = "newest") -> None:
     """Write the export of one of the run's checkpoints to ``out``, which must not exist."""
     found = source.find(run, which)
+    if found.is_export:
+        raise InputError(f"{run}: is an export already; give a run folder or a checkpoint")
     if out.exists():
         raise InputError(f"--out {out}: exists already; give a new folder")
     config, folder, state = found.config, found.folder, checkpoint.read_state(found.folder)

@@ -47,15 +47,10 @@ class TrainedModel:
         At ``positions`` of the noise (default 0 .. B - 1).
         """
         places = range(len(labels_BA)) if positions is None else positions
-        parts = [np.empty((0, self.size, self.size, 3), np.uint8)]
-        for first in range(0, len(labels_BA), batch):
-            some = slice(first, first + batch)
-            drawn = draw(
-                self.network, self.schedule, labels_BA[some], places[some], sampling,
-                shape=(3, self.size, self.size), seed=seed, device=self.device,
-            )  # fmt: skip
-            parts.append(drawn)
-        return np.concatenate(parts)
+        return draw(
+            self.network, self.schedule, labels_BA, places, sampling,
+            shape=(3, self.size, self.size), seed=seed, device=self.device, batch=batch,
+        )  # fmt: skip
 
 
 def load_model(path: Path, weights: str = "ema", which: str = "newest") -> TrainedModel:

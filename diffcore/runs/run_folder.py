@@ -7,11 +7,12 @@ import functools
 import json
 import subprocess
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from diffbase import ledger
 from diffbase.cli import InputError
-from diffbase.files import REPOSITORY, write_atomic
+from diffbase.files import REPOSITORY, write_atomic, write_json
 from diffcore.config.tree import Config
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ def code_version() -> str:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that a checkpoint lies in; any other path is its own."""
+    return path.absolute().parents[1] if (path / "state.json").exists() else path
 
 
 def data_record(index: Index) -> dict[str, Any]:
@@ -94,6 +100,6 @@ def claim(config: Config, data: dict[str, Any]) -> IO[str]:
         time.sleep(0.2)
     if not (config.run / "run.json").exists():
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
-        write_atomic(config.run / "run.json", (json.dumps(tree, indent=1) + "\n").encode())
+        write_json(config.run / "run.json", tree)
     write_atomic(config.run / "config.yaml", config.to_yaml().encode())
     return lock

@@ -11,6 +11,7 @@ from typing import Any
 from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.tree import Config, Sampling
+from diffcore.runs.run_folder import run_of
 from shards.schema import Attribute
 
 RECOMMENDED = "sampling.json"
@@ -49,7 +50,7 @@ def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[st
 
     Steps are those of its sampler, so they go where another one is ``given``.
     """
-    path = run / RECOMMENDED
+    path = run_of(run) / RECOMMENDED
     if not path.exists():
         return {}
     try:

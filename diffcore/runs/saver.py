@@ -24,7 +24,7 @@ from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather, side_group
-from diffcore.runs.checkpoint import SAVING, State, folder_of, prune, shard_name
+from diffcore.runs.checkpoint import SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ def _synced(path: Path) -> dict[str, dict[str, Any]]:
 def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     """Make the folder whose shards are all there a checkpoint."""
     temporary = temporary_of(run, state.step)
-    final = folder_of(run) / f"step-{state.step:08d}"
+    final = folder_at(run, state.step)
     shutil.rmtree(final, ignore_errors=True)  # of a save that was cut off: COMPLETE is not there
     path = temporary / "state.json"
     path.write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")

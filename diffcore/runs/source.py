@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint
+from diffcore.runs.run_folder import run_of
 from shards.schema import Attribute
 
 FILES = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
@@ -50,36 +52,63 @@ class Source:
         """Fingerprint of the shards that the network learned from."""
         return str(self.data["fingerprint"])
 
+    @property
+    def is_export(self) -> bool:
+        """Whether the weights lie in an export, and not in a checkpoint."""
+        return not (self.folder / "state.json").exists()
+
     def weights(self, which: str) -> dict[str, Tensor]:
-        """``ema`` or ``raw`` weights by name: fp32, CPU."""
-        return load_weights(self.folder, which)
+        """``ema`` or ``raw`` weights by name: fp32, CPU. A checkpoint was checked when it was found."""
+        if self.is_export:
+            return _read(self.folder / FILES[which])
+        return checkpoint.read_weights(self.folder, "weights" if which == "raw" else which)
 
 
 def find(path: Path, which: str = "newest") -> Source:
-    """What is at ``path``; InputError where it is none of the three.
+    """What is at ``path``; InputError where it is none of the three, or damaged.
 
-    ``which``, of a run folder: newest, best or a step.
+    ``which``, of a run folder alone: newest, best or a step.
     """
-    if (path / DATA).exists():
-        return Source(path, config_of(path), json.loads((path / DATA).read_text()), _step_of(path))
-    folder = path
-    if not (path / "state.json").exists():
-        config_of(path)
-        folder = choose(path, which)
+    config = config_of(path)
+    if run_of(path) != path or (path / DATA).exists():
+        if which != "newest":
+            raise InputError(f"--checkpoint {which}: {path} is one set of weights; give its run folder")
+        if (path / DATA).exists():
+            return Source(path, config, json.loads((path / DATA).read_text()), _step_of(path / FILES["ema"]))
+        if problem := checkpoint.check(path):
+            raise InputError(f"{path}: {problem}")
+    folder = path if run_of(path) != path else choose(path, which)
     state = checkpoint.read_state(folder)
-    return Source(folder, config_of(folder.parents[1]), state.data, state.step)
+    return Source(folder, config, state.data, state.step)
 
 
-def _step_of(export: Path) -> int:
-    with safe_open(export / FILES["ema"], framework="pt") as file:
-        return int((file.metadata() or {}).get("step", 0))
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """What safetensors has against a file, as an InputError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except SafetensorError as error:
+        raise InputError(f"{file}: not a whole safetensors file: {error}") from error
 
 
-def config_of(run: Path) -> Config:
-    """The config of a run folder or an export. InputError where it is none."""
-    if not (run / "config.yaml").exists():
-        raise InputError(f"{run}: not a run folder (no config.yaml)")
-    return configure.load(run / "config.yaml")
+def _read(file: Path) -> dict[str, Tensor]:
+    with _named(file):
+        return load_file(file)
+
+
+def _step_of(file: Path) -> int:
+    with _named(file), safe_open(file, framework="pt") as opened:
+        return int((opened.metadata() or {}).get("step", 0))
+
+
+def config_of(path: Path) -> Config:
+    """The config of a run folder, a checkpoint or an export. InputError where it is none."""
+    file = run_of(path) / "config.yaml"
+    if not file.exists():
+        raise InputError(f"{path}: no run folder, checkpoint or export (no config.yaml)")
+    return configure.load(file)
 
 
 def choose(run: Path, which: str) -> Path:
@@ -95,30 +124,20 @@ def choose(run: Path, which: str) -> Path:
             raise InputError(f"{run}: no checkpoint is the best yet: train.best was never measured")
         folder = found[0]
     elif which.isascii() and which.isdigit():
-        folder = checkpoint.folder_of(run) / f"step-{int(which):08d}"
+        folder = checkpoint.folder_at(run, int(which))
     else:
         raise InputError(f"--checkpoint {which}: allowed are newest, best or a step")
     problem = checkpoint.check(folder)
     if problem is not None:
-        there = ", ".join(str(int(path.name[5:])) for path in checkpoint.complete(run)) or "none"
+        there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.complete(run)) or "none"
         raise InputError(f"{folder}: {problem}; complete checkpoints: {there}")
     return folder
 
 
-def load_weights(source: Path, which: str) -> dict[str, Tensor]:
-    """``ema`` or ``raw`` weights by name of a run folder, a checkpoint or an export: fp32, CPU."""
-    if (source / FILES[which]).exists():
-        try:
-            return load_file(source / FILES[which])
-        except SafetensorError as error:
-            raise InputError(f"{source / FILES[which]}: not a whole safetensors file: {error}") from error
-    if (source / "state.json").exists():
-        problem = checkpoint.check(source)
-        if problem is not None:
-            raise InputError(f"{source}: {problem}")
-        folder = source
-    elif (source / "config.yaml").exists():
-        folder = choose(source, "newest")
-    else:
-        raise InputError(f"{source}: no run folder, checkpoint or export")
-    return checkpoint.read_weights(folder, "weights" if which == "raw" else which)
+def load_weights(path: Path, which: str) -> dict[str, Tensor]:
+    """``ema`` or ``raw`` weights by name of a run folder, a checkpoint or an export: fp32, CPU.
+
+    Of an export the file of weights is enough.
+    """
+    file = path / FILES[which]
+    return _read(file) if file.exists() else find(path).weights(which)

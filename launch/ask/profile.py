@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from diffbase import yaml_file
 from diffbase.cli import InputError
@@ -21,7 +21,6 @@ from diffcore.config.section import Section
 
 PROFILES = REPOSITORY / "slurm" / "profiles"
 LOCAL = "local"
-M = TypeVar("M", bound=BaseModel)
 
 
 class Gpus(Section):

@@ -16,9 +16,8 @@ from diffbase.exits import DONE, PREEMPTED, RETRYABLE, may_retry
 from launch.ask.profile import LOCAL
 from launch.follow.tail import every, tail
 from launch.job import registry
-from launch.scheduler import client
-from launch.scheduler import jobs as query
-from launch.scheduler.jobs import Job
+from launch.scheduler import client, query
+from launch.scheduler.query import Job
 
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "STOPPED", "DEADLINE")
 ASK_EVERY = 10.0

@@ -14,7 +14,7 @@ from launch.follow import goodput
 from launch.follow.run import Run, follow_run
 from launch.follow.tail import tail
 from launch.job import registry
-from launch.scheduler import jobs as query
+from launch.scheduler import query
 from launch.supervise import budget
 
 PIPE = 250

@@ -9,8 +9,8 @@ from submitit.core.utils import DelayedSubmission
 
 from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
-from launch.hand_over.entry import record
 from launch.hand_over.local import WITHOUT_LIMIT
+from launch.job.entry import record
 from launch.job.folder import Place
 from launch.job.sbatch import UNLIMITED, Sbatch
 from launch.supervise.task import Task

@@ -14,7 +14,7 @@ from submitit.core.utils import environment_variables
 
 from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
-from launch.hand_over.entry import last_code, record
+from launch.job.entry import last_code, record
 from launch.job.folder import Place
 from launch.job.sbatch import UNLIMITED
 from launch.supervise.environment import SHOWN

@@ -18,13 +18,12 @@ from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
 from launch.follow.run import follow_run, local_process
 from launch.hand_over import allocation, local
-from launch.hand_over.entry import last_code, record
 from launch.job import folder
 from launch.job.code import copy_code
+from launch.job.entry import last_code, record
 from launch.job.folder import Place
 from launch.job.sbatch import Sbatch
-from launch.scheduler import client
-from launch.scheduler import jobs as query
+from launch.scheduler import client, query
 from launch.scheduler.client import LIVING
 from launch.supervise.task import Task
 

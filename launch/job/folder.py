@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffbase.explain import validated
-from diffbase.files import write_atomic
+from diffbase.files import write_atomic, write_json
 from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
 
@@ -91,8 +91,7 @@ def fill(place: Place, config: Config, spec: JobSpec, environment: Mapping[str, 
     """Write the config, the spec and the environment."""
     write_atomic(place.config, config.to_yaml().encode())
     write_spec(place, spec)
-    kept = json.dumps(allowed(environment), indent=1, sort_keys=True)
-    write_atomic(place.folder / "environment.json", (kept + "\n").encode())
+    write_json(place.folder / "environment.json", allowed(environment), sort_keys=True)
     for name in ("config.yaml", "environment.json"):
         (place.folder / name).chmod(0o600)
     place.live.mkdir(mode=0o700)

@@ -61,9 +61,9 @@ def leave_out(job: str, nodes: Sequence[str]) -> None:
     subprocess.run(command, check=False, timeout=PATIENCE)
 
 
-def cancel(job: str) -> str | None:
+def cancel(job: str, patience: float = 60.0) -> str | None:
     """Have Slurm end a job: SIGTERM, and SIGKILL after its KillWait. What it says if it will not."""
-    done = subprocess.run(["scancel", job], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["scancel", job], capture_output=True, text=True, timeout=patience)
     return done.stderr.strip() if done.returncode else None
 
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffbase import ledger
 from diffbase.cli import InputError
 from diffcore.config import configure
 from launch.ask.spec import JobSpec
-from launch.job import folder, registry
+from launch.job import folder
+from launch.job.entry import record
 from launch.job.folder import Place
 from launch.job.sbatch import Sbatch
 from launch.scheduler import client
@@ -67,7 +67,7 @@ def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
 
 
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
-    """Submit the successor and cancel this job; returns its number."""
+    """Submit the successor and cancel this job; returns its number, and what scancel had against it."""
     following = spec.model_copy(update={"nodes": nodes, "takes_over": where.job, "after": None})
     after = folder.create(place.run)
     shutil.copyfile(place.config, after.config)
@@ -78,16 +78,9 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: S
     for name in [n for n in os.environ if n.startswith(ours) and n != "SLURM_CONF"]:
         del os.environ[name]
     job = str(Sbatch(following, after.folder, code).submit(successor(after)).job_id)
-    begun = [int(e["attempt"]) for e in ledger.events(place.run) if e["event"] == "started"]
-    # fmt: off
-    ledger.record(
-        place.run, "submitted", attempt=max(begun, default=-1) + 1, job=job, folder=str(after.folder),
-        name=spec.job, cluster=spec.cluster.name, nodes=nodes, ranks=following.world, takeover=True,
-    )
-    # fmt: on
-    registry.remember(place.run, job, spec.cluster.name)
-    client.cancel(where.job)
-    return job
+    record(place, after, following, job, takeover=True)
+    refusal = client.cancel(where.job, client.SHORT)
+    return job + (f" (job {where.job} was not cancelled: {refusal})" if refusal else "")
 
 
 def _elected(place: Place, where: Layout) -> bool:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffbase.cli import InputError, progress_bar
-from diffbase.files import open_atomic, renamed, write_atomic
+from diffbase.files import open_atomic, renamed, write_json
 from shards.packing.workers import map_in_order
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
@@ -125,7 +125,7 @@ def _description(count: int, seed: int, layout: str) -> dict[str, object]:
 
 
 def _write_marker(marker: Path, count: int, seed: int, layout: str) -> None:
-    write_atomic(marker, (json.dumps(_description(count, seed, layout), indent=2) + "\n").encode())
+    write_json(marker, _description(count, seed, layout), indent=2)
 
 
 def _read_marker(marker: Path) -> dict[str, object] | None:

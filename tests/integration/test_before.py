@@ -52,7 +52,7 @@ def test_its_run_is_made_again_and_resumed(before: Path) -> None:
     recorded = [json.loads((before / name / "run.json").read_text()) for name in ("again", "run")]
     assert recorded[0]["identity"] == recorded[1]["identity"]
 
-    train(before, "--train.steps", "4")
+    assert "from step 2" in train(before, "--train.steps", "4").out
     train(before, "--run", "again", "--train.steps", "4", ranks=1)
     assert_same(before / "again", before / "run", 4)
 

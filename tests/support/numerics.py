@@ -256,6 +256,9 @@ def recorded(run: Path, step: int | None = None) -> dict[str, Any]:
     return saved(run, step) | {"norms": [json.loads(line)["train/gradient_norm"] for line in lines]}
 
 
+TINY = torch.finfo(torch.float32).tiny
+
+
 def flat(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
@@ -269,13 +272,21 @@ def distance(got: dict[str, Any], wanted: dict[str, Any], start: dict[str, Tenso
     """
     way = flat(wanted["weights"]) - flat(start)
     result = {
-        "norm": max(abs(g / w - 1) for g, w in zip(got["norms"], wanted["norms"], strict=True)),
+        "norm": greatest([abs(g / w - 1) for g, w in zip(got["norms"], wanted["norms"], strict=True)]),
         "of_the_way": float((flat(got["weights"]) - flat(wanted["weights"])).norm() / way.norm()),
     }
     for which in ("weights", "ema", "optimizer"):
-        apart = ((got[which][n] - t).norm() / t.norm() for n, t in wanted[which].items() if t.norm() > 0)
-        result[f"{which}_apart"] = max(map(float, apart))
+        if got[which].keys() != wanted[which].keys():
+            raise ValueError(f"{which}: not the same tensors")
+        pairs = ((got[which][name], tensor) for name, tensor in wanted[which].items())
+        apart = [float((ours - theirs).norm() / theirs.norm().clamp(min=TINY)) for ours, theirs in pairs]
+        result[f"{which}_apart"] = greatest(apart)
     return result
+
+
+def greatest(values: list[float]) -> float:
+    """NaN where one is NaN, which Python's max may pass over."""
+    return float(torch.tensor(values, dtype=torch.float64).max())
 
 
 def compare(folder: Path, cell: Cell, ranks: int, steps: int) -> dict[str, dict[str, float]]:
@@ -294,12 +305,12 @@ def compare(folder: Path, cell: Cell, ranks: int, steps: int) -> dict[str, dict[
 
 
 def faults(found: dict[str, dict[str, float]]) -> list[str]:
-    """What of a comparison is beyond rounding; a line each."""
+    """What of a comparison is beyond rounding, or no number; a line each."""
     # In parts of one step's way the weights' own rounding is large: they are a hundred times as long.
     first = {name: value for name, value in found["first"].items() if name != "of_the_way"}
-    lines = [f"first step: {name} {value:.2e}" for name, value in first.items() if value > ROUNDING]
+    lines = [f"first step: {name} {value:.2e}" for name, value in first.items() if not value <= ROUNDING]
     for name, value in found.get("end", {}).items():
         bound = max(FACTOR * found["control"][name], ROUNDING)
-        if value > bound:
+        if not value <= bound:
             lines.append(f"end: {name} {value:.2e}, allowed {bound:.2e}")
     return lines

@@ -51,7 +51,7 @@ def measure(
 
 def planned(config: Config, folders: Sequence[Path]) -> list[int]:
     """Steps of the checkpoints that the config asks for."""
-    steps = [int(folder.name.removeprefix("step-")) for folder in folders]
+    steps = [checkpoint.step_of(folder) for folder in folders]
     return [step for step in steps if step % config.train.checkpoint_every == 0 or step == config.train.steps]
 
 

@@ -25,7 +25,6 @@ from diffcore.training.guards.stopping import StopFlag
 from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.run import Training
 
-CONFIGS = REPOSITORY / "configs" / "experiments"
 AVATARS = 10_000
 HELD_OUT = 0.1
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")

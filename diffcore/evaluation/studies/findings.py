@@ -16,6 +16,7 @@ from diffcore.config import configure
 from diffcore.config.section import flatten
 from diffcore.evaluation.studies import curve, experiments
 from diffcore.evaluation.studies.findings_page import Measured, Point, page, picture
+from diffcore.runs import checkpoint
 from diffcore.runs.sampling import recommended_sampling
 from diffcore.runs.source import config_of
 
@@ -104,7 +105,7 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
         experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
     elif not collect:
         experiments.train(point.config, point.run.with_suffix(".log"))
-    if not (point.run / "checkpoints" / f"step-{point.config.train.steps:08d}" / "COMPLETE").exists():
+    if not (checkpoint.folder_at(point.run, point.config.train.steps) / "COMPLETE").exists():
         return  # collected before it was done
     if scale == "cpu":
         torch.set_num_threads(1)

@@ -70,9 +70,8 @@ def usage(device: torch.device) -> Usage:
 
     reserved = torch.cuda.memory_reserved(device)
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    properties = torch.cuda.get_device_properties(device)
     try:
-        found = nvml.device_memory(str(properties.uuid))
+        found = nvml.device_memory(str(torch.cuda.get_device_properties(device).uuid))
     except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...
         why = f"no NVML ({type(error).__name__}: {error}): the sum cannot be closed"
         return Usage("cuda", reserved, "torch's allocator, reserved", notes=(why,), ranks=ranks)

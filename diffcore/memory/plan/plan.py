@@ -59,7 +59,7 @@ class Moment:
     bytes: dict[str, int]
     """By category, tensors on the device."""
     host: int
-    """In the host's memory, of an offloaded optimizer."""
+    """In the host's memory: what is offloaded."""
     reserved: int
     """Held by CUDA's caching allocator; on the CPU what is allocated."""
 

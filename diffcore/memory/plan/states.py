@@ -39,7 +39,6 @@ WORDS = {
 }
 """The categories, and what a reader of a report calls them."""
 CATEGORIES = tuple(WORDS)
-STATES = ("parameters", "masters", "optimizer", "gradients")
 
 
 @dataclass(frozen=True)

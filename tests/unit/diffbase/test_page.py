@@ -39,10 +39,8 @@ HOSTILE = "</style></title><script>\"' onload='x'"
 
 
 def test_every_macro_is_tried() -> None:
-    found = re.findall(
-        r"{% macro (\w+)", (environment.loader or pytest.fail()).get_source(environment, "kit.j2")[0]
-    )
-    assert set(found) <= MACROS.keys()
+    found = {name for name in vars(environment.get_template("kit.j2").module) if not name.startswith("_")}
+    assert found == MACROS.keys() - {"stacks", "areas"}
 
 
 @pytest.mark.parametrize("name", MACROS)

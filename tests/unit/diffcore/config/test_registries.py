@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
+
+import pytest
 
 from diffbase.explain import kinds_of
 from diffcore.config import models as sections
 from diffcore.config import samplers as entries
+from diffcore.config.section import Section
+from diffcore.config.tree import Diffusion, Optimizer
 from diffcore.diffusion import samplers
+from diffcore.diffusion.loss import WEIGHTS
+from diffcore.diffusion.schedule import BETAS
+from diffcore.engine import optimizers
 from diffcore.models import BUILDERS
 from diffcore.models.tau import ENCODINGS
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "functions"),
+    [
+        (Diffusion, "schedule", BETAS),
+        (Diffusion, "loss_weight", WEIGHTS),
+        (Optimizer, "kind", optimizers.WHOLE),
+        (Optimizer, "kind", optimizers.PARTITIONED),
+    ],
+)
+def test_every_choice_has_its_function(section: type[Section], field: str, functions: dict[str, Any]) -> None:
+    assert set(get_args(section.model_fields[field].annotation)) == functions.keys()
 
 
 def test_every_sampler_has_its_function() -> None:

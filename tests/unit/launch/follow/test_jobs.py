@@ -17,7 +17,7 @@ from launch import jobs
 from launch.follow import goodput
 from launch.follow.run import FRESH, Run
 from launch.job import registry
-from launch.scheduler import jobs as query
+from launch.scheduler import query
 
 
 def event(at: float, name: str, attempt: int = 0, **fields: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from diffbase import ledger
 from launch.ask.spec import JobSpec
@@ -11,7 +12,7 @@ from launch.job import registry
 from launch.job.folder import Place
 
 
-def record(own: Place, place: Place, spec: JobSpec, job: str) -> None:
+def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> None:
     """Tell the run's ledger and the user's list of jobs."""
     ledger.record(
         own.run,
@@ -23,6 +24,7 @@ def record(own: Place, place: Place, spec: JobSpec, job: str) -> None:
         cluster=spec.cluster.name,
         nodes=spec.nodes,
         ranks=spec.world,
+        **more,
     )
     registry.remember(own.run, job, spec.cluster.name)
 
