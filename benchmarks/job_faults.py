@@ -42,8 +42,8 @@ from benchmarks.job_lab import (
     check_same,
 )
 from diffbase.exits import BAD_INPUT
+from launch.box import processes
 from launch.supervise.environment import ports
-from slurm import processes
 
 TELLING = ("ended", "hang", "failed", "preempted")
 """Events of the ledger that say that something happened."""

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 
 from diffbase import ledger
+from launch.box import processes
+from launch.box.daemons import Box
 from shards import pack
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
-from slurm import processes
-from slurm.box_daemons import Box
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = 150

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-"""The checkout, or what a launcher copied of it."""
+"""The folder of the packages: the checkout, what a launcher copied of it, or site-packages."""
 
 
 @contextmanager

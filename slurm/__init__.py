@@ -1,1 +1,1 @@
-"""A small Slurm on one machine, to try the launcher with; ``profiles`` holds the clusters' settings."""
+"""``profiles``: the clusters' settings; ``box.py``: a small Slurm on one machine to try the launcher with."""

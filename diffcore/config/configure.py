@@ -2,6 +2,7 @@
 
 pydantic-settings turns the config tree into ``--help`` and flags; pydantic checks what YAML and flags give
 together. Relative paths in a YAML are relative to that YAML; on the command line, to the working directory.
+A config that ships with the toolkit may be given by its name (``demo``), also in ``extends``.
 ``extends: other.yaml`` at a YAML's top takes that file's settings and changes what this one says.
 Imports no torch.
 """
@@ -21,6 +22,7 @@ from pydantic import BaseModel
 from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
 from diffbase.explain import sections_of, validated
+from diffbase.shipped import anchor, config_names, find_config
 from diffcore.config.tree import Config
 
 
@@ -32,21 +34,23 @@ class _Flags:
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
-    tree = _merged(_read(path), overrides or {})
+    tree = _merged(_read(find_config(path)), overrides or {})
     return validated(Config, tree, str(path))
 
 
 def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """A YAML's tree over the one that it extends; ``above`` are the files that led here."""
-    tree = yaml_file.read(path, "no such config file" + (f" ({above[-1]} extends it)" if above else ""))
+    missing = f"no such config file ({above[-1]} extends it)" if above else "no such config file"
+    tree = yaml_file.read(path, f"{missing}; by name there are {', '.join(config_names())}")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
-    _anchor_paths(tree, Config, path.parent)
+    _anchor_paths(tree, Config, anchor(path))
     if (base := tree.pop("extends", None)) is None:
         return tree
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
     below = Path(os.path.normpath(path.parent.resolve() / Path(base).expanduser()))
+    below = below if below.exists() else find_config(Path(base))
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
     return _merged(_read(below, (*above, path.resolve())), tree)
@@ -62,7 +66,7 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     """``--config FILE`` plus dotted overrides -> Config. ``--help`` lists every field."""
     flags = _parse_flags(argv, prog)
     if flags.config is None:
-        raise InputError("--config FILE is missing; examples are in configs/")
+        raise InputError(f"--config FILE is missing; by name there are {', '.join(config_names())}")
     _anchor_paths(flags.overrides, Config, Path.cwd())
     return load(flags.config, flags.overrides)
 
@@ -74,7 +78,9 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
         model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     parser = Parser(prog=prog, description="YAML config plus dotted overrides.", allow_abbrev=False)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with the run's config (configs/)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML with the run's config, or a name in configs/"
+    )
     # The deepspeed launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     source: Any = CliSettingsSource(

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from diffbase.cli import InputError
-from diffbase.files import REPOSITORY
+from diffbase.shipped import shipped
 from diffcore.config.models import Model
 from diffcore.config.offload import OFFLOADS, OffloadName
 from diffcore.config.precision import Arithmetic, Precision, arithmetic
@@ -193,7 +193,7 @@ class Engine(Section):
     @property
     def json_path(self) -> Path:
         """The JSON with DeepSpeed's own settings: ``deepspeed``, or the stage's in configs/deepspeed."""
-        return self.deepspeed or REPOSITORY / "configs" / "deepspeed" / f"zero{self.zero}.json"
+        return self.deepspeed or shipped("configs", "deepspeed", f"zero{self.zero}.json")
 
 
 class Ema(Section):

@@ -24,7 +24,7 @@ import yaml
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.files import REPOSITORY
+from diffbase.shipped import workplace
 from diffcore.evaluation import flags
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from diffcore.evaluation.studies import findings
 
-    points = findings.plan(a.runs or REPOSITORY / "runs" / f"findings-{a.scale}", a.seeds, a.scale)
+    points = findings.plan(a.runs or workplace() / "runs" / f"findings-{a.scale}", a.seeds, a.scale)
     if a.sweep:
         a.sweep.write_text(yaml.safe_dump([dict(findings.overrides(point)) for point in points]))
         print(f"{a.sweep}: {len(points)} points")

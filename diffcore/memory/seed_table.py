@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffbase.files import REPOSITORY, write_atomic
+from diffbase.files import write_atomic
+from diffbase.shipped import shipped
 from diffcore import models
 from diffcore.config.configure import load, replace
 from diffcore.config.tree import Config
@@ -38,7 +39,7 @@ def write(path: Path) -> Path:
 
 def text() -> str:
     """The whole page, in Markdown."""
-    config = replace(load(REPOSITORY / "configs" / "avatar.yaml"), "engine", {"zero": 0, "precision": "fp32"})
+    config = replace(load(shipped("configs", "avatar.yaml")), "engine", {"zero": 0, "precision": "fp32"})
     config = replace(config, "batch", {"size": BATCH, "micro": BATCH})
     data = Data(tuple(CARTOON_SET), 64)
     planner = Planner(config, data)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from diffbase.cli import InputError
+from diffbase.extras import extra
 from diffcore.config.models import DiffusersModel, Model
 from diffcore.config.tree import Engine
 from diffcore.models.activation_checkpointing import checkpoint_blocks
@@ -21,7 +22,8 @@ from shards.schema import Attribute
 
 
 def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module:
-    from diffcore.models.diffusers_unet import DiffusersUNet  # a second of imports that other models spare
+    with extra("diffusers", "model.kind diffusers"):
+        from diffcore.models.diffusers_unet import DiffusersUNet  # a second of imports that others spare
 
     return DiffusersUNet(config, schema)
 

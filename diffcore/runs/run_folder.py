@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY, write_atomic, write_json
+from diffbase.shipped import packaged
+from diffbase.version import VERSION
 from diffcore.config.tree import Config
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ OVERLAP = 60.0
 
 @functools.cache  # the code that was loaded, not what the checkout became since
 def code_version() -> str:
-    """The commit of the code, with "+" if tracked files differ from it; "unknown" outside a checkout."""
+    """The code's commit, with "+" if tracked files differ from it; "diffcore VERSION" outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]
@@ -36,10 +38,12 @@ def code_version() -> str:
     snapshot = REPOSITORY / "VERSION"  # a launcher's copy of the code says what it was copied from
     if snapshot.is_file():
         return snapshot.read_text(encoding="utf-8").strip()
+    if packaged():
+        return f"diffcore {VERSION}"
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return f"diffcore {VERSION}"
 
 
 def run_of(path: Path) -> Path:

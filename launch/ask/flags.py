@@ -18,10 +18,10 @@ def parser() -> Parser:
         "diffcore/train.py --help lists them.",
         allow_abbrev=False,
     )
-    p.add_argument("--config", type=Path, metavar="FILE", required=True, help="the run's YAML (configs/)")
     p.add_argument(
-        "--cluster", metavar="NAME", help="profile in slurm/profiles, or its path; local: this machine"
+        "--config", type=Path, metavar="FILE", required=True, help="the run's YAML, or a name in configs/"
     )
+    p.add_argument("--cluster", metavar="NAME", help="profile by name, or its path; local: this machine")
     size = p.add_argument_group("size")
     size.add_argument("--nodes", default="1", metavar="N", help="nodes; 1-2: wants 2, goes on with 1 (1)")
     size.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs per node, one rank each (0: CPU)")

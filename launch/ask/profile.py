@@ -1,4 +1,7 @@
-"""Cluster profiles: one YAML each, in slurm/profiles/, with all that is specific to a site. Imports no torch.
+"""Cluster profiles: one YAML each, with all that is specific to a site. Imports no torch.
+
+By name they are found in the folders of $DIFFCORE_PROFILES (which a site sets), in
+~/.config/diffcore/profiles and among those that ship (slurm/profiles/), in that order.
 
 A profile says which partition and account to ask for, how GPUs are asked for, what the network needs and
 where scratch is. Nothing of a site is in Python; ``slurm/profiles/box.yaml`` names every key in use.
@@ -6,6 +9,7 @@ where scratch is. Nothing of a site is in Python; ``slurm/profiles/box.yaml`` na
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,10 +20,9 @@ from pydantic import Field, field_validator
 from diffbase import yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.files import REPOSITORY
+from diffbase.shipped import shipped
 from diffcore.config.section import Section
 
-PROFILES = REPOSITORY / "slurm" / "profiles"
 LOCAL = "local"
 
 
@@ -134,9 +137,20 @@ class Cluster(Section):
         return self.name == LOCAL
 
 
-def profiles(folder: Path = PROFILES) -> list[str]:
-    """Names of the profiles there are."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+def folders() -> list[Path]:
+    """Where profiles are looked for: the site's, the user's, those that ship."""
+    site = [Path(part) for part in os.environ.get("DIFFCORE_PROFILES", "").split(os.pathsep) if part]
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    return [*site, config / "diffcore" / "profiles", shipped("slurm", "profiles")]
+
+
+def profiles() -> dict[str, Path]:
+    """The profiles there are, by name; of two with one name the one whose folder comes first."""
+    found: dict[str, Path] = {}
+    for folder in folders():
+        for path in folder.glob("*.yaml"):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
 
 
 def choose(name: str | None) -> Cluster:
@@ -152,11 +166,12 @@ def choose(name: str | None) -> Cluster:
         return Cluster(name=LOCAL, gpus=Gpus(form="none"), preflight=Preflight(mode="quick", scratch_gb=0))
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        path = PROFILES / f"{name}.yaml"
-        if name not in profiles():
+        known = profiles()
+        if name not in known:
             raise InputError(
                 f"--cluster: no profile {name!r}; allowed: {', '.join(_names())}, or a YAML file"
             )
+        path = known[name]
     return load(path)
 
 

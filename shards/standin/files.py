@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diffbase.cli import InputError, progress_bar
+from diffbase.extras import extra
 from diffbase.files import open_atomic, renamed, write_json
 from shards.packing.workers import map_in_order
 from shards.schema import CARTOON_SET
@@ -178,10 +179,9 @@ def _map_batches(work: Callable[[list[int]], list[T]], indices: list[int], jobs:
 def require_skia() -> None:
     """Say what is missing before any process is started."""
     try:
-        import skia  # noqa: F401
+        with extra("render", "drawing avatars"):
+            import skia  # noqa: F401
     except ImportError as error:
-        if re.search(r"lib(EGL|GL|GLESv2)\b", str(error)):
-            hint = "install it with apt-get install libegl1 libgl1 (make system)"
-        else:
-            hint = "pip install skia-python"
+        missing = re.search(r"lib(EGL|GL|GLESv2)\b", str(error))
+        hint = "apt-get install libegl1 libgl1 (make system)" if missing else "pip install skia-python"
         raise InputError(f"drawing needs skia, which does not load ({error}): {hint}") from error

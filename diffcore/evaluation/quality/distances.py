@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
+from diffbase.extras import extra
 
 SUBSETS, SUBSET = 50, 500
 """Kernel distance: the mean over this many random subsets of at most this many images."""
+
+
+def require() -> None:
+    """InputError where torchmetrics is missing: said before anything is drawn."""
+    with extra("evaluate", "measuring distances"):
+        import torchmetrics  # noqa: F401
 
 
 class _AsTheyAre(nn.Module):

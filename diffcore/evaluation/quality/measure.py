@@ -68,6 +68,7 @@ def measure(
     inception: Path | None = None,
 ) -> Quality:
     """Draw and measure. A collective: every rank calls it, and all get the result."""
+    distances.require()
     labels_NA = drawing.asked_labels(model, samples, seed)
     images = drawing.draw(model, labels_NA, sampling, seed, world)
     with open_reader(model.config, "train", order="full", seed=seed) as train:

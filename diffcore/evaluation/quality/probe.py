@@ -49,6 +49,7 @@ class Probe:
     """Draws ``samples`` images, every rank its share, and has the judge read them."""
 
     def __init__(self, config: Config, index: Index, world: World, folder: Path, samples: int) -> None:
+        distances.require()
         self.config, self.size, self.samples = config, index.size, samples
         self.judge = judge.load(folder, index).to(world.device)
         self.schedule = NoiseSchedule.of(config.diffusion)

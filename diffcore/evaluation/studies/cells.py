@@ -83,6 +83,7 @@ class Table:
         seed: int = 1,
         keep: Path | None = None,
     ) -> None:
+        distances.require()
         self.model, self.judge, self.real_NF, self.world = model, judge, real_NF, world
         self.repeats, self.seed, self.keep = repeats, seed, keep
         self.labels_NA = drawing.asked_labels(model, -(-samples // repeats), seed).repeat(repeats, axis=0)

@@ -30,6 +30,7 @@ def measure(
 
     ``raw``: the raw weights too, not the EMA alone. InputError for shards without labels or judge.
     """
+    distances.require()
     model = load_model(run)
     judge = judge_of(model, judge_folder)
     if judge is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from diffbase.cli import InputError
 from diffbase.exits import PREEMPTED
 from diffbase.files import REPOSITORY
+from diffbase.shipped import workplace
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
 from diffcore.evaluation.quality.probe import probe_of
@@ -32,13 +33,14 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 
 
 def run(*command: str | Path, threads: int = 1, log: Path | None = None) -> None:
-    """Run a command of this repository; InputError with the end of its output if it fails."""
+    """Run a module of the toolkit (``-m``); InputError with the end of its output if it fails."""
     # Several at once: each keeps to its own thread.
     env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
     finished = subprocess.run(
         [sys.executable, *map(str, command)],
-        cwd=REPOSITORY,
-        env=env | {"OMP_NUM_THREADS": str(threads)},
+        cwd=workplace(),
+        env=env | {"PYTHONPATH": path} | {"OMP_NUM_THREADS": str(threads)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,14 +56,15 @@ def prepare(
     data: Path,
     size: int,
     say: Callable[[str], None],
-    avatars: Path = REPOSITORY / "data" / "avatars",
+    avatars: Path | None = None,
     count: int = AVATARS,
     judge: Sequence[str] = ("--threads", "1", "--epochs", "10"),
 ) -> None:
     """``count`` packed stand-in avatars of ``size`` pixels in ``data``, with their judge.
 
-    ``judge``: flags of train_judge.
+    ``avatars``: where they are drawn (default: data/avatars); ``judge``: flags of train_judge.
     """
+    avatars = avatars or workplace() / "data" / "avatars"
     if not (data / "index.json").exists():
         say(f"drawing {count} avatars and packing them at {size} x {size}: {data}")
         run("-m", "shards.render", "--out", avatars, "--count", str(count))

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffbase.files import REPOSITORY, write_json
+from diffbase.files import write_json
+from diffbase.shipped import shipped
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
 from diffcore.engine.ranks import World, gather
 from diffcore.evaluation.studies import experiments
 from diffcore.evaluation.studies.cells import Cell, Table
 
-CONFIG = REPOSITORY / "configs" / "experiments" / "guidance.yaml"
+CONFIG = shipped("configs", "experiments", "guidance.yaml")
 RIVALS: tuple[dict[str, Any], ...] = (
     {"sampler": "dpm++sde", "steps": 20},
     {"sampler": "dpm++", "steps": 20},
@@ -30,7 +31,7 @@ def make_run(world: World, say: Callable[[str], None]) -> Path:
         assert isinstance(data, Path)
         experiments.prepare(data, 16, say)
         say(f"training {config.run}")
-        experiments.run("diffcore/train.py", "--config", CONFIG)
+        experiments.run("-m", "diffcore.train", "--config", CONFIG)
     gather(None, world)
     return config.run
 

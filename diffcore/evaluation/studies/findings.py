@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from diffbase.files import REPOSITORY, write_atomic
+from diffbase.files import write_atomic
+from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
 from diffcore.config.section import flatten
 from diffcore.evaluation.studies import curve, experiments
@@ -20,7 +21,7 @@ from diffcore.runs import checkpoint
 from diffcore.runs.sampling import recommended_sampling
 from diffcore.runs.source import config_of
 
-CONFIGS = REPOSITORY / "configs" / "experiments"
+CONFIGS = shipped("configs", "experiments")
 NAMES = (
     "one-hot", "unit-pixels", "unconditional", "integers", "one-head", "one-head-double-tau", "double-tau",
     "constant-rate", "half-scale", "large", "large-half-scale",
@@ -76,7 +77,7 @@ def plan(runs: Path, seeds: int, scale: str) -> list[Point]:
             if scale == "full":
                 large = name.startswith("large")
                 size = (LARGE_SIZE if large else SMALL_SIZE)[scale]
-                data = REPOSITORY / "data" / f"experiments-{size}"
+                data = workplace() / "data" / f"experiments-{size}"
                 patch = 2 if large else 1  # both on a ladder that begins at 64 x 64
                 model = FULL["model"] | {"patch": patch}
                 tree |= FULL | {"model": model, "data": {"path": str(data)}}
@@ -100,7 +101,7 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
 
     if not collect and scale == "full":
         flags = [w for key, value in overrides(point).items() for w in (f"--{key}", _written(value))]
-        launcher = ["-m", "deepspeed", "diffcore/train.py"]
+        launcher = ["-m", "deepspeed", "--module", "diffcore.train"]
         flags = ["--config", str(CONFIGS / "one-hot.yaml"), *flags, "--run", str(point.run)]
         experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
     elif not collect:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.machine import PACKAGES, missing_programs
+from launch.box.machine import PACKAGES, missing_programs
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import processes
+from launch.box import processes
 
 from .conftest import RunningBox, box_py, wait_for, why_not
 

@@ -140,7 +140,7 @@ def test_a_node_that_failed_is_left_out(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("name", cluster.profiles())
 def test_every_profile_loads_and_says_its_command(name: str) -> None:
     assert cluster.choose(name).name == name
-    assert f"--cluster {name}" in (cluster.PROFILES / f"{name}.yaml").read_text()
+    assert f"--cluster {name}" in cluster.profiles()[name].read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from slurm import box_conf, machine, processes
-from slurm.box_conf import Settings
-from slurm.box_daemons import Box
+from launch.box import conf, machine, processes
+from launch.box.conf import Settings
+from launch.box.daemons import Box
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 # fmt: off
 BOX = Settings(
     nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl", address="127.0.0.1",
@@ -33,23 +33,23 @@ def keys(text: str) -> dict[str, str]:
 
 
 def test_configuration_of_the_daemons() -> None:
-    conf = box_conf.slurm_conf(Path("/b"), BOX, daemons=True)
-    assert keys(conf)["SlurmctldHost"] == "ctl(127.0.0.1)"
-    assert keys(conf)["CommunicationParameters"] == "NoInAddrAny,NoCtldInAddrAny"
-    assert keys(conf)["AccountingStoragePass"] == "/b/munge/socket"  # else slurmdbd takes munge's own socket
-    nodes = re.findall(r"NodeName=(\w+) NodeHostname=(\w+) NodeAddr=([\d.]+) Port=(\d+) .* Gres=gpu:2", conf)
+    text = conf.slurm_conf(Path("/b"), BOX, daemons=True)
+    assert keys(text)["SlurmctldHost"] == "ctl(127.0.0.1)"
+    assert keys(text)["CommunicationParameters"] == "NoInAddrAny,NoCtldInAddrAny"
+    assert keys(text)["AccountingStoragePass"] == "/b/munge/socket"  # else slurmdbd takes munge's own socket
+    nodes = re.findall(r"NodeName=(\w+) NodeHostname=(\w+) NodeAddr=([\d.]+) Port=(\d+) .* Gres=gpu:2", text)
     assert nodes == [("n1", "n1", "127.0.0.1", "12002"), ("n2", "n2", "127.0.0.1", "12003")]
-    for key, value in keys(conf).items():
+    for key, value in keys(text).items():
         if value.startswith("/") and key != "MailProg":
             assert value.startswith("/b/"), f"{key}={value}: all that a box writes is in its folder"
 
 
 def test_configuration_follows_what_was_asked() -> None:
     plain = replace(BOX, private=False, host="vm", gpus=0, accounting=False)
-    conf = box_conf.slurm_conf(Path("/b"), plain, daemons=True)
-    assert "NodeName=n2 NodeHostname=vm " in conf and "Gres=gpu" not in conf
-    assert keys(conf)["AccountingStorageType"] == "accounting_storage/none"
-    newer = box_conf.slurm_conf(Path("/b"), replace(BOX, version=[23, 11, 4]), daemons=True)
+    text = conf.slurm_conf(Path("/b"), plain, daemons=True)
+    assert "NodeName=n2 NodeHostname=vm " in text and "Gres=gpu" not in text
+    assert keys(text)["AccountingStorageType"] == "accounting_storage/none"
+    newer = conf.slurm_conf(Path("/b"), replace(BOX, version=[23, 11, 4]), daemons=True)
     assert keys(newer)["PreemptParameters"] == "send_user_signal"
     assert "SlurmctldParameters" not in keys(newer)
 
@@ -130,7 +130,7 @@ def test_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_somebodys_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("slurm.box_daemons.missing_programs", lambda accounting: [])
+    monkeypatch.setattr("launch.box.daemons.missing_programs", lambda accounting: [])
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="not empty and no box"):
         Box(tmp_path).up(2, 2, None, accounting=True, private=True)

@@ -17,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffbase.cli import InputError
-from slurm import box_conf, processes
-from slurm.box_conf import Settings
-from slurm.machine import (
+from launch.box import conf, processes
+from launch.box.conf import Settings
+from launch.box.machine import (
     PACKAGES,
     check_root,
     fake_device,
@@ -149,14 +149,14 @@ class Box:
             (self.folder / name).mkdir(exist_ok=True)
         write(self.folder / "munge/key", os.urandom(1024), 0o400)
         etc = self.folder / "etc"
-        write(etc / "slurm.conf", box_conf.slurm_conf(self.folder, box, daemons=False))
+        write(etc / "slurm.conf", conf.slurm_conf(self.folder, box, daemons=False))
         write(etc / "plugstack.conf", "")
         # Slurm looks for the other files beside the one that it was given.
         daemons = etc / "daemons"
-        write(daemons / "slurm.conf", box_conf.slurm_conf(self.folder, box, daemons=True))
-        write(daemons / "slurmdbd.conf", box_conf.slurmdbd_conf(self.folder, box), 0o600)
+        write(daemons / "slurm.conf", conf.slurm_conf(self.folder, box, daemons=True))
+        write(daemons / "slurmdbd.conf", conf.slurmdbd_conf(self.folder, box), 0o600)
         original = Path("/etc/hosts").read_text() if Path("/etc/hosts").exists() else ""
-        write(etc / "hosts", box_conf.hosts(box, socket.gethostname(), original))
+        write(etc / "hosts", conf.hosts(box, socket.gethostname(), original))
         gres = ""
         if gpus:
             for i in range(gpus):
