@@ -1,4 +1,6 @@
-"""What every command line of the toolkit shares: one clear line for the user's mistakes, progress.
+"""What every command line of the toolkit shares: one clear line for the user's mistakes, answers, progress.
+
+A command's module has ``parser(prog)`` and ``main(argv, prog)``: it parses, calls a library and prints.
 
 ``InputError`` is a mistake in what was given (a file, a key, a value): its message says what, where and
 what is allowed. Everything else is ours and keeps its traceback.
@@ -7,11 +9,15 @@ what is allowed. Everything else is ours and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import io
+import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from diffbase.exits import BAD_INPUT
 
@@ -57,6 +63,57 @@ def fail(message: str) -> NoReturn:
     """Print ``error: message`` as one line on stderr and leave with exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def add_answer(parser: argparse.ArgumentParser, *, figures: bool = True) -> None:
+    """``--quiet``, and of a command that has ``figures`` ``--json``: what ``answer`` obeys."""
+    if figures:
+        parser.add_argument("--json", action="store_true", help="print the figures as JSON, and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
+
+
+@contextmanager
+def answer(flags: argparse.Namespace) -> Iterator[Callable[[Any], None]]:
+    """Around what a command does. Yields ``give(figures)``: a tree, printed as JSON where --json asks for it.
+
+    Words printed inside are for people: with --json or --quiet they go nowhere, with --quiet progress too.
+    """
+    as_json = getattr(flags, "json", False)
+    given: list[Any] = []
+    with ExitStack() as stack:
+        if as_json or flags.quiet:
+            stack.enter_context(redirect_stdout(io.StringIO()))
+        if flags.quiet:
+            stack.enter_context(redirect_stderr(io.StringIO()))
+        yield given.append
+    for tree in given if as_json else ():
+        print(json.dumps(finite(tree), indent=1, default=str))
+
+
+def finite(tree: Any) -> Any:
+    """The same with null for what JSON has not: nan and infinity."""
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+RUN = "run folder of diffcore/train.py"
+
+
+def add_run(parser: argparse.ArgumentParser, what: str = RUN) -> None:
+    """The run as the first argument, and as ``--run``; ``run_of`` gives it."""
+    parser.add_argument("run", nargs="?", type=Path, help=what)
+    parser.add_argument("--run", type=Path, dest="run_flag", metavar="RUN", help="the same, as a flag")
+
+
+def run_of(flags: argparse.Namespace) -> Path:
+    """The run of ``add_run``. InputError where it is missing, or given twice."""
+    if (flags.run is None) == (flags.run_flag is None):
+        raise InputError("the run is missing: give its folder" if flags.run is None else "give the run once")
+    run: Path = flags.run or flags.run_flag
+    return run
 
 
 @contextmanager

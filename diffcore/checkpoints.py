@@ -7,24 +7,36 @@ were written. ``--keep`` marks one that must never be removed, ``--release`` tak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from diffbase import cli
 
+PROG = "python -m diffcore.checkpoints"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = cli.Parser(prog="python -m diffcore.checkpoints", description="The checkpoints of a run.")
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = cli.Parser(prog=prog, description="The checkpoints of a run.")
+    parser.add_argument("run", type=Path, help=cli.RUN)
     for name, what in {"keep": "never remove this one", "release": "let it be removed again"}.items():
         parser.add_argument(f"--{name}", type=int, nargs="+", default=[], metavar="STEP", help=what)
-    a = parser.parse_args(argv)
+    cli.add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
 
     from diffcore.runs import marks
 
     marks.mark(a.run, keep=a.keep, release=a.release)
-    for line in marks.lines(a.run):
-        print(line)
+    with cli.answer(a) as give:
+        found = marks.listed(a.run)
+        for one in found:
+            print(one.line())
+        give([asdict(one) for one in found])
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ from diffcore.config.samplers import NAMES
 from diffcore.evaluation import flags
 from diffcore.runs.sampling import sampling_of
 
+PROG = "python -m diffcore.evaluate"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluate", __doc__)
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     flags.add_run(parser, 2000, "images drawn")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: recommended, or the run's)")
     parser.add_argument("--steps", type=int, help="steps of the sampler (default: likewise)")
@@ -30,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception, if at hand")
     parser.add_argument("--out", type=Path, help="folder for quality.json and .html (default: RUN)")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
     flags.check(a)
 
     from diffcore.evaluation.judging.judge import judge_of
@@ -49,8 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if world.main:
             out = a.out or a.run
             figures = record.write(out, a.run, a.weights, model, measured)
-            record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
-            print(f"report: {out / report.FILE}")
+            with cli.answer(a) as give:
+                record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
+                print(f"report: {out / report.FILE}")
+                give(figures)
 
 
 if __name__ == "__main__":

@@ -22,18 +22,28 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = cli.Parser(prog="python -m diffcore.export", description="Weights of a run for other programs.")
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+PROG = "python -m diffcore.export"
+
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = cli.Parser(prog=prog, description="Weights of a run for other programs.")
+    parser.add_argument("run", type=Path, help=cli.RUN)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--checkpoint", default="newest", help="newest, best, or a step")
-    arguments = parser.parse_args(argv)
+    cli.add_answer(parser, figures=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    arguments = parser(prog).parse_args(argv)
 
     from diffcore.runs.export import export
 
-    export(arguments.run, arguments.out, arguments.checkpoint)
-    print(arguments.out)
+    with cli.answer(arguments):
+        export(arguments.run, arguments.out, arguments.checkpoint)
+        print(arguments.out)
 
 
 def load_network(folder: Path | str, which: str = "ema") -> nn.Module:

@@ -1,4 +1,4 @@
-"""python -m diffcore.sample --run RUN --set hair_color=3 --guidance 2 --count 16 --out grid.png
+"""python -m diffcore.sample RUN --set hair_color=3 --guidance 2 --samples 16 --out grid.png
 
 Draws avatars with a run's newest complete checkpoint. What is not set is drawn at random; a JSON beside the
 grid says the attributes of every cell. Reads safetensors and YAML only, and needs no DeepSpeed.
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
-from diffbase.cli import InputError
 from diffcore.config.samplers import NAMES
-from diffcore.runs.sampling import check_seed, parse_wanted, sampling_of
+from diffcore.runs.sampling import check_grid, check_seed, parse_wanted, sampling_of
+
+PROG = "python -m diffcore.sample"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = cli.Parser(prog="python -m diffcore.sample", description=(__doc__ or "").split("\n\n")[1])
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
-    add("--run", type=Path, required=True, help="run folder of diffcore/train.py, a checkpoint or an export")
+    cli.add_run(parser, "run folder of diffcore/train.py, a checkpoint or an export")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
     add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
     add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
@@ -31,14 +32,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--sampler", help=NAMES)
     add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
     add("--seed", type=int, default=0, help="of the noise and the attributes not set")
-    add("--count", type=int, help="images")
+    add("--samples", "--count", type=int, dest="count", help="images")
     add("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
     add("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     same = "rows of the same labels and noise: raw and EMA weights, each with guidance 1 and as set"
     add("--compare", action="store_true", help=same)
     add("--out", type=Path, required=True, help="the grid, a PNG; .json is put beside it")
-    a = parser.parse_args(argv)
-    _check(a)
+    cli.add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
+    a.run = cli.run_of(a)
+    check_grid(a.out, a.run)
+    check_seed(a.seed)
 
     from diffcore.runs.grid import write_grid
     from diffcore.runs.model import load_model
@@ -50,18 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = parse_wanted(a.set, model.schema)
     scales = dict.fromkeys((1.0, sampling.guidance)) if a.compare else (sampling.guidance,)
     rows = [(weights, one, scale) for weights, one in models.items() for scale in scales]
-    count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
-    print(f"{a.out}: {count} images, step {model.step}")
-
-
-def _check(a: argparse.Namespace) -> None:
-    if a.out.suffix.lower() != ".png":
-        raise InputError(f"--out {a.out}: the grid is a PNG; give a name that ends in .png")
-    if not a.out.parent.is_dir():
-        raise InputError(f"--out {a.out}: folder {a.out.parent} does not exist")
-    if a.out.resolve().parent == a.run.resolve():
-        raise InputError(f"--out {a.out}: its JSON could replace one of the run's; use another folder")
-    check_seed(a.seed)
+    with cli.answer(a) as give:
+        count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
+        print(f"{a.out}: {count} images, step {model.step}")
+        give(
+            {"out": a.out, "images": count, "step": model.step, "sampling": sampling.model_dump(mode="json")}
+        )
 
 
 if __name__ == "__main__":

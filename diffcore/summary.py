@@ -6,7 +6,6 @@ are. Reads the run folder only.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +13,35 @@ from pathlib import Path
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.tables import TextTable
-from diffcore.runs.figures import numbers
+from diffcore.runs.figures import figures, numbers
+
+PROG = "python -m diffcore.summary"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("run", type=Path, help=cli.RUN)
+    cli.add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
-    parser = cli.Parser(prog="python -m diffcore.summary", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
-    run: Path = parser.parse_args(argv).run
+    flags = parser(prog).parse_args(argv)
+    run: Path = flags.run
     if not (run / "metrics.jsonl").exists():
         raise InputError(f"{run}: not a run folder (no metrics.jsonl)")
 
+    found = figures(run)
+    with cli.answer(flags) as give:
+        give(found)
+        _show(run, numbers(found))
+
+
+def _show(run: Path, words: dict[str, str]) -> None:
     table = TextTable(f"Run {run}", "", "")
-    for name, value in numbers(run).items():
+    for name, value in words.items():
         table.add_row(name, value)
     table.print()
     grid = run / "samples" / "asked.png"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,12 +19,17 @@ if __package__ in (None, ""):
 
 from diffbase import cli
 from diffbase.exits import FATAL, HOLD_BACK, own_rank
-from diffcore.config.configure import parse
+from diffcore.config.configure import parse, parser
+
+__all__ = ["main", "parser", "script"]
 
 
-def main() -> int:
+PROG = "train.py"
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Train as the command line says; returns the exit code."""
-    config = parse(prog="train.py")
+    config = parse(argv, prog)
 
     from diffcore.evaluation.quality.probe import probe_of
     from diffcore.training.process import train_here
@@ -31,7 +37,7 @@ def main() -> int:
     return train_here(config, probe_of)
 
 
-def script() -> NoReturn:
+def script(argv: Sequence[str] | None = None, prog: str = PROG) -> NoReturn:
     """``main`` as a process: its exit code is the run's and nobody else's.
 
     gloo's threads outlive destroy_process_group, and now and then abort a process whose run has ended well
@@ -39,7 +45,7 @@ def script() -> NoReturn:
     """
     code: int | str | None = FATAL
     try:
-        code = cli.run(main, hold_back=HOLD_BACK if own_rank() else 0)
+        code = cli.run(lambda: main(argv, prog), hold_back=HOLD_BACK if own_rank() else 0)
     except SystemExit as left:
         code = left.code
     except BaseException:

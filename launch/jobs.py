@@ -14,12 +14,14 @@ from diffbase.cli import Parser
 from launch.follow.run import Run, cancel, newest
 from launch.follow.show import show_goodput, show_list, show_logs, show_status
 
+PROG = "python -m launch.jobs"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = Parser(prog="python -m launch.jobs", description="What became of submitted runs.")
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's flags."""
+    parser = Parser(prog=prog, description="What became of submitted runs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="this user's newest runs")
+    cli.add_answer(commands.add_parser("list", help="this user's newest runs"))
     for name, what in [
         ("status", "state, progress and what happened"),
         ("logs", "a rank's output"),
@@ -28,22 +30,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]:
         p = commands.add_parser(name, help=what)
         p.add_argument("run", nargs="?", type=Path, help="run folder (the newest submission)")
+        cli.add_answer(p, figures=name in ("status", "goodput"))
         if name == "logs":
             p.add_argument("--rank", type=int, default=0, help="rank (0)")
             p.add_argument("--follow", action="store_true", help="show what is added, until the job ends")
-    flags = parser.parse_args(argv)
-    if flags.command == "list":
-        show_list()
-        return
-    run = Run.read(flags.run.resolve() if flags.run else newest())
-    if flags.command == "status":
-        show_status(run)
-    elif flags.command == "logs":
-        show_logs(run, flags.rank, flags.follow)
-    elif flags.command == "cancel":
-        cancel(run)
-    else:
-        show_goodput(run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    flags = parser(prog).parse_args(argv)
+    with cli.answer(flags) as give:
+        if flags.command == "list":
+            give(show_list())
+            return
+        run = Run.read(flags.run.resolve() if flags.run else newest())
+        if flags.command == "status":
+            give(show_status(run))
+        elif flags.command == "logs":
+            show_logs(run, flags.rank, flags.follow)
+        elif flags.command == "cancel":
+            cancel(run)
+        else:
+            give(show_goodput(run))
 
 
 if __name__ == "__main__":

@@ -23,14 +23,16 @@ from launch.ask.request import check, choose_cluster, default_name
 from launch.ask.spec import from_flags
 from launch.job import registry
 
+PROG = "submit.py"
 
-def main(argv: Sequence[str] | None = None) -> None:
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
-    flags, overrides = parser().parse_known_args(argv)
+    flags, overrides = parser(prog).parse_known_args(argv)
     check_names(overrides)
     here = "SLURM_JOB_ID" in os.environ and not flags.queue and flags.cluster != profile.LOCAL
     cluster = choose_cluster(flags, here)
-    config = configure.parse(["--config", str(flags.config), *overrides], prog="submit.py")
+    config = configure.parse(["--config", str(flags.config), *overrides], prog=prog)
     bad = [] if cluster.is_local else list(registry.excluded(cluster.name))
     spec = from_flags(flags, cluster, default_name(config), here, bad)
 

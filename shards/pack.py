@@ -6,21 +6,24 @@ python -m shards.pack SOURCE --out DIR [--size 64] [--image png] [--shard-size 1
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.cli import Parser, progress_bar, run
+from diffbase.cli import Parser, add_answer, answer, progress_bar, run
 from shards.codec import ENCODINGS
 from shards.packing.packer import describe, pack
 from shards.packing.plan import Settings
 from shards.packing.workers import worker_count
 from shards.sources import SOURCES, Source
 
+PROG = "python -m shards.pack"
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's flags."""
     defaults = Settings()
     parser = Parser(
-        prog="python -m shards.pack",
+        prog=prog,
         description="Pack labelled images into WebDataset tar shards with an index. The same command, run "
         "again after a kill, goes on where it was.",
     )
@@ -30,11 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)"
     )
-    parser.add_argument(
-        "--crop",
-        type=int,
-        help="edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)",
-    )
+    crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
+    parser.add_argument("--crop", type=int, help=crop)
     parser.add_argument(
         "--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)"
     )
@@ -45,8 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         "--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)"
     )
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
-    args = parser.parse_args(argv)
+    add_answer(parser)
+    return parser
 
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    args = parser(prog).parse_args(argv)
     jobs = worker_count(args.jobs)
     settings = Settings(
         size=args.size, crop=args.crop, image=args.image, shard_size=args.shard_size, val=args.val
@@ -56,15 +61,17 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.source}: {describe(source)}", flush=True)
 
     start = time.monotonic()
-    with progress_bar("packing") as report:
-        summary = pack(args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report, found=found)
-    counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
-    if summary.complete_before:
-        print(f"{args.out}: complete already ({counts} samples); nothing to do")
-        return
-    seconds = time.monotonic() - start
-    rate = summary.written / max(seconds, 1e-9)
-    print(f"{args.out}: {counts} samples; packed {summary.written} in {seconds:.1f} s ({rate:.0f} images/s)")
+    with answer(args) as give:
+        with progress_bar("packing") as report:
+            summary = pack(
+                args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report, found=found
+            )
+        seconds = time.monotonic() - start
+        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+        done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
+        again = f"{args.out}: complete already ({counts} samples); nothing to do"
+        print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
+        give({"out": args.out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -10,17 +10,20 @@ two apart. Every attribute survives the centre crop and 64 x 64; docs/avatars.md
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.cli import InputError, Parser, run
+from diffbase.cli import InputError, Parser, add_answer, answer, run
 from shards.packing.workers import worker_count
 from shards.standin.files import LAYOUTS, require_skia, write_folder, write_tgz
 
+PROG = "python -m shards.render"
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m shards.render", description=__doc__.split("\n", 1)[0])
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's flags."""
+    parser = Parser(prog=prog, description=__doc__.split("\n", 1)[0])
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="folder to write csX.png and csX.csv into")
     target.add_argument("--tgz", type=Path, metavar="FILE", help="archive to write instead of a folder")
@@ -28,22 +31,24 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     parser.add_argument("--layout", choices=LAYOUTS, default="flat", help="one folder or ten (default flat)")
-    arguments = parser.parse_args(argv)
+    add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    arguments = parser(prog).parse_args(argv)
     if arguments.count <= 0:
         raise InputError(f"--count is {arguments.count}; allowed: 1 or more")
-    return arguments
-
-
-def main(argv: list[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    arguments = _arguments(argv)
     jobs = worker_count(arguments.jobs)
     require_skia()
     write, target = (write_folder, arguments.out) if arguments.out else (write_tgz, arguments.tgz)
     started = time.monotonic()
-    drawn = write(target, arguments.count, arguments.seed, jobs, arguments.layout)
-    seconds = time.monotonic() - started
-    print(f"{target}: {arguments.count} avatars, {drawn} drawn now in {seconds:.1f} s")
+    with answer(arguments) as give:
+        drawn = write(target, arguments.count, arguments.seed, jobs, arguments.layout)
+        seconds = time.monotonic() - started
+        print(f"{target}: {arguments.count} avatars, {drawn} drawn now in {seconds:.1f} s")
+        give({"out": target, "avatars": arguments.count, "drawn": drawn, "seconds": seconds})
 
 
 if __name__ == "__main__":

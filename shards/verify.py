@@ -8,22 +8,31 @@ never packed).
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.cli import InputError, Parser, run
+from diffbase.cli import InputError, Parser, add_answer, answer, run
 from shards.packing.workers import worker_count
 
+PROG = "python -m shards.verify"
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's flags."""
     parser = Parser(
-        prog="python -m shards.verify",
+        prog=prog,
         description="Check counts, sizes, hashes, images and labels of a packed folder. "
         "Exit code 1: bad data, 2: bad usage.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder made by shards.pack")
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
-    args = parser.parse_args(argv)
+    add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    args = parser(prog).parse_args(argv)
     folder, jobs = args.folder, worker_count(args.jobs)
 
     from shards.packing.verifier import problems
@@ -31,19 +40,26 @@ def main(argv: list[str] | None = None) -> None:
 
     if not (folder / FILE).is_file():
         Index.load(folder)  # tells what is missing
-    bad = 0
-    try:
-        for problem in problems(folder, jobs):
-            print(problem)
-            bad += 1
-    except InputError as error:  # the index is there, and damaged
-        print(error)
-        bad += 1
+    bad: list[str] = []
+    counts: dict[str, int] = {}
+    with answer(args) as give:
+        try:
+            for problem in problems(folder, jobs):
+                print(problem)
+                bad.append(problem)
+            if not bad:
+                counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
+        except InputError as error:  # the index is there, and damaged
+            print(error)
+            bad.append(str(error))
+        if bad:
+            print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
+        else:
+            samples = ", ".join(f"{count} {name}" for name, count in counts.items())
+            print(f"{folder}: sound ({samples} samples)")
+        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts})
     if bad:
-        print(f"{folder}: {bad} problem{'s' * (bad > 1)}", file=sys.stderr)
         sys.exit(1)
-    counts = ", ".join(f"{len(split)} {name}" for name, split in Index.load(folder).splits.items())
-    print(f"{folder}: sound ({counts} samples)")
 
 
 if __name__ == "__main__":

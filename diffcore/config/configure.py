@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 
 from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
-from diffbase.explain import sections_of, validated
+from diffbase.explain import kinds_of, sections_of, validated
 from diffbase.shipped import anchor, config_names, find_config
 from diffcore.config.tree import Config
 
@@ -62,8 +63,15 @@ def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
     return validated(Config, tree, "")
 
 
+WHICH = "the run's YAML, or a name in configs/"
+"""Help of ``--config``."""
+
+
 def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
-    """``--config FILE`` plus dotted overrides -> Config. ``--help`` lists every field."""
+    """``--config FILE`` plus dotted overrides -> Config.
+
+    ``--help`` lists the fields; if ``--config`` or ``--model.kind`` chooses a network, only that one's.
+    """
     flags = _parse_flags(argv, prog)
     if flags.config is None:
         raise InputError(f"--config FILE is missing; by name there are {', '.join(config_names())}")
@@ -71,22 +79,49 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     return load(flags.config, flags.overrides)
 
 
-def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
+def parser(prog: str | None = None, argv: Sequence[str] = ()) -> Parser:
+    """``--config`` and a flag per field; of the networks' those of the one that ``argv`` chooses, if any."""
+    return _sourced(prog, argv)[0]
+
+
+def _sourced(prog: str | None, argv: Sequence[str]) -> tuple[Parser, Any]:
+    """The parser, and pydantic-settings' source of what it parses."""
+    from pydantic import create_model
     from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
     class Flags(Config, BaseSettings):  # Config's fields as flags; validation happens after the merge
         model_config = SettingsConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+    asks = {"-h", "--help"} & set(argv)
+    chosen: Any = _network(argv) if asks else None
+    shown: Any = create_model("Flags", __base__=Flags, model=(chosen, ...)) if chosen else Flags
     parser = Parser(prog=prog, description="YAML config plus dotted overrides.", allow_abbrev=False)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML with the run's config, or a name in configs/"
-    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help=WHICH)
     # The deepspeed launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     source: Any = CliSettingsSource(
-        Flags, root_parser=parser, cli_parse_args=False, cli_avoid_json=True, cli_enforce_required=False
+        shown, root_parser=parser, cli_parse_args=False, cli_avoid_json=True, cli_enforce_required=False
     )
-    known, unknown = parser.parse_known_args(argv)
+    return parser, source
+
+
+def _network(argv: Sequence[str]) -> type[BaseModel] | None:
+    """The section of the network that a command line chooses, by ``--model.kind`` or by its ``--config``."""
+    finder = Parser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    finder.add_argument("--model.kind", dest="kind")
+    given, _ = finder.parse_known_args(argv)
+    if given.kind is None and given.config is not None:
+        model = _read(find_config(given.config)).get("model")
+        given.kind = model.get("kind") if isinstance(model, dict) else None
+    sections = sections_of(Config.model_fields["model"].annotation)
+    return next((section for section in sections if given.kind in kinds_of(section)), None)
+
+
+def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
+    given = sys.argv[1:] if argv is None else argv
+    parser, source = _sourced(prog, given)
+    known, unknown = parser.parse_known_args(given)
     if unknown:
         flag = unknown[0].split("=")[0]
         names = [option for action in parser._actions for option in action.option_strings]

@@ -7,28 +7,29 @@ training: ``--diffusion.timesteps 500 --diffusion.beta_end 0.2``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
-from diffbase.cli import InputError
 from diffcore.config import configure
 
+PROG = "python -m diffcore.diffusion.show"
 
-def main(argv: Sequence[str] | None = None) -> None:
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's own flags; others override the config."""
+    parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n", 1)[1], allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=configure.WHICH)
+    parser.add_argument("--image", type=Path, required=True, metavar="PICTURE", help="what noise is put on")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
+    cli.add_answer(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
-    parser = cli.Parser(prog="python -m diffcore.diffusion.show", add_help=False, allow_abbrev=False)
-    parser.add_argument("--image", type=Path)
-    parser.add_argument("--out", type=Path)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return
-    own, rest = parser.parse_known_args(words)
-    if own.image is None or own.out is None:
-        raise InputError("--image PICTURE and --out FILE.png are needed")
-    config = configure.parse(rest)
+    own, rest = parser(prog).parse_known_args(argv)
+    config = configure.parse(["--config", str(own.config), *rest], prog)
 
     from diffbase.page import pictures
     from diffcore.diffusion import forward_process
@@ -36,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     schedule = NoiseSchedule.of(config.diffusion)
     pictures.save_png(forward_process.whole(schedule, own.image), own.out)
-    print(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")
-    for line in schedule.warnings:
-        print(line)
+    with cli.answer(own) as give:
+        print(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")
+        for line in schedule.warnings:
+            print(line)
+        give({"timesteps": schedule.timesteps, "wasted": schedule.wasted, "warnings": schedule.warnings})
 
 
 if __name__ == "__main__":

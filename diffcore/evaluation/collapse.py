@@ -20,14 +20,22 @@ from diffcore.evaluation import flags
 SCALES = "1,2,4,6,10"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.collapse", __doc__)
+PROG = "python -m diffcore.evaluation.collapse"
+
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     parser.add_argument("run", type=Path, nargs="?", help="trained already (default: one is made)")
     flags.add_samples(parser, 1000, "images per cell")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
     parser.add_argument("--out", type=Path, default=Path("guidance.md"), help="the table (guidance.md)")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
     flags.check(a)
     scales = flags.numbers("--scales", a.scales)
 
@@ -35,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from diffcore.evaluation.studies import fast_samplers
     from diffcore.evaluation.studies.guidance_sweep import table_of
 
-    with drawing.ranks() as world:
+    with cli.answer(a) as give, drawing.ranks() as world:
         say = drawing.teller(world)
         run = a.run or fast_samplers.make_run(world, say)
         table = table_of(run, None, world, a.samples, 1, a.seed, run / "collapse")
-        fast_samplers.compare(table, scales, a.out, say)
+        figures = fast_samplers.compare(table, scales, a.out, say)
+        if world.main:
+            give(figures)
         say(f"table: {a.out}")
 
 

@@ -1,4 +1,4 @@
-"""python -m diffcore.evaluation.colors --run RUN [--samples 256]
+"""python -m diffcore.evaluation.colors RUN [--samples 256]
 
 Do the samples have the face and hair colour that was asked for? Read by the palette rule, without a network,
 and printed beside its two controls: the same rule on real images (it should be right), and against shuffled
@@ -8,23 +8,30 @@ labels (it should fall to chance). For stand-in avatars only. Writes ``colors.js
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from diffbase import cli
 from diffbase.tables import TextTable
 from diffcore.evaluation import flags
 from diffcore.runs.sampling import sampling_of
 
+PROG = "python -m diffcore.evaluation.colors"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.colors", __doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run folder of diffcore/train.py")
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
+    cli.add_run(parser)
     flags.add_samples(parser, 256, "images drawn")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
     parser.add_argument("--steps", type=int, help="network evaluations per image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    arguments = parser(prog).parse_args(argv)
+    arguments.run = cli.run_of(arguments)
     flags.check(arguments, least=1)
 
     from diffcore.evaluation.studies import color_agreement
@@ -40,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, row in result.items():
         shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
         table.add_row(name, str(row["samples"]), *shares)
-    table.print()
+    with cli.answer(arguments) as give:
+        table.print()
+        give({"step": model.step, **settings, "agreement": result})
 
 
 if __name__ == "__main__":

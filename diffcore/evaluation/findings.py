@@ -27,10 +27,12 @@ from diffbase.cli import InputError
 from diffbase.shipped import workplace
 from diffcore.evaluation import flags
 
+PROG = "python -m diffcore.evaluation.findings"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.findings", __doc__)
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     parser.add_argument("--out", type=Path, default=Path("findings.md"), help="the page (findings.md)")
     parser.add_argument("--runs", type=Path, help="folder of the runs (default: runs/findings-SCALE)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every experiment (default 3)")
@@ -41,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--sweep", type=Path, metavar="FILE", help="write the plan for launch/submit.py, only"
     )
     parser.add_argument("--collect", action="store_true", help="train nothing: measure and write the page")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
     if not 2 <= a.seeds <= 10:
         raise InputError(f"--seeds {a.seeds}: allowed: 2 to 10")
 
@@ -52,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         a.sweep.write_text(yaml.safe_dump([dict(findings.overrides(point)) for point in points]))
         print(f"{a.sweep}: {len(points)} points")
         return
-    measured = findings.repeat(points, a.scale, a.jobs, a.samples, a.collect)
-    findings.write(a.out, measured, points, a.scale)
-    findings.say(f"page: {a.out}")
+    with cli.answer(a) as give:
+        measured = findings.repeat(points, a.scale, a.jobs, a.samples, a.collect)
+        findings.write(a.out, measured, points, a.scale)
+        findings.say(f"page: {a.out}")
+        give({f"{name}/{seed}": row for (name, seed), row in measured.items()})
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ from diffbase.cli import InputError
 from diffcore.runs.sampling import check_seed
 
 
-def parser(name: str, doc: str | None) -> cli.Parser:
-    """The parser of ``python -m name``, whose help is the module's own text."""
-    return cli.Parser(
-        prog=f"python -m {name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser(prog: str, doc: str | None) -> cli.Parser:
+    """A command's parser, whose help is the module's own text, without the example in its first line."""
+    words = (doc or "").split("\n\n", 1)[1]
+    parser = cli.Parser(prog=prog, description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_answer(parser)
+    return parser
 
 
 def add_run(parser: cli.Parser, samples: int, of: str) -> None:
     """The run and its judge, how many images (``of`` says of what) and the seed of them."""
-    parser.add_argument("run", type=Path, help="run folder of diffcore/train.py")
+    parser.add_argument("run", type=Path, help=cli.RUN)
     add_samples(parser, samples, of)
     parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
 

@@ -13,14 +13,21 @@ from diffbase import cli
 from diffcore.evaluation import flags
 from diffcore.runs.sampling import sampling_of
 
+PROG = "python -m diffcore.evaluation.points"
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.points", __doc__)
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     flags.add_run(parser, 512, "images per checkpoint")
     parser.add_argument("--raw", action="store_true", help="the raw weights too, not the EMA alone")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
     flags.check(a)
 
     import torch
@@ -31,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     sampling = sampling_of(config_of(a.run), a)
-    points = curve.measure(a.run, sampling, a.judge, samples=a.samples, seed=a.seed, raw=a.raw)
-    print(f"{a.run / curve.FILE}: {len(points)} points")
+    with cli.answer(a) as give:
+        points = curve.measure(a.run, sampling, a.judge, samples=a.samples, seed=a.seed, raw=a.raw)
+        print(f"{a.run / curve.FILE}: {len(points)} points")
+        give(points)
 
 
 if __name__ == "__main__":

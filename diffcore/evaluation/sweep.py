@@ -25,15 +25,23 @@ SCALES = "0,1,2,3,4,5,6,7,8,9"
 STEPS = "5,10,20,50"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.sweep", __doc__)
+PROG = "python -m diffcore.evaluation.sweep"
+
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     flags.add_run(parser, 256, "images per cell")
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
     parser.add_argument("--samplers", default=",".join(SAMPLERS), help="default: all")
     parser.add_argument("--steps", default=STEPS, help=f"tried at the best scale (default {STEPS})")
     parser.add_argument("--repeats", type=int, default=4, help="of them with the same labels (default 4)")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    a = parser(prog).parse_args(argv)
     flags.check(a)
     scales, steps = numbers("--scales", a.scales), [int(n) for n in numbers("--steps", a.steps)]
     if not 2 <= a.repeats <= a.samples:
@@ -42,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from diffcore.evaluation.quality import drawing
     from diffcore.evaluation.studies import guidance_sweep
 
-    with drawing.ranks() as world:
+    with cli.answer(a) as give, drawing.ranks() as world:
         table = guidance_sweep.table_of(a.run, a.judge, world, a.samples, a.repeats, a.seed)
         samplers = a.samplers.split(",")
         cells, tried, chosen = guidance_sweep.sweep(table, samplers, scales, steps, drawing.teller(world))
         if world.main:
-            guidance_sweep.write(a.run, table, cells, tried, chosen)
+            give(guidance_sweep.write(a.run, table, cells, tried, chosen))
 
 
 if __name__ == "__main__":

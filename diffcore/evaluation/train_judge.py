@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.tables import TextTable
 from diffcore.evaluation import flags
 
 EPOCHS = 24
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
-    parser = flags.parser("diffcore.evaluation.train_judge", __doc__)
+PROG = "python -m diffcore.evaluation.train_judge"
+
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = flags.parser(prog, __doc__)
     parser.add_argument("data", help="folder of packed shards, or its URL (then with --out)")
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"at most (default {EPOCHS})")
@@ -31,46 +32,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    arguments = parser(prog).parse_args(argv)
     if arguments.epochs < 1 or arguments.width < 8 or not arguments.lr > 0:
         raise InputError("--epochs must be 1 or more, --width 8 or more and --lr above 0")
 
     import torch
 
-    from diffcore.evaluation.judging import judge
-    from diffcore.evaluation.judging.training import train
+    from diffcore.evaluation.judging import judge, training
     from shards.remote.fetch import is_url
 
     data: Path | str = arguments.data if is_url(arguments.data) else Path(arguments.data)
     out = arguments.out or judge.folder_of(data)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    net, record = train(
-        data, epochs=arguments.epochs, width=arguments.width, lr=arguments.lr, seed=arguments.seed
-    )
-    judge.save(out, net, record)
-    show(record)
-    print(f"judge: {out}")
-
-
-def show(record: dict[str, Any]) -> None:
-    """The judge's accuracy as a table."""
-    title = f"The judge on {record['validated_on']} held-out images"
-    table = TextTable(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
-    for attribute in record["schema"]:
-        row = record["accuracy"][attribute["name"]]
-        table.add_row(
-            attribute["name"],
-            f"{row['share']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{1 / attribute['variants']:.1%}",
-            "yes" if attribute["name"] in record["readable"] else "no",
+    with cli.answer(arguments) as give:
+        net, record = training.train(
+            data, epochs=arguments.epochs, width=arguments.width, lr=arguments.lr, seed=arguments.seed
         )
-    table.print()
-    print(
-        f"mean over all attributes {record['mean']['mean']:.2%}, {record['trained_on']:,} images seen, "
-        f"{record['seconds']:.0f} s"
-    )
+        judge.save(out, net, record)
+        training.show(record)
+        print(f"judge: {out}")
+        give(record)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,14 @@ from collections.abc import Callable, Sequence
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffcore.memory.commands.compare import compare
-from diffcore.memory.commands.fit import fit
-from diffcore.memory.commands.measure import measure
-from diffcore.memory.commands.plan import plan
-from diffcore.memory.commands.seed_table import seed_table
+from diffcore.memory.commands import compare, fit, measure, plan, seed_table
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "plan": plan,
-    "fit": fit,
-    "measure": measure,
-    "compare": compare,
-    "seed-table": seed_table,
+    "plan": plan.main,
+    "fit": fit.main,
+    "measure": measure.main,
+    "compare": compare.main,
+    "seed-table": seed_table.main,
 }
 
 

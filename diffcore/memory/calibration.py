@@ -45,6 +45,12 @@ CALIBRATIONS: dict[tuple[str, str], Calibration] = {}
 GPUS = {"24GB": 24, "40GB": 40, "80GB": 80, "141GB": 141}
 """Cards by the memory that they are sold with: A10G and RTX 4090, A100, A100 and H100, H200."""
 
+CARDS = {
+    "T4": 16, "V100": 32, "A10": 24, "A10G": 24, "L4": 24, "RTX3090": 24, "RTX4090": 24, "RTX5090": 32,
+    "A100-40GB": 40, "A100-80GB": 80, "A6000": 48, "L40S": 48, "H100": 80, "H100-NVL": 94, "H200": 141,
+}  # fmt: skip
+"""GB that well-known cards are sold with; a card sold in two sizes is named with its size."""
+
 TOTAL = {24: 22_510, 40: 40_338, 48: 45_590, 80: 81_000, 94: 95_230, 141: 143_156}
 """MiB that CUDA says a card has (cudaMemGetInfo), of those sold with as many GB the one with least: A10 and
 A10G, A100, L40S, H100, H100 NVL, H200. Other sizes: OTHERS per GB."""
@@ -62,6 +68,15 @@ def calibration(gpu: str | None = None, cuda: str | None = None) -> Calibration:
         return found[cuda or max(found)]
     version = max(found)
     return replace(found[version], source=f"{found[version].source}, under CUDA {version}", measured=False)
+
+
+def card(text: str) -> float | None:
+    """GB of the known card that ``text`` names ("H100", "rtx 4090", "a100 80gb"), None if it names none."""
+
+    def plain(name: str) -> str:
+        return "".join(c for c in name.upper() if c.isalnum())
+
+    return {plain(name): float(size) for name, size in CARDS.items()}.get(plain(text))
 
 
 def capacity(gigabytes: float) -> int:

@@ -89,32 +89,39 @@ def print_fit(
 
 def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
     """Two reports' fullest ranks, moment by moment, category by category; InputError if they share none."""
-    console, shown = _console(), False
+    console, rows = _console(), compared(a, b)
+    if not rows:
+        raise InputError(f"{name_a} and {name_b} have no moment in common, planned or measured")
+    headings = ("moment", "category", "A MiB", "B MiB", "B - A", "change")
+    for which in dict.fromkeys(row["which"] for row in rows):
+        table = TextTable(f"{which}: {name_a} and {name_b}", *headings, text=(0, 1))
+        for row in (row for row in rows if row["which"] == which):
+            x, y, category = row["a"], row["b"], row["category"]
+            cells = (*map(_mib, (x, y, y - x)), f"{y / x - 1:+.1%}" if x else "new")
+            total = category == "allocated"
+            table.add_row(row["moment"], WORDS.get(category, category), *cells, bold=total)
+            if total:
+                table.add_section()
+        table.print(console)
+    changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
+    for name, (x, y) in changed.items():
+        _say(console, f"{name}: {x} -> {y}")
+
+
+def compared(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bytes of two reports' fullest ranks at the moments that both have, a row per category, then the sum."""
+    rows = []
     for which in ("measured", "planned"):
         if not (a[which] and b[which]):
             continue
         other = {moment["name"]: moment for moment in fullest(b[which])["moments"]}
-        moments = [moment for moment in fullest(a[which])["moments"] if moment["name"] in other]
-        if not moments:
-            continue
-        shown = True
-        headings = ("moment", "category", "A MiB", "B MiB", "B - A", "change")
-        table = TextTable(f"{which}: {name_a} and {name_b}", *headings, text=(0, 1))
-        for first in moments:
-            second = other[first["name"]]
+        for first in (moment for moment in fullest(a[which])["moments"] if moment["name"] in other):
             for category in (*CATEGORIES, "allocated"):
-                x, y = (m["bytes"].get(category, m.get(category, 0)) for m in (first, second))
+                x, y = (m["bytes"].get(category, m.get(category, 0)) for m in (first, other[first["name"]]))
                 if x or y:
-                    cells = (*map(_mib, (x, y, y - x)), f"{y / x - 1:+.1%}" if x else "new")
-                    word = WORDS.get(category, category)
-                    table.add_row(first["name"], word, *cells, bold=category == "allocated")
-            table.add_section()
-        table.print(console)
-    if not shown:
-        raise InputError(f"{name_a} and {name_b} have no moment in common, planned or measured")
-    changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
-    for name, (x, y) in changed.items():
-        _say(console, f"{name}: {x} -> {y}")
+                    row = {"which": which, "moment": first["name"], "category": category, "a": x, "b": y}
+                    rows.append(row)
+    return rows
 
 
 def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> TextTable:

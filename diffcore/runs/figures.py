@@ -10,28 +10,45 @@ from diffbase import jsonl
 from diffbase.cli import InputError
 
 
-def numbers(run: Path) -> dict[str, str]:
-    """The figures of a run folder by name, as text; what was not measured is left out."""
+def figures(run: Path) -> dict[str, Any]:
+    """The figures of a run folder; what was not measured is left out. InputError if nothing was logged."""
     training = [line for line in jsonl.read(run / "metrics.jsonl") if "train/loss" in line]
     if not training:
         raise InputError(f"{run}: no step was logged yet")
     last = training[-1]
     rates = sorted(line["train/images_per_second"] for line in training)
     result = {
-        "steps": f"{last['step']:,}",
-        "images trained on": f"{last['train/samples']:,}",
-        "loss, first and last line": f"{training[0]['train/loss']:.4f}, {last['train/loss']:.4f}",
-        "images a second, median": f"{rates[len(rates) // 2]:.1f}",
+        "step": last["step"],
+        "samples": last["train/samples"],
+        "loss_first": training[0]["train/loss"],
+        "loss_last": last["train/loss"],
+        "images_per_second": rates[len(rates) // 2],
     }
-    memory = _read(run / "anatomy.json")
-    if memory:
+    if memory := _read(run / "anatomy.json"):
         rank = memory["measured"][0]
         peak = max(rank["moments"], key=lambda moment: moment["allocated"])
-        result["parameters"] = f"{rank['parameters']:,}"
-        result["tensors of rank 0 at its peak"] = f"{peak['allocated'] / 2**20:,.0f} MiB"
-        result["of it activations"] = f"{peak['bytes']['activations'] / 2**20:,.0f} MiB"
-    colors = _read(run / "colors.json")
-    for name, row in (colors or {}).get("agreement", {}).items():
+        result["parameters"] = rank["parameters"]
+        result["peak_bytes"] = peak["allocated"]
+        result["peak_activation_bytes"] = peak["bytes"]["activations"]
+    if colors := _read(run / "colors.json"):
+        result["colors"] = colors["agreement"]
+    return result
+
+
+def numbers(figures: dict[str, Any]) -> dict[str, str]:
+    """The same in words, by name."""
+    f = figures
+    result = {
+        "steps": f"{f['step']:,}",
+        "images trained on": f"{f['samples']:,}",
+        "loss, first and last line": f"{f['loss_first']:.4f}, {f['loss_last']:.4f}",
+        "images a second, median": f"{f['images_per_second']:.1f}",
+    }
+    if "parameters" in f:
+        result["parameters"] = f"{f['parameters']:,}"
+        result["tensors of rank 0 at its peak"] = f"{f['peak_bytes'] / 2**20:,.0f} MiB"
+        result["of it activations"] = f"{f['peak_activation_bytes'] / 2**20:,.0f} MiB"
+    for name, row in f.get("colors", {}).items():
         result[f"{name} as asked, {row['samples']} samples"] = f"{row['asked']:.1%}"
         result[f"{name}, control: real images"] = f"{row['real_images']:.1%}"
         result[f"{name}, control: shuffled wishes"] = f"{row['shuffled_wishes']:.1%}"

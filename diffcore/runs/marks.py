@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffbase.cli import InputError
@@ -24,21 +25,46 @@ def mark(run: Path, keep: Sequence[int] = (), release: Sequence[int] = ()) -> No
         (there[step] / checkpoint.KEEP).unlink(missing_ok=True)
 
 
-def lines(run: Path) -> Iterator[str]:
-    """A line per checkpoint, oldest first."""
-    for folder in sorted(checkpoint.folder_of(run).glob("step-*")):
-        yield line(run, folder)
+@dataclass(frozen=True)
+class Listed:
+    """A checkpoint as a list of them shows it."""
+
+    name: str
+    damaged: str | None
+    """What is wrong with it; then nothing else is known."""
+    bytes: int = 0
+    ranks: int = 0
+    zero: int = 0
+    precision: str = ""
+    kept: bool = False
+    """Marked as never to be removed."""
+    best: dict[str, object] | None = None
+    """``metric`` and ``value`` that make it the best one."""
+
+    def line(self) -> str:
+        """The same as one line."""
+        if self.damaged is not None:
+            return f"{self.name}  damaged: {self.damaged}"
+        marks = ["kept"] * self.kept
+        if self.best is not None:
+            marks.append(f"best {self.best['metric']} {self.best['value']:.4g}")
+        by = f"{self.ranks} ranks, ZeRO-{self.zero}, {self.precision}"
+        return "  ".join([self.name, f"{self.bytes / 2**20:,.1f} MiB", by, *marks])
 
 
-def line(run: Path, folder: Path) -> str:
-    """What there is to say of a checkpoint; reads all of its files."""
-    problem = checkpoint.check(folder)
-    if problem is not None:
-        return f"{folder.name}  damaged: {problem}"
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+def listed(run: Path) -> list[Listed]:
+    """The run's checkpoints, oldest first; reads all of their files."""
+    return [_listed(run, folder) for folder in sorted(checkpoint.folder_of(run).glob("step-*"))]
+
+
+def _listed(run: Path, folder: Path) -> Listed:
+    if (problem := checkpoint.check(folder)) is not None:
+        return Listed(folder.name, problem)
+    size = sum(path.stat().st_size for path in folder.iterdir())
     state, best = checkpoint.read_state(folder), checkpoint.best(run)
-    marks = ["kept"] if (folder / checkpoint.KEEP).exists() else []
-    if best is not None and best[0] == folder:
-        marks.append(f"best {best[1]['metric']} {best[1]['value']:.4g}")
-    by = f"{state.world} ranks, ZeRO-{state.zero}, {state.precision}"
-    return "  ".join([folder.name, f"{size:,.1f} MiB", by, *marks])
+    chosen = best is not None and best[0] == folder
+    return Listed(
+        folder.name, None, size, state.world, state.zero, state.precision,
+        kept=(folder / checkpoint.KEEP).exists(),
+        best={name: best[1][name] for name in ("metric", "value")} if best and chosen else None,
+    )  # fmt: skip

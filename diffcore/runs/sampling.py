@@ -67,3 +67,13 @@ def check_seed(seed: int) -> None:
     """InputError for a seed that the random streams do not take."""
     if not 0 <= seed < 2**63:
         raise InputError(f"--seed {seed}: allowed are 0 to 2**63 - 1")
+
+
+def check_grid(out: Path, run: Path) -> None:
+    """InputError where a grid and the JSON beside it cannot or must not be written to ``out``."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: the grid is a PNG; give a name that ends in .png")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: folder {out.parent} does not exist")
+    if out.resolve().parent == run.resolve():
+        raise InputError(f"--out {out}: its JSON could replace one of the run's; use another folder")

@@ -10,10 +10,10 @@ from diffbase.cli import InputError, Parser
 from diffcore.config.tree import Config
 
 
-def parser() -> Parser:
+def parser(prog: str = "submit.py") -> Parser:
     """Ours alone; everything else on the command line overrides the config."""
     p = Parser(
-        prog="submit.py",
+        prog=prog,
         description="Submit a training run. Other arguments override the config (--optimizer.lr 1e-4); "
         "diffcore/train.py --help lists them.",
         allow_abbrev=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.exits import DONE, PREEMPTED
@@ -21,8 +22,8 @@ PIPE = 250
 """Columns of a pipe, which has no width: rows are not broken there."""
 
 
-def show_list() -> None:
-    """One line per run, the newest submission last."""
+def show_list() -> list[dict[str, Any]]:
+    """One line per run, the newest submission last; returns the same."""
     runs: dict[str, Run] = {}
     for entry in registry.submissions():
         runs.pop(entry["run"], None)  # a run stands where it was submitted last
@@ -32,27 +33,37 @@ def show_list() -> None:
             continue
     states = query.ask({run.job: run.name for run in runs.values() if run.cluster != LOCAL})
     table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", text=range(6), plain=True)
+    rows = []
     for run in runs.values():
         attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
         state = run.state(states.get(run.job))
         table.add_row(run.job, state, run.steps, str(attempts), run.cluster, str(run.folder))
+        row = {"job": run.job, "state": state, "attempts": attempts, "cluster": run.cluster}
+        rows.append(row | {"run": str(run.folder), **_progress(run)})
     table.print(width=PIPE)
+    return rows
 
 
-def show_status(run: Run) -> None:
-    """State, how far, how often started, and the last things that happened."""
+def _progress(run: Run) -> dict[str, Any]:
+    """How far, as of the newest heartbeat; None without one."""
+    return {name: run.beat[name] if run.beat else None for name in ("step", "steps")}
+
+
+def show_status(run: Run) -> dict[str, Any]:
+    """State, how far, how often started, and the last things that happened; returns the same."""
     job = query.ask({run.job: run.name}).get(run.job) if run.cluster != LOCAL else None
     table = TextTable("", "", "", text=range(2), plain=True)
     table.add_row("run", str(run.folder))
-    table.add_row(
-        "job", f"{run.job} on {run.cluster}: {run.state(job)}{f' ({job.why})' if job and job.why else ''}"
-    )
+    state = run.state(job)
+    why = f" ({job.why})" if job and job.why else ""
+    table.add_row("job", f"{run.job} on {run.cluster}: {state}{why}")
     if job and job.nodes:
         table.add_row("nodes", f"{job.nodes}, {job.elapsed}")
     if run.beat:
         ago = time.time() - float(run.beat["time"])
         table.add_row("step", f"{run.steps}, {run.beat['section']}, {_ago(ago)}")
-    table.add_row("newest checkpoint", f"step {budget.newest_complete(run.folder)}")
+    saved = budget.newest_complete(run.folder)
+    table.add_row("newest checkpoint", f"step {saved}")
     failures = sum(e["event"] == "ended" and int(e["code"]) not in (DONE, PREEMPTED) for e in run.events)
     stops = sum(e["event"] == "ended" and int(e["code"]) == PREEMPTED for e in run.events)
     attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
@@ -61,6 +72,12 @@ def show_status(run: Run) -> None:
         detail = " ".join(str(e[key]) for key in ("step", "why") if key in e)
         table.add_row(_ago(time.time() - float(e["time"])), f"attempt {e['attempt']}: {e['event']} {detail}")
     table.print(width=PIPE)
+    return {
+        "run": str(run.folder), "job": run.job, "cluster": run.cluster, "state": state,
+        "why": job.why if job else None, "nodes": job.nodes if job else None, **_progress(run),
+        "checkpoint": saved, "attempts": attempts, "failed": failures, "stopped": stops,
+        "events": run.events[-6:],
+    }  # fmt: skip
 
 
 def show_logs(run: Run, rank: int, follow: bool) -> None:
@@ -76,8 +93,8 @@ def show_logs(run: Run, rank: int, follow: bool) -> None:
     tail(log, ended=lambda: True)
 
 
-def show_goodput(run: Run) -> None:
-    """Where the time went: a table, and goodput.svg in the run folder."""
+def show_goodput(run: Run) -> dict[str, Any]:
+    """Where the time went: a table, and goodput.svg in the run folder; returns seconds and shares."""
     attempts = goodput.account(run.events, run.beat)
     if not attempts:
         raise InputError(f"{run.folder}: no attempt was started yet")
@@ -96,6 +113,8 @@ def show_goodput(run: Run) -> None:
     picture = run.folder / "goodput.svg"
     write_atomic(picture, goodput.svg(attempts, f"{run.folder.name}: goodput {kept:.1%}").encode())
     print(f"picture: {picture}")
+    seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
+    return {"goodput": kept, "with_queue": whole, "attempts": seconds, "picture": str(picture)}
 
 
 def _ago(seconds: float) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.tables import TextTable
 from diffcore.diffusion.pixels import to_signal
 from diffcore.engine.ranks import one_device
 from diffcore.evaluation.judging.judge import BATCH as READ_BATCH
@@ -170,3 +171,23 @@ def confusion(
     flat = labels_N[counted_N] * variants + read_N[counted_N]
     counts: list[list[int]] = np.bincount(flat, minlength=variants**2).reshape(variants, variants).tolist()
     return counts
+
+
+def show(record: dict[str, Any]) -> None:
+    """The judge's accuracy as a table."""
+    title = f"The judge on {record['validated_on']} held-out images"
+    table = TextTable(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
+    for attribute in record["schema"]:
+        row = record["accuracy"][attribute["name"]]
+        table.add_row(
+            attribute["name"],
+            f"{row['share']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            f"{1 / attribute['variants']:.1%}",
+            "yes" if attribute["name"] in record["readable"] else "no",
+        )
+    table.print()
+    print(
+        f"mean over all attributes {record['mean']['mean']:.2%}, {record['trained_on']:,} images seen, "
+        f"{record['seconds']:.0f} s"
+    )

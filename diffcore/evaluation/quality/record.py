@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from diffbase.cli import finite
 from diffbase.files import write_json
 from diffbase.tables import TextTable
 from diffcore.evaluation.quality import report
@@ -20,7 +21,7 @@ def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qual
     """Both files into ``out``, the figures to the run's TensorBoard; returns the figures."""
     out.mkdir(parents=True, exist_ok=True)
     figures = {"run": str(run), "weights": weights, **quality.figures}
-    write_json(out / "quality.json", _finite(figures))
+    write_json(out / "quality.json", finite(figures))
     data = model.config.data.path
     names = dict(Index.load(data).header.variant_names) if isinstance(data, Path) else {}
     report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema, names)
@@ -70,12 +71,3 @@ def scalars(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, float) and not math.isnan(value):
             flat[prefix + name] = value
     return flat
-
-
-def _finite(tree: Any) -> Any:
-    """The same with null for nan, which JSON does not have."""
-    if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, float) and math.isnan(tree):
-        return None
-    return tree

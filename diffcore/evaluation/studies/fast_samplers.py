@@ -36,18 +36,21 @@ def make_run(world: World, say: Callable[[str], None]) -> Path:
     return config.run
 
 
-def compare(table: Table, scales: Sequence[float], out: Path, say: Callable[[str], None]) -> None:
-    """Draw every cell; the page and its figures are written anew after every scale."""
-    cells = []
+def compare(
+    table: Table, scales: Sequence[float], out: Path, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Draw every cell; the page and its figures are written anew after every scale. Returns the figures."""
+    cells: list[tuple[Cell, list[Cell]]] = []
+    figures: list[dict[str, Any]] = []
     for scale in scales:
         reference = table.cell(say, sampler="ddpm", guidance=scale)
         rivals = [table.cell(say, guidance=scale, **settings) for settings in RIVALS]
         cells.append((reference, rivals))
         if table.world.main:  # after every scale: the table takes a while
             out.write_text(page(table, cells))
-            write_json(
-                out.with_suffix(".json"), [c.figures() for one, others in cells for c in (one, *others)]
-            )
+            figures = [cell.figures() for one, others in cells for cell in (one, *others)]
+            write_json(out.with_suffix(".json"), figures)
+    return figures
 
 
 def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,8 +87,10 @@ def tied(difference: Mean) -> bool:
     return difference.high >= 0 or difference.mean >= -MARGIN
 
 
-def write(run: Path, table: Table, cells: Sequence[Cell], tried: Sequence[Cell], chosen: Cell) -> None:
-    """sweep.json, the pictures and the recommendation, into the run folder."""
+def write(
+    run: Path, table: Table, cells: Sequence[Cell], tried: Sequence[Cell], chosen: Cell
+) -> dict[str, Any]:
+    """sweep.json, the pictures and the recommendation, into the run folder; returns what sweep.json has."""
     settings = {
         "sampler": chosen.sampling.sampler,
         "steps": chosen.sampling.steps,
@@ -109,3 +112,4 @@ def write(run: Path, table: Table, cells: Sequence[Cell], tried: Sequence[Cell],
     evidence = {**settings, "step": table.model.step, "fidelity": chosen.scores.mean.as_dict()}
     write_json(run / RECOMMENDED, evidence)
     print(f"recommended: {settings}, written to {run / RECOMMENDED}; pictures: {run / 'sweep.html'}")
+    return record

@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assumed, settings
+from diffbase import cli
+from diffcore.memory.commands import flags
+from diffcore.memory.commands.flags import gigabytes, outside, say_assumed, settings
+
+PROG = "python -m diffcore.memory fit"
 
 
-def fit(argv: Sequence[str]) -> None:
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags; others override the config."""
+    parser = flags.parser(prog, "The largest micro batch of a card, and what makes a wanted one fit.")
+    card = "what the card is sold with, 24GB, or its name, RTX4090"
+    parser.add_argument("--gpu", type=gigabytes, required=True, help=card)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Print the largest micro batch of a card, and what makes a wanted one fit."""
-    flags = parser("fit", "The largest micro batch of a card, and what makes a wanted one fit.")
-    flags.add_argument("--gpu", type=gigabytes, required=True, help="what the card is sold with: 24GB")
-    given, config = settings(flags, argv)
+    given, config = settings(parser(prog), argv)
 
     from diffcore.memory import advise, tables
     from diffcore.memory.calibration import capacity
 
     room, planner = capacity(given.gpu), advise.Planner(config, outside=outside(given.calibration))
     say_assumed(planner.data.assumed)
-    micro = config.batch.split(given.world)[0]
-    tables.print_fit(
-        planner.largest(config, given.world, room),
-        micro,
-        planner.plan(config, given.world).smi,
-        room,
-        advise.remedies(planner, config, given.world, room),
-        [
-            (change, planner.plan(changed, given.world).smi, planner.largest(changed, given.world, room))
-            for change, changed in planner.changes(given.world)
-        ],
-    )
+    micro, have = config.batch.split(given.world)[0], planner.plan(config, given.world).smi
+    largest = planner.largest(config, given.world, room)
+    steps = advise.remedies(planner, config, given.world, room)
+    alone = [
+        (change, planner.plan(changed, given.world).smi, planner.largest(changed, given.world, room))
+        for change, changed in planner.changes(given.world)
+    ]
+    with cli.answer(given) as give:
+        tables.print_fit(largest, micro, have, room, steps, alone)
+        give(
+            {
+                "room_bytes": room,
+                "largest_micro_batch": largest,
+                "micro_batch": micro,
+                "planned_bytes": have,
+                "fits": have <= room,
+                "changes": [
+                    {"setting": change.setting, "planned_bytes": smi, "largest_micro_batch": most}
+                    for change, smi, most in alone
+                ],
+                "together": [asdict(step) for step in steps],
+            }
+        )

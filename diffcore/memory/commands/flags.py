@@ -21,32 +21,42 @@ if TYPE_CHECKING:
 
 
 def gigabytes(text: str) -> float:
-    """``24GB``, ``24G`` or ``24`` as a number of GB; argparse's error for anything else."""
+    """``24GB``, ``24G``, ``24`` or a card's name as a number of GB; argparse's error for anything else."""
+    from diffcore.memory.calibration import CARDS, card
+
+    if (known := card(text)) is not None:
+        return known
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text, re.IGNORECASE)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size of memory; write it as 24GB")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size of memory; write it as 24GB, or name a card: {', '.join(CARDS)}"
+        )
     return float(match[1])
 
 
-def parser(command: str, words: str) -> cli.Parser:
-    """The parser of a command on a config: its file, and the settings of the engine as flags."""
-    parser = cli.Parser(prog=f"python -m diffcore.memory {command}", description=words, allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML of the run")
+def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
+    """The parser of a command on a config: its file, and the settings of the engine as flags.
+
+    ``planned``: for any number of ranks and any card, not for those that run it.
+    """
+    parser = cli.Parser(prog=prog, description=words, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=configure.WHICH)
     parser.add_argument("--zero", type=int, choices=range(4), help="ZeRO stage")
     parser.add_argument("--micro-batch", type=int, help="samples per forward pass on one rank")
-    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], help="compute precision")
+    parser.add_argument("--precision", "--dtype", choices=["fp32", "bf16", "fp16"], help="compute precision")
     parser.add_argument("--checkpointing", choices=["none", "selective", "full"])
     parser.add_argument("--offload", choices=list(OFFLOADS))
+    if planned:
+        parser.add_argument("--world", type=int, default=1, help="number of ranks")
+        parser.add_argument("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
+    cli.add_answer(parser)
     return parser
 
 
 def settings(
-    parser: cli.Parser, argv: Sequence[str], planned: bool = True
+    parser: cli.Parser, argv: Sequence[str] | None, planned: bool = True
 ) -> tuple[argparse.Namespace, Config]:
     """The command's flags, and the config with them and the dotted overrides in it."""
-    if planned:
-        parser.add_argument("--world", type=int, default=1, help="number of ranks")
-        parser.add_argument("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
     given, rest = parser.parse_known_args(argv)
 
     ranks = given.world if planned else int(os.environ.get("WORLD_SIZE", 1))
@@ -57,7 +67,7 @@ def settings(
         name: value
         for name, value in {
             "zero": given.zero,
-            "precision": given.dtype,
+            "precision": given.precision,
             "checkpointing": given.checkpointing,
             "offload": given.offload,
         }.items()

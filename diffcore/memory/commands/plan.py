@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase import cli
 from diffbase.cli import InputError
-from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assumed, settings
+from diffcore.memory.commands import flags
+from diffcore.memory.commands.flags import gigabytes, outside, say_assumed, settings
+
+PROG = "python -m diffcore.memory plan"
+OWN = ("rank", "world", "device", "gpu", "check", "out")
+"""Flags that --table has no use for."""
 
 
-def plan(argv: Sequence[str]) -> None:
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags; others override the config."""
+    parser = flags.parser(prog, "What a run will take on a rank, at four moments of a step.")
+    add = parser.add_argument
+    add("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
+    add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
+    card = "what the card is sold with, 24GB, or its name, RTX4090"
+    add("--gpu", "--gpu-memory", type=gigabytes, help=card)
+    add("--check", action="store_true", help="say in one line whether it fits --gpu")
+    add("--table", action="store_true", help="every stage, precision, checkpointing, world")
+    add("--out", type=Path, help="folder for anatomy.json and report.html")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Print the plan of a rank, a table of plans or whether one fits a card (InputError if not)."""
-    flags = parser("plan", "What a run will take on a rank, at four moments of a step.")
-    flags.add_argument("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
-    flags.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
-    flags.add_argument("--gpu-memory", type=gigabytes, help="what the card is sold with, such as 24GB")
-    flags.add_argument("--check", action="store_true", help="say in one line whether it fits --gpu-memory")
-    flags.add_argument("--table", action="store_true", help="every stage, precision, checkpointing, world")
-    flags.add_argument("--out", type=Path, help="folder for anatomy.json and report.html")
-    given, config = settings(flags, argv)
+    known = parser(prog)
+    given, config = settings(known, argv)
 
     from diffcore.memory import advise, report, tables
     from diffcore.memory.calibration import capacity
@@ -26,25 +40,32 @@ def plan(argv: Sequence[str]) -> None:
     if not 0 <= given.rank < given.world:
         raise InputError(f"--rank {given.rank} is not one of {given.world} ranks")
     planner = advise.Planner(config, device=given.device, outside=outside(given.calibration))
+    room = capacity(given.gpu) if given.gpu else None
     if given.table:
-        for flag in ("rank", "world", "device", "gpu_memory", "check", "out"):
-            if getattr(given, flag) != flags.get_default(flag):
-                raise InputError(f"--{flag.replace('_', '-')} does not go with --table, which has its own")
+        for flag in OWN:
+            if getattr(given, flag) != known.get_default(flag):
+                raise InputError(f"--{flag} does not go with --table, which has its own")
         say_assumed(planner.data.assumed)
-        tables.print_table(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
+        with cli.answer(given) as give:
+            rows = list(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
+            tables.print_table(rows)
+            give(rows)
         return
     planned = planner.plan(config, given.world, given.rank)
-    room = capacity(given.gpu_memory) if given.gpu_memory else None
     if given.check:
         if room is None:
-            raise InputError("--check needs --gpu-memory, such as 80GB")
+            raise InputError("--check needs --gpu, such as 80GB")
         if planned.smi > room:
             raise InputError(advise.does_not_fit(planner, config, given.world, planned.smi, room))
         say_assumed(planner.data.assumed)
-        print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
+        with cli.answer(given) as give:
+            print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
+            give({"fits": True, "planned_bytes": planned.smi, "room_bytes": room})
         return
     advice = advise.words(planner, config, given.world, room) if given.device == "cuda" else []
     anatomy = report.planned(config, [planned], advice)
-    tables.show(anatomy)
-    if given.out:
-        print(f"report: {report.save(given.out, anatomy)}")
+    with cli.answer(given) as give:
+        tables.show(anatomy)
+        if given.out:
+            print(f"report: {report.save(given.out, anatomy)}")
+        give(anatomy)

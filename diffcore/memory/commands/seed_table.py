@@ -7,12 +7,19 @@ from pathlib import Path
 
 from diffbase import cli
 
+PROG = "python -m diffcore.memory seed-table"
 
-def seed_table(argv: Sequence[str]) -> None:
-    """Write docs/seed-memory.md, or what ``--out`` names, and print its path."""
-    parser = cli.Parser(prog="python -m diffcore.memory seed-table", description="Write docs/seed-memory.md.")
+
+def parser(prog: str = PROG) -> cli.Parser:
+    """The command's flags."""
+    parser = cli.Parser(prog=prog, description="Write docs/seed-memory.md.")
     parser.add_argument("--out", type=Path, default=Path("docs/seed-memory.md"))
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """Write docs/seed-memory.md, or what ``--out`` names, and print its path."""
+    given = parser(prog).parse_args(argv)
 
     from diffcore.memory.seed_table import write
 

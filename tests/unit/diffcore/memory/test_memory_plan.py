@@ -266,10 +266,10 @@ def test_gloo_scatters_a_copy(traced: Trace) -> None:
         (["nothing"], "unknown command 'nothing'"),
         (["plan", "--config", "CONFIG", "--world", "0"], "at least 1"),
         (["plan", "--config", "CONFIG", "--rank", "1"], "--rank 1"),
-        (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu-memory"),
+        (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu,"),
         (
             ["plan", "--config", "CONFIG", "--table", "--gpu-memory", "24"],
-            "--gpu-memory does not go with --table",
+            "--gpu does not go with --table",
         ),
         (["plan", "--config", "CONFIG", "--calibration", "24GB"], "no GPU of that name was measured"),
         (["plan", "--config", "CONFIG", "--gpu-memory", "big"], "write it as 24GB"),
