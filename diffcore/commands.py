@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "diffcore.train", "train a config (deepspeed diffcore/train.py: on all GPUs)", "script"
         ),
         "submit": Command("launch.submit", "put a run on a Slurm cluster, or start it on this machine"),
-        "jobs": Command("launch.jobs", "list, status, logs, cancel, goodput: what became of submitted runs"),
+        "jobs": Command("launch.jobs", "list, status, logs, cancel, goodput: what became of jobs"),
     },
     "Drawing": {
         "sample": Command("diffcore.sample", "draw images with the attributes that are asked for"),
