@@ -27,8 +27,8 @@ demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
 	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64
 	deepspeed $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
-	python -m diffcore.sample --run $(RUN) --set hair_color=3 --set glasses=11 --out $(RUN)/samples/asked.png
-	python -m diffcore.evaluation.colors --run $(RUN) --samples 256
+	python -m diffcore.sample $(RUN) --set hair_color=3 --set glasses=11 --out $(RUN)/samples/asked.png
+	python -m diffcore.evaluation.colors $(RUN) --samples 256
 	cat $(RUN)/memory.txt
 	python -m diffcore.summary $(RUN)
 
@@ -54,7 +54,7 @@ lint: .venv/installed-test
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml | .venv/bin/python
-	pip install --quiet --disable-pip-version-check -e .
+	pip install --quiet --disable-pip-version-check -e ".[all]"
 	touch $@
 
 .venv/installed-test: pyproject.toml | .venv/bin/python

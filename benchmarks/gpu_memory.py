@@ -29,17 +29,17 @@ LIMIT = 540.0
 """Seconds after which no further cell is begun."""
 AVATAR, DDPM, DIFFUSERS = (f"configs/{name}.yaml" for name in ("avatar", "ddpm-cifar10", "diffusers-32"))
 CELLS: list[tuple[str, str]] = [
-    (AVATAR, "--zero 0 --dtype fp32 --micro-batch 128"),
-    (AVATAR, "--zero 0 --dtype fp32 --micro-batch 128 --checkpointing full"),
-    (AVATAR, "--zero 1 --dtype bf16 --micro-batch 128"),
-    (AVATAR, "--zero 0 --dtype bf16 --micro-batch 128"),
-    (AVATAR, "--zero 2 --dtype bf16 --micro-batch 64 --checkpointing selective"),
-    (AVATAR, "--zero 3 --dtype bf16 --micro-batch 64"),
-    (AVATAR, "--zero 2 --dtype bf16 --micro-batch 64 --offload optimizer"),
-    (DDPM, "--zero 1 --dtype bf16 --micro-batch 64"),
-    (DDPM, "--zero 0 --dtype fp32 --micro-batch 32"),
-    (DIFFUSERS, "--zero 1 --dtype bf16 --micro-batch 16"),
-    (DIFFUSERS, "--zero 2 --dtype bf16 --micro-batch 16 --checkpointing full"),
+    (AVATAR, "--zero 0 --precision fp32 --micro-batch 128"),
+    (AVATAR, "--zero 0 --precision fp32 --micro-batch 128 --checkpointing full"),
+    (AVATAR, "--zero 1 --precision bf16 --micro-batch 128"),
+    (AVATAR, "--zero 0 --precision bf16 --micro-batch 128"),
+    (AVATAR, "--zero 2 --precision bf16 --micro-batch 64 --checkpointing selective"),
+    (AVATAR, "--zero 3 --precision bf16 --micro-batch 64"),
+    (AVATAR, "--zero 2 --precision bf16 --micro-batch 64 --offload optimizer"),
+    (DDPM, "--zero 1 --precision bf16 --micro-batch 64"),
+    (DDPM, "--zero 0 --precision fp32 --micro-batch 32"),
+    (DIFFUSERS, "--zero 1 --precision bf16 --micro-batch 16"),
+    (DIFFUSERS, "--zero 2 --precision bf16 --micro-batch 16 --checkpointing full"),
 ]
 SMALL = [
     ("configs/demo.yaml", "--zero 0 --micro-batch 4"),

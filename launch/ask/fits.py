@@ -52,7 +52,7 @@ def plan(config: Config, world: int, gigabytes: float) -> tuple[int, str]:
         path = Path(folder) / "config.yaml"
         path.write_text(config.to_yaml())
         command = [sys.executable, "-m", "diffcore.memory", "plan", "--config", str(path), "--check"]
-        size = ["--world", str(world), "--gpu-memory", f"{gigabytes:g}GB"]
+        size = ["--world", str(world), "--gpu", f"{gigabytes:g}GB"]
         # fmt: off
         try:
             done = subprocess.run(
