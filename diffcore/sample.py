@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from diffcore.runs.model import load_model
 
     kinds = ("raw", "ema") if a.compare else (a.weights,)
-    models = {weights: load_model(a.run, weights, a.checkpoint) for weights in kinds}
+    models = {weights: load_model(a.run, weights=weights, checkpoint=a.checkpoint) for weights in kinds}
     model = models[a.weights]
     sampling = sampling_of(model.config, a)
     wanted = parse_wanted(a.set, model.schema)
@@ -55,10 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check(a: argparse.Namespace) -> None:
-    if a.out.suffix.lower() != ".png":
-        raise InputError(f"--out {a.out}: the grid is a PNG; give a name that ends in .png")
-    if not a.out.parent.is_dir():
-        raise InputError(f"--out {a.out}: folder {a.out.parent} does not exist")
+    from diffbase.page.pictures import check_png
+
+    check_png(a.out)
     if a.out.resolve().parent == a.run.resolve():
         raise InputError(f"--out {a.out}: its JSON could replace one of the run's; use another folder")
     check_seed(a.seed)

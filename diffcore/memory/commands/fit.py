@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, parser, say_assumed, settings
 
 
 def fit(argv: Sequence[str]) -> None:
@@ -14,9 +14,9 @@ def fit(argv: Sequence[str]) -> None:
     given, config = settings(flags, argv)
 
     from diffcore.memory import advise, tables
-    from diffcore.memory.calibration import capacity
+    from diffcore.memory.calibration import calibration_named, capacity
 
-    room, planner = capacity(given.gpu), advise.Planner(config, outside=outside(given.calibration))
+    room, planner = capacity(given.gpu), advise.Planner(config, outside=calibration_named(given.calibration))
     say_assumed(planner.data.assumed)
     micro = config.batch.split(given.world)[0]
     tables.print_fit(

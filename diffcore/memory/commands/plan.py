@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError
-from diffcore.memory.commands.flags import gigabytes, outside, parser, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, parser, say_assumed, settings
 
 
 def plan(argv: Sequence[str]) -> None:
@@ -21,11 +21,9 @@ def plan(argv: Sequence[str]) -> None:
     given, config = settings(flags, argv)
 
     from diffcore.memory import advise, report, tables
-    from diffcore.memory.calibration import capacity
+    from diffcore.memory.calibration import calibration_named, capacity
 
-    if not 0 <= given.rank < given.world:
-        raise InputError(f"--rank {given.rank} is not one of {given.world} ranks")
-    planner = advise.Planner(config, device=given.device, outside=outside(given.calibration))
+    planner = advise.Planner(config, device=given.device, outside=calibration_named(given.calibration))
     if given.table:
         for flag in ("rank", "world", "device", "gpu_memory", "check", "out"):
             if getattr(given, flag) != flags.get_default(flag):
