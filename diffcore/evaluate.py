@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     config_of(a.run)
     with drawing.ranks() as world:
-        model = load_model(a.run, a.weights, a.checkpoint)
+        model = load_model(a.run, weights=a.weights, checkpoint=a.checkpoint)
         judge = judge_of(model, a.judge)
         sampling = sampling_of(model.config, a)
         measured = measure.measure(

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.cli import InputError
 from diffcore.config.samplers import NAMES
-from diffcore.runs.sampling import check_grid, check_seed, parse_wanted, sampling_of
+from diffcore.runs.sampling import check_seed, parse_wanted, sampling_of
 
 PROG = "python -m diffcore.sample"
 
@@ -46,14 +47,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
     a.run = cli.run_of(a)
-    check_grid(a.out, a.run)
-    check_seed(a.seed)
+    _check(a)
 
     from diffcore.runs.grid import write_grid
     from diffcore.runs.model import load_model
 
     kinds = ("raw", "ema") if a.compare else (a.weights,)
-    models = {weights: load_model(a.run, weights, a.checkpoint) for weights in kinds}
+    models = {weights: load_model(a.run, weights=weights, checkpoint=a.checkpoint) for weights in kinds}
     model = models[a.weights]
     sampling = sampling_of(model.config, a)
     wanted = parse_wanted(a.set, model.schema)
@@ -62,9 +62,17 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with cli.answer(a) as give:
         count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
         print(f"{a.out}: {count} images, step {model.step}")
-        give(
-            {"out": a.out, "images": count, "step": model.step, "sampling": sampling.model_dump(mode="json")}
-        )
+        settings = sampling.model_dump(mode="json")
+        give({"out": a.out, "images": count, "step": model.step, "sampling": settings})
+
+
+def _check(a: argparse.Namespace) -> None:
+    from diffbase.page.pictures import check_png
+
+    check_png(a.out)
+    if a.out.resolve().parent == a.run.resolve():
+        raise InputError(f"--out {a.out}: its JSON could replace one of the run's; use another folder")
+    check_seed(a.seed)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from shards.codec.decode import BadSample, npy_head
 from shards.codec.fast_decode import decoder
 from shards.codec.inflate import crc32
 from shards.order import Extent, Order, ReaderState
+from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder
 from shards.remote.descriptors import Descriptors
 from shards.remote.fetch import is_url
@@ -96,7 +97,8 @@ class ShardReader:
     """One split of a packed folder as an endless stream; see the module's text.
 
     ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), ``tail`` one in
-    ``shards.order.TAILS``, ``batch`` the global batch (only the tail ``drop`` needs it).
+    ``shards.order.TAILS``, ``batch`` the global batch (only the tail ``drop``, ``batches`` and ``epoch`` need
+    it).
 
     ``on_error``: what becomes of a corrupt sample. ``raise``: a CorruptSampleError. ``replace``: the next
     good one of the packed order (after the last comes the first) takes its place, labels and key and all. It
@@ -216,6 +218,29 @@ class ShardReader:
         table = self.split.samples[numbers]
         keys = [key.decode("ascii") for key in table["key"].tolist()]
         return Batch(images, table["labels"].astype(np.int64), np.array(positions, np.int64), keys)
+
+    def batches(
+        self, start: int = 0, stop: int | None = None, *, ahead: int = 2
+    ) -> Generator[Batch, None, None]:
+        """The batches of the steps ``start`` .. ``stop`` - 1, without end where ``stop`` is None.
+
+        Step k has the positions k * G .. (k + 1) * G - 1, G being the reader's ``batch``. A thread reads up
+        to ``ahead`` batches in advance and ends with the generator. Errors are those of ``read``.
+        """
+        size = self._batch()
+        steps = count(start) if stop is None else range(start, stop)
+        return prefetch(self.read, (range(k * size, (k + 1) * size) for k in steps), ahead)
+
+    def epoch(self, number: int = 0, *, ahead: int = 2) -> Generator[Batch, None, None]:
+        """Every sample of an epoch once, in batches of which the last may be smaller; else as ``batches``."""
+        size, end = self._batch(), (number + 1) * self.order.length
+        firsts = range(number * self.order.length, end, size)
+        return prefetch(self.read, (range(at, min(at + size, end)) for at in firsts), ahead)
+
+    def _batch(self) -> int:
+        if self.order.batch is None:
+            raise ValueError("the reader was opened without batch")
+        return self.order.batch
 
     def _read_ahead(self, position: int) -> None:
         """Have what this window and the next need brought near: into the page cache, or the node's cache.

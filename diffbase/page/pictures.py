@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from diffbase.cli import InputError
 from diffbase.files import renamed
+
+COLUMNS = 8
+"""Images in a row of a grid."""
 
 
 def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:
@@ -37,6 +41,28 @@ def with_row_names(tiled_HWC: np.ndarray, names: Sequence[str], size: int = 14) 
     for row, name in enumerate(names):
         pen.text((size // 2, height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
     return np.concatenate([np.asarray(margin), tiled_HWC], axis=1)
+
+
+def save_grid(images_BHWC: np.ndarray, path: Path | str, columns: int = COLUMNS) -> None:
+    """Write images, uint8 [B, H, W, 3], as one PNG, at most ``columns`` of them in a row.
+
+    InputError for anything but such images, another suffix than .png or a folder that is not there.
+    """
+    check_png(path := Path(path))
+    images = np.asarray(images_BHWC)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
+        raise InputError(f"images: expected uint8 [B, H, W, 3], not {images.dtype} {list(images.shape)}")
+    if columns < 1:
+        raise InputError(f"columns {columns}: at least 1")
+    save_png(grid(images, min(columns, len(images))), path)
+
+
+def check_png(path: Path) -> None:
+    """InputError unless ``path`` may become a PNG: its suffix says so, and its folder is there."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: the grid is a PNG; give a name that ends in .png")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: folder {path.parent} does not exist")
 
 
 def save_png(image_HWC: np.ndarray, path: Path) -> None:

@@ -59,8 +59,29 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
 
 def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
     """``config`` with some fields of one section changed, checked as a whole. InputError as in load."""
-    tree = _merged(config.model_dump(), {section: dict(values)})
-    return validated(Config, tree, "")
+    return changed(config, {section: dict(values)})
+
+
+def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """``config`` with nested overrides, checked as a whole. InputError as in load."""
+    return validated(Config, _merged(config.model_dump(), overrides), "")
+
+
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides with dotted or nested keys as nested ones, their relative paths taken from here."""
+    tree = _nested(overrides)
+    _anchor_paths(tree, Config, Path.cwd())
+    return tree
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in overrides.items():
+        part = _nested(value) if isinstance(value, Mapping) else value
+        for name in reversed(str(key).split(".")):
+            part = {name: part}
+        tree = _merged(tree, part)
+    return tree
 
 
 WHICH = "the run's YAML, or a name in configs/"
@@ -75,8 +96,7 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     flags = _parse_flags(argv, prog)
     if flags.config is None:
         raise InputError(f"--config FILE is missing; by name there are {', '.join(config_names())}")
-    _anchor_paths(flags.overrides, Config, Path.cwd())
-    return load(flags.config, flags.overrides)
+    return load(flags.config, nested(flags.overrides))
 
 
 def parser(prog: str | None = None, argv: Sequence[str] = ()) -> Parser:
@@ -144,7 +164,7 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) 
     """Make relative paths absolute, in place: a YAML's from its folder, the command line's from here."""
     for name, field in section.model_fields.items():
         value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str) and Path in kinds and "://" not in value:
+        if isinstance(value, str | Path) and Path in kinds and "://" not in str(value):
             tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
         elif isinstance(value, dict):
             for kind in sections_of(field.annotation):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffbase import malloc
+from diffbase.cli import InputError
 from diffcore.config.precision import DTYPES, Precision
 
 S = TypeVar("S", bound=np.generic)
@@ -38,12 +39,21 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return cast(torch.dtype, getattr(torch, DTYPES[precision]))
 
 
-def one_device() -> torch.device:
-    """The GPU of a process that is alone, or the CPU with malloc set up to keep what steps free."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    malloc.keep_freed()
-    return torch.device("cpu")
+def one_device(wanted: str | torch.device | None = None) -> torch.device:
+    """The device of a process that is alone: the ``wanted`` one, else the GPU, else the CPU.
+
+    For the CPU malloc is set up to keep what steps free. InputError for a device that is not there.
+    """
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(default if wanted is None else wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {wanted}: cannot be used here ({reason})") from error
+    if device.type == "cpu":
+        malloc.keep_freed()
+    return device
 
 
 def is_lost_peer(error: RuntimeError) -> bool:

@@ -83,7 +83,9 @@ class Planner:
         return traces[micro]
 
     def plan(self, config: Config, world: int, rank: int = 0) -> Plan:
-        """The plan of ``rank`` of ``world``, as ``plan.plan`` makes it."""
+        """The plan of ``rank`` of ``world``, as ``plan.plan`` makes it. InputError for another rank."""
+        if not 0 <= rank < world:
+            raise InputError(f"rank {rank} is not one of {world} ranks")
         traced = self.trace(config, config.batch.split(world)[0])
         return plan(config, world, rank, self.device, self.data, traced, self.outside)
 

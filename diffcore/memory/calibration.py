@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from diffbase.cli import InputError
+
 MIB = 2**20
 
 
@@ -77,6 +79,15 @@ def card(text: str) -> float | None:
         return "".join(c for c in name.upper() if c.isalnum())
 
     return {plain(name): float(size) for name, size in CARDS.items()}.get(plain(text))
+
+
+def calibration_named(gpu: str | None) -> Calibration:
+    """The entry of a GPU by its NVML name; None: what is assumed. InputError for a GPU not measured."""
+    known = sorted({name for name, _ in CALIBRATIONS})
+    if gpu is not None and gpu not in known:
+        there = ", ".join(known) or "none yet; benchmarks/gpu_memory.py makes one"
+        raise InputError(f"calibration {gpu}: no GPU of that name was measured; known: {there}")
+    return calibration(gpu)
 
 
 def capacity(gigabytes: float) -> int:

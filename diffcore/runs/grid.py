@@ -31,7 +31,7 @@ def write_grid(
     """
     model, several = rows[0][1], len(rows) > 1
     labels_BA = choose_labels(model.schema, wanted, seed, sampling.count)
-    columns = sampling.count if several else min(8, sampling.count)
+    columns = sampling.count if several else min(pictures.COLUMNS, sampling.count)
     images: list[np.ndarray] = []
     cells: list[dict[str, Any]] = []
     for weights, network, scale in rows:
@@ -40,10 +40,12 @@ def write_grid(
             attributes = {a.name: v for a, v in zip(model.schema, row, strict=True)}
             place = {"row": len(cells) // columns, "column": len(cells) % columns}
             cells.append({**place, "weights": weights, "guidance": scale, "attributes": attributes})
-    tiled = pictures.grid(np.stack(images), columns)
     if several:
-        tiled = pictures.with_row_names(tiled, [f"{w}, guidance {scale:g}" for w, _, scale in rows])
-    pictures.save_png(tiled, out)
+        tiled = pictures.grid(np.stack(images), columns)
+        named = pictures.with_row_names(tiled, [f"{w}, guidance {scale:g}" for w, _, scale in rows])
+        pictures.save_png(named, out)
+    else:
+        pictures.save_grid(np.stack(images), out)
     settings = sampling.model_dump(mode="json", exclude={"every", "guidance"})
     write_json(out.with_suffix(".json"), {**about, "seed": seed, "set": wanted, **settings, "cells": cells})
     return len(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,48 @@ RECOMMENDED = "sampling.json"
 
 def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[str, int]:
     """``name=value`` strings -> {name: value}. InputError with what is allowed."""
-    variants = {a.name: a.variants for a in schema}
-    wanted = {}
+    wanted: dict[str, int] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
-        if name not in variants:
-            raise InputError(f"--set {setting}: unknown attribute {name!r}; allowed: {', '.join(variants)}")
-        if not value.isascii() or not value.isdigit() or int(value) >= variants[name]:
-            raise InputError(f"--set {setting}: {name} must be a whole number, 0 to {variants[name] - 1}")
-        wanted[name] = int(value)
+        number = int(value) if value.isascii() and value.isdigit() else value
+        try:
+            wanted |= check_labels({name: number}, schema)
+        except InputError as error:
+            raise InputError(f"--set {setting}: {error}") from None
     return wanted
 
 
+def check_labels(labels: Mapping[str, Any], schema: Sequence[Attribute]) -> dict[str, int]:
+    """``labels`` by attribute, as plain numbers.
+
+    InputError, with what is allowed, for an unknown attribute or a variant that it does not have.
+    """
+    variants = {a.name: a.variants for a in schema}
+    for name, value in labels.items():
+        if name not in variants:
+            raise InputError(f"unknown attribute {name!r}; allowed: {', '.join(variants) or 'none'}")
+        if not isinstance(value, Integral) or not 0 <= int(value) < variants[name]:
+            raise InputError(f"{name} must be a whole number, 0 to {variants[name] - 1}, not {value!r}")
+    return {name: int(value) for name, value in labels.items()}
+
+
 def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
-    """The run's sampling settings, what a sweep recommended over them, and the command line's over both."""
-    given = {
-        name: value for name in Sampling.model_fields if (value := getattr(arguments, name, None)) is not None
-    }
-    return configure.replace(config, "sampling", {**recommended(arguments.run, given), **given}).sampling
+    """``sampling_with`` the command line's settings."""
+    return sampling_with(config, arguments.run, vars(arguments))
+
+
+def sampling_with(config: Config, run: Path, given: Mapping[str, Any]) -> Sampling:
+    """The run's sampling settings, what a sweep recommended over them, and over both what is ``given``.
+
+    What is None, and what is no field of Sampling, is not given. InputError for a value that is not allowed.
+    """
+    wanted = {name: given[name] for name in Sampling.model_fields if given.get(name) is not None}
+    return configure.replace(config, "sampling", {**recommended(run, wanted), **wanted}).sampling
 
 
 def recommended_sampling(config: Config, run: Path) -> Sampling:
     """The run's sampling settings, and over them what a sweep recommended."""
-    return configure.replace(config, "sampling", recommended(run)).sampling
+    return sampling_with(config, run, {})
 
 
 def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -65,15 +85,5 @@ def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[st
 
 def check_seed(seed: int) -> None:
     """InputError for a seed that the random streams do not take."""
-    if not 0 <= seed < 2**63:
-        raise InputError(f"--seed {seed}: allowed are 0 to 2**63 - 1")
-
-
-def check_grid(out: Path, run: Path) -> None:
-    """InputError where a grid and the JSON beside it cannot or must not be written to ``out``."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"--out {out}: the grid is a PNG; give a name that ends in .png")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: folder {out.parent} does not exist")
-    if out.resolve().parent == run.resolve():
-        raise InputError(f"--out {out}: its JSON could replace one of the run's; use another folder")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed}: allowed are whole numbers, 0 to 2**63 - 1")

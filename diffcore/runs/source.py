@@ -72,7 +72,7 @@ def find(path: Path, which: str = "newest") -> Source:
     config = config_of(path)
     if run_of(path) != path or (path / DATA).exists():
         if which != "newest":
-            raise InputError(f"--checkpoint {which}: {path} is one set of weights; give its run folder")
+            raise InputError(f"checkpoint {which}: {path} is one set of weights; give its run folder")
         if (path / DATA).exists():
             return Source(path, config, json.loads((path / DATA).read_text()), _step_of(path / FILES["ema"]))
         if problem := checkpoint.check(path):
@@ -126,7 +126,7 @@ def choose(run: Path, which: str) -> Path:
     elif which.isascii() and which.isdigit():
         folder = checkpoint.folder_at(run, int(which))
     else:
-        raise InputError(f"--checkpoint {which}: allowed are newest, best or a step")
+        raise InputError(f"checkpoint {which}: allowed are newest, best or a step")
     problem = checkpoint.check(folder)
     if problem is not None:
         there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.complete(run)) or "none"

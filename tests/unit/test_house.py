@@ -151,6 +151,8 @@ def test_no_module_shadows_another(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "diffcore",
+        "diffcore.api",
         "diffcore.config.tree",
         "shards.schema",
         "shards.table",

@@ -42,7 +42,7 @@ def measure(
     for before, step in zip([0, *steps], steps, strict=False):
         loss = mean_loss(run, before, step)
         for weights in ("ema", "raw") if raw else ("ema",):
-            model = load_model(run, weights, str(step))
+            model = load_model(run, weights=weights, checkpoint=step)
             images = drawing.draw(model, labels_NA, sampling, seed, drawing.start())
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
             points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from diffbase import cli
 from diffcore.memory.commands import flags
-from diffcore.memory.commands.flags import gigabytes, outside, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
 
 PROG = "python -m diffcore.memory fit"
 
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     given, config = settings(parser(prog), argv)
 
     from diffcore.memory import advise, tables
-    from diffcore.memory.calibration import capacity
+    from diffcore.memory.calibration import calibration_named, capacity
 
-    room, planner = capacity(given.gpu), advise.Planner(config, outside=outside(given.calibration))
+    room, planner = capacity(given.gpu), advise.Planner(config, outside=calibration_named(given.calibration))
     say_assumed(planner.data.assumed)
     micro, have = config.batch.split(given.world)[0], planner.plan(config, given.world).smi
     largest = planner.largest(config, given.world, room)

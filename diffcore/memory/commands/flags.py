@@ -8,16 +8,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffbase import cli
 from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
-
-if TYPE_CHECKING:
-    from diffcore.memory.calibration import Calibration
 
 
 def gigabytes(text: str) -> float:
@@ -88,16 +84,3 @@ def say_assumed(assumed: str) -> None:
     """Print on stderr what a plan assumes of missing shards, if anything."""
     if assumed:
         print(f"note: {assumed}", file=sys.stderr)
-
-
-def outside(gpu: str | None) -> Calibration:
-    """The calibration of a GPU by NVML's name; None: assumed figures. InputError for a GPU not measured."""
-    from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, calibration
-
-    known = sorted({name for name, _ in CALIBRATIONS})
-    if gpu is None:
-        return ASSUMED
-    if gpu not in known:
-        there = ", ".join(known) or "none yet; benchmarks/gpu_memory.py makes one"
-        raise InputError(f"--calibration {gpu}: no GPU of that name was measured; known: {there}")
-    return calibration(gpu)

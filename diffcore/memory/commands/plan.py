@@ -8,7 +8,7 @@ from pathlib import Path
 from diffbase import cli
 from diffbase.cli import InputError
 from diffcore.memory.commands import flags
-from diffcore.memory.commands.flags import gigabytes, outside, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
 
 PROG = "python -m diffcore.memory plan"
 OWN = ("rank", "world", "device", "gpu", "check", "out")
@@ -35,11 +35,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     given, config = settings(known, argv)
 
     from diffcore.memory import advise, report, tables
-    from diffcore.memory.calibration import capacity
+    from diffcore.memory.calibration import calibration_named, capacity
 
-    if not 0 <= given.rank < given.world:
-        raise InputError(f"--rank {given.rank} is not one of {given.world} ranks")
-    planner = advise.Planner(config, device=given.device, outside=outside(given.calibration))
+    planner = advise.Planner(config, device=given.device, outside=calibration_named(given.calibration))
     room = capacity(given.gpu) if given.gpu else None
     if given.table:
         for flag in OWN:

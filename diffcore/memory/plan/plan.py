@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffcore.config.tree import Config
-from diffcore.memory.calibration import ASSUMED, Calibration
+from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.plan.activations import Event, Kind, Trace, trace
 from diffcore.memory.plan.allocator import CachingAllocator
 from diffcore.memory.plan.replay import replay
@@ -110,6 +110,10 @@ class Plan:
             return self.peak.allocated
         nccl = self.outside.nccl if self.world > 1 else 0
         return self.reserved + self.outside.context + self.outside.workspaces + nccl
+
+    def fits(self, gigabytes: float) -> bool:
+        """Whether a card that is sold with so many GB holds it."""
+        return self.smi <= capacity(gigabytes)
 
 
 def plan(

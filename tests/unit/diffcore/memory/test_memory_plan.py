@@ -265,7 +265,7 @@ def test_gloo_scatters_a_copy(traced: Trace) -> None:
     [
         (["nothing"], "unknown command 'nothing'"),
         (["plan", "--config", "CONFIG", "--world", "0"], "at least 1"),
-        (["plan", "--config", "CONFIG", "--rank", "1"], "--rank 1"),
+        (["plan", "--config", "CONFIG", "--rank", "1"], "rank 1 is not one of 1 ranks"),
         (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu,"),
         (
             ["plan", "--config", "CONFIG", "--table", "--gpu-memory", "24"],
