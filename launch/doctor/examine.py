@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -106,7 +107,7 @@ class _Running:
             todo = "something hangs; or give it longer (--patience 60), as where Python lies on a slow disk"
         elif self._code:
             why = f"ended by {_ending(self._code)}"
-            todo = "run it alone to see its last words: python -X faulthandler -m launch.doctor"
+            todo = "python -X faulthandler -c 'import numpy, torch, deepspeed' may say more"
         else:
             return found
         return [*found, _unchecked(self.check, why, todo)]
@@ -128,6 +129,7 @@ def _answer(check: Check, writer: int) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):  # what is imported may print, and the report is all that may be on stdout
             os.dup2(nowhere, stream)
+        sys.stdout = sys.stderr = os.fdopen(nowhere, "w", encoding="utf-8")
         try:
             for finding in check.ask():
                 _say(writer, finding)

@@ -38,7 +38,7 @@ _HOMES = re.compile(
 _ADDRESS = re.compile(
     r"\[?(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}\]?:\d+|\[[0-9a-fA-F]*:[0-9a-fA-F:.]+(?:%\w+)?\](?::\d+)?"
 )
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff]")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[mK]|[\x00-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff]")
 _KEPT = 0xE000  # characters of private use, which no text has by now, stand for what was given
 
 
@@ -81,11 +81,13 @@ class Redaction:
             # As a whole path only: a short word within another path would hide that one from what follows.
             text = re.sub(rf"(?<![\w/.~+-]){re.escape(one)}(?![\w-])", chr(_KEPT + number), text)
         for home in self.homes:
-            text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text)
+            text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text, flags=re.A)
         text = _HOMES.sub("~", text)
         for names, instead in ((self.users, "USER"), (self.hosts, "HOST")):
             for name in names:
-                text = re.sub(rf"(?:(?<![^\W_])|(?<=%2F)){re.escape(name)}(?![^\W_])", instead, text)
+                text = re.sub(
+                    rf"(?:(?<![^\W_])|(?<=%2F)){re.escape(name)}(?![^\W_])", instead, text, flags=re.A
+                )
         text = _ADDRESS.sub("ADDRESS", text)
         for number, one in enumerate(given):
             text = text.replace(chr(_KEPT + number), one)
@@ -102,8 +104,9 @@ class Redaction:
 
 def _one_line(text: str) -> str:
     """Without line breaks and control characters, and no longer than patterns can be looked for in."""
-    text = " ".join(_CONTROL.sub("", text[:READ]).split())
-    return text if len(text) < READ else text.rpartition(" ")[0]  # a secret that was cut is not recognised
+    if len(text) > READ:
+        text = text[:READ].rpartition(" ")[0]  # a secret that was cut would not be recognised
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def _longest_first(texts: Iterable[str]) -> list[str]:
