@@ -18,7 +18,7 @@ NAMED = 5
 """Of the shards that are missing, so many are named."""
 ASKED = 256
 """Of the shards behind a URL, so many are looked for: each is a request."""
-BATCH, SECONDS, THREADS = 64, 1.0, 2
+BATCH, SECONDS, THREADS = 64, 0.5, 2
 """Images of a read, how long reads go on, and threads as data.threads has them."""
 
 

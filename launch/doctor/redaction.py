@@ -17,9 +17,7 @@ from urllib.parse import quote
 HIDDEN = "***"
 LENGTH, READ = 400, 4000
 """Characters of a text that are shown, and that are looked at; an exception's may be pages."""
-SECRET_NAMES = re.compile(
-    r"TOKEN|SECRET|PASS|PASSWD|KEY|CREDENTIAL|AUTH|COOKIE|SIGNATURE|PRIVATE|DSN|SAS", re.I
-)
+SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH|COOKIE|SIGNATURE|PRIVATE|DSN|SAS", re.I)
 """Environment variables whose values are never shown, wherever they turn up."""
 SHORTEST = 6
 """Characters of a secret: shorter values (1, true, basic) are words of every text."""
@@ -77,21 +75,26 @@ class Redaction:
         """``text`` without what is private."""
         text = self._without_secrets(text)
         given = [self._without_secrets(one) for one in self.given]
+        given = [
+            one for one in given if self._without_names(one) != one
+        ]  # /home is public, /home/x below it not
         for number, one in enumerate(given):
             # As a whole path only: a short word within another path would hide that one from what follows.
             text = re.sub(rf"(?<![\w/.~+-]){re.escape(one)}(?![\w-])", chr(_KEPT + number), text)
+        text = self._without_names(text)
+        for number, one in enumerate(given):
+            text = text.replace(chr(_KEPT + number), one)
+        return text if len(text) <= LENGTH else text[: LENGTH - 3] + "..."
+
+    def _without_names(self, text: str) -> str:
         for home in self.homes:
             text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text, flags=re.A)
         text = _HOMES.sub("~", text)
         for names, instead in ((self.users, "USER"), (self.hosts, "HOST")):
             for name in names:
-                text = re.sub(
-                    rf"(?:(?<![^\W_])|(?<=%2F)){re.escape(name)}(?![^\W_])", instead, text, flags=re.A
-                )
-        text = _ADDRESS.sub("ADDRESS", text)
-        for number, one in enumerate(given):
-            text = text.replace(chr(_KEPT + number), one)
-        return text if len(text) <= LENGTH else text[: LENGTH - 3] + "..."
+                whole = rf"(?:(?<![^\W_])|(?<=%2F)){re.escape(name)}(?![^\W_])"
+                text = re.sub(whole, instead, text, flags=re.A)
+        return _ADDRESS.sub("ADDRESS", text)
 
     def _without_secrets(self, text: str) -> str:
         text = _one_line(text)

@@ -74,6 +74,13 @@ def test_what_was_given_is_shown_as_it_was_given() -> None:
     assert clean("no profile 'alice'") == "no profile 'alice'"
 
 
+@pytest.mark.parametrize("given_", ["/home", "/", ".", "/data/people", "home", "people"])
+def test_what_lies_above_a_home_gives_no_home_away(given_: str) -> None:
+    clean = Redaction((given_,), homes=CLEAN.homes, users=CLEAN.users)
+    assert clean("/home/bob/x /data/people/alice/y ./home/bob") == "~/x ~/y .~"
+    assert clean(f"{given_}: full") == f"{given_}: full"
+
+
 def test_credentials_go_even_from_what_was_given() -> None:
     url = "https://bob:pw@node7/x?sig=1"
     clean = Redaction(given=(url, "/x/s3cr3t/value+1"), secrets=CLEAN.secrets, hosts=CLEAN.hosts)
