@@ -28,7 +28,10 @@ def data(place: str) -> Iterator[Finding]:
     try:
         index = _index(place)
     except InputError as error:
-        yield bad(name, str(error), "pack it with python -m shards.pack, or give the folder that it made")
+        todo = "pack it with python -m shards.pack, or give the folder that it made"
+        if is_url(place):
+            todo = "open that address from here by other means; is there a proxy, are there credentials?"
+        yield bad(name, str(error), todo)
         return
     shards = [shard for split in index.splits.values() for shard in split.shards]
     counts = ", ".join(f"{len(split):,} {one}" for one, split in index.splits.items())

@@ -21,6 +21,7 @@ from launch.supervise.child import die_with_parent
 
 REAP = 1.0
 """Seconds that a killed process has to go; one that hangs in the kernel is left to it."""
+NO_PROCESS = -1
 
 
 def examine(waves: Sequence[Sequence[Check]], seconds: float) -> list[Finding]:
@@ -60,12 +61,19 @@ class _Running:
         self.until = time.monotonic() + seconds
         self.reading, self.late = True, False
         self._said = b""
+        self._code: int | None = None
         self._reader, writer = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError as error:  # too many processes: the check of that limit may still find room
+            why = f"no process could be started ({error.strerror})"
+            _say(
+                writer, _unchecked(check, why, "end some of your processes; ulimit -u says how many may run")
+            )
+            self._pid, self._code = NO_PROCESS, 0
         if not self._pid:
             _answer(check, writer)
         os.close(writer)
-        self._code: int | None = None
 
     def fileno(self) -> int:
         return self._reader
@@ -78,6 +86,9 @@ class _Running:
 
     def end(self) -> None:
         """Nothing of it runs afterwards, unless the kernel holds it."""
+        os.close(self._reader)
+        if self._pid == NO_PROCESS:
+            return
         until = time.monotonic() + REAP
         if not (self.late or self.reading):
             self._reap(until)
@@ -86,7 +97,6 @@ class _Running:
                 kill(self._pid, signal.SIGKILL)
                 break
         self._reap(until)
-        os.close(self._reader)
 
     def _reap(self, until: float) -> None:
         while self._code is None:

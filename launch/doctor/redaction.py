@@ -74,7 +74,8 @@ class Redaction:
     def __call__(self, text: str) -> str:
         """``text`` without what is private."""
         text = self._without_secrets(text)
-        given = [self._without_secrets(one) for one in self.given]
+        # Without a URL's query: files of that folder have it behind their names.
+        given = [self._without_secrets(one).removesuffix(f"?{HIDDEN}") for one in self.given]
         given = [
             one for one in given if self._without_names(one) != one
         ]  # /home is public, /home/x below it not

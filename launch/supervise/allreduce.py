@@ -38,8 +38,7 @@ def main() -> None:
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
-    backend = "nccl" if cuda else "gloo"
-    dist.init_process_group(backend)
+    dist.init_process_group("nccl" if cuda else "gloo")
     data = torch.ones((64 if cuda else 4) << 18, device="cuda" if cuda else "cpu")  # 64 or 4 MiB
     place = World(rank, world, local, data.device)
 
@@ -56,7 +55,7 @@ def main() -> None:
             best = min(best, time.perf_counter() - began)
         return data.nbytes / best / 1e9
 
-    result: dict[str, Any] = {"backend": backend, "gbps": speed(None), "pairs": {}}
+    result: dict[str, Any] = {"backend": dist.get_backend(), "gbps": speed(None), "pairs": {}}
     # Each node's first rank, with the next node's.
     names = gather([os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local], place)
     firsts = [(name, i) for i, (name, local_rank) in enumerate(names) if local_rank == 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import signal
@@ -158,6 +159,20 @@ def test_checks_of_a_wave_run_beside_each_other_and_waves_after_each_other(tmp_p
 
     found = examine([[meet("a", "b"), meet("b", "a")], [Check("after", both_are_over)]], 30)
     assert found == [ok("a", "met"), ok("b", "met"), ok("after", "a b")]
+
+
+def test_no_room_for_a_process_is_a_bad_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    forks = iter([True, False, True])
+
+    def fork(real: Callable[[], int] = os.fork) -> int:
+        if not next(forks):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    found = examine([[fine("a"), fine("b"), fine("c")]], 20)
+    assert [(one.name, one.status) for one in found] == [("a", "ok"), ("b", "bad"), ("c", "ok")]
+    assert "no process could be started (Resource temporarily unavailable)" in found[1].found
 
 
 def test_no_process_is_left_when_it_is_interrupted(tmp_path: Path) -> None:

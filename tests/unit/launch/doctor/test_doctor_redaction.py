@@ -87,6 +87,14 @@ def test_credentials_go_even_from_what_was_given() -> None:
     assert clean(f"{url} and /x/s3cr3t/value+1") == f"https://node7/x?{HIDDEN} and /x/{HIDDEN}"
 
 
+def test_files_below_a_url_that_was_given() -> None:
+    clean = Redaction(("https://10.0.0.1:90/alice?sig=1",), users=CLEAN.users)
+    assert clean("https://10.0.0.1:90/alice/index.json?sig=1: HTTP 403") == (
+        f"https://10.0.0.1:90/alice/index.json?{HIDDEN} HTTP 403"
+    )
+    assert clean("https://10.0.0.2:90/alice") == "https://ADDRESS/USER"
+
+
 def test_a_long_text_is_cut_and_not_through_a_secret() -> None:
     shown = CLEAN("x " * 10_000)
     assert len(shown) == LENGTH
