@@ -19,8 +19,8 @@ from pathlib import Path
 from launch.doctor.finding import Check, Finding, bad
 from launch.supervise.child import die_with_parent
 
-REAP = 1.0
-"""Seconds that a killed process has to go; one that hangs in the kernel is left to it."""
+REAP = 5.0
+"""Seconds that a process has to go at its end; one that hangs in the kernel is left to it."""
 NO_PROCESS = -1
 
 
