@@ -29,14 +29,73 @@ class DeviceMemory:
     """What is unknown, and why."""
 
 
+class DriverError(RuntimeError):
+    """There is an NVIDIA driver, and it does not answer."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, or a MIG instance, that CUDA_VISIBLE_DEVICES shows."""
+
+    name: str
+    memory: int
+    """Bytes of all its memory."""
+    divided: bool
+    """Whether it is in MIG mode: a process sees one instance of it."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What NVML says of this machine."""
+
+    driver: str
+    """Its version."""
+    cuda: tuple[int, int]
+    """The newest CUDA that the driver knows."""
+    installed: int
+    """GPUs, shown or not."""
+    gpus: tuple[Gpu, ...]
+    """Those that are shown and answer; what the others have, ``device_problems`` says."""
+
+
+def survey() -> Survey | None:
+    """None where there is no NVIDIA driver. Raises DriverError where there is one that does not answer."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        driver, cuda = pynvml.nvmlSystemGetDriverVersion(), int(pynvml.nvmlSystemGetCudaDriverVersion())
+        installed = int(pynvml.nvmlDeviceGetCount())
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return None
+    except pynvml.NVMLError as error:
+        raise DriverError(str(error)) from error
+    gpus = []
+    for name in shown_devices(installed):
+        with contextlib.suppress(pynvml.NVMLError):
+            gpus.append(_gpu(pynvml, handle_of(pynvml, name)))
+    return Survey(_text(driver), (cuda // 1000, cuda % 1000 // 10), installed, tuple(gpus))
+
+
+def _gpu(pynvml: Any, handle: Any) -> Gpu:
+    divided = False
+    with contextlib.suppress(pynvml.NVMLError):  # a device that cannot be divided
+        divided = bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    return Gpu(_text(pynvml.nvmlDeviceGetName(handle)), int(_memory(pynvml, handle).total), divided)
+
+
+def _text(value: str | bytes) -> str:
+    """Older versions of pynvml answer in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def device_memory(uuid: str) -> DeviceMemory:
     """Of the device with this UUID of torch's. Raises what pynvml raises: no driver, no rights, no device."""
     import pynvml
 
     pynvml.nvmlInit()
     handle, instance = _handle(pynvml, uuid)
-    name = pynvml.nvmlDeviceGetName(handle)
-    name = name.decode() if isinstance(name, bytes) else str(name)
+    name = _text(pynvml.nvmlDeviceGetName(handle))
     memory = _memory(pynvml, handle)
     notes = []
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ SHORT = 10.0
 """The same where the asker is about to be killed; more than Slurm gives."""
 LIVING = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "STOPPED")
 """States of a job that is not over."""
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+"""What submitting, running and following a job needs."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,19 @@ class State:
     restarts: int
     nodes: str
     partition: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition, or those of its nodes that have the same GPUs."""
+
+    name: str
+    default: bool
+    up: bool
+    minutes: int | None
+    """Longest time limit; None: any."""
+    gpus: tuple[str, ...]
+    """Kinds of GPUs of a node, as a job asks for them: ``gpu`` or ``gpu:TYPE``."""
 
 
 def answer(command: Sequence[str], patience: float = PATIENCE) -> str:
@@ -97,3 +113,42 @@ def lost_nodes(text: str) -> list[str]:
         if re.match(r"(down|fail|unk)|.*\*$", state) and name not in lost:
             lost.append(name)
     return lost
+
+
+def missing_commands() -> list[str]:
+    """Those of COMMANDS that are not on the PATH."""
+    return [command for command in COMMANDS if not shutil.which(command)]
+
+
+def partitions(patience: float = SHORT) -> list[Partition]:
+    """What this user may submit to; none where the controller does not answer."""
+    return parse_partitions(answer(["sinfo", "-h", "-o", "%P|%a|%l|%G"], patience))
+
+
+def parse_partitions(text: str) -> list[Partition]:
+    """Lines of ``%P|%a|%l|%G``."""
+    found = []
+    for line in text.splitlines():
+        fields = line.strip().split("|", 3)
+        if len(fields) == 4:
+            name, availability, limit, gres = fields
+            kinds = re.findall(r"(?:^|,)(gpu(?::[A-Za-z][\w.-]*)?)(?=[:(,]|$)", gres)
+            found.append(
+                Partition(
+                    name.removesuffix("*"),
+                    name.endswith("*"),
+                    availability == "up",
+                    minutes_of(limit),
+                    tuple(kinds),
+                )
+            )
+    return found
+
+
+def minutes_of(limit: str) -> int | None:
+    """A time limit as Slurm prints it (``1-12:00:00``, ``30:00``) in whole minutes; None for none."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+    if not found:
+        return None
+    days, hours, minutes = (int(part or 0) for part in found.groups()[:3])
+    return (days * 24 + hours) * 60 + minutes

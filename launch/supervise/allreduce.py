@@ -55,7 +55,7 @@ def main() -> None:
             best = min(best, time.perf_counter() - began)
         return data.nbytes / best / 1e9
 
-    result: dict[str, Any] = {"gbps": speed(None), "pairs": {}}
+    result: dict[str, Any] = {"backend": dist.get_backend(), "gbps": speed(None), "pairs": {}}
     # Each node's first rank, with the next node's.
     names = gather([os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local], place)
     firsts = [(name, i) for i, (name, local_rank) in enumerate(names) if local_rank == 0]

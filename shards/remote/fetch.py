@@ -69,6 +69,17 @@ def address(url: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
 
+def unreachable(url: str) -> str | None:
+    """Why nothing can be read at ``url``, None if something can: one attempt, which reads no byte."""
+    try:
+        with _open(url, 0):
+            return None
+    except InputError as error:
+        return str(error)
+    except _BrokenError as error:
+        return f"{url}: {error}"
+
+
 def fetch_small(url: str, cap: int) -> bytes:
     """The whole of a file of at most ``cap`` bytes. InputError and TimeoutError as ``Cache.open``."""
 

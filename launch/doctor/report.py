@@ -1,0 +1,49 @@
+"""The report: lines for people and for bug reports, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+from launch.doctor.finding import STATUSES, Finding, worst
+
+VERSION = 1
+"""Of the JSON."""
+
+
+def cleaned(findings: Sequence[Finding], clean: Callable[[str], str]) -> list[Finding]:
+    """The same, each text passed through ``clean``."""
+    return [
+        replace(one, found=clean(one.found), todo=None if one.todo is None else clean(one.todo))
+        for one in findings
+    ]
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """``{"checks": [{"found", "name", "status", "todo"}], "status", "version"}``, all ASCII."""
+    checks = [asdict(finding) for finding in findings]
+    return json.dumps(
+        {"version": VERSION, "checks": checks, "status": worst(findings)}, indent=1, sort_keys=True
+    )
+
+
+def as_text(findings: Sequence[Finding]) -> str:
+    """A line for each finding, one below it for what to do, and a last one that counts them."""
+    width = max((len(finding.name) for finding in findings), default=0)
+    lines = []
+    for one in findings:
+        lines.append(f"{one.status:4}  {one.name:{width}}  {one.found}")
+        if one.todo:
+            lines.append(f"{'':4}  {'':{width}}  -> {one.todo}")
+    counts = Counter(finding.status for finding in findings)
+    lines.append(f"{len(findings)} checks: " + ", ".join(f"{counts[status]} {status}" for status in STATUSES))
+    return "\n".join(lines)
+
+
+def show(text: str) -> None:
+    """On stdout, whatever its encoding can hold."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
