@@ -15,6 +15,7 @@ from diffbase import cli
 from diffbase.version import VERSION
 from diffcore import __main__ as door
 from diffcore.commands import COMMANDS
+from diffcore.memory import advise
 from tests.unit.test_house import COMMANDS as FILES
 from tests.unit.test_house import REPOSITORY, name
 
@@ -160,9 +161,6 @@ def test_an_error_is_said_though_it_is_quiet(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "error: bad\n")
 
 
-SMALL = ["--config", "demo", "--model.channels", "8,16", "--model.attention_levels", "1"]
-
-
 @pytest.mark.parametrize(
     ("command", "words", "keys"),
     [
@@ -177,7 +175,9 @@ def test_json_is_all_that_is_printed(
     keys: set[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    memory_config: Path,
 ) -> None:
-    monkeypatch.setattr("diffcore.memory.advise.MOST", 2)  # a search among fewer
-    door.main([command, *SMALL, *words, "--json"])
+    monkeypatch.setattr("diffcore.memory.advise.MOST", 2)  # a search among fewer, for the sake of time
+    monkeypatch.setattr("diffcore.memory.advise.CHANGES", advise.CHANGES[:2])
+    door.main([command, "--config", str(memory_config), *words, "--json"])
     assert keys <= json.loads(capsys.readouterr().out).keys()
