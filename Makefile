@@ -48,17 +48,21 @@ lint: .venv/installed-test
 	ruff format --check .
 	mypy
 
-# Python packages: once, and again when pyproject.toml changes.
+# Python packages: once, and again when pyproject.toml or constraints.txt changes. CONSTRAINTS= takes the newest
+# that pyproject.toml allows.
+CONSTRAINTS := -c constraints.txt
+INSTALL = pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+
 .venv/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
-	pip install --quiet --disable-pip-version-check -e ".[all]"
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e ".[all]"
 	touch $@
 
-.venv/installed-test: pyproject.toml | .venv/bin/python
-	pip install --quiet --disable-pip-version-check -e ".[test,dev]"
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e ".[test,dev]"
 	touch .venv/installed $@
 
 # In a container or CI (root, Debian's apt, no systemd) missing system packages are installed; on a person's

@@ -48,6 +48,11 @@ def config_names() -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def config_hint() -> str:
+    """The names for a message: those of the experiments are left out."""
+    return "by name there are " + ", ".join(name for name in config_names() if "/" not in name)
+
+
 def find_config(path: Path) -> Path:
     """The file that ``--config`` means: ``path`` itself, else the shipped one of that name.
 

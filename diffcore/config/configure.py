@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
 from diffbase.explain import kinds_of, sections_of, validated
-from diffbase.shipped import anchor, config_names, find_config
+from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config.tree import Config
 
 
@@ -42,7 +42,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
 def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """A YAML's tree over the one that it extends; ``above`` are the files that led here."""
     missing = f"no such config file ({above[-1]} extends it)" if above else "no such config file"
-    tree = yaml_file.read(path, f"{missing}; by name there are {', '.join(config_names())}")
+    tree = yaml_file.read(path, f"{missing}; {config_hint()}")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
     _anchor_paths(tree, Config, anchor(path))
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     """
     flags = _parse_flags(argv, prog)
     if flags.config is None:
-        raise InputError(f"--config FILE is missing; by name there are {', '.join(config_names())}")
+        raise InputError(f"--config FILE is missing; {config_hint()}")
     return load(flags.config, nested(flags.overrides))
 
 
