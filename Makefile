@@ -54,7 +54,7 @@ CONSTRAINTS := -c constraints.txt
 INSTALL = pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
 .venv/bin/python:
-	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'Python 3.11 to 3.13 is needed; try make PYTHON=python3.12')"
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and 'Python 3.11 to 3.14 is needed; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
