@@ -36,6 +36,7 @@ test: .venv/installed-test system-check test-check slurm-check
 	ruff check .
 	ruff format --check .
 	mypy
+	if command -v hadolint >/dev/null; then hadolint containers/Containerfile; fi
 	$(UNIT)
 	pytest tests/integration
 	$(OLD_CPU) pytest -m numeric tests
@@ -47,6 +48,7 @@ lint: .venv/installed-test
 	ruff check .
 	ruff format --check .
 	mypy
+	if command -v hadolint >/dev/null; then hadolint containers/Containerfile; fi
 
 # Python packages: once, and again when pyproject.toml or constraints.txt changes. CONSTRAINTS= takes the newest
 # that pyproject.toml allows.
