@@ -9,8 +9,9 @@ The pipeline, and who may rely on what:
    k * G to (k + 1) * G - 1; how they are dealt to ranks, workers and micro batches is the caller's choice
    and cannot change what the global batch holds.
 3. A position becomes a sample number, and the index tells its labels, shard, offset and size. The images that
-   a batch needs are read by position, neighbours in one read. Nothing that goes before is read, and nothing
-   is extracted. (The shards' own label members are for other readers and for ``shards.verify``.)
+   a batch needs are read by position, neighbours in one read (``shards.images``). Nothing that goes before is
+   read, and nothing is extracted. (The shards' own label members are for other readers and for
+   ``shards.verify``.)
 4. Checksum, size and image dimensions are checked; a bad sample is a CorruptSampleError that names shard and
    key, or is replaced by a fixed rule. Nothing is unpickled.
 5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
@@ -22,7 +23,7 @@ folder, split, seed, order and tail (and batch, for the tail ``drop``) give the 
 any world size, whether or not anything was read before.
 
 Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
-RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most OPEN_SHARDS.
+images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS.
 
 Needs numpy and Pillow, not torch.
 """
@@ -34,11 +35,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count, groupby
-from operator import itemgetter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +45,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffbase.cli import InputError
-from shards.codec.decode import BadSample, npy_head
-from shards.codec.fast_decode import decoder
-from shards.codec.inflate import crc32
+from shards.codec.decode import BadSample
+from shards.images import SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder
-from shards.remote.descriptors import Descriptors
 from shards.remote.fetch import is_url
 from shards.schema import Attribute
 from shards.table import Index
 
-OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
-OPEN_REMOTE = 32  # of cached shards: two windows of the order ``shards``; the cache cannot drop an open one
-GAP = 4096  # bytes between two members that are read along rather than skipped: less than a seek costs
-RUN_CAP = 1 << 20  # bytes of one read
 REPLACEMENT_TRIES = 16
 ON_ERROR = ("raise", "replace")
-TRUNCATED = "the shard ends before it does (truncated)"
-DAMAGED = "damaged (its checksum differs from the index's)"
 Positions = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -151,12 +142,10 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._decode = decoder(self.index.header.preprocessing.encoding)
-        self._files = Descriptors(self._open, OPEN_REMOTE if self._remote else OPEN_SHARDS)
+        self._images = SplitImages(self.index, self.split, self._remote, threads)
         self._lock = threading.Lock()
         self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
         self._closed = False
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
@@ -212,7 +201,7 @@ class ShardReader:
         if self.replaced:
             numbers = np.array([self.replaced.get(n, n) for n in numbers.tolist()], np.int64)
         images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
-        bad = self._fill_all(numbers, images)
+        bad = self._images.fill(numbers, images)
         for i in sorted(bad):
             numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1])
         table = self.split.samples[numbers]
@@ -262,27 +251,9 @@ class ShardReader:
                 if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
                     wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
-                self._advise(numbers)
+                self._images.advise(numbers)
         if wanted:
             threading.Thread(target=self._fetch, args=(wanted,), name="shards-fetch", daemon=True).start()
-
-    def _advise(self, numbers: NDArray[np.int64]) -> None:
-        """Tell the system which runs of the samples ``numbers``, in ascending order, will be read."""
-        shards = self.split.shard_of(numbers)
-        cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
-        for run in np.split(np.arange(len(numbers)), cuts):
-            first, last = self.split.samples[numbers[run[[0, -1]]]]
-            shard, start = int(shards[run[0]]), int(first["image_offset"])
-            length = int(last["image_offset"]) + int(last["image_bytes"]) - start
-            try:
-                descriptor = self._files.acquire(shard)
-            except BadSample:  # reported when one of its samples is read
-                continue
-            try:
-                if length > 0:  # else an index in another order than the shard's
-                    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
-            finally:
-                self._files.release(shard)
 
     def _fetch(self, shards: list[int]) -> None:
         """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
@@ -294,123 +265,6 @@ class ShardReader:
             with suppress(InputError, OSError):
                 os.close(self._remote.open(self.split.shards[shard], lambda: 0))
 
-    def _fill_all(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
-        """Fill rows of ``images`` with those of the samples ``numbers``; tells what is bad."""
-        rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
-        if self.threads == 1 or len(rows) < 2:
-            return self._fill(numbers, rows, images)
-        portions = np.array_split(rows, min(self.threads, len(rows)))
-        tasks = [self._threads().submit(self._fill, numbers, p, images) for p in portions[1:]]
-        bad: dict[int, BadSample] = {}
-        try:
-            bad.update(self._fill(numbers, portions[0], images))  # this thread is one of them
-        finally:
-            for task in tasks:  # to the end, whatever happens: they write into the arrays
-                task.exception()
-        for task in tasks:
-            bad.update(task.result())
-        return bad
-
-    def _fill(
-        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
-    ) -> dict[int, BadSample]:
-        bad: dict[int, BadSample] = {}
-        if not len(rows):
-            return bad
-        mine = numbers[rows]
-        table = self.split.samples[mine]
-        shards, starts = self.split.shard_of(mine), table["image_offset"]
-        ends = starts + table["image_bytes"]
-        # One read for neighbours: the next image of the same shard begins soon after the end of this one.
-        gaps = starts[1:] - ends[:-1]
-        cuts = (shards[1:] != shards[:-1]) | (gaps < 0) | (gaps > GAP)
-        firsts = [0, *(np.flatnonzero(cuts) + 1).tolist()]
-        of_run = shards[firsts].tolist()
-        runs = zip(of_run, firsts, [*firsts[1:], len(rows)], strict=True)
-        samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
-        raw = self.index.header.preprocessing.encoding == "npy"
-        fill = self._fill_raw if raw else self._fill_run
-        for shard, some in groupby(runs, itemgetter(0)):
-            try:
-                descriptor = self._files.acquire(shard)
-            except BadSample as error:
-                bad.update((sample[0], error) for _, first, last in some for sample in samples[first:last])
-                continue
-            try:
-                for _, first, last in some:
-                    try:
-                        fill(descriptor, samples[first:last], images, bad)
-                    except OSError:
-                        for sample in samples[first:last]:  # one by one, to know which of them
-                            try:
-                                fill(descriptor, [sample], images, bad)
-                            except OSError as error:
-                                bad[sample[0]] = BadSample(f"cannot be read ({error.strerror})")
-            finally:
-                self._files.release(shard)
-        return bad
-
-    def _fill_run(
-        self,
-        descriptor: int,
-        samples: list[tuple[int, int, int, int]],
-        images: NDArray[np.uint8],
-        bad: dict[int, BadSample],
-    ) -> None:
-        """Fill ``images`` with neighbours in a shard, each given as row, start, end and checksum.
-
-        Tells in ``bad`` which are damaged; OSError where the disk cannot read some of them.
-        """
-        start, end = samples[0][1], samples[-1][2]
-        if end - start > RUN_CAP and len(samples) > 1:
-            half = len(samples) // 2
-            self._fill_run(descriptor, samples[:half], images, bad)
-            self._fill_run(descriptor, samples[half:], images, bad)
-            return
-        run = os.pread(descriptor, end - start, start)  # less at the shard's end
-        checksum = crc32()
-        for row, at, end, crc in samples:
-            image = run[at - start : end - start]
-            try:
-                if len(image) != end - at:
-                    raise BadSample(TRUNCATED)
-                if checksum(image) != crc:
-                    raise BadSample(DAMAGED)
-                self._decode(image, images[row])
-            except BadSample as error:
-                bad[row] = error
-
-    def _fill_raw(
-        self,
-        descriptor: int,
-        samples: list[tuple[int, int, int, int]],
-        images: NDArray[np.uint8],
-        bad: dict[int, BadSample],
-    ) -> None:
-        """``_fill_run`` for raw pixels: they are read where they belong, without a copy."""
-        expected = npy_head(*images.shape[1:])
-        head, checksum = bytearray(len(expected)), crc32()
-        for row, start, end, crc in samples:
-            image = images[row]
-            if end - start != len(head) + image.size:
-                bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
-                continue
-            if os.preadv(descriptor, [head, image], start) != end - start:
-                bad[row] = BadSample(TRUNCATED)
-            elif checksum(image, checksum(head)) != crc:
-                bad[row] = BadSample(DAMAGED)
-            elif head != expected:
-                bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
-
-    def _open(self, shard: int) -> int:
-        if self._remote:
-            return self._remote.open(self.split.shards[shard], self._files.drop_idle)
-        path = self.index.folder / self.split.shards[shard].name
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise BadSample(f"cannot open the shard ({error.strerror})") from error
-
     def _replace(self, number: int, error: BadSample, images: NDArray[np.uint8]) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""
         bad = self._error(number, error)
@@ -418,7 +272,7 @@ class ShardReader:
             raise bad from error
         for step in range(1, min(REPLACEMENT_TRIES, len(self) - 1) + 1):
             other = (number + step) % len(self)
-            if not self._fill(np.array([other]), np.array([0]), images):
+            if not self._images.fill(np.array([other]), images):
                 break
         else:
             raise InputError(f"{bad}; none of the {REPLACEMENT_TRIES} samples after it is good either")
@@ -434,20 +288,10 @@ class ShardReader:
         shard = int(self.split.shard_of(np.array([number]))[0])
         return CorruptSampleError(self.split.shards[shard].name, self.split.key(number), str(error))
 
-    def _threads(self) -> ThreadPoolExecutor:
-        with self._lock:
-            # Threads do not live on in a forked process.
-            if self._pool is None or self._pool[0] != os.getpid():
-                self._pool = os.getpid(), ThreadPoolExecutor(self.threads - 1, "shards-read")
-            return self._pool[1]
-
     def close(self) -> None:
         """Close the shards and end the threads; the reader cannot read afterwards."""
         self._closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None and pool[0] == os.getpid():
-            pool[1].shutdown()
-        self._files.close()
+        self._images.close()
 
     def __enter__(self) -> ShardReader:
         return self
@@ -456,5 +300,5 @@ class ShardReader:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_pool"):  # absent when __init__ raised
+        if hasattr(self, "_closed"):  # absent when __init__ raised
             self.close()

@@ -54,7 +54,7 @@ def text_encoding() -> Iterator[Finding]:
 
 def open_files() -> Iterator[Finding]:
     """Descriptors for the shards that a reader keeps open."""
-    from shards.read import OPEN_SHARDS
+    from shards.images import OPEN_SHARDS
 
     name, (soft, hard) = "open files", resource.getrlimit(resource.RLIMIT_NOFILE)
     found, todo = f"at most {_limit(soft)}", f"ulimit -n {min(4096, hard) if hard >= 0 else 4096}"

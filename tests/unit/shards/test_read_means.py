@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards import read
+from shards import images
 from shards.packing.packer import pack
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
@@ -59,7 +59,7 @@ def test_neighbours_are_one_read(packed: Path, monkeypatch: pytest.MonkeyPatch) 
         expected = reader.read(range(len(reader)))
         assert len(reads) == len(reader.split.shards)
         reads.clear()
-        monkeypatch.setattr(read, "RUN_CAP", 100)  # large images: a read each
+        monkeypatch.setattr(images, "RUN_CAP", 100)  # large images: a read each
         found = reader.read(range(len(reader)))
         assert len(reads) == len(reader)
     np.testing.assert_array_equal(found.images, expected.images)
@@ -67,7 +67,7 @@ def test_neighbours_are_one_read(packed: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(images, "OPEN_SHARDS", 2)
     before = descriptors()
     reader = ShardReader(packed)
     assert descriptors() == before  # opened when first needed
@@ -82,7 +82,7 @@ def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.Mo
 
 
 def test_many_threads(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(images, "OPEN_SHARDS", 1)
     with ShardReader(packed) as reader:
         expected = reader.read(range(60)).keys
         found: list[list[str]] = []
