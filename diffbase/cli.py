@@ -78,12 +78,12 @@ def answer(flags: argparse.Namespace) -> Iterator[Callable[[Any], None]]:
 
     Words printed inside are for people: with --json or --quiet they go nowhere, with --quiet progress too.
     """
-    as_json = getattr(flags, "json", False)
+    as_json, quiet = getattr(flags, "json", False), getattr(flags, "quiet", False)
     given: list[Any] = []
     with ExitStack() as stack:
-        if as_json or flags.quiet:
+        if as_json or quiet:
             stack.enter_context(redirect_stdout(io.StringIO()))
-        if flags.quiet:
+        if quiet:
             stack.enter_context(redirect_stderr(io.StringIO()))
         yield given.append
     for tree in given if as_json else ():
@@ -99,16 +99,16 @@ def finite(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-RUN = "run folder of diffcore/train.py"
+RUN_HELP = "run folder of diffcore/train.py"
 
 
-def add_run(parser: argparse.ArgumentParser, what: str = RUN) -> None:
-    """The run as the first argument, and as ``--run``; ``run_of`` gives it."""
+def add_run(parser: argparse.ArgumentParser, what: str = RUN_HELP) -> None:
+    """The run as the first argument, and as ``--run``; ``given_run`` gives it."""
     parser.add_argument("run", nargs="?", type=Path, help=what)
     parser.add_argument("--run", type=Path, dest="run_flag", metavar="RUN", help="the same, as a flag")
 
 
-def run_of(flags: argparse.Namespace) -> Path:
+def given_run(flags: argparse.Namespace) -> Path:
     """The run of ``add_run``. InputError where it is missing, or given twice."""
     if (flags.run is None) == (flags.run_flag is None):
         raise InputError("the run is missing: give its folder" if flags.run is None else "give the run once")

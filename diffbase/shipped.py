@@ -35,7 +35,7 @@ def anchor(file: Path) -> Path:
 
     Of a config in the wheel, whose folder is nobody's to write into, as if it lay in ``./configs``.
     """
-    folder = file.resolve().parent
+    folder = file.parent.resolve()  # of a link its own: not where it leads
     inside = packaged()
     if inside and folder.is_relative_to(inside.resolve()):
         return workplace() / folder.relative_to(inside.resolve())
@@ -58,5 +58,5 @@ def find_config(path: Path) -> Path:
 
     ``demo``, ``demo.yaml`` and ``configs/demo.yaml`` are names of one. What is neither stays as it is.
     """
-    name = path.with_suffix("").as_posix().removeprefix("configs/")
-    return path if path.exists() or name not in config_names() else shipped("configs", f"{name}.yaml")
+    name = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    return path if path.is_file() or name not in config_names() else shipped("configs", f"{name}.yaml")

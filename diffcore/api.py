@@ -60,14 +60,14 @@ def pack(
     The same call goes on after a kill. InputError for a mistake in the source or the settings, OSError where
     the disk fails.
     """
-    with _told_to_callers():
+    with _in_keywords():
         settings = Settings(size=size, crop=crop, image=image, shard_size=shard_size, val=val)
         jobs = worker_count(jobs)
         return packer.pack(Path(source), Path(out), settings, kind=kind, jobs=jobs, report=report)
 
 
 @contextmanager
-def _told_to_callers() -> Iterator[None]:
+def _in_keywords() -> Iterator[None]:
     """Mistakes in a caller's words: a keyword (shard_size) where the library has a flag (--shard-size)."""
     try:
         yield

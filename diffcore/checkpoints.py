@@ -18,7 +18,7 @@ PROG = "python -m diffcore.checkpoints"
 def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags."""
     parser = cli.Parser(prog=prog, description="The checkpoints of a run.")
-    parser.add_argument("run", type=Path, help=cli.RUN)
+    parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     for name, what in {"keep": "never remove this one", "release": "let it be removed again"}.items():
         parser.add_argument(f"--{name}", type=int, nargs="+", default=[], metavar="STEP", help=what)
     cli.add_answer(parser)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.runs.source import config_of
 
     config_of(a.run)
-    with drawing.ranks() as world:
+    with cli.answer(a) as give, drawing.ranks() as world:
         model = load_model(a.run, weights=a.weights, checkpoint=a.checkpoint)
         judge = judge_of(model, a.judge)
         sampling = sampling_of(model.config, a)
@@ -56,10 +56,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         if world.main:
             out = a.out or a.run
             figures = record.write(out, a.run, a.weights, model, measured)
-            with cli.answer(a) as give:
-                record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
-                print(f"report: {out / report.FILE}")
-                give(figures)
+            record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
+            print(f"report: {out / report.FILE}")
+            give(figures)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ PROG = "python -m diffcore.export"
 def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags."""
     parser = cli.Parser(prog=prog, description="Weights of a run for other programs.")
-    parser.add_argument("run", type=Path, help=cli.RUN)
+    parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--checkpoint", default="newest", help="newest, best, or a step")
     cli.add_answer(parser, figures=False)

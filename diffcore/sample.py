@@ -46,7 +46,7 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
-    a.run = cli.run_of(a)
+    a.run = cli.given_run(a)
     _check(a)
 
     from diffcore.runs.grid import write_grid

@@ -21,7 +21,7 @@ PROG = "python -m diffcore.summary"
 def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags."""
     parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
-    parser.add_argument("run", type=Path, help=cli.RUN)
+    parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     cli.add_answer(parser)
     return parser
 

@@ -30,7 +30,8 @@ def parser(prog: str = PROG) -> Parser:
     ]:
         p = commands.add_parser(name, help=what)
         p.add_argument("run", nargs="?", type=Path, help="run folder (the newest submission)")
-        cli.add_answer(p, figures=name in ("status", "goodput"))
+        if name != "logs":  # which is nothing but what others print
+            cli.add_answer(p, figures=name != "cancel")
         if name == "logs":
             p.add_argument("--rank", type=int, default=0, help="rank (0)")
             p.add_argument("--follow", action="store_true", help="show what is added, until the job ends")

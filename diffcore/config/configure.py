@@ -51,7 +51,7 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
     below = Path(os.path.normpath(path.parent.resolve() / Path(base).expanduser()))
-    below = below if below.exists() else find_config(Path(base))
+    below = below if below.is_file() else find_config(Path(base))
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
     return _merged(_read(below, (*above, path.resolve())), tree)

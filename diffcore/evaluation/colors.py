@@ -31,7 +31,7 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     arguments = parser(prog).parse_args(argv)
-    arguments.run = cli.run_of(arguments)
+    arguments.run = cli.given_run(arguments)
     flags.check(arguments, least=1)
 
     from diffcore.evaluation.studies import color_agreement

@@ -20,7 +20,7 @@ def parser(prog: str, doc: str | None) -> cli.Parser:
 
 def add_run(parser: cli.Parser, samples: int, of: str) -> None:
     """The run and its judge, how many images (``of`` says of what) and the seed of them."""
-    parser.add_argument("run", type=Path, help=cli.RUN)
+    parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     add_samples(parser, samples, of)
     parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
 

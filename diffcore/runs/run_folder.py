@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY, write_atomic, write_json
-from diffbase.shipped import packaged
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
 
@@ -35,11 +34,11 @@ def code_version() -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
+    if (REPOSITORY / f"diffcore-{VERSION}.dist-info").is_dir():  # installed: other files there are not ours
+        return f"diffcore {VERSION}"
     snapshot = REPOSITORY / "VERSION"  # a launcher's copy of the code says what it was copied from
     if snapshot.is_file():
         return snapshot.read_text(encoding="utf-8").strip()
-    if packaged():
-        return f"diffcore {VERSION}"
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):

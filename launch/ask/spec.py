@@ -13,6 +13,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffcore.config.section import Section
 from launch.ask.profile import Cluster
+from launch.scheduler.time_limit import minutes_of
 
 
 class JobSpec(Section):
@@ -124,19 +125,8 @@ def parse_nodes(text: str) -> tuple[int, int]:
 
 
 def parse_minutes(text: str) -> int:
-    """Slurm's forms of a time limit as whole minutes, rounded up.
-
-    ``90`` (minutes), ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM``, ``D-HH:MM:SS``.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not match:
+    """``--time`` as whole minutes (``time_limit.minutes_of``). InputError for anything else."""
+    minutes = minutes_of(text)
+    if minutes is None:
         raise InputError(f"--time: {text!r}; give minutes, HH:MM:SS or D-HH:MM:SS")
-    days, *parts = (int(part) if part is not None else None for part in match.groups())
-    first, second, third = parts[0] or 0, parts[1], parts[2]
-    if days is not None:
-        seconds = days * 86400 + first * 3600 + (second or 0) * 60 + (third or 0)
-    elif third is not None:
-        seconds = first * 3600 + (second or 0) * 60 + third
-    else:
-        seconds = first * 60 + (second or 0)
-    return -(-seconds // 60)
+    return minutes

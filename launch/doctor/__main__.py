@@ -14,7 +14,7 @@ from launch.doctor.checks import checks
 from launch.doctor.examine import examine
 from launch.doctor.finding import worst
 from launch.doctor.redaction import Redaction
-from launch.doctor.report import as_json, as_text, cleaned, show
+from launch.doctor.report import as_text, as_tree, cleaned, show
 
 SECONDS = 15.0
 
@@ -31,7 +31,7 @@ def parser(prog: str = "python -m launch.doctor") -> cli.Parser:
     )
     parser.add_argument("--data", metavar="SHARDS", help="check packed shards too: a folder or a URL")
     parser.add_argument("--run", metavar="FOLDER", help="where runs will be written (the current folder)")
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    cli.add_answer(parser)
     parser.add_argument(
         "--patience",
         metavar="SECONDS",
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m launch.doctor
         raise cli.InputError(f"--patience {flags.patience:g}: from more than 0 to 3600 seconds")
     found = examine(checks(flags.cluster, flags.data, flags.run, flags.patience), flags.patience)
     findings = cleaned(found, Redaction.here((flags.cluster, flags.data, flags.run)))
-    show(as_json(findings) if flags.json else as_text(findings))
+    with cli.answer(flags) as give:
+        show(as_text(findings))
+        give(as_tree(findings))
     if worst(findings) == "bad":
         sys.exit(1)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from launch.doctor.finding import STATUSES, Finding, worst
 
@@ -22,12 +22,10 @@ def cleaned(findings: Sequence[Finding], clean: Callable[[str], str]) -> list[Fi
     ]
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """``{"checks": [{"found", "name", "status", "todo"}], "status", "version"}``, all ASCII."""
+def as_tree(findings: Sequence[Finding]) -> dict[str, Any]:
+    """``{"checks": [{"status", "name", "found", "todo"}], "status", "version"}``, for JSON."""
     checks = [asdict(finding) for finding in findings]
-    return json.dumps(
-        {"version": VERSION, "checks": checks, "status": worst(findings)}, indent=1, sort_keys=True
-    )
+    return {"version": VERSION, "status": worst(findings), "checks": checks}
 
 
 def as_text(findings: Sequence[Finding]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffbase.cli import InputError
+from launch.scheduler.time_limit import minutes_of
 
 PATIENCE = 30.0
 """Seconds that Slurm has to answer."""
@@ -143,12 +144,3 @@ def parse_partitions(text: str) -> list[Partition]:
                 )
             )
     return found
-
-
-def minutes_of(limit: str) -> int | None:
-    """A time limit as Slurm prints it (``1-12:00:00``, ``30:00``) in whole minutes; None for none."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    if not found:
-        return None
-    days, hours, minutes = (int(part or 0) for part in found.groups()[:3])
-    return (days * 24 + hours) * 60 + minutes

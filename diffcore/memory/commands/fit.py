@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.memory.calibration import calibration_named, capacity
 
     room, planner = capacity(given.gpu), advise.Planner(config, outside=calibration_named(given.calibration))
-    say_assumed(planner.data.assumed)
     micro, have = config.batch.split(given.world)[0], planner.plan(config, given.world).smi
     largest = planner.largest(config, given.world, room)
     steps = advise.remedies(planner, config, given.world, room)
@@ -37,6 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for change, changed in planner.changes(given.world)
     ]
     with cli.answer(given) as give:
+        say_assumed(planner.data.assumed)
         tables.print_fit(largest, micro, have, room, steps, alone)
         give(
             {

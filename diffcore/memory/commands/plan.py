@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for flag in OWN:
             if getattr(given, flag) != known.get_default(flag):
                 raise InputError(f"--{flag} does not go with --table, which has its own")
-        say_assumed(planner.data.assumed)
         with cli.answer(given) as give:
+            say_assumed(planner.data.assumed)
             rows = list(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
             tables.print_table(rows)
             give(rows)
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             raise InputError("--check needs --gpu, such as 80GB")
         if planned.smi > room:
             raise InputError(advise.does_not_fit(planner, config, given.world, planned.smi, room))
-        say_assumed(planner.data.assumed)
         with cli.answer(given) as give:
+            say_assumed(planner.data.assumed)
             print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
             give({"fits": True, "planned_bytes": planned.smi, "room_bytes": room})
         return

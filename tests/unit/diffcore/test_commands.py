@@ -132,7 +132,7 @@ def test_the_run_is_the_first_argument_or_a_flag(alias: list[str]) -> None:
     cli.add_run(parser)
     parser.add_argument("--out")
     for words in (["--out", "x", *alias, "r"], [*alias, "r", "--out", "x"]):
-        assert cli.run_of(parser.parse_args(words)) == Path("r")
+        assert cli.given_run(parser.parse_args(words)) == Path("r")
 
 
 @pytest.mark.parametrize(("quiet", "as_json"), [(q, j) for q in (False, True) for j in (False, True)])

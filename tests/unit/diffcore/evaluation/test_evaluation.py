@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,10 @@ from diffcore.engine.ranks import World
 from diffcore.evaluation import train_judge
 from diffcore.evaluation.judging import judge, training
 from diffcore.evaluation.judging.intervals import mean_of_shares, paired_difference, wilson
-from diffcore.evaluation.quality import distances, looks, report
+from diffcore.evaluation.quality import distances, looks, probe, report
 from diffcore.evaluation.quality import drawing as draws
 from diffcore.evaluation.quality import measure as quality
+from diffcore.evaluation.studies import cells, curve
 from shards import pack
 from shards.read import Batch, ShardReader
 from shards.schema import CARTOON_SET, Attribute
@@ -297,3 +300,17 @@ def test_pictures_without_labels_are_measured_too(tmp_path: Path) -> None:
     assert set(measured.figures) >= {"diversity", "neighbours"} and "fidelity" not in measured.figures
     report.write(tmp_path / report.FILE, "landscapes", measured, (), {})
     assert "Without labels there is no fidelity" in (tmp_path / report.FILE).read_text()
+
+
+def test_a_missing_torchmetrics_is_said_before_anything_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    nothing: Any = None  # that it is not looked at is the point
+    line = r"measuring distances needs torchmetrics: pip install 'diffcore\[evaluate\]'"
+    for begin in (
+        lambda: quality.measure(nothing, nothing, nothing, nothing, samples=2),
+        lambda: cells.Table(nothing, nothing, nothing, nothing, 2),
+        lambda: curve.measure(nothing, nothing, None, samples=2, seed=1, raw=False),
+        lambda: probe.Probe(nothing, nothing, nothing, nothing, 2),
+    ):
+        with pytest.raises(InputError, match=line):
+            begin()

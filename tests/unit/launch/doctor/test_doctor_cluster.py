@@ -9,7 +9,8 @@ import pytest
 from launch.doctor import cluster
 from launch.doctor.finding import Finding
 from launch.scheduler import client
-from launch.scheduler.client import Partition, minutes_of, parse_partitions
+from launch.scheduler.client import Partition, parse_partitions
+from launch.scheduler.time_limit import minutes_of
 
 SINFO = "gpu*|up|1-00:00:00|gpu:a100:4(S:0-1),lustre:1\ngpu*|up|1-00:00:00|(null)\ncpu|down|30:00|(null)\n"
 
@@ -154,7 +155,7 @@ def test_partitions_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "minutes"),
-    [("infinite", None), ("n/a", None), ("30:00", 30), ("2:00:00", 120), ("1-12:30:00", 2190), ("0:30", 0)],
+    [("infinite", None), ("n/a", None), ("30:00", 30), ("2:00:00", 120), ("1-12:30:00", 2190), ("0:30", 1)],
 )
 def test_time_limits_are_read(limit: str, minutes: int | None) -> None:
     assert minutes_of(limit) == minutes

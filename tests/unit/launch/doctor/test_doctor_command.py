@@ -15,7 +15,7 @@ from diffbase import cli
 from launch.doctor import __main__ as command
 from launch.doctor.checks import checks
 from launch.doctor.finding import Check, Finding, bad, ok, warn
-from launch.doctor.report import as_json, as_text, cleaned
+from launch.doctor.report import as_text, as_tree, cleaned
 
 LINES = [ok("a", "well"), warn("bb", "low", "mend it"), bad("c", "gone", "buy one")]
 
@@ -70,12 +70,13 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
             {"name": "c", "status": "bad", "found": "gone", "todo": "buy one"},
         ],
     }
-    assert out == as_json(LINES) + "\n"
+    assert json.loads(out) == as_tree(LINES)
+    assert list(json.loads(out)) == ["version", "status", "checks"]  # in this order, whatever is found
     assert out.isascii()
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 0), (3, 1)])
-@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--quiet"]])
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch, count: int, expected: int, flags: list[str]) -> None:
     having(monkeypatch, *LINES[:count])
     assert code(*flags) == expected
@@ -100,6 +101,12 @@ def test_flags_reach_the_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = having(monkeypatch, ok("a", "well"))
     assert code("--cluster", "x", "--data", "s3://y", "--run", "z", "--patience", "7") == 0
     assert asked == [("x", "s3://y", "z", 7.0)]
+
+
+def test_quiet_is_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    having(monkeypatch, *LINES)
+    assert code("--quiet") == 1
+    assert capsys.readouterr() == ("", "")
 
 
 def test_another_name(capsys: pytest.CaptureFixture[str]) -> None:
