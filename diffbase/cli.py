@@ -59,9 +59,21 @@ def run(main: Callable[[], T], hold_back: float = 0) -> T:
         sys.exit(130)
 
 
+LONGEST = 2_000
+"""Characters of a message; a longer one loses its middle."""
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, as a terminal shows it: what is not printable is escaped, the middle cut."""
+    if len(text) > 2 * LONGEST:  # before the work, which takes time of a text of megabytes
+        text = text[:LONGEST] + " ... " + text[-LONGEST:]
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+
+
 def fail(message: str) -> NoReturn:
     """Print ``error: message`` as one line on stderr and leave with exit code 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + one_line(message), file=sys.stderr)
     sys.exit(BAD_INPUT)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -148,8 +149,10 @@ def profiles() -> dict[str, Path]:
     """The profiles there are, by name; of two with one name the one whose folder comes first."""
     found: dict[str, Path] = {}
     for folder in folders():
-        for path in folder.glob("*.yaml"):
-            found.setdefault(path.stem, path)
+        # A folder that may not be entered has none: where HOME is another user's, as after su, there is one.
+        with suppress(PermissionError):
+            for path in folder.glob("*.yaml"):
+                found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 

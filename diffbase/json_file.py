@@ -1,0 +1,41 @@
+"""JSON files as trees; a file that is none, or far too large for one of ours, is one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from diffbase.cli import InputError
+
+MOST = 64 << 20
+"""Bytes of the largest file that is read."""
+
+
+def read(path: Path, missing: str = "no such file", most: int = MOST) -> Any:
+    """What is in a JSON file. InputError where there is none, which says ``missing``, or it is no JSON."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise InputError(f"{path}: {missing}") from None
+    if len(data) > most:
+        raise InputError(f"{path}: more than {most} bytes")
+    return parse(data, str(path))
+
+
+def parse(data: bytes, where: str) -> Any:
+    """The tree in ``data``. InputError, which begins with ``where``, for anything but standard JSON.
+
+    NaN and Infinity, which Python writes and reads, are no JSON. A number too large for a float is infinite:
+    whoever does arithmetic with it has a schema that says what is allowed.
+    """
+    try:
+        return json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError, and a number of 5,000 digits
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{where}: not a JSON file: {what}") from error
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
