@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes otherwise.
 
-    Safe against a kill, not against a power cut: see ``open_atomic``. The name holds the process's number, so
-    that two processes that write the same file never share a temporary one.
+    Safe against a kill, not against a power cut: see ``open_atomic``. The name cannot be guessed: two processes
+    that write the same file never share a temporary one, and nobody can have put a link there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -35,7 +36,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
 
     After a kill or a power cut there is the old file or the new one.
     """
-    with renamed(path) as temporary, temporary.open("wb") as file:
+    with renamed(path) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -51,6 +52,15 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
     """Make ``tree`` the whole of ``path`` as JSON, as ``open_atomic`` does."""
     write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """A file to be locked with flock, made where there is none: its owner's alone, since a reader can lock.
+
+    OSError (ELOOP) where somebody put a link there.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "r+b")
 
 
 def sync_folder(folder: Path) -> None:

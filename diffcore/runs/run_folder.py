@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from diffbase import ledger
 from diffbase.cli import InputError
-from diffbase.files import REPOSITORY, write_atomic, write_json
+from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
+from diffbase.trust import own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
 
@@ -83,14 +84,15 @@ def check(config: Config, data: dict[str, Any]) -> None:
         )
 
 
-def claim(config: Config, data: dict[str, Any]) -> IO[str]:
+def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
     """Make the folder this process's, and write the record and the resolved config.
 
     The returned file holds the claim until it is closed or the process ends. InputError if another process
-    has it: the same command started twice, or a job that was requeued before its first life ended.
+    has it: the same command started twice, or a job that was requeued before its first life ended; and if
+    the folder is one that others could change.
     """
-    config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (config.run / LOCK).open("w")
+    own_folder(config.run, group=config.trust == "group")
+    lock = open_lock(config.run / LOCK)
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
     while True:

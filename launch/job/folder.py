@@ -19,6 +19,7 @@ from pathlib import Path
 
 from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
+from diffbase.trust import own_folder
 from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
 
@@ -72,11 +73,14 @@ def next_place(run: Path) -> Place:
     return Place(run / JOBS / f"{max(taken, default=0) + 1:03d}")
 
 
-def create(run: Path) -> Place:
-    """Make that folder, owner only. InputError if the run folder is another person's to write."""
+def create(run: Path, group: bool = False) -> Place:
+    """Make that folder, owner only. InputError if others may write into the run folder or ``RUN/job``.
+
+    What lies in it is run on every node, so the folders above count too. ``group`` as of ``check_folder``.
+    """
     for folder in (run, run / JOBS):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if run.stat().st_uid == os.getuid():
+        own_folder(folder, group=group, code=True)
+    if not group and run.stat().st_uid == os.getuid():
         run.chmod(0o700)
     while True:
         place = next_place(run)

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase.files import open_lock
 from launch.scheduler import client
 from launch.supervise import budget, preflight, requeue
 from launch.supervise.environment import address, free_port
@@ -230,10 +231,8 @@ class Leader:
 def _free(lock: Path) -> bool:
     """Whether nobody holds the run folder's lock."""
     try:
-        with lock.open("a") as file:
+        with open_lock(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
     except BlockingIOError:
         return False
     return True
