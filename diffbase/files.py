@@ -18,8 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes otherwise.
 
-    Safe against a kill, not against a power cut: see ``open_atomic``. The name cannot be guessed: two processes
-    that write the same file never share a temporary one, and nobody can have put a link there.
+    Safe against a kill, not against a power cut: see ``open_atomic``. The name cannot be guessed: two
+    processes that write the same file never share a temporary one, and nobody can have put a link there.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:

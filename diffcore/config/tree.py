@@ -320,8 +320,8 @@ class Config(Section):
     init_weights: Literal["ema", "raw"] = "ema"
     """Which of them."""
     trust: Literal["owner", "group"] = "owner"
-    """Who may be able to write into the run folder and the folders above it: nobody but their owner, who is this
-    user or root; or also the members of their groups and the owners of folders above, as in a project's folder."""
+    """Who may be able to write into the run folder and those above it: nobody but their owner, who is this
+    user or root; or their groups' members and the owners of those above too, as in a project's folder."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
+from diffbase.ports import MEETING
 from diffbase.trust import own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
@@ -64,7 +65,7 @@ def check(config: Config, data: dict[str, Any]) -> None:
     """
     record = config.run / "run.json"
     if not record.exists():
-        if config.run.exists() and any(path.name not in (LOCK, *LAUNCHER) for path in config.run.iterdir()):
+        if config.run.exists() and any(not _begun(path.name) for path in config.run.iterdir()):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     try:
@@ -82,6 +83,11 @@ def check(config: Config, data: dict[str, Any]) -> None:
             f"run: {config.run} was trained on other shards (index {fingerprint[:12]}, "
             f"{config.data.path} has {data['fingerprint'][:12]}); give another run folder or the old shards"
         )
+
+
+def _begun(name: str) -> bool:
+    """Whether a file of that name is there before there is a run."""
+    return name in (LOCK, *LAUNCHER) or name.startswith(MEETING)
 
 
 def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:

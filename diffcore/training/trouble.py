@@ -11,7 +11,7 @@ import torch
 from diffbase.cli import InputError
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffcore.config.tree import Config
-from diffcore.engine.ranks import World, is_lost_peer
+from diffcore.engine.ranks import StrangerError, World, is_lost_peer
 from diffcore.memory import oom
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def explain(
         where = f"{error.filename}: " if error.filename else ""
         code = RETRYABLE if error.errno in DISK else BAD_INPUT
         return Trouble(code, f"{where}{error.strerror or error} ({doing})")
+    if isinstance(error, StrangerError):
+        return Trouble(RETRYABLE, text)
     if isinstance(error, RuntimeError) and is_lost_peer(error):
         return Trouble(RETRYABLE, f"another rank is gone ({doing}): {text[:200]}")
     if isinstance(error, torch.AcceleratorError):

@@ -34,11 +34,12 @@ def main() -> None:
     import torch.distributed as dist
 
     from diffcore.engine.ranks import World, gather
+    from diffcore.engine.rendezvous import join
 
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    join("nccl" if cuda else "gloo", flags.out.parent)
     data = torch.ones((64 if cuda else 4) << 18, device="cuda" if cuda else "cpu")  # 64 or 4 MiB
     place = World(rank, world, local, data.device)
 

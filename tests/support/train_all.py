@@ -17,7 +17,7 @@ from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.loop import train
 from diffcore.training.run import Training
 
-world = process_group.start(1)
+world = process_group.start(Path(sys.argv[1].partition("*")[0]).parent, 1)
 try:
     for argument in sys.argv[1:]:
         path, _, factor = argument.partition("*")

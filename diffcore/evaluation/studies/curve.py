@@ -43,7 +43,7 @@ def measure(
         loss = mean_loss(run, before, step)
         for weights in ("ema", "raw") if raw else ("ema",):
             model = load_model(run, weights=weights, checkpoint=step)
-            images = drawing.draw(model, labels_NA, sampling, seed, drawing.start())
+            images = drawing.draw(model, labels_NA, sampling, seed, drawing.start(run))
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
             points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))
     write_json(run / FILE, {"samples": samples, "sampling": drawing.settings(sampling), "points": points})
