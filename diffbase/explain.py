@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import pydantic
@@ -14,7 +14,7 @@ from diffbase.cli import InputError
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(kind: type[M], tree: Mapping[str, Any], where: str) -> M:
+def validated(kind: type[M], tree: Any, where: str) -> M:
     """``tree`` as a ``kind``; the first mistake as an InputError of one line that begins with ``where``."""
     try:
         return kind.model_validate(tree)

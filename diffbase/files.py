@@ -60,7 +60,10 @@ def open_lock(path: Path) -> IO[bytes]:
     OSError (ELOOP) where somebody put a link there.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "r+b")
+    descriptor = os.open(path, flags, 0o600)
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o600)  # of an older version's
+    return os.fdopen(descriptor, "r+b")
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from diffbase import yaml_file
+from diffbase import home, yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.shipped import shipped
@@ -141,8 +141,8 @@ class Cluster(Section):
 def folders() -> list[Path]:
     """Where profiles are looked for: the site's, the user's, those that ship."""
     site = [Path(part) for part in os.environ.get("DIFFCORE_PROFILES", "").split(os.pathsep) if part]
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-    return [*site, config / "diffcore" / "profiles", shipped("slurm", "profiles")]
+    own = home.config()
+    return [*site, *([own / "profiles"] if own else []), shipped("slurm", "profiles")]
 
 
 def profiles() -> dict[str, Path]:

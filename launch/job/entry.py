@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> No
         ranks=spec.world,
         **more,
     )
-    registry.remember(own.run, job, spec.cluster.name)
+    if why := registry.remember(own.run, job, spec.cluster.name):
+        print(f"warning: the list of jobs does not have this one: {why}", file=sys.stderr)
 
 
 def next_attempt(run: Path) -> int:

@@ -6,59 +6,77 @@ one line per submission, and for each cluster the nodes that failed a preflight,
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffbase import jsonl
+from diffbase import home, jsonl
+from diffbase.cli import InputError
 from diffbase.files import renamed
+from diffbase.trust import own_folder
 
 NEWEST = 200  # submissions that a list looks at
 
 
-def home() -> Path:
-    """The folder of this user's state."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "diffcore"
+def remember(run: Path, job: str, cluster: str) -> str:
+    """One more submission. A single write, so that two at once do not mix.
 
-
-def remember(run: Path, job: str, cluster: str) -> None:
-    """One more submission. A single write, so that two at once do not mix."""
+    Returns why it could not be written, or "": the job runs all the same.
+    """
     entry = {"time": round(time.time()), "run": str(run), "job": job, "cluster": cluster}
-    _append(home() / "jobs.jsonl", entry)
+    return _append("jobs.jsonl", [entry])
 
 
 def submissions() -> list[dict[str, Any]]:
     """This user's newest submissions, oldest first."""
-    return list(jsonl.read(home() / "jobs.jsonl"))[-NEWEST:]
+    return _read("jobs.jsonl")[-NEWEST:]
 
 
-def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
-    """Leave ``nodes`` (name -> why) out of the next submissions to ``cluster``; returns the file."""
-    path = _excluded_path(cluster)
+def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> str:
+    """Leave ``nodes`` (name -> why) out of the next submissions to ``cluster``.
+
+    Returns why they could not be written down, or "".
+    """
     until = round(time.time() + hours * 3600)
-    for node, why in nodes.items():
-        _append(path, {"node": node, "until": until, "why": why})
-    return path
+    return _append(_excluded(cluster), [{"node": n, "until": until, "why": why} for n, why in nodes.items()])
 
 
 def excluded(cluster: str) -> dict[str, str]:
     """Nodes that are left out of submissions to ``cluster`` now, and why."""
-    path, now = _excluded_path(cluster), time.time()
-    lines = list(jsonl.read(path))
+    folder, now = home.state(), time.time()
+    lines = _read(_excluded(cluster))
     current = [line for line in lines if float(line.get("until", 0)) > now and "node" in line]
-    if len(current) < len(lines):
-        with renamed(path) as temporary:
+    if folder and len(current) < len(lines):
+        # Where it cannot be written the old lines stay, and are passed over again.
+        with suppress(OSError), renamed(folder / _excluded(cluster)) as temporary:
             temporary.write_text(jsonl.text(current))
     return {str(line["node"]): str(line.get("why", "")) for line in current}
 
 
-def _excluded_path(cluster: str) -> Path:
-    return home() / f"excluded-{cluster}.jsonl"
+def _excluded(cluster: str) -> str:
+    return f"excluded-{cluster}.jsonl"
 
 
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    jsonl.append(path, entry)
+def _read(name: str) -> list[dict[str, Any]]:
+    """The file's lines; none where there is no home, or one that this user may not enter."""
+    folder = home.state()
+    with suppress(PermissionError, NotADirectoryError):
+        return list(jsonl.read(folder / name)) if folder else []
+    return []
+
+
+def _append(name: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    folder = home.state()
+    if folder is None:
+        return "this user has no home folder; XDG_STATE_HOME names another one"
+    try:
+        own_folder(folder)
+        for entry in entries:
+            jsonl.append(folder / name, entry)
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror or error}"
+    except InputError as error:
+        return str(error)
+    return ""

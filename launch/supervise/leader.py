@@ -143,8 +143,13 @@ class Leader:
     def _failed(self, why: str, bad: dict[str, str]) -> Plan:
         """A life that ends before an attempt could begin; counts as one that made no progress."""
         if bad:
-            path = preflight.exclude(self.spec, bad)
-            self.life.say(f"nodes left out of the next submissions ({path}): {', '.join(sorted(bad))}")
+            names = ", ".join(sorted(bad))
+            failed = preflight.exclude(self.spec, bad)
+            self.life.say(
+                f"nodes to leave out, which could not be written down ({failed}): {names}"
+                if failed
+                else f"nodes left out of the next submissions: {names}"
+            )
         self._record_end(self.attempt, Verdict(RETRYABLE, why))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
 

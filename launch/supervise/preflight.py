@@ -100,6 +100,6 @@ def slow_nodes(pairs: Mapping[str, float], floor: float) -> dict[str, str]:
     }
 
 
-def exclude(spec: JobSpec, bad: Mapping[str, str]) -> Path:
-    """Leave these nodes out of this user's next submissions."""
+def exclude(spec: JobSpec, bad: Mapping[str, str]) -> str:
+    """Leave these nodes out of this user's next submissions; returns why it could not be, or ""."""
     return registry.exclude(spec.cluster.name, bad, spec.cluster.preflight.exclude_hours)

@@ -20,8 +20,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
+from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from shards.remote.fetch import address, check_url, download, fetch_small
@@ -33,11 +35,16 @@ POLL = 0.02  # seconds between two looks at another process's download
 
 
 def default_folder() -> Path:
-    """The job's scratch folder where Slurm made one, else the user's cache folder."""
+    """The job's scratch folder where Slurm made one, else the user's cache folder.
+
+    InputError where there is neither: a user without a home.
+    """
     if scratch := os.environ.get("SLURM_TMPDIR"):
         return Path(scratch) / "diffcore-shards"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diffcore" / "shards"
+    own = home.cache()
+    if own is None:
+        raise InputError("data.cache: this user has no home folder for it; give one, or set XDG_CACHE_HOME")
+    return own / "shards"
 
 
 class Cache:
@@ -46,8 +53,13 @@ class Cache:
     def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}; allowed: 1 or more bytes")
-        self.folder = default_folder() if folder is None else Path(folder)
+        self._given = folder
         self.limit = limit
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where it lies; see ``default_folder``."""
+        return default_folder() if self._given is None else Path(self._given)
 
     def open(
         self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int] = lambda: 0

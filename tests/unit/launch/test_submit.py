@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from launch import submit
@@ -212,7 +213,9 @@ def test_no_secret_is_written_down() -> None:
 def test_the_list_of_jobs_is_the_users_alone(tmp_path: Path) -> None:
     registry.remember(tmp_path / "run", "12", "box")
     assert [entry["job"] for entry in registry.submissions()] == ["12"]
-    path = registry.home() / "jobs.jsonl"
+    folder = home.state()
+    assert folder is not None
+    path = folder / "jobs.jsonl"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text(path.read_text() + '{"torn')
     assert len(registry.submissions()) == 1
