@@ -84,6 +84,18 @@ def check_above(path: Path, *, group: bool = False, code: bool = False) -> None:
             _check_above(done, path, group, code)
 
 
+def check_entries(folder: Path, *, group: bool = False) -> None:
+    """InputError for an entry of ``folder`` that somebody else put there or, a folder too, may write into."""
+    for path in sorted(folder.iterdir()):
+        status = path.lstat()
+        if status.st_uid not in owners() and not group:
+            raise InputError(
+                f"{path} belongs to {user_name(status.st_uid)}: nobody else's may be in {folder}"
+            )
+        if stat.S_ISDIR(status.st_mode) and (who := writers(status, group)):
+            raise InputError(f"{path} can be written by {who}: make it yours alone (chmod go-w {path})")
+
+
 def check_file(path: Path) -> None:
     """InputError for a file that somebody else wrote or may write; the folder is ``check_folder``'s."""
     status = path.lstat()

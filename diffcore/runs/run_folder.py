@@ -14,7 +14,7 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
 from diffbase.ports import MEETING
-from diffbase.trust import own_folder
+from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
 
@@ -97,7 +97,8 @@ def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
     has it: the same command started twice, or a job that was requeued before its first life ended; and if
     the folder is one that others could change.
     """
-    own_folder(config.run, group=config.trust == "group")
+    group = config.trust == "group"
+    check_entries(own_folder(config.run, group=group), group=group)
     lock = open_lock(config.run / LOCK)
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)

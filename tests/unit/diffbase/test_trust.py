@@ -137,6 +137,21 @@ def test_a_file_in_its_place_is_named(place: Path) -> None:
         trust.own_folder(place / "run")
 
 
+@root
+def test_what_a_stranger_left_in_a_folder_of_ours_is_refused(place: Path) -> None:
+    for name in ("checkpoints", "samples"):
+        (place / name).mkdir(mode=0o755)
+    trust.check_entries(place)
+    os.chown(place / "samples", STRANGER, STRANGER)
+    with pytest.raises(InputError, match="samples belongs to nobody"):
+        trust.check_entries(place)
+    trust.check_entries(place, group=True)
+    os.chown(place / "samples", 0, 0)
+    (place / "checkpoints").chmod(0o777)
+    with pytest.raises(InputError, match="checkpoints can be written by everybody"):
+        trust.check_entries(place, group=True)
+
+
 @pytest.fixture
 def secret(place: Path) -> Iterator[Path]:
     path = place / "secret"

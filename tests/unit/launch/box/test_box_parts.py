@@ -21,8 +21,8 @@ from launch.box.daemons import Box
 REPOSITORY = Path(__file__).resolve().parents[4]
 # fmt: off
 BOX = Settings(
-    folder="/b", nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl", address="127.0.0.1",
-    version=[22, 5, 8], port=12000,
+    folder=Path("/b"), nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl",
+    address="127.0.0.1", version=[22, 5, 8], port=12000,
 )
 # fmt: on
 
