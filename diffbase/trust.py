@@ -70,7 +70,8 @@ def check_above(path: Path, *, group: bool = False, code: bool = False) -> None:
         except FileNotFoundError:
             return
         if not group and status.st_uid not in owners() and done.stat().st_mode & stat.S_ISVTX:
-            raise InputError(f"{path}: {entry} belongs to {user_name(status.st_uid)}")
+            what = f"{path}" if entry == path.absolute() else f"{path}: {entry} on the way there"
+            raise InputError(f"{what} belongs to {user_name(status.st_uid)}: allowed is a folder of your own")
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > MOST_LINKS:

@@ -107,7 +107,7 @@ def test_what_a_stranger_put_into_a_shared_place_is_refused(place: Path, kind: s
     else:
         (bait / "run").mkdir(parents=True)
     os.chown(bait, STRANGER, STRANGER, follow_symlinks=False)
-    with pytest.raises(InputError, match="bait belongs to nobody"):
+    with pytest.raises(InputError, match="bait on the way there belongs to nobody"):
         trust.own_folder(bait / "run")
     os.chown(bait, 0, 0, follow_symlinks=False)
     trust.own_folder(bait / "run", code=True)
