@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from diffbase.exits import BAD_INPUT
+from diffbase.exits import BAD_INPUT, RETRYABLE
+from diffbase.system_error import is_passing
 
 LOG_SECONDS = 60
 """Between two lines of progress in a log."""
@@ -43,7 +44,8 @@ def run(main: Callable[[], T], hold_back: float = 0) -> T:
 
     ``hold_back`` is how many seconds the line waits: for processes of which another one says it first.
 
-    An OSError (unwritable output, full disk, missing file) counts as one: its text names the path.
+    An OSError (unwritable output, full disk, missing file) counts as one: its text names the path. One that
+    may pass (``system_error.PASSING``) ends with 75 instead: the same command may go on later.
     """
     try:
         return main()
@@ -53,7 +55,7 @@ def run(main: Callable[[], T], hold_back: float = 0) -> T:
     except OSError as error:
         time.sleep(hold_back)
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}")
+        fail(f"{where}{error.strerror or error}", RETRYABLE if is_passing(error) else BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -71,10 +73,10 @@ def one_line(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
 
 
-def fail(message: str) -> NoReturn:
-    """Print ``error: message`` as one line on stderr and leave with exit code 2."""
+def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    """Print ``error: message`` as one line on stderr and leave with ``code``."""
     print("error: " + one_line(message), file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)
 
 
 def add_answer(parser: argparse.ArgumentParser, *, figures: bool = True) -> None:

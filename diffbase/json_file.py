@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffbase.cli import InputError
+from diffbase.system_error import patiently
 
 MOST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -14,9 +15,13 @@ MOST = 64 << 20
 
 def read(path: Path, missing: str = "no such file", most: int = MOST) -> Any:
     """What is in a JSON file. InputError where there is none, which says ``missing``, or it is no JSON."""
-    try:
+
+    def head() -> bytes:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            return file.read(most + 1)
+
+    try:
+        data = patiently(head, path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     if len(data) > most:

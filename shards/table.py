@@ -32,6 +32,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.files import write_atomic, write_json
+from diffbase.system_error import patiently
 from shards.schema import Attribute
 
 FILE = "index.json"
@@ -201,8 +202,13 @@ class Index:
         """Read and check ``folder``'s index.json and sample tables; InputError for anything wrong.
 
         The shards themselves are not touched: a reader checks what it reads, shards.verify everything.
+        OSError of the system (``system_error``) after some tries.
         """
         folder = Path(folder)
+        return patiently(lambda: cls._load(folder), folder / FILE)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Index:
         path = folder / FILE
         if not path.is_file():
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 
 from diffbase.cli import InputError
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
+from diffbase.system_error import PASSING
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import StrangerError, World, is_lost_peer
 from diffcore.memory import oom
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from diffcore.training.run import Training
 
 # A full or failing disk, or a file server that was restarted: not a mistake in what was given.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+DISK = PASSING | {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)

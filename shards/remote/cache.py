@@ -18,19 +18,21 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from diffbase import home
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
+from diffbase.files import open_lock, write_atomic
+from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes
 PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 POLL = 0.02  # seconds between two looks at another process's download
 
 
@@ -81,9 +83,21 @@ class Cache:
                 write_atomic(path, data)
         return descriptor
 
+    def drop_damaged(self, path: Path, sha256: str) -> bool:
+        """Remove ``path`` if its bytes are not those of ``sha256``; whether it was so."""
+        try:
+            with os.fdopen(os.open(path, READ), "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return False
+                if _is(path, file.fileno()):  # else another process has fetched it anew meanwhile
+                    path.unlink()
+        except FileNotFoundError:
+            pass
+        return True
+
     def _held(self, path: Path, size: int) -> int | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, READ)
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: it is locked otherwise only to be deleted
@@ -99,9 +113,9 @@ class Cache:
     def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
         if size > self.limit:
             raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(path.parent)
         part = path.with_name(f".{path.name}.part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
             # reads it may hold his for the rest of the run.
@@ -155,7 +169,7 @@ class Cache:
             if total <= target:
                 break
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, READ)
             except FileNotFoundError:
                 continue
             try:
@@ -168,7 +182,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
+        with open_lock(self.folder / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -206,12 +220,27 @@ class RemoteFolder:
             header = parse_header(data, Path(FILE))
         except InputError as error:
             raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(cache.folder)
+        own_folder(folder)
+        tables = [entry.samples for entry in header.splits.values()]
+        try:
+            self.index = self._load(folder, tables, data)
+        except InputError:  # a copy may be damaged: fetched again, once
+            copies = {FILE: folder.name} | {table.name: table.sha256 for table in tables}
+            if not [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]:
+                raise
+            self.index = self._load(folder, tables, data)
+
+    def _load(self, folder: Path, tables: Sequence[Table], data: bytes) -> Index:
         with ExitStack() as held:
-            for entry in header.splits.values():  # held, so that nobody makes room with them before the load
-                held.callback(os.close, self._open(folder, entry.samples, lambda: 0))
-            held.callback(os.close, cache.put(folder / FILE, data))
-            self.index = Index.load(folder)
+            for table in tables:  # held, so that nobody makes room with them before the load
+                held.callback(os.close, self._open(folder, table, lambda: 0))
+            held.callback(os.close, self.cache.put(folder / FILE, data))
+            return Index.load(folder)
+
+    def drop_damaged(self, shard: Shard) -> bool:
+        """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
+        return self.cache.drop_damaged(self.index.folder / shard.name, shard.sha256)
 
     def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
         """A descriptor of one shard; see ``Cache.open``."""

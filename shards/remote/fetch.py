@@ -24,6 +24,7 @@ from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
+from diffbase.system_error import GaveUpError
 
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
@@ -34,6 +35,10 @@ CHUNK = 1 << 20
 REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab")
 
 T = TypeVar("T")
+
+
+class FetchTimeoutError(GaveUpError, TimeoutError):
+    """A server that did not answer as it should in spite of some attempts."""
 
 
 class _BrokenError(Exception):
@@ -131,7 +136,7 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
                 raise InputError(f"{url}: {message}") from error
             if number == ATTEMPTS:
                 # Not a mistake in what was given: the same command may go on when the server is back.
-                raise TimeoutError(errno.ETIMEDOUT, message, url) from error
+                raise FetchTimeoutError(errno.ETIMEDOUT, message, url) from error
             time.sleep(PAUSE * 2 ** (number - 1))
     raise AssertionError
 

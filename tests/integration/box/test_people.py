@@ -123,7 +123,7 @@ def test_cores_and_threads_are_the_allocations(box: RunningBox, packed: Path) ->
 
 
 def test_a_strangers_folders_are_not_submitted_from(box: RunningBox, packed: Path) -> None:
-    """He made ``run`` and ``run/job`` before, open to all, and waits for the pickle to put his in its place."""
+    """He made ``run`` and ``run/job`` before, open to all, and waits for the pickle to swap it."""
     victim = checkout("victim", box, packed)
     shared = box.folder.parent / "scratch"
     bait = shared / "bait"
