@@ -17,6 +17,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.redaction import shown
 from diffbase.system_error import is_passing, patiently
 from shards.codec.decode import BadSample, npy_head
 from shards.codec.fast_decode import decoder
@@ -142,7 +143,7 @@ class SplitImages:
     def _place(self, shard: int) -> str:
         """Where a shard is, for messages."""
         name = self._split.shards[shard].name
-        return address(self._remote.url, name) if self._remote else str(self._folder / name)
+        return shown(address(self._remote.url, name)) if self._remote else str(self._folder / name)
 
     def _fill_run(
         self,

@@ -26,6 +26,7 @@ from pathlib import Path
 from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
+from diffbase.redaction import shown
 from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
@@ -112,7 +113,7 @@ class Cache:
 
     def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
         if size > self.limit:
-            raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
+            raise InputError(f"{shown(url)}: {size} bytes are more than the cache's limit of {self.limit}")
         own_folder(path.parent)
         part = path.with_name(f".{path.name}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -150,8 +151,8 @@ class Cache:
             if not make_way():
                 if time.monotonic() > until:
                     raise InputError(
-                        f"{url}: no room in the cache {self.folder}: {held} of its {self.limit} bytes are in "
-                        f"use and {size} more are needed; give it more"
+                        f"{shown(url)}: no room in the cache {self.folder}: {held} of its {self.limit} bytes "
+                        f"are in use and {size} more are needed; give it more"
                     )
                 time.sleep(min(0.2, PATIENCE))
 
@@ -219,7 +220,7 @@ class RemoteFolder:
         try:
             header = parse_header(data, Path(FILE))
         except InputError as error:
-            raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
+            raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
         own_folder(cache.folder)
         own_folder(folder)
         tables = [entry.samples for entry in header.splits.values()]

@@ -20,7 +20,7 @@ CALLS = ("open", "read", "write", "sync", "stat", "rename", "lock")
 
 
 def fail(call: str, number: int, part: str = "-", *, after: int = 0, times: int | None = None) -> str:
-    """Rule: ``call`` fails with ``number`` on paths with ``part``, ``times`` times, after ``after`` others."""
+    """Rule: ``call`` fails with ``number`` on ``part``, ``times`` times after ``after`` others."""
     assert call in CALLS
     return f"{call} {number} {part} after={after}" + ("" if times is None else f" times={times}")
 
