@@ -5,6 +5,7 @@ An uncaught signal (128 + n in a shell) counts as RETRYABLE: somebody killed the
 
 from __future__ import annotations
 
+import errno
 import os
 
 DONE = 0
@@ -18,6 +19,8 @@ RETRYABLE = 75
 PREEMPTED = 85
 """Asked to stop by a signal: every rank saved, the same command goes on without a lost step."""
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+"""A full or failing disk, or a file server that was restarted: RETRYABLE, not a mistake in what was given."""
 
 HOLD_BACK = 6.0
 """Seconds that a rank with trouble waits before it speaks, so that the one with the cause speaks first."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from diffbase.cli import InputError
-from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
+from diffbase.exits import BAD_INPUT, DISK, FATAL, RETRYABLE, RunFailedError
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import World, is_lost_peer
 from diffcore.memory import oom
 
 if TYPE_CHECKING:
     from diffcore.training.run import Training
-
-# A full or failing disk, or a file server that was restarted: not a mistake in what was given.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
 
 
 @dataclass(frozen=True)

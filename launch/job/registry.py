@@ -9,13 +9,38 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffbase import jsonl
-from diffbase.files import renamed
+from diffbase.files import renamed, set_aside
+from diffbase.ledger import FilePath, Job, Seconds
 
 NEWEST = 200  # submissions that a list looks at
+
+
+class Submission(BaseModel):
+    """A line of jobs.jsonl."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    time: Seconds
+    run: FilePath
+    job: Job
+    cluster: Annotated[str, Field(max_length=200)]
+
+
+class Excluded(BaseModel):
+    """A line of a cluster's file of nodes; the name goes to sbatch."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    node: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
+    until: Seconds
+    why: Annotated[str, Field(max_length=100_000)] = ""
 
 
 def home() -> Path:
@@ -31,8 +56,17 @@ def remember(run: Path, job: str, cluster: str) -> None:
 
 
 def submissions() -> list[dict[str, Any]]:
-    """This user's newest submissions, oldest first."""
-    return list(jsonl.read(home() / "jobs.jsonl"))[-NEWEST:]
+    """This user's newest submissions, oldest first; lines that are none are left out."""
+    path = home() / "jobs.jsonl"
+    return list(jsonl.read(path, is_one=partial(_is_a, Submission)))[-NEWEST:]
+
+
+def _is_a(kind: type[BaseModel], entry: dict[str, Any]) -> bool:
+    try:
+        kind.model_validate(entry)
+    except ValidationError:
+        return False
+    return True
 
 
 def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
@@ -46,13 +80,15 @@ def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
 
 def excluded(cluster: str) -> dict[str, str]:
     """Nodes that are left out of submissions to ``cluster`` now, and why."""
-    path, now = _excluded_path(cluster), time.time()
-    lines = list(jsonl.read(path))
-    current = [line for line in lines if float(line.get("until", 0)) > now and "node" in line]
-    if len(current) < len(lines):
+    path, now, damaged = _excluded_path(cluster), time.time(), list[int]()
+    lines = list(jsonl.read(path, damaged, partial(_is_a, Excluded)))
+    current = [line for line in lines if line["until"] > now]
+    if len(current) < len(lines) or damaged:
         with renamed(path) as temporary:
             temporary.write_text(jsonl.text(current))
-    return {str(line["node"]): str(line.get("why", "")) for line in current}
+            if damaged:  # what it was stays beside it
+                set_aside(path)
+    return {line["node"]: line.get("why", "") for line in current}
 
 
 def _excluded_path(cluster: str) -> Path:
