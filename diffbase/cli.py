@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from diffbase import output
 from diffbase.exits import BAD_INPUT
 
 LOG_SECONDS = 60
@@ -38,15 +39,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def run(main: Callable[[], T], hold_back: float = 0) -> T:
+def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T:
     """Run a command, return what it does; a user's mistake ends it with one line on stderr and exit code 2.
 
     ``hold_back`` is how many seconds the line waits: for processes of which another one says it first.
+    ``survive``: it is not for its output, and goes on where that cannot be written (``diffbase.output``).
 
     An OSError (unwritable output, full disk, missing file) counts as one: its text names the path.
     """
+    with output.guarded(survive):
+        return _run(main, hold_back)
+
+
+def _run(main: Callable[[], T], hold_back: float) -> T:
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            output.flush()  # what is not taken is told here, not while the interpreter ends
     except InputError as error:
         time.sleep(hold_back)
         fail(str(error))

@@ -21,6 +21,7 @@ fields are not what ``Event`` and ``Beat`` say is as if it were not there, and l
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -32,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from diffbase import json_file, jsonl
 from diffbase.cli import InputError
+from diffbase.exits import DISK
 from diffbase.files import renamed
 
 ATTEMPT = "DIFFCORE_ATTEMPT"
@@ -104,6 +106,20 @@ def record(run: Path, event: str, **fields: Any) -> None:
     jsonl.append(
         run / "events.jsonl", {"time": round(time.time(), 3), "event": event, "attempt": attempt()} | fields
     )
+
+
+def note(run: Path, event: str, **fields: Any) -> OSError | None:
+    """``record``, but where the disk does not take the line its error is returned: work goes on without it.
+
+    Other errors, such as a link in the ledger's place, are raised: they are there from the start.
+    """
+    try:
+        record(run, event, **fields)
+    except OSError as error:
+        if error.errno not in (*DISK, errno.EROFS):
+            raise
+        return error
+    return None
 
 
 def events(run: Path, left_out: list[int] | None = None) -> Iterator[dict[str, Any]]:

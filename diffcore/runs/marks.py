@@ -49,7 +49,7 @@ class Listed:
         marks = ["kept"] * self.kept
         if self.best is not None:
             value = self.best["value"]
-            marks.append(f"best {self.best['metric']}" + (f" {value:.4g}" if value is not None else ""))
+            marks.append(f"best {self.best['metric'] or ''}" + (f" {value:.4g}" if value is not None else ""))
         by = f"{self.ranks} ranks, ZeRO-{self.zero}, {self.precision}"
         return "  ".join([self.name, f"{self.bytes / 2**20:,.1f} MiB", by, *marks])
 
