@@ -175,6 +175,15 @@ def best(run: Path) -> tuple[Path, dict[str, Any]] | None:
     return (folder, said.model_dump(exclude_unset=True)) if (folder / "COMPLETE").exists() else None
 
 
+def clear_best(run: Path) -> str | None:
+    """Set a damaged best.json aside; a line that says so, or None."""
+    try:
+        best(run)
+    except InputError as error:
+        return f"{error}; it is kept as {set_aside(folder_of(run) / 'best.json').name}"
+    return None
+
+
 def check(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: then it can be loaded. OSError where the disk does not say.
 
@@ -223,14 +232,11 @@ def _manifest(folder: Path) -> dict[str, Said]:
 def prune(run: Path, keep: int) -> None:
     """Remove complete checkpoints but the ``keep`` newest, the best and the marked. COMPLETE goes first.
 
-    A damaged best.json does not say which one to spare: it is set aside, nothing is removed, and InputError
-    tells of it.
+    A damaged best.json does not say which one to spare: then nothing is removed, and InputError tells of it.
     """
-    try:
-        spared = best(run)
-    except InputError as error:
-        aside = set_aside(folder_of(run) / "best.json")
-        raise InputError(f"{error}; now {aside.name}, and this time no checkpoint is removed") from None
+    if problem := clear_best(run):
+        raise InputError(f"{problem}; this time no checkpoint is removed")
+    spared = best(run)
     for folder in complete(run)[:-keep]:
         if (folder / KEEP).exists() or (spared and spared[0] == folder):
             continue

@@ -144,7 +144,8 @@ class Saver:
 
         def shard() -> dict[str, Any]:
             if main:
-                (self.run / SAVING).write_text(f"{state.step}\n")
+                with contextlib.suppress(OSError):  # a launcher then does not wait for the checkpoint
+                    (self.run / SAVING).write_text(f"{state.step}\n")
                 ledger.note(self.run, "saving", step=state.step)
             return write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
 

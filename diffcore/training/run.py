@@ -107,6 +107,8 @@ class Training:
             self._load(folder)
         if world.main:
             checkpoint.clear_after(config.run, self.step)
+            if problem := checkpoint.clear_best(config.run):
+                skipped.append(problem)
         self.saver = Saver(config.run, config.train.keep_checkpoints, world)
 
         self.agreement = Agreement(world)
