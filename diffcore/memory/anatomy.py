@@ -115,4 +115,6 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{file}: schema {found!r:.200} is not {SCHEMA}")
     if missing := [name for name in PARTS if name not in tree]:
         raise InputError(f"{file}: no {' and no '.join(missing)} in it")
-    return validated(Anatomy, tree, str(file)).model_dump(by_alias=True, exclude_unset=True)
+    return validated(Anatomy, tree, str(file)).model_dump(
+        by_alias=True, exclude_unset=True, exclude_none=True
+    )
