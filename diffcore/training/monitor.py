@@ -61,9 +61,7 @@ class Monitor:
         kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
         if left_out:
             aside = set_aside(self._metrics)
-            self.say(
-                f"{len(left_out)} lines of {self._metrics} cannot be read; as it was, it is {aside.name}"
-            )
+            self.say(f"{len(left_out)} lines of {self._metrics} cannot be read; it is kept as {aside.name}")
         write_atomic(self._metrics, jsonl.text(kept).encode())
 
     @contextmanager
