@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from diffbase import output
 from diffbase.exits import BAD_INPUT, RETRYABLE
 from diffbase.system_error import is_passing
 
@@ -39,16 +40,25 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def run(main: Callable[[], T], hold_back: float = 0) -> T:
+def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T:
     """Run a command, return what it does; a user's mistake ends it with one line on stderr and exit code 2.
 
     ``hold_back`` is how many seconds the line waits: for processes of which another one says it first.
+    ``survive``: it is not for its output, and goes on where that cannot be written (``diffbase.output``).
 
     An OSError (unwritable output, full disk, missing file) counts as one: its text names the path. One that
     may pass (``system_error.PASSING``) ends with 75 instead: the same command may go on later.
     """
+    with output.guarded(survive):
+        return _run(main, hold_back)
+
+
+def _run(main: Callable[[], T], hold_back: float) -> T:
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            output.flush()  # what is not taken is told here, not while the interpreter ends
     except InputError as error:
         time.sleep(hold_back)
         fail(str(error))

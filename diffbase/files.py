@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,3 +75,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged to ``NAME.damaged-TIME`` beside it, for a person to look at; returns that path.
+
+    OSError where it is another person's: that is theirs to mend.
+    """
+    if path.lstat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "is damaged, and another person's", str(path))
+    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+    aside, number = path.with_name(name), 1
+    while os.path.lexists(aside):
+        aside, number = path.with_name(f"{name}-{number}"), number + 1
+    path.rename(aside)
+    return aside

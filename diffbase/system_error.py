@@ -41,6 +41,8 @@ PASSING = frozenset(
     }
 )
 """Not among them: what names a mistake (ENOENT, EACCES, EROFS, ...), and a full disk (ENOSPC, EDQUOT)."""
+DISK = PASSING | {errno.ENOSPC, errno.EDQUOT}
+"""With a full disk: what a training may go on from later, when somebody has made room."""
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds between two tries."""
 

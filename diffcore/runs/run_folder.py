@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import json
 import subprocess
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
-from diffbase import ledger
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffbase import json_file, ledger
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
 from diffbase.ports import MEETING
 from diffbase.trust import check_entries, own_folder
@@ -26,6 +28,36 @@ LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 """What a launcher may have put into the folder before the first step."""
 OVERLAP = 60.0
 """Seconds that a launcher's attempt waits for the end of the one before it."""
+
+STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class AttributeRecord(BaseModel):
+    """A label: its name and how many variants it has."""
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+    variants: Annotated[int, Field(ge=1, le=10**6)]
+
+
+class DataRecord(BaseModel):
+    """What a run keeps of its shards (``data_record``), in run.json, checkpoints and exports."""
+
+    model_config = STRICT
+
+    fingerprint: Annotated[str, Field(min_length=1, max_length=128)]
+    size: Annotated[int, Field(ge=1, le=2**16)]
+    attributes: Annotated[list[AttributeRecord], Field(alias="schema", max_length=10_000)]
+
+
+class RunRecord(BaseModel):
+    """run.json: which experiment the folder is of."""
+
+    model_config = STRICT
+
+    identity: dict[str, Any]
+    data: DataRecord
 
 
 @functools.cache  # the code that was loaded, not what the checkout became since
@@ -49,7 +81,8 @@ def code_version() -> str:
 
 def run_of(path: Path) -> Path:
     """The run folder that a checkpoint lies in; any other path is its own."""
-    return path.absolute().parents[1] if (path / "state.json").exists() else path
+    within = path.absolute().parents
+    return within[1] if len(within) > 1 and (path / "state.json").exists() else path
 
 
 def data_record(index: Index) -> dict[str, Any]:
@@ -68,12 +101,8 @@ def check(config: Config, data: dict[str, Any]) -> None:
         if config.run.exists() and any(not _begun(path.name) for path in config.run.iterdir()):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
-    try:
-        before = json.loads(record.read_text())
-        identity, fingerprint = dict(before["identity"]), before["data"]["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error})") from error
-    now = config.identity()
+    before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
+    identity, fingerprint, now = before.identity, before.data.fingerprint, config.identity()
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,13 @@ import torch
 
 from diffbase.cli import InputError
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
-from diffbase.system_error import PASSING
+from diffbase.system_error import DISK
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import StrangerError, World, is_lost_peer
 from diffcore.memory import oom
 
 if TYPE_CHECKING:
     from diffcore.training.run import Training
-
-# A full or failing disk, or a file server that was restarted: not a mistake in what was given.
-DISK = PASSING | {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def last_code(run: Path) -> int:
     """Exit code of the newest job's last attempt, as the ledger has it; 1 if it ended without a word."""
     for _ in range(20):  # a network disk shows the last line late
         events = list(ledger.events(run))
-        job = [str(e["job"]) for e in events if e["event"] == "submitted"][-1]
-        ends = [e for e in events if e["event"] == "ended" and str(e.get("job")) == job]
+        job = next((e["job"] for e in reversed(events) if e["event"] == "submitted"), None)
+        ends = [e for e in events if e["event"] == "ended" and e.get("job") == job]
         if ends:
             return int(ends[-1].get("code", 1))
         time.sleep(0.1)

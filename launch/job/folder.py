@@ -10,13 +10,13 @@ RUN/job/001/            one submission, owner only; the next one is 002
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffbase import json_file
 from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
 from diffbase.trust import own_folder
@@ -24,6 +24,7 @@ from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
 
 JOBS = "job"  # RUN/job
+LARGEST = 4 << 20  # bytes of a job.json
 
 # Names that are kept; whatever looks like a secret is left out even so.
 KEPT = re.compile(
@@ -64,7 +65,7 @@ class Place:
     def spec(self) -> JobSpec:
         """The job's size and cluster from job.json. InputError if it does not hold them."""
         path = self.folder / "job.json"
-        return validated(JobSpec, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validated(JobSpec, json_file.read(path, most=LARGEST), str(path))
 
 
 def next_place(run: Path) -> Place:

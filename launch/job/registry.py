@@ -9,15 +9,40 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffbase import home, jsonl
 from diffbase.cli import InputError
-from diffbase.files import renamed
+from diffbase.files import renamed, set_aside
+from diffbase.ledger import FilePath, Job, Seconds
 from diffbase.trust import own_folder
 
 NEWEST = 200  # submissions that a list looks at
+
+
+class Submission(BaseModel):
+    """A line of jobs.jsonl."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    time: Seconds
+    run: FilePath
+    job: Job
+    cluster: Annotated[str, Field(max_length=200)]
+
+
+class Excluded(BaseModel):
+    """A line of a cluster's file of nodes; the name goes to sbatch."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    node: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
+    until: Seconds
+    why: Annotated[str, Field(max_length=100_000)] = ""
 
 
 def remember(run: Path, job: str, cluster: str) -> str:
@@ -30,8 +55,8 @@ def remember(run: Path, job: str, cluster: str) -> str:
 
 
 def submissions() -> list[dict[str, Any]]:
-    """This user's newest submissions, oldest first."""
-    return _read("jobs.jsonl")[-NEWEST:]
+    """This user's newest submissions, oldest first; lines that are none are left out."""
+    return _read("jobs.jsonl", Submission, [])[-NEWEST:]
 
 
 def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> str:
@@ -45,26 +70,37 @@ def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> str:
 
 def excluded(cluster: str) -> dict[str, str]:
     """Nodes that are left out of submissions to ``cluster`` now, and why."""
-    folder, now = home.state(), time.time()
-    lines = _read(_excluded(cluster))
-    current = [line for line in lines if float(line.get("until", 0)) > now and "node" in line]
-    if folder and len(current) < len(lines):
+    folder, now, damaged = home.state(), time.time(), list[int]()
+    lines = _read(_excluded(cluster), Excluded, damaged)
+    current = [line for line in lines if line["until"] > now]
+    if folder and (len(current) < len(lines) or damaged):
+        path = folder / _excluded(cluster)
         # Where it cannot be written the old lines stay, and are passed over again.
-        with suppress(OSError), renamed(folder / _excluded(cluster)) as temporary:
+        with suppress(OSError), renamed(path) as temporary:
             temporary.write_text(jsonl.text(current))
-    return {str(line["node"]): str(line.get("why", "")) for line in current}
+            if damaged:  # what it was stays beside it
+                set_aside(path)
+    return {line["node"]: line.get("why", "") for line in current}
 
 
 def _excluded(cluster: str) -> str:
     return f"excluded-{cluster}.jsonl"
 
 
-def _read(name: str) -> list[dict[str, Any]]:
-    """The file's lines; none where there is no home, or one that this user may not enter."""
+def _read(name: str, kind: type[BaseModel], damaged: list[int]) -> list[dict[str, Any]]:
+    """The file's lines of that kind; none where there is no home, or one that this user may not enter."""
     folder = home.state()
     with suppress(PermissionError, NotADirectoryError):
-        return list(jsonl.read(folder / name)) if folder else []
+        return list(jsonl.read(folder / name, damaged, partial(_is_a, kind))) if folder else []
     return []
+
+
+def _is_a(kind: type[BaseModel], entry: dict[str, Any]) -> bool:
+    try:
+        kind.model_validate(entry)
+    except ValidationError:
+        return False
+    return True
 
 
 def _append(name: str, entries: Sequence[Mapping[str, Any]]) -> str:
