@@ -45,6 +45,14 @@ class Excluded(BaseModel):
     why: Annotated[str, Field(max_length=100_000)] = ""
 
 
+def path_of(name: str) -> Path:
+    """Of a file of this user's state. InputError for one who has no home."""
+    folder = home.state()
+    if folder is None:
+        raise InputError("this user has no home folder; XDG_STATE_HOME names another one")
+    return folder / name
+
+
 def remember(run: Path, job: str, cluster: str) -> str:
     """One more submission. A single write, so that two at once do not mix.
 
@@ -104,15 +112,13 @@ def _is_a(kind: type[BaseModel], entry: dict[str, Any]) -> bool:
 
 
 def _append(name: str, entries: Sequence[Mapping[str, Any]]) -> str:
-    folder = home.state()
-    if folder is None:
-        return "this user has no home folder; XDG_STATE_HOME names another one"
     try:
-        own_folder(folder)
+        path = path_of(name)
+        own_folder(path.parent)
         for entry in entries:
-            jsonl.append(folder / name, entry)
+            jsonl.append(path, entry)
     except OSError as error:
-        return f"{error.filename or folder}: {error.strerror or error}"
+        return f"{error.filename or name}: {error.strerror or error}"
     except InputError as error:
         return str(error)
     return ""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from launch import submit
@@ -230,9 +229,7 @@ def test_folders_that_somebody_else_made_are_not_used(tmp_path: Path, place: str
 def test_the_list_of_jobs_is_the_users_alone(tmp_path: Path) -> None:
     registry.remember(tmp_path / "run", "12", "box")
     assert [entry["job"] for entry in registry.submissions()] == ["12"]
-    folder = home.state()
-    assert folder is not None
-    path = folder / "jobs.jsonl"
+    path = registry.path_of("jobs.jsonl")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text(path.read_text() + '{"torn')
     assert len(registry.submissions()) == 1

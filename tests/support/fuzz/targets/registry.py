@@ -25,7 +25,7 @@ def target() -> Target:
             patch.dict(os.environ, {"XDG_STATE_HOME": str(folder)}),
             patch.object(query, "ask", return_value={}),
         ):
-            home = registry.home()
+            home = registry.path_of("jobs.jsonl").parent
             home.mkdir()
             for name in ("run", "other"):
                 (folder / name).mkdir()

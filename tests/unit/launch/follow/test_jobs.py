@@ -253,7 +253,7 @@ def test_one_run_never_hides_the_others(run: Path, capsys: pytest.CaptureFixture
     line = jsonl.text([event(0, "submitted", job="7", cluster="box", folder="/x")])
     (run.parent / "torn" / "events.jsonl").write_bytes(b'\xff\n{"event": "ended"}\n' + line.encode())
     (run.parent / "no-folder").write_text("")
-    (registry.home() / "jobs.jsonl").open("ab").write(b'\xff\n{"run": 7}\n')
+    (registry.path_of("jobs.jsonl")).open("ab").write(b'\xff\n{"run": 7}\n')
     registry.remember(run, "5", "box")
     jobs.main(["list", "--json"])
     rows = {row["job"]: row for row in json.loads(capsys.readouterr().out)}
@@ -278,11 +278,11 @@ def test_status_counts_what_cannot_be_read(run: Path, capsys: pytest.CaptureFixt
 
 def test_garbage_among_nodes_left_out_is_set_aside(run: Path) -> None:
     registry.exclude("box", {"n1": "GPU 3"}, 1)
-    path = registry.home() / "excluded-box.jsonl"
+    path = registry.path_of("excluded-box.jsonl")
     before = path.read_bytes() + b'\xff\n{"node": "n2,n3", "until": 9e10}\n{"node": "n4", "until": "x"}\n'
     path.write_bytes(before)
     assert registry.excluded("box") == {"n1": "GPU 3"} == registry.excluded("box")
-    [aside] = registry.home().glob("excluded-box.jsonl.damaged-*")
+    [aside] = path.parent.glob("excluded-box.jsonl.damaged-*")
     assert aside.read_bytes() == before and len(path.read_bytes().splitlines()) == 1
 
 
