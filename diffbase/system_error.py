@@ -70,6 +70,7 @@ def patiently(work: Callable[[], T], path: Path | str, again: Callable[[], objec
             return work()
         except OSError as error:
             if not _again(error):
+                error.filename = error.filename or str(path)  # a failing read does not say of what
                 raise
             again()
             time.sleep(pause)
