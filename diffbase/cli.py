@@ -36,7 +36,7 @@ def one_line(text: str) -> str:
     """``text`` on one line, as a terminal shows it: what is not printable is escaped, the middle cut."""
     if len(text) > 2 * LONGEST:  # before the work, which takes time of a text of megabytes
         text = text[:LONGEST] + " ... " + text[-LONGEST:]
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    text = line.printable(" ".join(text.split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
 
 
@@ -76,7 +76,9 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(_text(text))
+    if problem := line.path_fault(text):
+        raise argparse.ArgumentTypeError(problem)
+    return Path(text)
 
 
 def _whole(text: str) -> int:
@@ -191,20 +193,12 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
 
         yield tell
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from diffbase.tables import progress
 
-    with Progress(
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=None, rate="")
+    with progress() as bar:
+        task = bar.add_task(line.printable(doing), total=None, words="")
 
         def show(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total, rate=rate(done))
+            bar.update(task, completed=done, total=total, words=rate(done))
 
         yield show

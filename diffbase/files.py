@@ -21,7 +21,7 @@ def path_of(text: str | Path, where: str) -> Path:
 
     Errors: a character that is none of a name (line.fault), or a user that is not there.
     """
-    if problem := line.fault(str(text)) or ("is empty; give a path" if text == "" else None):
+    if problem := line.path_fault(str(text)) or ("is empty; give a path" if text == "" else None):
         raise InputError(f"{where} {problem}")
     try:
         return Path(text).expanduser()

@@ -148,7 +148,7 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
         names = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(flag, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
-        raise InputError(f"unknown argument {unknown[0]!r}; {hint}")
+        raise InputError(f"unknown argument {flag!r:.200}; {hint}")
     try:
         overrides = source(parsed_args=known)()
     except (ValueError, RecursionError) as error:  # pydantic-settings' own are ValueErrors
@@ -170,7 +170,11 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path, 
     """Make relative paths absolute, in place: a YAML's from its folder, the command line's from here."""
     for name, field in section.model_fields.items():
         value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str | Path) and Path in kinds and "://" not in str(value):
+        if isinstance(value, str | Path) and Path in kinds:
+            if "://" in str(value):
+                if str not in kinds:
+                    raise InputError(f"{where}{name}: a path is wanted, not a URL, got {str(value)!r:.200}")
+                continue
             tree[name] = os.path.normpath(folder.resolve() / path_of(value, where + name))
         elif isinstance(value, dict):
             for kind in sections_of(field.annotation):

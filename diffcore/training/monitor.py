@@ -15,6 +15,7 @@ import numpy as np
 
 from diffbase import jsonl
 from diffbase.files import write_atomic
+from diffbase.line import printable
 
 
 class Monitor:
@@ -62,13 +63,15 @@ class Monitor:
             self._writer.add_text(tag, f"```\n{text}\n```")
 
     def say(self, line: str) -> None:
-        """One line for the reader of the log."""
+        """One line for the reader of the log, as text: names and paths in it neither colour nor end it."""
         if not self.active:
             return
         if self._progress:
-            self._progress.console.print(line, highlight=False)
+            from diffbase import tables
+
+            tables.say(self._progress.console, line)
         else:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
@@ -114,17 +117,9 @@ class Monitor:
 
 
 def _progress(start: int, total: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from diffbase import tables
 
-    progress = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    progress = tables.progress()
     progress.add_task("training", total=total, completed=start, words="")
     progress.start()
     return progress

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.files import path_of
 from launch.box import conf, processes
 from launch.box.conf import Settings
 from launch.box.machine import (
@@ -39,7 +40,7 @@ class Box:
     """One Slurm in one folder. Every method may be called again after it was cut short."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().resolve()
+        self.folder = path_of(folder, "--dir").resolve()
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SQUEUE", "SINFO"))
         }
