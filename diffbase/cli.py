@@ -19,8 +19,9 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from diffbase import output
+from diffbase import line, output
 from diffbase.exits import BAD_INPUT, RETRYABLE
+from diffbase.redaction import without_url_secrets
 from diffbase.system_error import is_passing
 
 LOG_SECONDS = 60
@@ -28,16 +29,69 @@ LOG_SECONDS = 60
 T = TypeVar("T")
 
 
+LONGEST = 2_000
+"""Characters of a message; a longer one loses its middle."""
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, as a terminal shows it: what is not printable is escaped, the middle cut."""
+    if len(text) > 2 * LONGEST:  # before the work, which takes time of a text of megabytes
+        text = text[:LONGEST] + " ... " + text[-LONGEST:]
+    text = line.printable(" ".join(text.split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
+
+
 class InputError(ValueError):
-    """A user's mistake, with a message of one line."""
+    """A user's mistake, with a message of one line: printable, whatever the names and values in it hold.
+
+    URLs in it have lost their passwords and queries: messages end in logs, ledgers and bug reports.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        """``message`` as ``one_line`` writes it."""
+        super().__init__(without_url_secrets(one_line(str(message))))
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are InputErrors too, without argparse's usage lines before them."""
+    """A parser whose complaints are InputErrors too, without argparse's usage lines before them.
+
+    Of every flag that takes text, a path, an int or a float it refuses what is no line, too large for 63 bits
+    or not finite.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        """As argparse's."""
+        super().__init__(*arguments, **settings)
+        for kind, convert in ((None, _text), (str, _text), (Path, _path), (int, _whole), (float, _finite)):
+            self.register("type", kind, convert)
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError with what argparse complains of."""
-        raise InputError(message)
+        raise InputError(message if len(message) <= 500 else f"{message[:500]} ...")
+
+
+def _text(text: str) -> str:
+    if problem := line.fault(text):
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _path(text: str) -> Path:
+    if problem := line.path_fault(text):
+        raise argparse.ArgumentTypeError(problem)
+    return Path(text)
+
+
+def _whole(text: str) -> int:
+    if len(text) > line.BITS or (number := int(text)).bit_length() > line.BITS:
+        raise ValueError
+    return number
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
 
 
 def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T:
@@ -69,18 +123,6 @@ def _run(main: Callable[[], T], hold_back: float) -> T:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-LONGEST = 2_000
-"""Characters of a message; a longer one loses its middle."""
-
-
-def one_line(text: str) -> str:
-    """``text`` on one line, as a terminal shows it: what is not printable is escaped, the middle cut."""
-    if len(text) > 2 * LONGEST:  # before the work, which takes time of a text of megabytes
-        text = text[:LONGEST] + " ... " + text[-LONGEST:]
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
 
 
 def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
@@ -162,20 +204,12 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
 
         yield tell
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from diffbase.tables import progress
 
-    with Progress(
-        TextColumn(doing),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=None, rate="")
+    with progress() as bar:
+        task = bar.add_task(line.printable(doing), total=None, words="")
 
         def show(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total, rate=rate(done))
+            bar.update(task, completed=done, total=total, words=rate(done))
 
         yield show

@@ -14,6 +14,12 @@ from diffbase.cli import InputError
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+WORDS = {
+    "path_type": "expected a path",
+    "model_type": "expected a mapping",
+    "model_attributes_type": "expected a mapping",
+}
+"""What is said instead of pydantic's sentences that name classes."""
 
 
 def validated(kind: type[M], tree: Any, where: str) -> M:
@@ -43,14 +49,14 @@ def explain(error: pydantic.ValidationError, root: type[BaseModel]) -> str:
     """The first problem with a ``root``, and how many more there are."""
     first, count = error.errors()[0], error.error_count()
     parent, names = _locate(first["loc"], root)
-    field = ".".join(names)
+    field = ".".join(f"{name:.100}" for name in names)
     # A file that a program wrote is not corrected by hand: only documented sections name what is allowed.
     by_hand = parent is not None and bool(parent.model_config.get("use_attribute_docstrings"))
     if first["type"].startswith("union_tag"):
         text = f"{field}.kind must be one of {', '.join(_choices(parent, names[-1]))}"
     elif parent and by_hand and first["type"] == "extra_forbidden":
         allowed = list(parent.model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        near = difflib.get_close_matches(names[-1][:100], allowed, n=1)
         text = f"unknown key {field!r}"
         text += f" (did you mean {near[0]!r}?)" if near else ""
         text += f"; allowed here: {', '.join(allowed)}"
@@ -60,10 +66,17 @@ def explain(error: pydantic.ValidationError, root: type[BaseModel]) -> str:
         text = f"key {field!r} is missing: {meaning or 'a section'}"
     else:
         text = f"{field}: " if field else ""
-        text += first["msg"].removeprefix("Value error, ")
+        text += WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         if not isinstance(first["input"], dict | BaseModel):
-            text += f", got {first['input']!r:.200}"
+            text += f", got {_given(first['input'])}"
     return text + (f" (and {count - 1} more)" if count > 1 else "")
+
+
+def _given(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__} of too many digits"
 
 
 def _locate(path: Sequence[int | str], root: type[BaseModel]) -> tuple[type[BaseModel] | None, list[str]]:

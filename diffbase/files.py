@@ -12,8 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from diffbase import line
+from diffbase.cli import InputError
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of the packages: the checkout, what a launcher copied of it, or site-packages."""
+
+
+def path_of(text: str | Path, where: str) -> Path:
+    """What a person gave as a path, with ``~`` and ``~user`` put in. InputError, which begins with ``where``.
+
+    Errors: a character that is none of a name (line.fault), or a user that is not there.
+    """
+    if problem := line.path_fault(str(text)) or ("is empty; give a path" if text == "" else None):
+        raise InputError(f"{where} {problem}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{where}: {str(text)!r:.200}: there is no such user") from None
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Tables on a terminal, or in a log, whose cells are text whatever brackets they have."""
+"""Tables, lines and bars on a terminal, or in a log: rich shows what it is given as text.
+
+Whatever brackets are in it, it is no markup; whatever bytes, they do not act on the terminal. Nobody else
+imports rich.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,34 @@ import sys
 from collections.abc import Collection
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console as Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from diffbase.line import printable
+
+
+def _text(words: str) -> Text:
+    """Words for rich that are shown as they are."""
+    return Text(printable(words))
+
+
+def say(console: Console, words: str) -> None:
+    """One line, uncoloured."""
+    console.print(_text(words))
+
+
+def progress() -> Progress:
+    """A bar on stderr: a task's description, how much is done, its field ``words``, and the time left."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 class TextTable:
@@ -20,20 +49,20 @@ class TextTable:
         ``plain``: no lines around it, and cells are folded, never cut: paths are for copying.
         """
         self.table = Table(
-            title=Text(title, style="table.title") if title else None,
+            title=Text(printable(title), style="table.title") if title else None,
             box=SIMPLE if plain else Table().box,
             show_header=any(headings),
         )
         for i, heading in enumerate(headings):
             self.table.add_column(
-                Text(heading),
+                _text(heading),
                 justify="left" if i in text else "right",
                 overflow="fold" if plain else "ellipsis",
             )
 
     def add_row(self, *cells: str, bold: bool = False) -> None:
         """One row of text; ``bold`` for a sum."""
-        self.table.add_row(*map(Text, cells), style="bold" if bold else None)
+        self.table.add_row(*map(_text, cells), style="bold" if bold else None)
 
     def add_section(self) -> None:
         """A line below the last row."""

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.line import printable
 
 PROG = "python -m diffcore.checkpoints"
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with cli.answer(a) as give:
         found = marks.listed(a.run)
         for one in found:
-            print(one.line())
+            print(printable(one.line()))
         give([asdict(one) for one in found])
 
 

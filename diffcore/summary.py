@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.line import printable
 from diffbase.tables import TextTable
 from diffcore.runs.figures import figures, numbers
 
@@ -46,7 +47,7 @@ def _show(run: Path, words: dict[str, str]) -> None:
     table.print()
     grid = run / "samples" / "asked.png"
     grids = [grid] if grid.exists() else sorted((run / "samples").glob("ema-*.png"))
-    print(f"sample grid    {grids[-1] if grids else 'none yet'}")
+    print(f"sample grid    {printable(str(grids[-1])) if grids else 'none yet'}")
     print(f"memory report  {run / 'memory.txt' if (run / 'memory.txt').exists() else 'none yet'}")
     print(f"tensorboard    {_tensorboard()} --logdir {run / 'tensorboard'}")
 

@@ -45,6 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffbase.cli import InputError
+from diffbase.line import printable
 from shards.codec.decode import BadSample
 from shards.images import SplitImages
 from shards.order import Extent, Order, ReaderState
@@ -81,7 +82,7 @@ class Batch:
 
 
 def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class ShardReader:

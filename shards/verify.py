@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError, Parser, add_answer, answer, run
+from diffbase.line import printable
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with answer(args) as give:
         try:
             for problem in problems(folder, jobs):
-                print(problem)
+                print(printable(problem))
                 bad.append(problem)
             if not bad:
                 counts = {name: len(split) for name, split in Index.load(folder).splits.items()}

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
 from diffbase.explain import kinds_of, sections_of, validated
+from diffbase.files import path_of
 from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config.tree import Config
 
@@ -45,12 +46,12 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     tree = yaml_file.read(path, f"{missing}; {config_hint()}")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
-    _anchor_paths(tree, Config, anchor(path))
+    _anchor_paths(tree, Config, anchor(path), f"{path}: ")
     if (base := tree.pop("extends", None)) is None:
         return tree
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
-    below = Path(os.path.normpath(path.parent.resolve() / Path(base).expanduser()))
+    below = Path(os.path.normpath(path.parent.resolve() / path_of(base, f"{path}: extends")))
     below = below if below.is_file() else find_config(Path(base))
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
@@ -70,7 +71,7 @@ def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides with dotted or nested keys as nested ones, their relative paths taken from here."""
     tree = _nested(overrides)
-    _anchor_paths(tree, Config, Path.cwd())
+    _anchor_paths(tree, Config, Path.cwd(), "")
     return tree
 
 
@@ -147,8 +148,13 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
         names = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(flag, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "--help lists all"
-        raise InputError(f"unknown argument {unknown[0]!r}; {hint}")
-    overrides = source(parsed_args=known)()
+        raise InputError(f"unknown argument {flag!r:.200}; {hint}")
+    try:
+        overrides = source(parsed_args=known)()
+    except (ValueError, RecursionError) as error:  # pydantic-settings' own are ValueErrors
+        what = str(error).replace(' from source "CliSettingsSource"', "")
+        why = str(error.__cause__ or "")
+        raise InputError(f"command line: {what}" + f": {why}" * (why not in what)) from error
     return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
 
 
@@ -160,12 +166,16 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path) -> None:
+def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path, where: str) -> None:
     """Make relative paths absolute, in place: a YAML's from its folder, the command line's from here."""
     for name, field in section.model_fields.items():
         value, kinds = tree.get(name), (field.annotation, *get_args(field.annotation))
-        if isinstance(value, str | Path) and Path in kinds and "://" not in str(value):
-            tree[name] = os.path.normpath(folder.resolve() / Path(value).expanduser())
+        if isinstance(value, str | Path) and Path in kinds:
+            if "://" in str(value):
+                if str not in kinds:
+                    raise InputError(f"{where}{name}: a path is wanted, not a URL, got {str(value)!r:.200}")
+                continue
+            tree[name] = os.path.normpath(folder.resolve() / path_of(value, where + name))
         elif isinstance(value, dict):
             for kind in sections_of(field.annotation):
-                _anchor_paths(value, kind, folder)
+                _anchor_paths(value, kind, folder, f"{where}{name}.")

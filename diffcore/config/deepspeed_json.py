@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from diffbase import json_file
 from diffbase.cli import InputError
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
@@ -16,15 +16,14 @@ OURS = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
+MOST = 1 << 20
+"""Bytes of the largest file that is read."""
 
 
 def settings(config: Config, world_size: int) -> dict[str, Any]:
     """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too."""
     path = config.engine.json_path
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    tree = json_file.read(path, "no such file (engine.deepspeed)", MOST)
     if not isinstance(tree, dict) or not isinstance(tree.get("zero_optimization", {}), dict):
         raise InputError(f"{path}: expected an object with an object zero_optimization in it")
     for key in (*OURS, "bf16", "fp16", "optimizer", "scheduler"):

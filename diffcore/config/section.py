@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from diffbase import line
 
 T = TypeVar("T")
 IDENTITY = object()
@@ -15,9 +17,20 @@ is only resumed with the same value."""
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, and an unknown key is an error."""
+    """A part of the config: frozen, and an unknown key is an error.
+
+    Every text, path and name in it is one line without control characters, every whole number has 63 bits at
+    most (diffbase.line): what is written here ends in shells, headers, file names and tensors.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _holds_lines(self) -> Self:
+        for name in type(self).model_fields:
+            for problem in line.faults(name, getattr(self, name)):
+                raise ValueError(problem)
+        return self
 
     def identity(self) -> dict[str, Any]:
         """The fields of this section and those in it that are declared ``Identity``, as flat dotted keys."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from diffbase.cli import InputError
 from diffbase.shipped import shipped
@@ -23,10 +23,17 @@ from diffcore.config.samplers import SAMPLERS, SamplerName
 from diffcore.config.section import Identity, Section
 
 
+def _folder_or_url(given: Any) -> Any:
+    # Of a union with str pydantic would keep every path as text.
+    if not isinstance(given, str | Path):
+        raise ValueError("expected a folder or a URL")
+    return given if "://" in str(given) else Path(given)
+
+
 class Data(Section):
     """Where the training images are, and how they are read."""
 
-    path: Path | str
+    path: Annotated[Path | str, BeforeValidator(_folder_or_url)]
     """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
     order: Identity[Literal["full", "block", "shards"]] = "full"
     """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
@@ -38,20 +45,12 @@ class Data(Section):
     """Corrupt samples that one process may replace; one more ends the run."""
     threads: int = Field(default=2, ge=1, le=256)
     """Threads that read and decode a micro batch."""
-    prefetch: int = Field(default=4, ge=1)
+    prefetch: int = Field(default=4, ge=1, le=1024)
     """Micro batches read ahead of the step that needs them."""
     cache: Path | None = None
     """Node-local folder for the shards of a URL; None: $SLURM_TMPDIR, else the user's cache folder."""
     cache_bytes: int = Field(default=64 << 30, ge=1)
     """Most that the cache may hold, for all runs of a node that share it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _local_paths(cls, given: Any) -> Any:
-        # Of a union with str pydantic would keep every path as text.
-        if isinstance(given, dict) and isinstance(path := given.get("path"), str) and "://" not in path:
-            return {**given, "path": Path(path)}
-        return given
 
 
 class Diffusion(Section):
@@ -59,7 +58,7 @@ class Diffusion(Section):
 
     schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
     """Noise schedule: linear betas (Ho et al. 2020), cosine (Nichol & Dhariwal 2021) or sigmoid betas."""
-    timesteps: int = Field(default=1000, ge=2)
+    timesteps: int = Field(default=1000, ge=2, le=1_000_000)
     """T, the number of noise levels."""
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     """First beta of the linear schedule."""
@@ -172,7 +171,7 @@ class Engine(Section):
     """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler."""
     deepspeed: Path | None = None
     """JSON with what is DeepSpeed's own; None: configs/deepspeed/zero{stage}.json."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads per rank; None: cores / ranks on this node."""
 
     @model_validator(mode="after")
@@ -285,9 +284,9 @@ class Guards(Section):
     """Factor on the learning rate after a rollback."""
     max_rollbacks: int = Field(default=1, ge=0)
     """Rollbacks of a run; one explosion more ends it."""
-    hang_seconds: float = Field(default=1800, ge=0)
+    hang_seconds: float = Field(default=1800, ge=0, le=1e7)
     """A rank that long without a sign of life writes every thread's stack and ends the run; 0: never."""
-    start_seconds: float = Field(default=1800, ge=0)
+    start_seconds: float = Field(default=1800, ge=0, le=1e7)
     """The same until training begins: for the other ranks to come, and for a checkpoint to be loaded."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -42,6 +43,18 @@ def _forget_earlier_engines() -> None:
     autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
+def checked(config: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's settings as it takes them itself. InputError with its words if it refuses the JSON."""
+    from deepspeed import DeepSpeedConfig
+
+    tree = settings(config, world_size)
+    try:
+        DeepSpeedConfig(copy.deepcopy(tree))
+    except Exception as error:  # of a section of another type an AttributeError, KeyError, TypeError, ...
+        raise InputError(f"{config.engine.json_path}: DeepSpeed refuses it: {error!s:.500}") from error
+    return tree
+
+
 class Engine(NamedStates):
     """A network under DeepSpeed: forward, backward and step, and its states by parameter name."""
 
@@ -63,7 +76,7 @@ class Engine(NamedStates):
         optimizer = build_optimizer(config, self.network)
         _forget_earlier_engines()
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.network, optimizer=optimizer, config=settings(config, world.size)
+            model=self.network, optimizer=optimizer, config=checked(config, world.size)
         )
         if self.stage == 0 and world.size == 1:
             # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from diffbase.files import write_atomic, write_json
+from diffbase.tables import Console
 from diffcore.config.tree import Config
 from diffcore.memory.advise import Planner, words
 from diffcore.memory.anatomy import SCHEMA, load

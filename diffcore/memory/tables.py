@@ -6,10 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from diffbase.cli import InputError
-from diffbase.tables import TextTable
+from diffbase.tables import Console, TextTable, say
 from diffcore.memory.advise import MOST, Change, Step
 from diffcore.memory.page import fullest
 from diffcore.memory.plan.states import CATEGORIES, WORDS
@@ -30,9 +28,9 @@ def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
             if rank["layers"]:
                 _layers(rank).print(console)
             for note in rank["notes"]:
-                _say(console, f"note: {note}")
+                say(console, f"note: {note}")
     for line in anatomy["advice"]:
-        _say(console, line)
+        say(console, line)
 
 
 def print_table(rows: Iterable[dict[str, Any]]) -> None:
@@ -66,7 +64,7 @@ def print_fit(
     """
     console = _console()
     fits = "fits" if have <= room else "does not fit"
-    _say(
+    say(
         console,
         f"largest micro batch in {_whole(room)} MiB with these settings: {_micro(largest)}; "
         f"micro batch {micro} is planned at {_whole(have)} MiB and {fits}",
@@ -105,7 +103,7 @@ def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: 
         table.print(console)
     changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
     for name, (x, y) in changed.items():
-        _say(console, f"{name}: {x} -> {y}")
+        say(console, f"{name}: {x} -> {y}")
 
 
 def compared(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
@@ -172,10 +170,6 @@ def _layers(rank: dict[str, Any], most: int = 12) -> TextTable:
 def _console() -> Console:
     """A terminal has its own width; a file or a pipe gets lines that the tables fit in."""
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False)
 
 
 def _mib(size: float) -> str:

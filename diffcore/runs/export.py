@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from math import prod
@@ -14,10 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diffbase.cli import InputError
+from diffbase.line import markdown
+from diffbase.redaction import shown
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, source
 from diffcore.runs.model import load_network
 from diffcore.runs.source import DATA, FILES
+
+CLIMBED = 2
+"""Folders above an export that its config's paths may go through: further up are homes and disks."""
 
 
 def export(run: Path, out: Path, which: str = "newest") -> None:
@@ -35,7 +41,7 @@ def export(run: Path, out: Path, which: str = "newest") -> None:
             save_file(
                 found.weights(kind), temporary / name, metadata={"format": "pt", "step": str(state.step)}
             )
-        (temporary / "config.yaml").write_text(config.to_yaml())
+        (temporary / "config.yaml").write_text(portable(config, out))
         (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
         (temporary / "README.md").write_text(_card(config, state, folder))
         if config.model.kind == "diffusers":
@@ -44,6 +50,27 @@ def export(run: Path, out: Path, which: str = "newest") -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def portable(config: Config, out: Path) -> str:
+    """The config's YAML without what is private: URLs have no credentials, paths are names.
+
+    The data's path is relative to the export ``out`` where the two lie near each other, so that an export
+    that was not moved finds them.
+    """
+    tree = config.model_dump(mode="json")
+    data = config.data.path
+    if isinstance(data, Path):
+        relative = Path(os.path.relpath(data, out.absolute()))
+        near = relative.parts.count("..") <= CLIMBED
+        tree["data"]["path"] = relative.as_posix() if near else data.name or "data"
+    else:
+        tree["data"]["path"] = shown(data)
+    tree["data"]["cache"] = None
+    tree["run"] = config.run.name or "run"
+    tree["init_from"] = config.init_from and config.init_from.name
+    tree["engine"]["deepspeed"] = config.engine.deepspeed and config.engine.deepspeed.name
+    return str(yaml.safe_dump(tree, sort_keys=False))
 
 
 def _write_diffusers(out: Path, network: nn.Module) -> None:
@@ -58,25 +85,28 @@ def _card(config: Config, state: Any, folder: Path) -> str:
         "library_name": "diffusers" if config.model.kind == "diffusers" else "diffcore",
         "tags": ["diffusion", "image-generation", config.model.kind],
     }
-    attributes = ", ".join(f"{a['name']} ({a['variants']})" for a in state.data["schema"]) or "none"
+    # What a run folder says may be anybody's: it is text here.
+    attributes = ", ".join(markdown(f"{a['name']} ({a['variants']})") for a in state.data["schema"]) or "none"
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
+    size = markdown(state.data["size"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
 # {config.model.kind} UNet, {count:,} parameters
 
-A denoising network for images of {state.data["size"]} x {state.data["size"]} pixels in [-1, 1].
+A denoising network for images of {size} x {size} pixels in [-1, 1].
 
 | | |
 |---|---|
 | attributes (variants) | {attributes} |
 | schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g} |
 | predicts | {d.target} |
-| trained | {state.step:,} steps of {config.batch.size} images, {state.precision} |
-| data | shards with fingerprint {state.data["fingerprint"]} |
-| code | {state.code} |
-| checkpoint | {folder.name} |
+| trained | {state.step:,} steps of {config.batch.size} images, {markdown(state.precision)} |
+| data | shards with fingerprint {markdown(state.data["fingerprint"])} |
+| code | {markdown(state.code)} |
+| checkpoint | {markdown(folder.name)} |
 
 `model.safetensors` holds the averaged weights, `model.raw.safetensors` the optimizer's, `config.yaml` the
-whole config of the run. `diffcore.export.load_network(folder)` builds the network and loads them.
+whole config of the run, with names in the place of paths. `diffcore.export.load_network(folder)` builds the
+network and loads them.
 """

@@ -37,7 +37,7 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
     wanted: dict[str, int] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
-        number = int(value) if value.isascii() and value.isdigit() else value
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
         try:
             wanted |= check_labels({name: number}, schema)
         except InputError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from diffbase import jsonl
 from diffbase.cli import one_line
 from diffbase.files import set_aside, write_atomic
+from diffbase.line import printable
 from diffcore.runs import metrics
 
 
@@ -102,13 +103,15 @@ class Monitor:
                 writer.add_text(tag, f"```\n{text}\n```")
 
     def say(self, line: str) -> None:
-        """One line for the reader of the log."""
+        """One line for the reader of the log, as text: names and paths in it neither colour nor end it."""
         if not self.active:
             return
         if self._progress:
-            self._progress.console.print(line, highlight=False)
+            from diffbase import tables
+
+            tables.say(self._progress.console, line)
         else:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
@@ -164,17 +167,9 @@ class _NoBoard:
 
 
 def _progress(start: int, total: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from diffbase import tables
 
-    progress = Progress(
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    progress = tables.progress()
     progress.add_task("training", total=total, completed=start, words="")
     progress.start()
     return progress

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffbase.cli import InputError
+from diffbase.cli import InputError, one_line
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffbase.system_error import DISK
 from diffcore.config.tree import Config
@@ -30,7 +30,7 @@ def explain(
     error: BaseException, training: Training | None, config: Config, world: World | None
 ) -> Trouble | None:
     """The trouble behind ``error``; None for a bug, which keeps its traceback."""
-    text, doing = " ".join(str(error).split()), training.watchdog.doing if training else "the start"
+    text, doing = one_line(str(error)), training.watchdog.doing if training else "the start"
     if isinstance(error, InputError):
         return Trouble(BAD_INPUT, text)
     if isinstance(error, RunFailedError):

@@ -14,7 +14,7 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,8 @@ from diffbase.shipped import shipped
 from diffcore.config.section import Section
 
 LOCAL = "local"
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""Name of an environment variable."""
 
 
 class Gpus(Section):
@@ -32,9 +34,9 @@ class Gpus(Section):
 
     form: Literal["gres", "gpus-per-node", "none"] = "gres"
     """How GPUs are asked for: --gres=gpu:N, --gpus-per-node=N, or not at all."""
-    type: str | None = None
+    type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
     """GPU type in that request (gpu:TYPE:N), where the site names them."""
-    memory_gb: float | None = Field(default=None, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     """Memory of one GPU, GB as it is sold: a run whose memory plan does not fit is not submitted."""
 
 
@@ -43,7 +45,7 @@ class Network(Section):
 
     interface: str | None = None
     """Network interface (ib0, eth0, ...) of the rendezvous and of gloo's and NCCL's sockets."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, str] = Field(default_factory=dict)
     """NCCL_*, GLOO_*, UCX_* and the like, set for every rank."""
 
 
@@ -91,7 +93,7 @@ class Cluster(Section):
     gpus: Gpus = Gpus()
     cpus_per_task: int = Field(default=1, ge=1)
     """Cores per rank."""
-    mem_gb: float | None = Field(default=None, ge=0)
+    mem_gb: float | None = Field(default=None, ge=0, le=1e6)
     """Memory per node, GB; 0: all of it; None: the site's default."""
     minutes: int = Field(default=60, ge=1)
     """Time limit where --time gives none."""
@@ -107,7 +109,7 @@ class Cluster(Section):
     """Any other srun argument (--cpu-bind=cores, --mpi=none, ...)."""
     setup: tuple[str, ...] = ()
     """Shell lines before the job starts: module load, source ...; they run once, on the first node."""
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, str] = Field(default_factory=dict)
     """Environment of every rank."""
     python: str | None = None
     """Interpreter on the nodes; None: the one that submits."""
@@ -116,13 +118,6 @@ class Cluster(Section):
     scratch: Path | None = None
     """Node-local scratch; a job makes its own folder in it. None: $SLURM_TMPDIR where the site sets it."""
     preflight: Preflight = Preflight()
-
-    @field_validator("setup", "srun")
-    @classmethod
-    def _lines(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        if any("\n" in line for line in lines):
-            raise ValueError("one line per entry")
-        return lines
 
     @field_validator("sbatch")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 from diffbase.cli import InputError
@@ -31,7 +32,7 @@ def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
 
 def default_name(config: Config) -> str:
     """A job's name from the run folder's: letters, digits and ``_.-``, 100 at most."""
-    name = "".join(c if c.isalnum() or c in "_.-" else "-" for c in config.run.name)[:100]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", config.run.name)[:97]
     return name if name[:1].isalnum() else f"run{name}"
 
 

@@ -32,7 +32,7 @@ class JobSpec(Section):
     """GPUs per node; 0: the ranks train on the CPU."""
     cpus_per_task: int = Field(ge=1)
     """Cores per rank."""
-    minutes: int = Field(ge=1)
+    minutes: int = Field(ge=1, le=10**8)
     """Time limit."""
     restarts: int = Field(default=20, ge=0)
     """Failures after which the run is started again; a stop by preemption or time limit does not count."""
@@ -42,7 +42,7 @@ class JobSpec(Section):
     """Nodes left out."""
     requeue: bool = True
     """Whether the scheduler can start the job again; not on one machine, nor inside salloc."""
-    takes_over: str | None = None
+    takes_over: str | None = Field(default=None, pattern=r"^\d+(_\d+)?$")
     """Job whose run this one goes on with, on fewer nodes."""
     parallel: int = Field(default=4, ge=1)
     """Jobs of a sweep that run at once."""
@@ -126,7 +126,7 @@ def override(cluster: Cluster, flags: Namespace) -> Cluster:
 
 def parse_nodes(text: str) -> tuple[int, int]:
     """``2`` -> (2, 2), ``1-2`` -> (1, 2)."""
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
     if not match:
         raise InputError(f"--nodes: {text!r}; give a number, or FEWEST-WANTED as 1-2")
     low = int(match[1])

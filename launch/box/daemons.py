@@ -17,7 +17,7 @@ from pathlib import Path
 from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.files import open_lock
+from diffbase.files import open_lock, path_of
 from diffbase.trust import check_folder, own_folder
 from launch.box import conf, processes
 from launch.box.conf import Settings
@@ -41,7 +41,7 @@ class Box:
     """One Slurm in one folder. Every method may be called again after it was cut short."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().resolve()
+        self.folder = path_of(folder, "--dir").resolve()
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SQUEUE", "SINFO"))
         }

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote
 
-HIDDEN = "***"
+from diffbase.redaction import HIDDEN, without_credentials
+
 LENGTH, READ = 400, 4000
 """Characters of a text that are shown, and that are looked at; an exception's may be pages."""
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH|COOKIE|SIGNATURE|PRIVATE|DSN|SAS", re.I)
@@ -22,14 +23,6 @@ SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH|COOKIE|SIGNATU
 SHORTEST = 6
 """Characters of a secret: shorter values (1, true, basic) are words of every text."""
 
-_URL = r"[A-Za-z][\w+.-]*://"
-# user:password@ or token@ before the host; also where the password has a slash that should be quoted.
-_USERINFO = re.compile(rf"({_URL})(?:[^\s/]*@|[^\s/:@]*:(?!\d+(?:/|$))\S*@)")
-_QUERY = re.compile(rf"({_URL}[^\s?#'\"<>]*)[?#][^\s'\"<>)]+")  # where signatures are
-_TOKEN = re.compile(
-    r"\b(?:gh[opsur]_|github_pat_|hf_|glpat-|sk-|xox[abeprs]-|AKIA|ASIA|eyJ)[\w.=-]{8,}|(?<=[Bb]earer )\S+"
-)
-_NAMED = re.compile(r"((?:token|secret|password|passwd|api[-_]?key|access[-_]?key)['\"]?\s*[=:]\s*)\S+", re.I)
 _HOMES = re.compile(
     r"(?:/[\w.+-]+)*?/(?:homes?\d*|[Uu]sers)/[^/\s'\":,;()\[\]<>]+|(?<![\w.~/-])/root(?![\w.-])"
 )
@@ -102,8 +95,7 @@ class Redaction:
         for secret in self.secrets:
             for form in (secret, quote(secret, safe="")):
                 text = text.replace(form, HIDDEN)
-        text = _QUERY.sub(rf"\1?{HIDDEN}", _USERINFO.sub(r"\1", text))
-        return _NAMED.sub(rf"\1{HIDDEN}", _TOKEN.sub(HIDDEN, text))
+        return without_credentials(text)
 
 
 def _one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from diffbase.cli import InputError, one_line
 from diffbase.exits import DONE, PREEMPTED
 from diffbase.files import write_atomic
+from diffbase.line import printable
 from diffbase.tables import TextTable
 from launch.ask.profile import LOCAL
 from launch.follow import goodput
@@ -139,7 +140,7 @@ def show_goodput(run: Run) -> dict[str, Any]:
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
     picture = run.folder / "goodput.svg"
     write_atomic(picture, goodput.svg(attempts, f"{run.folder.name}: goodput {kept:.1%}").encode())
-    print(f"picture: {picture}")
+    print(f"picture: {printable(str(picture))}")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
     return {"goodput": kept, "with_queue": whole, "attempts": seconds, "picture": str(picture)}
 

@@ -4,14 +4,13 @@ RUN/job/001/            one submission, owner only; the next one is 002
     code/               the checkout's tracked files, as they are on the disk now
     config.yaml         the resolved config
     job.json            JobSpec and where things are
-    environment.json    variables of an allow-list: none that may hold a secret
+    environment.json    variables of an allow-list, without credentials
     NNN_submitted.pkl   submitit's, NNN_RANK_log.out the ranks' output
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from diffbase import json_file
 from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
+from diffbase.redaction import without_credentials
 from diffbase.trust import own_folder
 from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
@@ -26,14 +26,25 @@ from launch.ask.spec import JobSpec
 JOBS = "job"  # RUN/job
 LARGEST = 4 << 20  # bytes of a job.json
 
-# Names that are kept; whatever looks like a secret is left out even so.
-KEPT = re.compile(
-    r"(PATH|LD_LIBRARY_PATH|PYTHONPATH|VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|LANG|LC_\w+|TZ|USER|HOSTNAME"
-    r"|LOADEDMODULES|SLURM_CONF|(CUDA|NCCL|GLOO|UCX|FI|OMP|MKL|KMP|TORCH|PYTORCH|DS|DIFFCORE|SUBMITIT)_\w+)"
-)
-SECRET = re.compile(
-    r"TOKEN|SECRET|PASS|CREDENTIAL|AUTH|(^|_)(API|ACCESS|PRIVATE|SSH)?_?KEY(_|S?$)", re.IGNORECASE
-)
+_NAMES = """
+PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LOADEDMODULES
+LANG LC_ALL LC_CTYPE TZ USER HOSTNAME SLURM_CONF SUBMITIT_EXECUTOR
+CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUDA_MODULE_LOADING
+CUDA_DEVICE_MAX_CONNECTIONS CUBLAS_WORKSPACE_CONFIG NVIDIA_TF32_OVERRIDE
+NCCL_DEBUG NCCL_DEBUG_SUBSYS NCCL_SOCKET_IFNAME NCCL_SOCKET_FAMILY NCCL_SOCKET_NTHREADS
+NCCL_NSOCKS_PERTHREAD NCCL_IB_DISABLE NCCL_IB_HCA NCCL_IB_GID_INDEX NCCL_IB_TIMEOUT NCCL_IB_RETRY_CNT
+NCCL_IB_SL NCCL_IB_TC NCCL_IB_PCI_RELAXED_ORDERING NCCL_NET NCCL_NET_PLUGIN NCCL_NET_GDR_LEVEL
+NCCL_CROSS_NIC NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_SHM_DISABLE NCCL_ALGO NCCL_PROTO NCCL_TOPO_FILE
+NCCL_BUFFSIZE NCCL_MIN_NCHANNELS NCCL_MAX_NCHANNELS NCCL_CUMEM_ENABLE NCCL_NVLS_ENABLE NCCL_TIMEOUT
+GLOO_SOCKET_IFNAME UCX_TLS UCX_NET_DEVICES FI_PROVIDER FI_EFA_USE_DEVICE_RDMA
+OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND MKL_NUM_THREADS KMP_AFFINITY KMP_BLOCKTIME
+TORCH_NCCL_ASYNC_ERROR_HANDLING TORCH_NCCL_BLOCKING_WAIT TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC
+TORCH_NCCL_TRACE_BUFFER_SIZE TORCH_DISTRIBUTED_DEBUG TORCH_CUDA_ARCH_LIST TORCH_EXTENSIONS_DIR TORCH_HOME
+TORCH_LOGS PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF PYTORCH_NO_CUDA_MEMORY_CACHING
+DS_ACCELERATOR DS_SKIP_CUDA_CHECK DIFFCORE_ATTEMPT DIFFCORE_PROFILES DIFFCORE_CUDA_VISIBLE_DEVICES
+"""
+KEPT = frozenset(_NAMES.split())
+"""Variables that are written down, name by name: of a family, one that is new may hold a secret."""
 
 
 @dataclass(frozen=True)
@@ -109,5 +120,5 @@ def write_spec(place: Place, spec: JobSpec) -> None:
 
 
 def allowed(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may be written down."""
-    return {k: v for k, v in environment.items() if KEPT.fullmatch(k) and not SECRET.search(k)}
+    """The variables that may be written down, without credentials that a value holds all the same."""
+    return {name: without_credentials(value) for name, value in environment.items() if name in KEPT}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from diffbase import ledger
+from diffbase.line import printable
 from launch.job.folder import Place
 from launch.supervise.environment import Layout, scratch
 from launch.supervise.meeting import Meeting
@@ -76,4 +77,4 @@ class Life:
 
     def say(self, line: str) -> None:
         """One line for this rank's log."""
-        print(f"launch: {line}", flush=True)
+        print(f"launch: {printable(line)}", flush=True)

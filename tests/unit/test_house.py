@@ -28,6 +28,7 @@ OWNERS = {
     "pynvml": ["diffbase/nvml.py"],
     "skia": ["shards/standin/"],
     "jinja2": ["diffbase/page/"],
+    "rich": ["diffbase/tables.py"],
 }
 
 

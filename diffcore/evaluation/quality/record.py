@@ -10,11 +10,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from diffbase.cli import finite
 from diffbase.files import write_json
+from diffbase.line import printable
 from diffbase.tables import TextTable
 from diffcore.evaluation.quality import report
 from diffcore.evaluation.quality.measure import Quality
 from diffcore.runs.model import TrainedModel
-from shards.table import Index
+from shards.table import FILE, Index
 
 
 def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> dict[str, Any]:
@@ -23,7 +24,11 @@ def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qual
     figures = {"run": str(run), "weights": weights, **quality.figures}
     write_json(out / "quality.json", finite(figures))
     data = model.config.data.path
-    names = dict(Index.load(data).header.variant_names) if isinstance(data, Path) else {}
+    names = (
+        dict(Index.load(data).header.variant_names)
+        if isinstance(data, Path) and (data / FILE).exists()
+        else {}
+    )
     report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema, names)
     with SummaryWriter(run / "tensorboard") as writer:
         for tag, value in scalars({k: v for k, v in figures.items() if k != "sampling"}).items():
@@ -55,7 +60,7 @@ def show(figures: dict[str, Any], title: str) -> None:
         table.print()
     others = {name: value for name, value in figures.items() if name not in ("fidelity", "sampling")}
     for name, value in scalars(others).items():
-        print(f"{name} {value:.4g}")
+        print(f"{printable(name)} {value:.4g}")
 
 
 def scalars(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
