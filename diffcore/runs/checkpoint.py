@@ -30,10 +30,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import checked, validated
 from diffbase.files import set_aside
+from diffbase.formats import json_file
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS

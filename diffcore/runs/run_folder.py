@@ -11,11 +11,12 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
-from diffbase.ports import MEETING
+from diffbase.formats import json_file
+from diffbase.machine.ports import MEETING
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config

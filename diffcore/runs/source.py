@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.formats import json_file
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, run_folder

@@ -23,9 +23,9 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
+from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small

@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import write_json
+from diffbase.formats import json_file
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.model import TrainedModel

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
+from diffbase.formats import jsonl
 from launch import jobs
 from launch.follow import goodput
 from launch.follow.run import FRESH, Run
