@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,6 +81,16 @@ def patiently(work: Callable[[], T], path: Path | str, again: Callable[[], objec
         if not _again(error):
             raise
         raise lasting(error, path) from error
+
+
+@contextmanager
+def named(path: Path | str) -> Iterator[None]:
+    """Errors of the system in the block name ``path``, as those of a read or a write do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def lasting(error: OSError, path: Path | str) -> GaveUpError:

@@ -21,6 +21,7 @@ import hashlib
 import re
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from diffbase.cli import InputError
 from diffbase.explain import checked, validated
 from diffbase.files import set_aside
 from diffbase.formats import json_file
+from diffbase.system_error import patiently
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
@@ -197,9 +199,8 @@ def check(folder: Path) -> str | None:
             path = folder / name
             if path.stat().st_size != said.bytes:
                 return f"{name} has {path.stat().st_size} bytes, COMPLETE says {said.bytes}"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != said.sha256:
-                    return f"{name} does not have the sha256 that COMPLETE says"
+            if patiently(partial(_digest, path), path) != said.sha256:
+                return f"{name} does not have the sha256 that COMPLETE says"
         state = read_state(folder)
         if STEP.fullmatch(folder.name) and state.step != step_of(folder):
             return f"state.json is of step {state.step}"
@@ -362,3 +363,8 @@ def load(folder: Path, engine: Engine, ema: Ema) -> State:
     engine.load_scaler_state(state.scaler)
     engine.fill(ema.shards, "ema", shards.read)
     return state
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
 
+from diffbase.system_error import named, patiently
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
 from shards.packing.plan import split_of
@@ -64,7 +65,7 @@ def _look_at(task: Task) -> Found:
         faults.append(f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}")
     numbers = _numbers(split, place)
     try:
-        there, found = read_back(path, index.schema)
+        there, found = patiently(lambda: read_back(path, index.schema), path)
         if there.sha256 != shard.sha256:
             faults.append(f"{shard.name}: its SHA-256 differs from the index's")
         if found != split.rows(numbers.start, shard.count):
@@ -72,7 +73,7 @@ def _look_at(task: Task) -> Found:
     except (tarfile.TarError, ValueError) as error:
         faults.append(f"{shard.name}: not a whole shard ({error})")
     bad: dict[int, str] = {}
-    with path.open("rb") as file:
+    with path.open("rb") as file, named(path):
         for number in numbers:
             try:
                 reader.read([number])
