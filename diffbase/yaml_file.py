@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from diffbase.cli import InputError
+from diffbase.system_error import read_bytes
 
 
 def read(path: Path, missing: str) -> Any:
     """What is in a YAML file. InputError where there is none, which says ``missing``, or it is no YAML."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_bytes(path).decode("utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
