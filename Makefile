@@ -12,8 +12,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # skia, which draws the stand-in avatars, loads these two.
 SYSTEM_PACKAGES := libegl1 libgl1
-# The browser in which a test looks at reports.
-TEST_PACKAGES := chromium
+# The browser in which a test looks at reports, and the compiler of the shim that makes calls fail.
+TEST_PACKAGES := chromium gcc libc6-dev
 # A real Slurm on this machine, for slurm/box.py.
 SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server numactl iproute2
 
@@ -80,9 +80,12 @@ system-check:
 	fi
 
 test-check:
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name >/dev/null && command -v cc >/dev/null && exit; \
+	done; \
 	if $(CONTAINER); then $(MAKE) --no-print-directory system-test && exit; fi; \
-	echo "*** Missing: $(TEST_PACKAGES). Reports are not looked at in a browser." >&2; \
+	echo "*** Missing: some of $(TEST_PACKAGES)." >&2; \
+	echo "*** Reports are not looked at in a browser, or no disk is made to fail." >&2; \
 	echo "*** To install it: make system-test" >&2
 
 slurm-check:

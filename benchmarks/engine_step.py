@@ -110,7 +110,7 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
 
 def work(a: argparse.Namespace) -> None:
     """One rank."""
-    world = process_group.start(a.threads)
+    world = process_group.start(a.out.parent, a.threads)
     changes: dict[str, Any] = {
         "data": {"path": str(a.data)},
         "batch": {"size": a.batch, "micro": None},

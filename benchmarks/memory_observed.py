@@ -46,7 +46,7 @@ def work(job: dict[str, Any]) -> None:
         place = World(cells[0].rank, world, 0, torch.device("cpu"))
     else:
         settle_collectives(job["settle"])
-        place = process_group.start(1)
+        place = process_group.start(Path(job["out"]).parent, 1)
     until = time.monotonic() + job["seconds"]
     for number, cell in enumerate(cells):
         if number and not agreed(time.monotonic() < until, cell):

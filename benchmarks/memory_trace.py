@@ -41,7 +41,7 @@ def overhead(name: str, batch: int | None = None, pairs: int = 9) -> dict[str, A
     config = load(REPOSITORY / "configs" / name)
     if batch:
         config = replace(config, "batch", {"size": batch, "micro": None})
-    world = process_group.start(config.engine.threads)
+    world = process_group.start(config.run, config.engine.threads)
     step, tracer = steps_of(config, world)
 
     def seconds(number: int, followed: bool) -> float:

@@ -19,9 +19,10 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from diffbase import line
-from diffbase.exits import BAD_INPUT
+from diffbase import line, output
+from diffbase.exits import BAD_INPUT, RETRYABLE
 from diffbase.redaction import without_url_secrets
+from diffbase.system_error import is_passing
 
 LOG_SECONDS = 60
 """Between two lines of progress in a log."""
@@ -93,31 +94,41 @@ def _finite(text: str) -> float:
     return number
 
 
-def run(main: Callable[[], T], hold_back: float = 0) -> T:
+def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T:
     """Run a command, return what it does; a user's mistake ends it with one line on stderr and exit code 2.
 
     ``hold_back`` is how many seconds the line waits: for processes of which another one says it first.
+    ``survive``: it is not for its output, and goes on where that cannot be written (``diffbase.output``).
 
-    An OSError (unwritable output, full disk, missing file) counts as one: its text names the path.
+    An OSError (unwritable output, full disk, missing file) counts as one: its text names the path. One that
+    may pass (``system_error.PASSING``) ends with 75 instead: the same command may go on later.
     """
+    with output.guarded(survive):
+        return _run(main, hold_back)
+
+
+def _run(main: Callable[[], T], hold_back: float) -> T:
     try:
-        return main()
+        try:
+            return main()
+        finally:
+            output.flush()  # what is not taken is told here, not while the interpreter ends
     except InputError as error:
         time.sleep(hold_back)
         fail(str(error))
     except OSError as error:
         time.sleep(hold_back)
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}")
+        fail(f"{where}{error.strerror or error}", RETRYABLE if is_passing(error) else BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def fail(message: str) -> NoReturn:
-    """Print ``error: message`` as one line on stderr and leave with exit code 2."""
+def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    """Print ``error: message`` as one line on stderr and leave with ``code``."""
     print("error: " + one_line(message), file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)
 
 
 def add_answer(parser: argparse.ArgumentParser, *, figures: bool = True) -> None:

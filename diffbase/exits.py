@@ -18,7 +18,6 @@ RETRYABLE = 75
 PREEMPTED = 85
 """Asked to stop by a signal: every rank saved, the same command goes on without a lost step."""
 
-
 HOLD_BACK = 6.0
 """Seconds that a rank with trouble waits before it speaks, so that the one with the cause speaks first."""
 

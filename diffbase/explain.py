@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import pydantic
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from diffbase.cli import InputError
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 WORDS = {
     "path_type": "expected a path",
     "model_type": "expected a mapping",
@@ -20,12 +22,27 @@ WORDS = {
 """What is said instead of pydantic's sentences that name classes."""
 
 
-def validated(kind: type[M], tree: Mapping[str, Any], where: str) -> M:
+def validated(kind: type[M], tree: Any, where: str) -> M:
     """``tree`` as a ``kind``; the first mistake as an InputError of one line that begins with ``where``."""
     try:
         return kind.model_validate(tree)
     except pydantic.ValidationError as error:
         raise InputError(f"{where}: {explain(error, kind)}" if where else explain(error, kind)) from error
+
+
+def checked(kind: type[T], tree: Any, where: str) -> T:
+    """``tree`` as a dataclass or another type whose limits are ``Annotated``; errors as ``validated``'s."""
+    annotated: Any = kind
+    try:
+        result: T = _adapter(annotated).validate_python(tree)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{where}: {explain(error, BaseModel)}") from error
+    return result
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def explain(error: pydantic.ValidationError, root: type[BaseModel]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +36,10 @@ def path_of(text: str | Path, where: str) -> Path:
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes otherwise.
 
-    Safe against a kill, not against a power cut: see ``open_atomic``. The name holds the process's number, so
-    that two processes that write the same file never share a temporary one.
+    Safe against a kill, not against a power cut: see ``open_atomic``. The name cannot be guessed: two
+    processes that write the same file never share a temporary one, and nobody can have put a link there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -51,7 +54,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
 
     After a kill or a power cut there is the old file or the new one.
     """
-    with renamed(path) as temporary, temporary.open("wb") as file:
+    with renamed(path) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
@@ -69,6 +72,18 @@ def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool
     write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
 
 
+def open_lock(path: Path) -> IO[bytes]:
+    """A file to be locked with flock, made where there is none: its owner's alone, since a reader can lock.
+
+    OSError (ELOOP) where somebody put a link there.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o600)  # of an older version's
+    return os.fdopen(descriptor, "r+b")
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -76,3 +91,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged to ``NAME.damaged-TIME`` beside it, for a person to look at; returns that path.
+
+    OSError where it is another person's: that is theirs to mend.
+    """
+    if path.lstat().st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "is damaged, and another person's", str(path))
+    name = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+    aside, number = path.with_name(name), 1
+    while os.path.lexists(aside):
+        aside, number = path.with_name(f"{name}-{number}"), number + 1
+    path.rename(aside)
+    return aside

@@ -7,31 +7,40 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffbase.cli import InputError
+from diffbase.system_error import patiently
 
 MOST = 64 << 20
 """Bytes of the largest file that is read."""
 
 
-def read(path: Path, missing: str = "no such file", most: int = MOST) -> Any:
-    """What is in a JSON file. InputError where there is none, which says ``missing``, or it is no JSON."""
-    try:
+def read(path: Path, missing: str = "no such file", most: int = MOST, *, nan: bool = False) -> Any:
+    """What is in a JSON file. InputError where there is none, which says ``missing``, or it is no JSON.
+
+    ``nan``: as ``parse``.
+    """
+
+    def head() -> bytes:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            return file.read(most + 1)
+
+    try:
+        data = patiently(head, path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     if len(data) > most:
         raise InputError(f"{path}: more than {most} bytes")
-    return parse(data, str(path))
+    return parse(data, str(path), nan=nan)
 
 
-def parse(data: bytes, where: str) -> Any:
+def parse(data: bytes, where: str, *, nan: bool = False) -> Any:
     """The tree in ``data``. InputError, which begins with ``where``, for anything but standard JSON.
 
-    NaN and Infinity, which Python writes and reads, are no JSON. A number too large for a float is infinite:
+    NaN and Infinity, which Python writes and reads, are no JSON; ``nan`` takes them even so, for files that
+    have them from us. A number too large for a float is infinite:
     whoever does arithmetic with it has a schema that says what is allowed.
     """
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data, parse_constant=None if nan else _refuse)
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError, and a number of 5,000 digits
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InputError(f"{where}: not a JSON file: {what}") from error

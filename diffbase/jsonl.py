@@ -1,36 +1,106 @@
-"""JSON Lines: one object per line, each appended by one write, so that lines of processes do not mix."""
+"""JSON Lines: one object per line, each appended whole or not at all; lines of processes do not mix."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+LONGEST = 1 << 20
+"""Bytes of a line; a longer one is left out."""
+LOCK_SECONDS = 1.0
+"""How long a writer waits for another one's line; then it goes on without the lock."""
+
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Append one line; a new file is its owner's alone."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    """Append one line; a new file is its owner's alone.
+
+    OSError, with nothing of the line left in the file, where the disk does not take all of it. A link is not
+    written through. What a kill left of a line before this one is ended first, so that it costs no other.
+    """
+    line = (json.dumps(entry) + "\n").encode()
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        os.write(descriptor, (json.dumps(entry) + "\n").encode())
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, which is not written through", str(path)) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", str(path))
+        locked = _lock(descriptor)
+        end = os.fstat(descriptor).st_size
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        line = b"\n" * torn + line
+        written = os.write(descriptor, line)
+        if written != len(line):
+            if locked:  # or another one's line may stand behind it: then the next writer ends the torn one
+                os.ftruncate(descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
-        os.close(descriptor)
+        os.close(descriptor)  # gives the lock back
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line that is an object; one that a kill cut short is left out. No file: no lines."""
+def _lock(descriptor: int) -> bool:
+    """Whether this process alone writes now: a disk may have no locks, and a stopped process hold one."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def read(
+    path: Path, left_out: list[int] | None = None, is_one: Callable[[dict[str, Any]], bool] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Every whole line that is an object; one that a kill cut short is left out. No file: no lines.
+
+    ``left_out`` is given the numbers, from 1, of lines that are damaged: no UTF-8, no JSON, no object, too
+    long, or not what ``is_one`` takes. A last line that a kill cut short is not among them.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        file = path.open("rb")
     except FileNotFoundError:
         return
-    for line in text.split("\n")[:-1]:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
+    with file:
+        number = 0
+        while line := file.readline(LONGEST):
+            number += 1
+            whole = line.endswith(b"\n")
+            if not whole and len(line) == LONGEST:
+                while (rest := file.readline(LONGEST)) and not (whole := rest.endswith(b"\n")):
+                    pass
+                line = b""
+            entry = _parsed(line)
+            if entry is not None and (is_one is None or is_one(entry)):
+                yield entry
+            elif left_out is not None and (whole or entry is not None):  # else the torn end
+                left_out.append(number)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def text(entries: Iterator[Mapping[str, Any]] | list[dict[str, Any]]) -> str:

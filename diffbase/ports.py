@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 
+MEETING = ".rendezvous-"
+"""Of a file in the run folder: the secret by which the ranks that meet at a port know each other."""
+
 
 def any_free(address: str = "127.0.0.1") -> int:
     """A port that nobody listens on now, of those that the kernel hands out."""

@@ -17,7 +17,7 @@ if __package__ in (None, ""):
     # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from diffbase import cli
+from diffbase import cli, output
 from diffbase.exits import FATAL, HOLD_BACK, own_rank
 from diffcore.config.configure import parse, parser
 
@@ -44,14 +44,14 @@ def script(argv: Sequence[str] | None = None, prog: str = PROG) -> NoReturn:
     while the interpreter shuts down. Everything is written and closed by then, so the process just leaves.
     """
     code: int | str | None = FATAL
-    try:
-        code = cli.run(lambda: main(argv, prog), hold_back=HOLD_BACK if own_rank() else 0)
-    except SystemExit as left:
-        code = left.code
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with output.guarded(survive=True):  # a log that cannot be written is no reason to stop
+        try:
+            code = cli.run(lambda: main(argv, prog), HOLD_BACK if own_rank() else 0, survive=True)
+        except SystemExit as left:
+            code = left.code
+        except BaseException:
+            traceback.print_exc()
+        output.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 

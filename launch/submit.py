@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     cluster = choose_cluster(flags, here)
     config = configure.parse(["--config", str(flags.config), *overrides], prog=prog)
     bad = [] if cluster.is_local else list(registry.excluded(cluster.name))
-    spec = from_flags(flags, cluster, default_name(config), here, bad)
+    group = config.trust == "group"
+    spec = from_flags(flags, cluster, default_name(config), here, bad, group)
 
     # Submitting knows submitit, which takes a tenth of a second to load: after the mistakes above.
     from launch.ask import fits, sweep

@@ -5,20 +5,26 @@ Which sample is asked for, and what becomes of a bad one, is ``shards.read``'s.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.redaction import shown
+from diffbase.system_error import is_passing, patiently
 from shards.codec.decode import BadSample, npy_head
 from shards.codec.fast_decode import decoder
 from shards.codec.inflate import crc32
 from shards.remote.cache import RemoteFolder
 from shards.remote.descriptors import Descriptors
+from shards.remote.fetch import address
 from shards.table import Index, Split
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
@@ -29,18 +35,34 @@ TRUNCATED = "the shard ends before it does (truncated)"
 DAMAGED = "damaged (its checksum differs from the index's)"
 
 
+Sample = tuple[int, int, int, int]
+"""Row of the batch, start and end in the shard, checksum."""
+Bad = dict[int, BadSample]
+Fill = Callable[[int, list[Sample], NDArray[np.uint8], Bad], None]
+
+
 class SplitImages:
     """Reads images of one split with ``threads`` threads, from the index's folder or through ``remote``.
+
+    ``report`` gets a line where a copy in the cache turned out damaged.
 
     Safe to use from several threads, and in a process forked from the one that made it.
     """
 
-    def __init__(self, index: Index, split: Split, remote: RemoteFolder | None, threads: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        split: Split,
+        remote: RemoteFolder | None,
+        threads: int,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
         encoding = index.header.preprocessing.encoding
         self._folder, self._split, self._remote, self._count = index.folder, split, remote, threads
         self._raw, self._decode = encoding == "npy", decoder(encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
-        self._lock = threading.Lock()
+        self._lock, self._report = threading.Lock(), report
+        self._looked_at: set[int] = set()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     def fill(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
@@ -62,8 +84,8 @@ class SplitImages:
 
     def _fill_rows(
         self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
-    ) -> dict[int, BadSample]:
-        bad: dict[int, BadSample] = {}
+    ) -> Bad:
+        bad: Bad = {}
         if not len(rows):
             return bad
         mine = numbers[rows]
@@ -79,43 +101,67 @@ class SplitImages:
         samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
         fill = self._fill_raw if self._raw else self._fill_run
         for shard, some in groupby(runs, itemgetter(0)):
+            portions = [samples[first:last] for _, first, last in some]
+            work, again = partial(self._fill_shard, shard, portions, images, fill), self._files.forget
             try:
-                descriptor = self._files.acquire(shard)
+                found = patiently(work, self._place(shard), again=partial(again, shard))
+                if found and self._mended(shard):
+                    found = patiently(work, self._place(shard), again=partial(again, shard))
+                bad.update(found)
             except BadSample as error:
-                bad.update((sample[0], error) for _, first, last in some for sample in samples[first:last])
-                continue
-            try:
-                for _, first, last in some:
-                    try:
-                        fill(descriptor, samples[first:last], images, bad)
-                    except OSError:
-                        for sample in samples[first:last]:  # one by one, to know which of them
-                            try:
-                                fill(descriptor, [sample], images, bad)
-                            except OSError as error:
-                                bad[sample[0]] = BadSample(f"cannot be read ({error.strerror})")
-            finally:
-                self._files.release(shard)
+                bad.update((sample[0], error) for portion in portions for sample in portion)
         return bad
+
+    def _fill_shard(
+        self, shard: int, portions: list[list[Sample]], images: NDArray[np.uint8], fill: Fill
+    ) -> Bad:
+        """Fill ``images`` with samples of one shard; by row, what is bad.
+
+        BadSample where the shard is not there; OSError of the system, after which all can be tried again.
+        """
+        bad: Bad = {}
+        descriptor = self._files.acquire(shard)
+        try:
+            for portion in portions:
+                fill(descriptor, portion, images, bad)
+        finally:
+            self._files.release(shard, descriptor)
+        return bad
+
+    def _mended(self, shard: int) -> bool:
+        """Whether a shard's copy in the cache was damaged, and is dropped now; looked at once."""
+        with self._lock:
+            if self._remote is None or shard in self._looked_at:
+                return False
+            self._looked_at.add(shard)
+        if not self._remote.drop_damaged(self._split.shards[shard]):
+            return False
+        self._files.forget(shard)
+        self._report(f"{self._place(shard)}: its copy in the cache was damaged and is fetched anew")
+        return True
+
+    def _place(self, shard: int) -> str:
+        """Where a shard is, for messages."""
+        name = self._split.shards[shard].name
+        return shown(address(self._remote.url, name)) if self._remote else str(self._folder / name)
 
     def _fill_run(
         self,
         descriptor: int,
-        samples: list[tuple[int, int, int, int]],
+        samples: list[Sample],
         images: NDArray[np.uint8],
-        bad: dict[int, BadSample],
+        bad: Bad,
     ) -> None:
-        """Fill ``images`` with neighbours in a shard, each given as row, start, end and checksum.
-
-        Tells in ``bad`` which are damaged; OSError where the disk cannot read some of them.
-        """
+        """Fill ``images`` with neighbours in a shard. Tells in ``bad`` which are damaged."""
         start, end = samples[0][1], samples[-1][2]
         if end - start > RUN_CAP and len(samples) > 1:
             half = len(samples) // 2
             self._fill_run(descriptor, samples[:half], images, bad)
             self._fill_run(descriptor, samples[half:], images, bad)
             return
-        run = os.pread(descriptor, end - start, start)  # less at the shard's end
+        run = os.pread(descriptor, end - start, start)
+        if len(run) != end - start:
+            run = _rest(descriptor, run, start, end)
         checksum = crc32()
         for row, at, end, crc in samples:
             image = run[at - start : end - start]
@@ -131,9 +177,9 @@ class SplitImages:
     def _fill_raw(
         self,
         descriptor: int,
-        samples: list[tuple[int, int, int, int]],
+        samples: list[Sample],
         images: NDArray[np.uint8],
-        bad: dict[int, BadSample],
+        bad: Bad,
     ) -> None:
         """``_fill_run`` for raw pixels: they are read where they belong, without a copy."""
         expected = npy_head(*images.shape[1:])
@@ -144,8 +190,13 @@ class SplitImages:
                 bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
                 continue
             if os.preadv(descriptor, [head, image], start) != end - start:
-                bad[row] = BadSample(TRUNCATED)
-            elif checksum(image, checksum(head)) != crc:
+                whole = _rest(descriptor, b"", start, end)
+                if len(whole) != end - start:
+                    bad[row] = BadSample(TRUNCATED)
+                    continue
+                head[:] = whole[: len(head)]
+                image[...] = np.frombuffer(whole, np.uint8, offset=len(head)).reshape(image.shape)
+            if checksum(image, checksum(head)) != crc:
                 bad[row] = BadSample(DAMAGED)
             elif head != expected:
                 bad[row] = BadSample(f"not an npy array of uint8 {image.shape}")
@@ -160,13 +211,13 @@ class SplitImages:
             length = int(last["image_offset"]) + int(last["image_bytes"]) - start
             try:
                 descriptor = self._files.acquire(shard)
-            except BadSample:  # reported when one of its samples is read
+            except (BadSample, OSError):  # reported when one of its samples is read
                 continue
             try:
                 if length > 0:  # else an index in another order than the shard's
                     os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
             finally:
-                self._files.release(shard)
+                self._files.release(shard, descriptor)
 
     def _open(self, shard: int) -> int:
         if self._remote:
@@ -175,6 +226,8 @@ class SplitImages:
         try:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            if is_passing(error):
+                raise
             raise BadSample(f"cannot open the shard ({error.strerror})") from error
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -190,3 +243,16 @@ class SplitImages:
         if pool is not None and pool[0] == os.getpid():
             pool[1].shutdown()
         self._files.close()
+
+
+def _rest(descriptor: int, run: bytes, start: int, end: int) -> bytes:
+    """``run``, which a read gave of the bytes ``start`` to ``end``, with what comes after it.
+
+    A read may give less than it was asked for. Less than all is returned at the shard's end alone; OSError
+    where the file is long enough and its bytes do not come.
+    """
+    while len(run) < end - start and (more := os.pread(descriptor, end - start - len(run), start + len(run))):
+        run += more
+    if len(run) < end - start <= os.fstat(descriptor).st_size - start:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return run

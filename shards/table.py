@@ -32,6 +32,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.files import write_atomic, write_json
+from diffbase.system_error import patiently
 from shards.schema import Attribute
 
 FILE = "index.json"
@@ -39,6 +40,7 @@ FORMAT = "diffcore-shards"
 VERSION = 2  # 1 had no labels in the tables
 INDEX_CAP = 64 << 20  # bytes of index.json: enough for 300,000 shards
 MEMBER_CAP = 64 << 20  # bytes of one image or label member
+ATTRIBUTES_CAP, VARIANTS_CAP = 1024, 1 << 20  # a network has a column of weights for each variant
 SIZE_CAP = 4096  # pixels, edge of a packed image
 
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
@@ -201,8 +203,13 @@ class Index:
         """Read and check ``folder``'s index.json and sample tables; InputError for anything wrong.
 
         The shards themselves are not touched: a reader checks what it reads, shards.verify everything.
+        OSError of the system (``system_error``) after some tries.
         """
         folder = Path(folder)
+        return patiently(lambda: cls._load(folder), folder / FILE)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Index:
         path = folder / FILE
         if not path.is_file():
             raise InputError(
@@ -239,8 +246,14 @@ def parse_header(data: bytes, path: Path) -> Header:
     names = [attribute.name for attribute in header.attributes]
     if len(set(names)) != len(names) or not all(names):
         raise InputError(f"{path}: schema: attribute names must be unique and not empty")
-    if any(attribute.variants < 1 for attribute in header.attributes):
-        raise InputError(f"{path}: schema: an attribute has no variants")
+    if len(names) > ATTRIBUTES_CAP:
+        raise InputError(f"{path}: schema: {len(names)} attributes; at most {ATTRIBUTES_CAP} are allowed")
+    for attribute in header.attributes:
+        if not 1 <= attribute.variants <= VARIANTS_CAP:
+            raise InputError(
+                f"{path}: schema: {attribute.name} has {attribute.variants} variants; "
+                f"allowed: 1 to {VARIANTS_CAP}"
+            )
     variants = {attribute.name: attribute.variants for attribute in header.attributes}
     for name, given_names in header.variant_names.items():
         if len(given_names) != variants.get(name):

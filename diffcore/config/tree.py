@@ -318,6 +318,9 @@ class Config(Section):
     """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
     init_weights: Literal["ema", "raw"] = "ema"
     """Which of them."""
+    trust: Literal["owner", "group"] = "owner"
+    """Who may be able to write into the run folder and those above it: nobody but their owner, who is this
+    user or root; or their groups' members and the owners of those above too, as in a project's folder."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

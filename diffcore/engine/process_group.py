@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 
 import torch
 
 from diffbase import malloc
 from diffbase.cli import InputError
-from diffbase.ports import any_free
+from diffbase.trust import own_folder
+from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 
 
-def start(threads: int | None = None) -> World:
-    """Join the run's process group: one process alone, or as the launcher's environment says."""
+def start(run: Path, threads: int | None = None, *, group: bool = False) -> World:
+    """Join the run's process group: one process alone, or as the launcher's environment says.
+
+    ``run``: the run folder, which all ranks see; ``group`` as of ``trust.own_folder``. Raises as
+    ``rendezvous.join``; InputError for a run folder that others could change.
+    """
     for name, value in {
         "RANK": "0",
         "WORLD_SIZE": "1",
@@ -22,8 +28,6 @@ def start(threads: int | None = None) -> World:
         "MASTER_ADDR": "127.0.0.1",
     }.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(any_free())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for train.deterministic, before CUDA starts
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -50,7 +54,11 @@ def start(threads: int | None = None) -> World:
         cores = len(os.sched_getaffinity(0))
         torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
         malloc.keep_freed()
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if size > 1 and rank == 0:
+        own_folder(run, group=group)
+    rendezvous.join(backend, run)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return World(rank, size, local, device)
 
 

@@ -56,6 +56,10 @@ def one_device(wanted: str | torch.device | None = None) -> torch.device:
     return device
 
 
+class StrangerError(RuntimeError):
+    """A process that is not one of the run's stands among the ranks, or one of them cannot prove itself."""
+
+
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone (gloo raises a bare RuntimeError)."""
     return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)

@@ -6,24 +6,24 @@ A report has planned ranks, measured ranks or both, and every reader of it takes
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffbase.cli import InputError
 from diffbase.files import write_atomic, write_json
 from diffbase.tables import Console
 from diffcore.config.tree import Config
 from diffcore.memory.advise import Planner, words
+from diffcore.memory.anatomy import SCHEMA, load
 from diffcore.memory.calibration import calibration
 from diffcore.memory.page import fullest, page
 from diffcore.memory.plan.plan import Plan, as_json
 from diffcore.memory.tables import show
 
-SCHEMA = "diffcore.anatomy/1"
+__all__ = ["SCHEMA", "about", "load", "measured", "planned", "save", "scalars"]
+
 MIB = 2**20
 
 
@@ -86,24 +86,6 @@ def save(folder: Path, anatomy: dict[str, Any]) -> Path:
     write_atomic(folder / "memory.txt", text.getvalue().encode())
     write_atomic(folder / "report.html", page(anatomy).encode())
     return folder / "report.html"
-
-
-def load(path: Path) -> dict[str, Any]:
-    """anatomy.json, or the one in a run folder. InputError if it is none or of another version."""
-    file = path / "anatomy.json" if path.is_dir() else path
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from None
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-        raise InputError(f"{file}: schema {found!r} is not {SCHEMA}")
-    parts = {"run": dict, "planned": list, "measured": list, "advice": list}
-    if missing := [name for name, kind in parts.items() if not isinstance(tree.get(name), kind)]:
-        raise InputError(f"{file}: no {' and no '.join(missing)} in it")
-    return tree
 
 
 def scalars(anatomy: dict[str, Any]) -> Iterator[tuple[str, float]]:

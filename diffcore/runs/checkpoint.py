@@ -18,18 +18,22 @@ at any ZeRO stage finds its own parts again (``Shards``).
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.explain import checked, validated
+from diffbase.files import set_aside
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
@@ -37,34 +41,76 @@ from diffcore.engine.partitions import ADAM_MOMENTS
 VERSION = 2
 WEIGHTS = ("weights", "ema")
 KINDS = (*WEIGHTS, *ADAM_MOMENTS)
+FLOATS = ("F32", "F64", "F16", "BF16")
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,14})")
 KEEP = "KEEP"
 """In a checkpoint's folder: it is never removed (``python -m diffcore.checkpoints RUN --keep STEP``)."""
+
+
+LARGEST = 256 << 20
+"""Bytes of a state.json or a COMPLETE: a million parameters have their shapes in less."""
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class State:
     """What a checkpoint says of itself. ``version`` counts the changes of this schema."""
 
-    step: int
-    samples: int
-    updates: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    step: Count
+    samples: Count
+    updates: Count
     """Steps that changed the weights: all but those that a guard left out."""
     identity: dict[str, Any]
     data: dict[str, Any]
-    world: int
-    zero: int
-    precision: str
-    code: str
-    shapes: dict[str, list[int]]
+    """``run_folder.DataRecord``."""
+    world: Annotated[int, Field(strict=True, ge=1, le=10**6)]
+    zero: Annotated[int, Field(strict=True, ge=0, le=3)]
+    precision: Annotated[str, Field(max_length=100)]
+    code: Annotated[str, Field(max_length=1000)]
+    shapes: Annotated[dict[Name, Annotated[list[Count], Field(max_length=16)]], Field(max_length=10**6)]
     """Of every parameter, by name."""
     progress: dict[str, Any] = field(default_factory=dict)
     """What the learning rate and the guards remember (``diffcore.training.guards.progress``)."""
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: Annotated[dict[Name, Finite], Field(max_length=100)] = field(default_factory=dict)
     """fp16's loss scale."""
-    version: int = VERSION
+    version: Count = VERSION
+
+
+class OtherVersionError(InputError):
+    """A whole checkpoint of another version of the code: neither damaged nor to be passed over."""
+
+
+class Said(BaseModel):
+    """What COMPLETE says of a file."""
+
+    model_config = ConfigDict(strict=True)
+
+    bytes: Count
+    sha256: Annotated[str, Field(max_length=64)]
+
+
+class Manifest(BaseModel):
+    """COMPLETE, as the one field ``files``."""
+
+    files: Annotated[dict[Name, Said], Field(max_length=10**6 + 1)]
+
+
+class Best(BaseModel):
+    """best.json: the checkpoint with the best metric."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    step: Count
+    metric: Annotated[str, Field(max_length=200)] = ""
+    value: float = 0.0
 
 
 def folder_of(run: Path) -> Path:
@@ -75,6 +121,12 @@ def folder_of(run: Path) -> Path:
 def folder_at(run: Path, step: int) -> Path:
     """The checkpoint of a step."""
     return folder_of(run) / f"step-{step:08d}"
+
+
+def folders(run: Path) -> list[Path]:
+    """Everything under a checkpoint's name, complete or not, by step. A copy under another name is none."""
+    named = [path for path in folder_of(run).glob("step-*") if STEP.fullmatch(path.name)]
+    return sorted(named, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -92,16 +144,17 @@ def shard_name(rank: int, world: int) -> str:
 
 def complete(run: Path) -> list[Path]:
     """Folders with COMPLETE, oldest first."""
-    return sorted(path.parent for path in folder_of(run).glob("step-*/COMPLETE"))
+    return [folder for folder in folders(run) if (folder / "COMPLETE").exists()]
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are as COMPLETE says, and a line for each one skipped.
+    """The newest checkpoint that can be loaded, and a line for each one skipped.
 
-    OSError where one cannot be read: that says nothing of what is in it.
+    OSError where one cannot be read: that says nothing of what is in it. OtherVersionError for one of other
+    code.
     """
     skipped: list[str] = []
-    for folder in sorted(folder_of(run).glob("step-*"), reverse=True):
+    for folder in reversed(folders(run)):
         problem = check(folder)
         if problem is None:
             return folder, skipped
@@ -110,39 +163,79 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def best(run: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint with the best metric, and what best.json says of it: step, metric, value."""
-    try:
-        tree = json.loads((folder_of(run) / "best.json").read_text())
-        folder = folder_at(run, int(tree["step"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    """The checkpoint with the best metric, and what best.json says of it: step, metric, value.
+
+    None if it is not there. InputError for a damaged best.json.
+    """
+    path = folder_of(run) / "best.json"
+    if not path.exists():
         return None
-    return (folder, tree) if (folder / "COMPLETE").exists() else None
+    said = validated(Best, json_file.read(path, most=10_000), str(path))
+    folder = folder_at(run, said.step)
+    return (folder, said.model_dump(exclude_unset=True)) if (folder / "COMPLETE").exists() else None
+
+
+def clear_best(run: Path) -> str | None:
+    """Set a damaged best.json aside; a line that says so, or None."""
+    try:
+        best(run)
+    except InputError as error:
+        return f"{error}; it is kept as {set_aside(folder_of(run) / 'best.json').name}"
+    return None
 
 
 def check(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None. OSError where the disk does not say."""
+    """What is wrong with a checkpoint, or None: then it can be loaded. OSError where the disk does not say.
+
+    OtherVersionError for one that other code wrote.
+    """
     if not (folder / "COMPLETE").exists():
         return "no COMPLETE, its save was cut off"
     try:
-        manifest = json.loads((folder / "COMPLETE").read_text())
-        if "state.json" not in manifest:
-            return "COMPLETE does not name state.json"
-        for name, said in sorted(manifest.items()):
+        files = _manifest(folder)
+        for name, said in sorted(files.items()):
             path = folder / name
-            if Path(name).name != name:
-                return f"COMPLETE names {name!r}, which is no file's plain name"
-            if path.stat().st_size != said["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes, COMPLETE says {said['bytes']}"
+            if path.stat().st_size != said.bytes:
+                return f"{name} has {path.stat().st_size} bytes, COMPLETE says {said.bytes}"
             with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != said["sha256"]:
+                if hashlib.file_digest(file, "sha256").hexdigest() != said.sha256:
                     return f"{name} does not have the sha256 that COMPLETE says"
-    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
+        state = read_state(folder)
+        if STEP.fullmatch(folder.name) and state.step != step_of(folder):
+            return f"state.json is of step {state.step}"
+        Shards(folder).check(state)
+    except OtherVersionError:
+        raise
+    except InputError as error:
+        return str(error).removeprefix(f"{folder}/")
+    except ABSENT as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
+def _manifest(folder: Path) -> dict[str, Said]:
+    """What COMPLETE says. InputError if it is none, or names anything but state.json and the shards."""
+    path = folder / "COMPLETE"
+    files = validated(Manifest, {"files": json_file.read(path, most=LARGEST)}, str(path)).files
+    if "state.json" not in files:
+        raise InputError(f"{path}: does not name state.json")
+    for name in files:
+        if Path(name).name != name or "\0" in name:
+            raise InputError(f"{path}: names {name!r}, which is no file's plain name")
+    world = len(files) - 1
+    wrong = sorted(files.keys() - {"state.json", *(shard_name(rank, world) for rank in range(world))})
+    if wrong:
+        raise InputError(f"{path}: names {wrong[0]!r}, which is no shard of {world}")
+    return files
+
+
 def prune(run: Path, keep: int) -> None:
-    """Remove complete checkpoints but the ``keep`` newest, the best and the marked. COMPLETE goes first."""
+    """Remove complete checkpoints but the ``keep`` newest, the best and the marked. COMPLETE goes first.
+
+    A damaged best.json does not say which one to spare: then nothing is removed, and InputError tells of it.
+    """
+    if problem := clear_best(run):
+        raise InputError(f"{problem}; this time no checkpoint is removed")
     spared = best(run)
     for folder in complete(run)[:-keep]:
         if (folder / KEEP).exists() or (spared and spared[0] == folder):
@@ -152,20 +245,20 @@ def prune(run: Path, keep: int) -> None:
 
 def clear_after(run: Path, step: int) -> None:
     """Remove what a run that goes on from ``step`` is about to make again, and what a cut-off save left."""
-    for folder in folder_of(run).glob("step-*"):
+    for folder in folders(run):
         if (folder / KEEP).exists():
             continue  # damaged, or it would have been gone on from; only its own step makes it anew
         if step_of(folder) > step or not (folder / "COMPLETE").exists():
             _remove(folder)
     for leftover in folder_of(run).glob(".step-*.tmp"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        _remove(leftover)
     (run / SAVING).unlink(missing_ok=True)
 
 
 def _remove(folder: Path) -> None:
+    if folder.is_symlink() or not folder.is_dir():  # what a link leads to is not ours to remove
+        folder.unlink()
+        return
     (folder / "COMPLETE").unlink(missing_ok=True)
     shutil.rmtree(folder)
 
@@ -174,31 +267,70 @@ def _remove(folder: Path) -> None:
 
 
 def read_state(folder: Path) -> State:
-    """A checkpoint's state.json. InputError for another version of the schema."""
-    tree = json.loads((folder / "state.json").read_text())
-    if tree.get("version") != VERSION:
-        raise InputError(f"{folder}: checkpoint version {tree.get('version')}, this code reads {VERSION}")
-    return State(**tree)
+    """A checkpoint's state.json. InputError if it is none; OtherVersionError for another one's schema."""
+    path = folder / "state.json"
+    tree = json_file.read(path, most=LARGEST)
+    version = tree.get("version") if isinstance(tree, dict) else None
+    if not isinstance(version, int):
+        raise InputError(f"{path}: not a checkpoint's state: no version in it")
+    if version != VERSION:
+        raise OtherVersionError(f"{folder}: checkpoint version {version}, this code reads {VERSION}")
+    return checked(State, tree, str(path))
+
+
+class Starts(BaseModel):
+    """The metadata of a shard: where each of its tensors begins in its parameter."""
+
+    starts: Annotated[dict[Name, Count], Field(max_length=10**7)]
 
 
 class Shards:
     """The tensors of a checkpoint by (kind, parameter), put together from whatever ranks wrote them.
 
-    Files are mapped, and only what is asked for is read.
+    Files are mapped, and only what is asked for is read. Those are its shards that COMPLETE names: any other
+    file in the folder is not opened. Without a COMPLETE they are all.
     """
 
     def __init__(self, folder: Path) -> None:
+        """InputError for a file that is no shard."""
         self.folder = folder
         self._parts: dict[str, list[tuple[int, int, Any]]] = {}
-        for path in sorted(folder.glob("shard-*.safetensors")):
-            try:
-                file = safe_open(path, framework="pt")
-                starts = json.loads(file.metadata()["starts"])
-                for name, start in starts.items():
-                    count = prod(file.get_slice(name).get_shape())
-                    self._parts.setdefault(name, []).append((int(start), count, file))
-            except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{path}: not a whole shard of a checkpoint: {error}") from error
+        whole = (folder / "COMPLETE").exists()
+        names = sorted(_manifest(folder)) if whole else [p.name for p in folder.glob("shard-*.safetensors")]
+        for name in sorted(names):
+            if name != "state.json" and (folder / name).exists():  # or ``check`` and ``read`` miss its part
+                self._add(folder / name)
+
+    def _add(self, path: Path) -> None:
+        try:
+            file = safe_open(path, framework="pt")
+            told = json_file.parse((file.metadata() or {}).get("starts", "").encode(), f"{path}: starts")
+            starts = validated(Starts, {"starts": told}, str(path)).starts
+            if starts.keys() != set(file.keys()):
+                raise InputError(f"{path}: its metadata does not say where each of its tensors begins")
+            for name, start in starts.items():
+                part = file.get_slice(name)
+                shape = part.get_shape()
+                if len(shape) != 1 or part.get_dtype() not in FLOATS:
+                    raise InputError(f"{path}: {name} is {part.get_dtype()} {shape}, not flat and of floats")
+                self._parts.setdefault(name, []).append((start, shape[0], file))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole shard of a checkpoint: {error}") from error
+
+    def check(self, state: State) -> None:
+        """InputError unless every element of all that ``state`` speaks of is there, and once."""
+        kinds = KINDS if state.updates else WEIGHTS  # Adam makes its moments in the first update
+        for kind in kinds:
+            for name, shape in state.shapes.items():
+                end = 0
+                for start, count, _ in sorted(self._parts.get(f"{kind}/{name}", []), key=lambda p: p[:2]):
+                    if start != end:
+                        break
+                    end += count
+                if end != prod(shape):
+                    raise InputError(f"{self.folder}: {kind}/{name} has {end} of {prod(shape)} elements")
 
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
         """Elements ``start`` .. ``start + count`` of a parameter: fp32 [count], CPU."""

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from diffbase import jsonl
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.explain import validated
+from diffcore.memory import anatomy
+from diffcore.runs import metrics
+
+NEEDED = {"train/loss", "train/images_per_second", "train/samples"}
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Agreement(BaseModel):
+    """How often a colour is as asked, beside the two controls."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    samples: Annotated[int, Field(ge=0, le=2**53)]
+    asked: Share
+    real_images: Share
+    shuffled_wishes: Share
+
+
+class Colors(BaseModel):
+    """colors.json (``diffcore.evaluation.colors``)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    agreement: Annotated[dict[Annotated[str, Field(max_length=200)], Agreement], Field(max_length=10_000)]
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """The figures of a run folder; what was not measured is left out. InputError if nothing was logged."""
-    training = [line for line in jsonl.read(run / "metrics.jsonl") if "train/loss" in line]
+    """The figures of a run folder; what was not measured is left out.
+
+    InputError if nothing was logged, and for a record that is damaged.
+    """
+    left_out: list[int] = []
+    training = [line for line in metrics.read(run, left_out) if line.keys() >= NEEDED]
     if not training:
-        raise InputError(f"{run}: no step was logged yet")
+        damaged = f" ({len(left_out)} lines of {metrics.FILE} cannot be read)" if left_out else ""
+        raise InputError(f"{run}: no step was logged yet{damaged}")
     last = training[-1]
     rates = sorted(line["train/images_per_second"] for line in training)
     result = {
@@ -24,14 +55,16 @@ def figures(run: Path) -> dict[str, Any]:
         "loss_last": last["train/loss"],
         "images_per_second": rates[len(rates) // 2],
     }
-    if memory := _read(run / "anatomy.json"):
-        rank = memory["measured"][0]
-        peak = max(rank["moments"], key=lambda moment: moment["allocated"])
-        result["parameters"] = rank["parameters"]
+    if left_out:
+        result["damaged_lines"] = len(left_out)
+    if (run / "anatomy.json").exists() and (ranks := anatomy.load(run)["measured"]):
+        peak = max(ranks[0]["moments"], key=lambda moment: int(moment["allocated"]))
+        result["parameters"] = ranks[0]["parameters"]
         result["peak_bytes"] = peak["allocated"]
-        result["peak_activation_bytes"] = peak["bytes"]["activations"]
-    if colors := _read(run / "colors.json"):
-        result["colors"] = colors["agreement"]
+        result["peak_activation_bytes"] = peak["bytes"].get("activations", 0)
+    if (colors := run / "colors.json").exists():
+        told = validated(Colors, json_file.read(colors), str(colors))
+        result["colors"] = told.model_dump(exclude_unset=True)["agreement"]
     return result
 
 
@@ -44,6 +77,8 @@ def numbers(figures: dict[str, Any]) -> dict[str, str]:
         "loss, first and last line": f"{f['loss_first']:.4f}, {f['loss_last']:.4f}",
         "images a second, median": f"{f['images_per_second']:.1f}",
     }
+    if "damaged_lines" in f:
+        result["lines of metrics.jsonl that cannot be read"] = f"{f['damaged_lines']:,}"
     if "parameters" in f:
         result["parameters"] = f"{f['parameters']:,}"
         result["tensors of rank 0 at its peak"] = f"{f['peak_bytes'] / 2**20:,.0f} MiB"
@@ -53,7 +88,3 @@ def numbers(figures: dict[str, Any]) -> dict[str, str]:
         result[f"{name}, control: real images"] = f"{row['real_images']:.1%}"
         result[f"{name}, control: shuffled wishes"] = f"{row['shuffled_wishes']:.1%}"
     return result
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None

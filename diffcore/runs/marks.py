@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffbase.cli import InputError
 from diffcore.runs import checkpoint
@@ -38,7 +39,7 @@ class Listed:
     precision: str = ""
     kept: bool = False
     """Marked as never to be removed."""
-    best: dict[str, object] | None = None
+    best: dict[str, Any] | None = None
     """``metric`` and ``value`` that make it the best one."""
 
     def line(self) -> str:
@@ -47,24 +48,39 @@ class Listed:
             return f"{self.name}  damaged: {self.damaged}"
         marks = ["kept"] * self.kept
         if self.best is not None:
-            marks.append(f"best {self.best['metric']} {self.best['value']:.4g}")
+            value = self.best["value"]
+            marks.append(f"best {self.best['metric'] or ''}" + (f" {value:.4g}" if value is not None else ""))
         by = f"{self.ranks} ranks, ZeRO-{self.zero}, {self.precision}"
         return "  ".join([self.name, f"{self.bytes / 2**20:,.1f} MiB", by, *marks])
 
 
 def listed(run: Path) -> list[Listed]:
     """The run's checkpoints, oldest first; reads all of their files."""
-    return [_listed(run, folder) for folder in sorted(checkpoint.folder_of(run).glob("step-*"))]
+    try:
+        best = checkpoint.best(run)
+    except InputError as error:
+        return [*_all(run, None), Listed("best.json", str(error))]
+    return _all(run, best)
 
 
-def _listed(run: Path, folder: Path) -> Listed:
+def _all(run: Path, best: tuple[Path, dict[str, Any]] | None) -> list[Listed]:
+    found = []
+    for folder in checkpoint.folders(run):
+        try:
+            found.append(_listed(folder, best))
+        except (InputError, OSError) as error:  # one never hides the others
+            found.append(Listed(folder.name, str(error)))
+    return found
+
+
+def _listed(folder: Path, best: tuple[Path, dict[str, Any]] | None) -> Listed:
     if (problem := checkpoint.check(folder)) is not None:
         return Listed(folder.name, problem)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    state, best = checkpoint.read_state(folder), checkpoint.best(run)
-    chosen = best is not None and best[0] == folder
+    state = checkpoint.read_state(folder)
+    said = best[1] if best is not None and best[0] == folder else None
     return Listed(
         folder.name, None, size, state.world, state.zero, state.precision,
         kept=(folder / checkpoint.KEEP).exists(),
-        best={name: best[1][name] for name in ("metric", "value")} if best and chosen else None,
+        best=None if said is None else {name: said.get(name) for name in ("metric", "value")},
     )  # fmt: skip

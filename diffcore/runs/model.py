@@ -149,8 +149,7 @@ def load_model(
     path = Path(path)
     found = source.find(path, str(checkpoint))
     config, device = found.config, one_device(device)
-    network = models.build(config.model, found.schema, found.size)
-    network.load_state_dict(found.weights(weights))
+    network = _network(found, weights)
     network.to(device).eval().requires_grad_(False)
     schedule = NoiseSchedule.of(config.diffusion)
     return TrainedModel(
@@ -161,6 +160,23 @@ def load_model(
 def load_network(folder: Path | str, which: str = "ema") -> nn.Module:
     """The network alone, in evaluation mode on the CPU; see ``models`` for what it takes and gives."""
     found = source.find(Path(folder))
+    return _network(found, which).eval().requires_grad_(False)
+
+
+def _network(found: source.Source, which: str) -> nn.Module:
+    """The network with the weights. InputError where they are another's, before memory is taken for it."""
+    weights = found.weights(which)
+    with torch.device("meta"):
+        planned = models.build(found.config.model, found.schema, found.size).state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in planned.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in [*wanted, *given]:
+        if wanted.get(name) != given.get(name):
+            has, wants = (sizes.get(name, "none") for sizes in (given, wanted))
+            raise InputError(
+                f"{found.folder}: these weights are another network's than its config's: {name} is {has}, "
+                f"not {wants}"
+            )
     network = models.build(found.config.model, found.schema, found.size)
-    network.load_state_dict(found.weights(which))
-    return network.eval().requires_grad_(False)
+    network.load_state_dict(weights)
+    return network

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import json
 import subprocess
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
-from diffbase import ledger
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffbase import json_file, ledger
 from diffbase.cli import InputError
-from diffbase.files import REPOSITORY, write_atomic, write_json
+from diffbase.explain import validated
+from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
+from diffbase.ports import MEETING
+from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
 
@@ -24,6 +28,36 @@ LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 """What a launcher may have put into the folder before the first step."""
 OVERLAP = 60.0
 """Seconds that a launcher's attempt waits for the end of the one before it."""
+
+STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class AttributeRecord(BaseModel):
+    """A label: its name and how many variants it has."""
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+    variants: Annotated[int, Field(ge=1, le=10**6)]
+
+
+class DataRecord(BaseModel):
+    """What a run keeps of its shards (``data_record``), in run.json, checkpoints and exports."""
+
+    model_config = STRICT
+
+    fingerprint: Annotated[str, Field(min_length=1, max_length=128)]
+    size: Annotated[int, Field(ge=1, le=2**16)]
+    attributes: Annotated[list[AttributeRecord], Field(alias="schema", max_length=10_000)]
+
+
+class RunRecord(BaseModel):
+    """run.json: which experiment the folder is of."""
+
+    model_config = STRICT
+
+    identity: dict[str, Any]
+    data: DataRecord
 
 
 @functools.cache  # the code that was loaded, not what the checkout became since
@@ -47,7 +81,8 @@ def code_version() -> str:
 
 def run_of(path: Path) -> Path:
     """The run folder that a checkpoint lies in; any other path is its own."""
-    return path.absolute().parents[1] if (path / "state.json").exists() else path
+    within = path.absolute().parents
+    return within[1] if len(within) > 1 and (path / "state.json").exists() else path
 
 
 def data_record(index: Index) -> dict[str, Any]:
@@ -63,15 +98,11 @@ def check(config: Config, data: dict[str, Any]) -> None:
     """
     record = config.run / "run.json"
     if not record.exists():
-        if config.run.exists() and any(path.name not in (LOCK, *LAUNCHER) for path in config.run.iterdir()):
+        if config.run.exists() and any(not _begun(path.name) for path in config.run.iterdir()):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
-    try:
-        before = json.loads(record.read_text())
-        identity, fingerprint = dict(before["identity"]), before["data"]["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: not a run's record ({type(error).__name__}: {error})") from error
-    now = config.identity()
+    before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
+    identity, fingerprint, now = before.identity, before.data.fingerprint, config.identity()
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)
@@ -83,14 +114,21 @@ def check(config: Config, data: dict[str, Any]) -> None:
         )
 
 
-def claim(config: Config, data: dict[str, Any]) -> IO[str]:
+def _begun(name: str) -> bool:
+    """Whether a file of that name is there before there is a run."""
+    return name in (LOCK, *LAUNCHER) or name.startswith(MEETING)
+
+
+def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
     """Make the folder this process's, and write the record and the resolved config.
 
     The returned file holds the claim until it is closed or the process ends. InputError if another process
-    has it: the same command started twice, or a job that was requeued before its first life ended.
+    has it: the same command started twice, or a job that was requeued before its first life ended; and if
+    the folder is one that others could change.
     """
-    config.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (config.run / LOCK).open("w")
+    group = config.trust == "group"
+    check_entries(own_folder(config.run, group=group), group=group)
+    lock = open_lock(config.run / LOCK)
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
     while True:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffcore.config import configure
 from diffcore.config.tree import Config, Sampling
 from diffcore.runs.run_folder import run_of
@@ -17,6 +20,16 @@ from shards.schema import Attribute
 
 RECOMMENDED = "sampling.json"
 """In the run folder: the settings to sample with by default."""
+
+
+class Recommendation(BaseModel):
+    """That file; whether a value is allowed, the config says."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    sampler: str = Field(max_length=100)
+    steps: int
+    guidance: float
 
 
 def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[str, int]:
@@ -74,10 +87,10 @@ def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[st
     if not path.exists():
         return {}
     try:
-        tree = json.loads(path.read_text())
-        known = {name: tree[name] for name in ("sampler", "steps", "guidance")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a recommendation ({type(error).__name__}: {error})") from error
+        tree = json_file.read(path, most=1 << 20)
+    except InputError as error:
+        raise InputError(f"not a recommendation: {error}") from None
+    known = validated(Recommendation, tree, f"{path}: not a recommendation").model_dump()
     if given and given.get("sampler", known["sampler"]) != known["sampler"]:
         del known["steps"], known["sampler"]
     return known

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffbase import ledger
+from diffbase.cli import InputError, one_line
 from diffbase.files import open_atomic, sync_folder, write_json
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
@@ -50,11 +53,16 @@ def state_now(
     )
 
 
+TRIES = 3
+"""Checkpoints in a row that may fail to be written before the run ends."""
+
+
 class Saver:
     """Writes checkpoints beside the training: the loop waits only for a copy of its tensors.
 
-    One at a time: a second ``save`` waits until the first is complete. ``wait`` does so at the end. What goes
-    wrong on any rank is raised there, on every rank.
+    One at a time: a second ``save`` waits until the first is complete. What goes wrong on any rank is told at
+    once, and goes wrong on every rank: ``wait``, at the end, raises it. ``settle``, before the next one, lets
+    a disk fail ``TRIES - 1`` times in a row: the run is whole, and the disk may have room again.
     """
 
     def __init__(self, run: Path, keep: int, world: World) -> None:
@@ -62,6 +70,8 @@ class Saver:
         self._group = side_group()  # its collectives must not mix with the training's
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._failures = 0
+        """In a row."""
 
     def save(self, state: State, engine: Engine, ema: Ema, best: Mapping[str, Any] | None = None) -> None:
         """Begin the checkpoint of ``state.step``; ``best`` (metric and value) makes it the best so far.
@@ -91,9 +101,34 @@ class Saver:
         if self._error is not None:
             raise self._error
 
-    def _guarded(self, *arguments: Any) -> None:
+    def settle(self) -> bool:
+        """``wait``, but True where that checkpoint could not be written and the next may be. The same on all
+        ranks."""
         try:
-            self._write(*arguments)
+            self.wait()
+        except OSError:
+            if self._failures >= TRIES:
+                raise
+            self._error = None
+            return True
+        return False
+
+    def _guarded(self, state: State, *arguments: Any) -> None:
+        try:
+            self._write(state, *arguments)
+            self._failures = 0
+        except OSError as error:
+            self._failures += 1
+            self._error = error
+            if self.world.main:
+                # All ranks have left it, and it takes room that the next one needs.
+                shutil.rmtree(temporary_of(self.run, state.step), ignore_errors=True)
+                where = f"{error.filename}: " if error.filename else ""
+                why = f"{where}{error.strerror or error}"
+                line = f"checkpoint of step {state.step} not written ({self._failures} in a row): {why}"
+                print(one_line(line), file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):
+                    ledger.record(self.run, "save_failed", step=state.step, why=why)
         except BaseException as error:
             self._error = error
 
@@ -109,8 +144,9 @@ class Saver:
 
         def shard() -> dict[str, Any]:
             if main:
-                (self.run / SAVING).write_text(f"{state.step}\n")
-                ledger.record(self.run, "saving", step=state.step)
+                with contextlib.suppress(OSError):  # a launcher then does not wait for the checkpoint
+                    (self.run / SAVING).write_text(f"{state.step}\n")
+                ledger.note(self.run, "saving", step=state.step)
             return write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
 
         manifest = {name: said for part in self._on_all(shard) for name, said in part.items()}
@@ -121,27 +157,41 @@ class Saver:
             finish(self.run, state, manifest)
             if best is not None:
                 write_json(folder_of(self.run) / "best.json", {"step": state.step, **best})
-            prune(self.run, self.keep)
+            self._prune()
             (self.run / SAVING).unlink(missing_ok=True)
             took = round(time.monotonic() - began, 3)
-            ledger.record(self.run, "saved", step=state.step, seconds=took, waited=round(waited, 3))
+            ledger.note(self.run, "saved", step=state.step, seconds=took, waited=round(waited, 3))
 
         self._on_all(rest)
 
+    def _prune(self) -> None:
+        """What goes wrong is told: the checkpoint itself is complete."""
+        try:
+            prune(self.run, self.keep)
+        except (InputError, OSError) as error:
+            print(one_line(f"old checkpoints were not removed: {error}"), file=sys.stderr, flush=True)
+            ledger.note(self.run, "damaged", why=one_line(str(error)))
+
     def _on_all(self, work: Callable[[], T]) -> list[T]:
-        """What ``work`` gives on each rank; OSError on all of them if it fails on one, for which the others
-        would wait otherwise."""
-        problem, result = None, None
+        """What ``work`` gives on each rank; if it fails on one, an error on all of them, which would wait for
+        it otherwise: OSError where that was one."""
+        problem, result, own = None, None, None
         try:
             result = work()
         except OSError as error:
-            problem = [error.errno, error.strerror, error.filename and str(error.filename)]
+            problem = [error.errno, error.strerror or str(error), error.filename and str(error.filename)]
+        except Exception as error:
+            problem, own = [None, f"{type(error).__name__}: {error}", None], error
         gathered = gather([result, problem], self.world, self._group)
+        if own is not None:
+            raise own
         for rank, (_, failed) in enumerate(gathered):
             if failed is not None:
                 if self.world.main:
                     (self.run / SAVING).unlink(missing_ok=True)
                 number, said, filename = failed
+                if number is None:
+                    raise RuntimeError(f"{said} (checkpoint, rank {rank})")
                 raise OSError(number, f"{said} (checkpoint, rank {rank})", filename)
         return [result for result, _ in gathered]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffcore.config import configure
 from diffcore.config.tree import Config
-from diffcore.runs import checkpoint
+from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.run_folder import run_of
 from shards.schema import Attribute
 
@@ -74,12 +75,18 @@ def find(path: Path, which: str = "newest") -> Source:
         if which != "newest":
             raise InputError(f"checkpoint {which}: {path} is one set of weights; give its run folder")
         if (path / DATA).exists():
-            return Source(path, config, json.loads((path / DATA).read_text()), _step_of(path / FILES["ema"]))
+            data = _record(json_file.read(path / DATA), path / DATA)
+            return Source(path, config, data, _step_of(path / FILES["ema"]))
         if problem := checkpoint.check(path):
             raise InputError(f"{path}: {problem}")
     folder = path if run_of(path) != path else choose(path, which)
     state = checkpoint.read_state(folder)
-    return Source(folder, config, state.data, state.step)
+    return Source(folder, config, _record(state.data, folder / "state.json"), state.step)
+
+
+def _record(tree: Any, where: Path) -> dict[str, Any]:
+    """A ``data_record`` that was written down. InputError if it is none."""
+    return validated(run_folder.DataRecord, tree, f"{where}: data").model_dump(by_alias=True)
 
 
 @contextmanager
@@ -100,7 +107,10 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _step_of(file: Path) -> int:
     with _named(file), safe_open(file, framework="pt") as opened:
-        return int((opened.metadata() or {}).get("step", 0))
+        step = (opened.metadata() or {}).get("step", "0")
+        if not (step.isascii() and step.isdigit() and len(step) < 16):
+            raise InputError(f"{file}: step {step!r:.100} in its metadata is no whole number")
+        return int(step)
 
 
 def config_of(path: Path) -> Config:

@@ -33,13 +33,14 @@ class SampleGrids:
         if not engine.world.main:
             return
         folder = self.config.run / "samples"
-        folder.mkdir(exist_ok=True)
         for name, images in {"real": self.real.images, "raw": raw, "ema": averaged}.items():
             tiled = pictures.grid(images, columns=8)
             monitor.image(f"samples/{name}", step, tiled)
             if name != "real" or not (folder / "real.png").exists():
                 file = "real.png" if name == "real" else f"{name}-{step:08d}.png"
-                pictures.save_png(tiled, folder / file)
+                with monitor.writing("samples"):
+                    folder.mkdir(exist_ok=True)
+                    pictures.save_png(tiled, folder / file)
 
     def _draw(self, engine: Engine) -> NDArray[np.uint8]:
         return draw_shared(

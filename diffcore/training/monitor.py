@@ -5,17 +5,21 @@ Only rank 0 writes; on the other ranks every call does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffbase import jsonl
-from diffbase.files import write_atomic
+from diffbase.cli import one_line
+from diffbase.files import set_aside, write_atomic
 from diffbase.line import printable
+from diffcore.runs import metrics
 
 
 class Monitor:
@@ -27,10 +31,11 @@ class Monitor:
         self._logged = start
         if not active:
             return
+        self._untold = {"metrics.jsonl", "tensorboard", "samples", "the memory report", "events.jsonl"}
         self._writer = self._board(start)
-        self._metrics = run / "metrics.jsonl"
-        self._drop_after(start)
+        self._metrics = run / metrics.FILE
         self._progress = _progress(start, total) if sys.stderr.isatty() else None
+        self._drop_after(start)
         self._began, self._start = time.monotonic(), start
 
     def steps_since(self, step: int) -> int:
@@ -42,15 +47,49 @@ class Monitor:
         """The run has gone back to ``step``: figures of later steps are dropped."""
         self._logged = step
         if self.active:
-            self._drop_after(step)
-            self._writer.close()
-            self._writer = self._board(step)
+            with self.writing("metrics.jsonl"):
+                self._drop_after(step)
+            with self._writing_board() as writer:
+                writer.close()
+                self._writer = self._board(step)
 
     def _drop_after(self, step: int) -> None:
-        """Leave metrics.jsonl without the lines after ``step`` and without a torn last line."""
-        lines = jsonl.read(self._metrics)
-        kept = [line for line in lines if isinstance(line.get("step"), int) and line["step"] <= step]
+        """Leave metrics.jsonl without the lines after ``step`` and without a torn last line.
+
+        With damaged lines it is set aside as it was, and told.
+        """
+        left_out: list[int] = []
+        kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
+        if left_out:
+            aside = set_aside(self._metrics)
+            self.say(f"{len(left_out)} lines of {self._metrics} cannot be read; it is kept as {aside.name}")
         write_atomic(self._metrics, jsonl.text(kept).encode())
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Around what is written for people alone: a disk that does not take it is told of, once, and
+        training goes on."""
+        try:
+            yield
+        except OSError as error:
+            self.lost(what, error)
+
+    def lost(self, what: str, error: OSError) -> None:
+        """Say once that ``what`` cannot be written."""
+        if what in self._untold:
+            self._untold.remove(what)
+            self.say(one_line(f"{what} cannot be written ({error.strerror or error}); training goes on"))
+
+    @contextmanager
+    def _writing_board(self) -> Iterator[Any]:
+        """TensorBoard's writer, which after a failure takes nothing more: then one that does nothing."""
+        try:
+            yield self._writer
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._writer = _NoBoard()
+            self.lost("tensorboard", error)
 
     def _board(self, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +99,8 @@ class Monitor:
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard, shown as it is."""
         if self.active:
-            self._writer.add_text(tag, f"```\n{text}\n```")
+            with self._writing_board() as writer:
+                writer.add_text(tag, f"```\n{text}\n```")
 
     def say(self, line: str) -> None:
         """One line for the reader of the log, as text: names and paths in it neither colour nor end it."""
@@ -77,15 +117,16 @@ class Monitor:
         """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
         if not self.active:
             return
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
-        jsonl.append(self._metrics, {"step": step, **values})
+        self.board(step, values)
+        with self.writing("metrics.jsonl"):
+            jsonl.append(self._metrics, {"step": step, **values})
 
     def board(self, step: int, values: Mapping[str, float]) -> None:
         """Figures for TensorBoard alone: metrics.jsonl has one line per logged step, and nothing else."""
         if self.active:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step)
+            with self._writing_board() as writer:
+                for tag, value in values.items():
+                    writer.add_scalar(tag, value, step)
 
     def progress(self, step: int, figures: Mapping[str, float], epoch_images: int) -> None:
         """Move the bar, or print the step's line; ``figures`` are those of ``scalars``."""
@@ -105,7 +146,8 @@ class Monitor:
     def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
         """A picture [H, W, C] for TensorBoard."""
         if self.active:
-            self._writer.add_image(tag, image_HWC, step, dataformats="HWC")
+            with self._writing_board() as writer:
+                writer.add_image(tag, image_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
         """Finish the progress bar and TensorBoard's file."""
@@ -113,7 +155,15 @@ class Monitor:
             return
         if self._progress:
             self._progress.stop()
-        self._writer.close()
+        with self._writing_board() as writer:
+            writer.close()
+
+
+class _NoBoard:
+    """In the place of TensorBoard's writer when its disk has failed."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
 
 def _progress(start: int, total: int) -> Any:

@@ -24,7 +24,7 @@ def train_here(config: Config, judge: Judging) -> int:
     try:
         with watchdog:
             with watchdog.section("rendezvous"):
-                world = process_group.start(config.engine.threads)
+                world = process_group.start(config.run, config.engine.threads, group=config.trust == "group")
             with Training(config, world, stop, watchdog, judge) as training:
                 code = train(training)
             process_group.stop()

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffbase import ledger
+from diffbase import ledger, output
+from diffbase.cli import InputError
 from diffbase.exits import RunFailedError
+from diffbase.explain import checked
 from diffcore import models
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
@@ -69,6 +71,7 @@ class Training:
         """``judge`` makes the probe whose figures stand beside the validation loss."""
         self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
         self._open = contextlib.ExitStack()
+        self._lost: set[str] = set()
 
         # What is trained on what, and whether the run folder is of the same experiment.
         self.reader = training_reader(config)
@@ -95,6 +98,7 @@ class Training:
         self.step, self.progress = 0, Progress()
         self.measured: dict[str, float] = {}
         self._saved: int | None = None
+        self._best_before: float | None = None
         folder, skipped = self._newest(config.run, world)
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
@@ -103,6 +107,8 @@ class Training:
             self._load(folder)
         if world.main:
             checkpoint.clear_after(config.run, self.step)
+            if problem := checkpoint.clear_best(config.run):
+                skipped.append(problem)
         self.saver = Saver(config.run, config.train.keep_checkpoints, world)
 
         self.agreement = Agreement(world)
@@ -127,6 +133,9 @@ class Training:
         c, e = self.config, self.engine
         for line in [*skipped, *self.schedule.warnings]:
             self.monitor.say(line)
+        for line in skipped:
+            if "no COMPLETE" not in line:  # what a kill cut off is no damage
+                self._record("damaged", why=line)
         self.monitor.text("config", c.to_yaml())
         self.monitor.say(
             f"{e.parameters:,} parameters, {len(self.reader):,} images, "
@@ -152,12 +161,20 @@ class Training:
                 with self.watchdog.section("save"):
                     self.saver.wait()
                 last = self.step == self.config.train.steps
+                self._record_lost_log()
                 self._record("done" if last else "preempted", step=self.step)
                 barrier()  # no rank takes the process group down while another still needs it
 
     def _record(self, event: str, **fields: Any) -> None:
-        if self.world.main:
-            ledger.record(self.config.run, event, **fields)
+        if self.world.main and (error := ledger.note(self.config.run, event, **fields)):
+            self.monitor.lost("events.jsonl", error)
+
+    def _record_lost_log(self) -> None:
+        """Once for each of the process's streams that nobody can read any more; rank 0's."""
+        for stream, why in output.lost().items():
+            if stream not in self._lost:
+                self._lost.add(stream)
+                self._record("log_lost", step=self.step, why=f"{stream}: {why}")
 
     # --- a step -----------------------------------------------------------------------------------------
 
@@ -250,21 +267,37 @@ class Training:
             figures["train/mfu"] = work / self._peak
         self.monitor.scalars(self.step, figures)
         self.monitor.progress(self.step, figures, len(self.reader))
+        self._record_lost_log()
         exploded = self.progress.exploded(losses["loss"], c.guards)
         self.clock.start()
         return not exploded
 
     @staticmethod
     def _newest(run: Path, world: World) -> tuple[Path | None, list[str]]:
-        """``checkpoint.newest`` as rank 0 finds it, on every rank. A collective."""
-        folder, skipped = checkpoint.newest(run) if world.main else (None, [])
-        name, skipped = gather([folder and folder.name, skipped], world)[0]
+        """``checkpoint.newest`` as rank 0 finds it, on every rank. A collective.
+
+        InputError where there are complete ones and none can be loaded: to begin anew would remove them.
+        """
+        folder, skipped, refused = None, list[str](), ""
+        if world.main:
+            try:
+                folder, skipped = checkpoint.newest(run)
+                if folder is None and checkpoint.complete(run):
+                    refused = (
+                        f"{checkpoint.folder_of(run)}: none can be loaded ({'; '.join(skipped)}); "
+                        "mend one, or move the folder away to begin anew"
+                    )
+            except InputError as error:
+                refused = str(error)
+        name, skipped, refused = gather([folder and folder.name, skipped, refused], world)[0]
+        if refused:
+            raise InputError(refused)
         return name and checkpoint.folder_of(run) / name, skipped
 
     def roll_back(self) -> None:
         """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
         c = self.config
-        self.saver.wait()
+        self.saver.settle()
         folder, _ = self._newest(c.run, self.world)
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
         if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
@@ -289,7 +322,8 @@ class Training:
     def _load(self, folder: Any) -> None:
         with self.watchdog.section("load"):
             state = checkpoint.load(folder, self.engine, self.ema)
-        self.step, self.progress = state.step, Progress(**state.progress)
+        self.step = state.step
+        self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
         self._saved = state.step
 
     def draw(self) -> None:
@@ -332,7 +366,9 @@ class Training:
                 f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
                 f"A lower optimizer.lr may help"
             )
-        best = None
+        if self.saver.settle():
+            self.progress.best = self._best_before  # the best one was not written, if it was to be
+        best, self._best_before = None, self.progress.best
         if value is not None and self.progress.is_best(value, larger=c.train.best in LARGER_IS_BETTER):
             best = {"metric": c.train.best, "value": value}
         with self.watchdog.section("save"):
@@ -351,4 +387,5 @@ class Training:
             with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)
                 self.monitor.board(self.step, dict(report.scalars(anatomy)))
-                self.monitor.say(f"memory report: {report.save(self.config.run, anatomy)}")
+                with self.monitor.writing("the memory report"):
+                    self.monitor.say(f"memory report: {report.save(self.config.run, anatomy)}")

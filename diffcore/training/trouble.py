@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,15 +9,13 @@ import torch
 
 from diffbase.cli import InputError, one_line
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
+from diffbase.system_error import DISK
 from diffcore.config.tree import Config
-from diffcore.engine.ranks import World, is_lost_peer
+from diffcore.engine.ranks import StrangerError, World, is_lost_peer
 from diffcore.memory import oom
 
 if TYPE_CHECKING:
     from diffcore.training.run import Training
-
-# A full or failing disk, or a file server that was restarted: not a mistake in what was given.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ def explain(
         where = f"{error.filename}: " if error.filename else ""
         code = RETRYABLE if error.errno in DISK else BAD_INPUT
         return Trouble(code, f"{where}{error.strerror or error} ({doing})")
+    if isinstance(error, StrangerError):
+        return Trouble(RETRYABLE, text)
     if isinstance(error, RuntimeError) and is_lost_peer(error):
         return Trouble(RETRYABLE, f"another rank is gone ({doing}): {text[:200]}")
     if isinstance(error, torch.AcceleratorError):

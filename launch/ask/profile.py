@@ -18,10 +18,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from diffbase import yaml_file
+from diffbase import home, yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.files import path_of
 from diffbase.shipped import shipped
 from diffcore.config.section import Section
 
@@ -137,8 +136,8 @@ class Cluster(Section):
 def folders() -> list[Path]:
     """Where profiles are looked for: the site's, the user's, those that ship."""
     site = [Path(part) for part in os.environ.get("DIFFCORE_PROFILES", "").split(os.pathsep) if part]
-    config = path_of(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "XDG_CONFIG_HOME")
-    return [*site, config / "diffcore" / "profiles", shipped("slurm", "profiles")]
+    own = home.config()
+    return [*site, *([own / "profiles"] if own else []), shipped("slurm", "profiles")]
 
 
 def profiles() -> dict[str, Path]:

@@ -46,6 +46,8 @@ class JobSpec(Section):
     """Job whose run this one goes on with, on fewer nodes."""
     parallel: int = Field(default=4, ge=1)
     """Jobs of a sweep that run at once."""
+    group: bool = False
+    """Whether the members of the run folder's group are trusted, as ``trust: group`` of the config says."""
 
     @property
     def world(self) -> int:
@@ -77,11 +79,17 @@ class JobSpec(Section):
 
 
 def from_flags(
-    flags: Namespace, cluster: Cluster, default_name: str, here: bool = False, exclude: Sequence[str] = ()
+    flags: Namespace,
+    cluster: Cluster,
+    default_name: str,
+    here: bool = False,
+    exclude: Sequence[str] = (),
+    group: bool = False,
 ) -> JobSpec:
     """The flags of ``submit.py`` over the profile. InputError in one line for anything wrong.
 
     ``here``: the job runs inside an allocation that there is already. ``exclude``: nodes known to be bad.
+    ``group``: the run folder's group is trusted.
     """
     low, high = parse_nodes(flags.nodes)
     gpus = flags.gpus_per_node or 0
@@ -101,6 +109,7 @@ def from_flags(
         "exclude": tuple(dict.fromkeys([*filter(None, (flags.exclude or "").split(",")), *exclude])),
         "requeue": not (here or cluster.is_local),
         "parallel": flags.parallel,
+        "group": group,
     }
     return validated(JobSpec, tree, "job")
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
 
-@dataclass(frozen=True)
-class Settings:
+
+class Settings(BaseModel):
     """What a box is; kept in its folder as box.json."""
 
-    nodes: int
-    gpus: int
-    cpus: int
-    memory: int
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path
+    """Where it is: a copy of the file elsewhere makes no box, which ``down`` would remove."""
+    nodes: int = Field(ge=1, le=64)
+    gpus: int = Field(ge=0, le=64)
+    cpus: int = Field(ge=1, le=4096)
+    memory: int = Field(ge=1)
     """MiB that a node claims; every node claims the whole machine."""
     accounting: bool
     private: bool
@@ -23,10 +27,10 @@ class Settings:
     address: str
     version: list[int]
     """Slurm's, such as [22, 5, 8]."""
-    port: int
+    port: int = Field(ge=1, le=65535)
     """The first of 2 + nodes ports: slurmctld, slurmdbd, then each slurmd."""
     bind: bool = False
-    """Tasks run on their own cores (task/affinity), which every node counts from 0."""
+    """Tasks run on their own cores only (task/affinity), which every node counts from 0."""
 
     @property
     def names(self) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -13,11 +12,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
+from diffbase import json_file
 from diffbase.cli import InputError
-from diffbase.files import path_of
+from diffbase.explain import validated
+from diffbase.files import open_lock, path_of
+from diffbase.trust import check_folder, own_folder
 from launch.box import conf, processes
 from launch.box.conf import Settings
 from launch.box.machine import (
@@ -57,6 +58,8 @@ class Box:
             raise InputError(
                 f"{', '.join(missing)} not found: apt-get install {PACKAGES} (make system-slurm)"
             )
+        # Root trusts the process numbers that stand in it, and runs daemons with the files in it.
+        own_folder(self.folder, code=True)
         if self.settings() is None and self._holds_other_things():
             raise InputError(f"{self.folder} is not empty and no box: give another --dir")
         with self._locked():
@@ -74,8 +77,10 @@ class Box:
     def down(self) -> None:
         """End the box's daemons and its jobs' processes, and remove its folder. Nothing to do is fine."""
         check_root()
-        if not (self.folder / "box.json").exists():
+        if not os.path.lexists(self.folder / "box.json"):
             return
+        check_folder(self.folder, code=True)
+        self.settings()
         with self._locked():
             # The controller first: it would requeue the jobs whose nodes go.
             processes.end(self._pid_file("slurmctld"))
@@ -101,13 +106,14 @@ class Box:
             self._start(box)
 
     def settings(self) -> Settings | None:
-        """What the box was made as; None where there is none."""
-        try:
-            return Settings(**json.loads((self.folder / "box.json").read_text()))
-        except FileNotFoundError:
+        """What the box was made as; None where there is none. InputError for a box.json of something else."""
+        path = self.folder / "box.json"
+        if not path.exists():
             return None
-        except TypeError:
-            raise InputError(f"{self.folder} has a box of another version: take it down first") from None
+        box = validated(Settings, json_file.read(path), f"{path}: not a box of this version")
+        if box.folder != self.folder:
+            raise InputError(f"{path}: tells of a box in {box.folder}, not of one here")
+        return box
 
     def daemons(self, box: Settings) -> dict[str, int | None]:
         """Process number of each daemon; None for one that does not run."""
@@ -141,7 +147,10 @@ class Box:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         port = free_ports(2 + nodes, address, self.folder)
         version = [int(n) for n in re.findall(r"\d+", self.ask("slurmctld", "-V"))]
-        box = Settings(nodes, gpus, cpus, memory, accounting, private, host, address, version, port, bind)
+        box = Settings(
+            folder=self.folder, nodes=nodes, gpus=gpus, cpus=cpus, memory=memory, accounting=accounting,
+            private=private, host=host, address=address, version=version, port=port, bind=bind,
+        )  # fmt: skip
 
         # Readable by everybody, so that jobs of other users run too; what is secret has its own mode.
         os.umask(0o022)
@@ -166,7 +175,7 @@ class Box:
             gres = f"Name=gpu File={self.folder}/dev/gpu{last}\n"
         write(etc / "gres.conf", gres)
         write(daemons / "gres.conf", gres)
-        write(self.folder / "box.json", json.dumps(asdict(box), indent=1))  # last: from here on it is a box
+        write(self.folder / "box.json", box.model_dump_json(indent=1))  # last: from here on it is a box
         return box
 
     # --- starting ---
@@ -303,8 +312,8 @@ class Box:
         """One command at a time changes a box."""
         path = self.folder / "lock"
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError), path.open("w") as lock:
+            own_folder(self.folder, code=True)
+            with contextlib.suppress(FileNotFoundError), open_lock(path) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 # A `down` that had it meanwhile took the file with the folder.
                 if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):

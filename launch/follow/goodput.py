@@ -115,13 +115,14 @@ def _one(
     steps = [int(e["step"]) for e in own if isinstance(e.get("step"), int)]
     if heartbeat and int(heartbeat.get("attempt", -1)) == number:
         steps.append(int(heartbeat["step"]))
-    attempt.first = next((int(e["step"]) for e in own if e["event"] == "loaded" and "step" in e), None)
+    loaded = (e["step"] for e in own if e["event"] == "loaded" and e.get("step") is not None)
+    attempt.first = next(loaded, None)
     attempt.last = max(steps, default=0)
     attempt.rolled_back = sum(int(e.get("lost", 0)) for e in own if e["event"] == "rollback")
-    last_words = {e["step"] for e in own if e["event"] in ("done", "preempted")}
+    last_words = {e.get("step") for e in own if e["event"] in ("done", "preempted")}
     for e in own:
         if e["event"] == "saved":  # beside the steps, but for the last one
-            waited = "waited" if "waited" in e and e["step"] not in last_words else "seconds"
+            waited = "waited" if "waited" in e and e.get("step") not in last_words else "seconds"
             _move(attempt, "save", float(e.get(waited, 0)))
     if ended is not None and may_retry(int(ended["code"])) and ended["code"] != PREEMPTED:
         _move(attempt, "hang", max(0.0, end - alive))

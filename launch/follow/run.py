@@ -38,14 +38,20 @@ class Run:
     """Folder of the newest job's output."""
     events: list[dict[str, Any]]
     beat: dict[str, Any] | None
+    left_out: int = 0
+    """Lines of the ledger that cannot be read."""
 
     @classmethod
     def read(cls, folder: Path) -> Run:
         """InputError if nothing was submitted there."""
-        events = list(ledger.events(folder))
+        left_out: list[int] = []
+        events = list(ledger.events(folder, left_out))
         submitted = [e for e in events if e["event"] == "submitted"]
         if not submitted:
-            raise InputError(f"{folder}: nothing was submitted from there (no events.jsonl with a job)")
+            damaged = f"; {len(left_out)} lines of events.jsonl cannot be read" if left_out else ""
+            raise InputError(
+                f"{folder}: nothing was submitted from there (no events.jsonl with a job){damaged}"
+            )
         last = submitted[-1]
         return cls(
             folder,
@@ -55,6 +61,7 @@ class Run:
             Path(last["folder"]),
             events,
             ledger.heartbeat(folder),
+            len(left_out),
         )
 
     def log(self, rank: int) -> Path:
@@ -65,6 +72,11 @@ class Run:
     def steps(self) -> str:
         """``step/steps`` as of the newest heartbeat; - without one."""
         return f"{self.beat['step']}/{self.beat['steps']}" if self.beat else "-"
+
+    @property
+    def damage(self) -> str | None:
+        """What of the folder's records cannot be read, in words; None where all can."""
+        return f"{self.left_out} lines of events.jsonl cannot be read" if self.left_out else None
 
     def state(self, job: Job | None) -> str:
         """In one word: Slurm's, or what the folder shows."""

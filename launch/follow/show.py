@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffbase.cli import InputError
+from diffbase.cli import InputError, one_line
 from diffbase.exits import DONE, PREEMPTED
 from diffbase.files import write_atomic
 from diffbase.line import printable
@@ -22,25 +23,47 @@ from launch.supervise import budget
 PIPE = 250
 """Columns of a pipe, which has no width: rows are not broken there."""
 
+UNREADABLE = "UNREADABLE"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A run of the list whose folder does not say what became of it: it has its row, with the reason."""
+
+    job: str
+    cluster: str
+    folder: Path
+    why: str
+
 
 def show_list() -> list[dict[str, Any]]:
     """One line per run, the newest submission last; returns the same."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, Run | Unreadable] = {}
     for entry in registry.submissions():
         runs.pop(entry["run"], None)  # a run stands where it was submitted last
         try:
-            runs[entry["run"]] = Run.read(Path(entry["run"]))
-        except (InputError, OSError):  # removed since
-            continue
-    states = query.ask({run.job: run.name for run in runs.values() if run.cluster != LOCAL})
+            folder = Path(entry["run"])
+            if folder.exists():  # else it was removed since
+                runs[entry["run"]] = Run.read(folder)
+        except (InputError, OSError) as error:
+            why = f"{error.strerror or error}" if isinstance(error, OSError) else str(error)
+            runs[entry["run"]] = Unreadable(entry["job"], entry["cluster"], folder, why)
+    known = [run for run in runs.values() if isinstance(run, Run) and run.cluster != LOCAL]
+    states = query.ask({run.job: run.name for run in known})
     table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", text=range(6), plain=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    row: dict[str, Any]
     for run in runs.values():
+        if isinstance(run, Unreadable):
+            table.add_row(run.job, UNREADABLE, "-", "-", run.cluster, f"{run.folder} ({run.why})")
+            row = {"job": run.job, "state": UNREADABLE, "attempts": None, "cluster": run.cluster}
+            rows.append(row | {"run": str(run.folder), "step": None, "steps": None, "damage": run.why})
+            continue
         attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
-        state = run.state(states.get(run.job))
-        table.add_row(run.job, state, run.steps, str(attempts), run.cluster, str(run.folder))
+        state, note = run.state(states.get(run.job)), f" ({run.damage})" if run.damage else ""
+        table.add_row(run.job, state, run.steps, str(attempts), run.cluster, str(run.folder) + note)
         row = {"job": run.job, "state": state, "attempts": attempts, "cluster": run.cluster}
-        rows.append(row | {"run": str(run.folder), **_progress(run)})
+        rows.append(row | {"run": str(run.folder), **_progress(run), "damage": run.damage})
     table.print(width=PIPE)
     return rows
 
@@ -63,6 +86,8 @@ def show_status(run: Run) -> dict[str, Any]:
     if run.beat:
         ago = time.time() - float(run.beat["time"])
         table.add_row("step", f"{run.steps}, {run.beat['section']}, {_ago(ago)}")
+    if run.damage:
+        table.add_row("damaged", run.damage)
     saved = budget.newest_complete(run.folder)
     table.add_row("newest checkpoint", f"step {saved}")
     failures = sum(e["event"] == "ended" and int(e["code"]) not in (DONE, PREEMPTED) for e in run.events)
@@ -70,13 +95,14 @@ def show_status(run: Run) -> dict[str, Any]:
     attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
     table.add_row("attempts", f"{attempts} ({failures} failed, {stops} stopped and saved)")
     for e in run.events[-6:]:
-        detail = " ".join(str(e[key]) for key in ("step", "why") if key in e)
+        detail = one_line(" ".join(str(e[key]) for key in ("step", "why") if key in e))
         table.add_row(_ago(time.time() - float(e["time"])), f"attempt {e['attempt']}: {e['event']} {detail}")
     table.print(width=PIPE)
     return {
         "run": str(run.folder), "job": run.job, "cluster": run.cluster, "state": state,
         "why": job.why if job else None, "nodes": job.nodes if job else None, **_progress(run),
         "checkpoint": saved, "attempts": attempts, "failed": failures, "stopped": stops,
+        "damage": run.damage,
         "events": run.events[-6:],
     }  # fmt: skip
 
@@ -88,7 +114,8 @@ def show_logs(run: Run, rank: int, follow: bool) -> None:
         return
     log = run.log(rank)
     if not log.exists():
-        ranks = sorted(int(p.name.split("_")[-2]) for p in run.logs.glob(f"{run.job}_*_log.out"))
+        names = (p.name.split("_")[-2] for p in run.logs.glob(f"{run.job}_*_log.out"))
+        ranks = sorted(int(name) for name in names if name.isascii() and name.isdigit())
         known = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "none yet"
         raise InputError(f"--rank {rank}: {log} is not there; there are: {known}")
     tail(log, ended=lambda: True)

@@ -16,16 +16,27 @@ from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
 from launch.job.entry import last_code, record
 from launch.job.folder import Place
-from launch.job.sbatch import UNLIMITED
+from launch.job.sbatch import UNLIMITED, command
 from launch.supervise.environment import SHOWN
 from launch.supervise.task import Task
 
 WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
 
 
+class Local(submitit.LocalExecutor):
+    """submitit's executor, whose command checks first whose the folder is."""
+
+    group = False
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} {command(self.folder, self.group)}"
+
+
 def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     """Start the job's processes; returns the exit code for the shell: the job's, if it was followed."""
-    executor = submitit.LocalExecutor(place.folder, max_num_timeout=UNLIMITED)
+    executor = Local(place.folder, max_num_timeout=UNLIMITED)
+    executor.group = spec.group
     executor.update_parameters(
         tasks_per_node=spec.tasks_per_node,
         gpus_per_node=spec.gpus_per_node,

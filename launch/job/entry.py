@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> No
         ranks=spec.world,
         **more,
     )
-    registry.remember(own.run, job, spec.cluster.name)
+    if why := registry.remember(own.run, job, spec.cluster.name):
+        print(f"warning: the list of jobs does not have this one: {why}", file=sys.stderr)
 
 
 def next_attempt(run: Path) -> int:
@@ -39,8 +41,8 @@ def last_code(run: Path) -> int:
     """Exit code of the newest job's last attempt, as the ledger has it; 1 if it ended without a word."""
     for _ in range(20):  # a network disk shows the last line late
         events = list(ledger.events(run))
-        job = [str(e["job"]) for e in events if e["event"] == "submitted"][-1]
-        ends = [e for e in events if e["event"] == "ended" and str(e.get("job")) == job]
+        job = next((e["job"] for e in reversed(events) if e["event"] == "submitted"), None)
+        ends = [e for e in events if e["event"] == "ended" and e.get("job") == job]
         if ends:
             return int(ends[-1].get("code", 1))
         time.sleep(0.1)

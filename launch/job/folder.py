@@ -10,19 +10,21 @@ RUN/job/001/            one submission, owner only; the next one is 002
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffbase import json_file
 from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
 from diffbase.redaction import without_credentials
+from diffbase.trust import own_folder
 from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
 
 JOBS = "job"  # RUN/job
+LARGEST = 4 << 20  # bytes of a job.json
 
 _NAMES = """
 PATH LD_LIBRARY_PATH PYTHONPATH VIRTUAL_ENV CONDA_PREFIX CONDA_DEFAULT_ENV LOADEDMODULES
@@ -74,7 +76,7 @@ class Place:
     def spec(self) -> JobSpec:
         """The job's size and cluster from job.json. InputError if it does not hold them."""
         path = self.folder / "job.json"
-        return validated(JobSpec, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validated(JobSpec, json_file.read(path, most=LARGEST), str(path))
 
 
 def next_place(run: Path) -> Place:
@@ -83,11 +85,14 @@ def next_place(run: Path) -> Place:
     return Place(run / JOBS / f"{max(taken, default=0) + 1:03d}")
 
 
-def create(run: Path) -> Place:
-    """Make that folder, owner only. InputError if the run folder is another person's to write."""
+def create(run: Path, group: bool = False) -> Place:
+    """Make that folder, owner only. InputError if others may write into the run folder or ``RUN/job``.
+
+    What lies in it is run on every node, so the folders above count too. ``group`` as of ``check_folder``.
+    """
     for folder in (run, run / JOBS):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if run.stat().st_uid == os.getuid():
+        own_folder(folder, group=group, code=True)
+    if not group and run.stat().st_uid == os.getuid():
         run.chmod(0o700)
     while True:
         place = next_place(run)

@@ -6,59 +6,119 @@ one line per submission, and for each cluster the nodes that failed a preflight,
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from diffbase import jsonl
-from diffbase.files import renamed
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diffbase import home, jsonl
+from diffbase.cli import InputError
+from diffbase.files import renamed, set_aside
+from diffbase.ledger import FilePath, Job, Seconds
+from diffbase.trust import own_folder
 
 NEWEST = 200  # submissions that a list looks at
 
 
-def home() -> Path:
-    """The folder of this user's state."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "diffcore"
+class Submission(BaseModel):
+    """A line of jobs.jsonl."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    time: Seconds
+    run: FilePath
+    job: Job
+    cluster: Annotated[str, Field(max_length=200)]
 
 
-def remember(run: Path, job: str, cluster: str) -> None:
-    """One more submission. A single write, so that two at once do not mix."""
+class Excluded(BaseModel):
+    """A line of a cluster's file of nodes; the name goes to sbatch."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    node: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
+    until: Seconds
+    why: Annotated[str, Field(max_length=100_000)] = ""
+
+
+def path_of(name: str) -> Path:
+    """Of a file of this user's state. InputError for one who has no home."""
+    folder = home.state()
+    if folder is None:
+        raise InputError("this user has no home folder; XDG_STATE_HOME names another one")
+    return folder / name
+
+
+def remember(run: Path, job: str, cluster: str) -> str:
+    """One more submission. A single write, so that two at once do not mix.
+
+    Returns why it could not be written, or "": the job runs all the same.
+    """
     entry = {"time": round(time.time()), "run": str(run), "job": job, "cluster": cluster}
-    _append(home() / "jobs.jsonl", entry)
+    return _append("jobs.jsonl", [entry])
 
 
 def submissions() -> list[dict[str, Any]]:
-    """This user's newest submissions, oldest first."""
-    return list(jsonl.read(home() / "jobs.jsonl"))[-NEWEST:]
+    """This user's newest submissions, oldest first; lines that are none are left out."""
+    return _read("jobs.jsonl", Submission, [])[-NEWEST:]
 
 
-def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> Path:
-    """Leave ``nodes`` (name -> why) out of the next submissions to ``cluster``; returns the file."""
-    path = _excluded_path(cluster)
+def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> str:
+    """Leave ``nodes`` (name -> why) out of the next submissions to ``cluster``.
+
+    Returns why they could not be written down, or "".
+    """
     until = round(time.time() + hours * 3600)
-    for node, why in nodes.items():
-        _append(path, {"node": node, "until": until, "why": why})
-    return path
+    return _append(_excluded(cluster), [{"node": n, "until": until, "why": why} for n, why in nodes.items()])
 
 
 def excluded(cluster: str) -> dict[str, str]:
     """Nodes that are left out of submissions to ``cluster`` now, and why."""
-    path, now = _excluded_path(cluster), time.time()
-    lines = list(jsonl.read(path))
-    current = [line for line in lines if float(line.get("until", 0)) > now and "node" in line]
-    if len(current) < len(lines):
-        with renamed(path) as temporary:
+    folder, now, damaged = home.state(), time.time(), list[int]()
+    lines = _read(_excluded(cluster), Excluded, damaged)
+    current = [line for line in lines if line["until"] > now]
+    if folder and (len(current) < len(lines) or damaged):
+        path = folder / _excluded(cluster)
+        # Where it cannot be written the old lines stay, and are passed over again.
+        with suppress(OSError), renamed(path) as temporary:
             temporary.write_text(jsonl.text(current))
-    return {str(line["node"]): str(line.get("why", "")) for line in current}
+            if damaged:  # what it was stays beside it
+                set_aside(path)
+    return {line["node"]: line.get("why", "") for line in current}
 
 
-def _excluded_path(cluster: str) -> Path:
-    return home() / f"excluded-{cluster}.jsonl"
+def _excluded(cluster: str) -> str:
+    return f"excluded-{cluster}.jsonl"
 
 
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    jsonl.append(path, entry)
+def _read(name: str, kind: type[BaseModel], damaged: list[int]) -> list[dict[str, Any]]:
+    """The file's lines of that kind; none where there is no home, or one that this user may not enter."""
+    folder = home.state()
+    with suppress(PermissionError, NotADirectoryError):
+        return list(jsonl.read(folder / name, damaged, partial(_is_a, kind))) if folder else []
+    return []
+
+
+def _is_a(kind: type[BaseModel], entry: dict[str, Any]) -> bool:
+    try:
+        kind.model_validate(entry)
+    except ValidationError:
+        return False
+    return True
+
+
+def _append(name: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        path = path_of(name)
+        own_folder(path.parent)
+        for entry in entries:
+            jsonl.append(path, entry)
+    except OSError as error:
+        return f"{error.filename or name}: {error.strerror or error}"
+    except InputError as error:
+        return str(error)
+    return ""

@@ -24,7 +24,12 @@ class Sbatch(SlurmExecutor):
     def __init__(self, spec: JobSpec, folder: Path, code: Path) -> None:
         python = spec.cluster.container.python if spec.cluster.container else spec.cluster.python
         super().__init__(folder, max_num_timeout=UNLIMITED, python=shlex.quote(python) if python else None)
+        self._group = spec.group
         self.update_parameters(**parameters(spec, folder, code))
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} {command(self.folder, self._group)}"
 
     @classmethod
     def affinity(cls) -> int:
@@ -39,6 +44,11 @@ class Sbatch(SlurmExecutor):
             return str(self._make_submission_file_text(self._submitit_command_str, ""))
         finally:
             self.parameters.pop("map_count", None)
+
+
+def command(folder: Path, group: bool) -> str:
+    """What the interpreter is given in submitit's place: its entry behind a check of whose the folder is."""
+    return f"-u -m launch.supervise.start {shlex.quote(str(folder))}" + (" --group" if group else "")
 
 
 def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:

@@ -33,14 +33,14 @@ def main() -> None:
     import torch
     import torch.distributed as dist
 
-    from diffcore.engine.ranks import World, gather
+    from diffcore.engine import ranks, rendezvous
 
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    rendezvous.join("nccl" if cuda else "gloo", flags.out.parent)
     data = torch.ones((64 if cuda else 4) << 18, device="cuda" if cuda else "cpu")  # 64 or 4 MiB
-    place = World(rank, world, local, data.device)
+    place = ranks.World(rank, world, local, data.device)
 
     def speed(group: Any) -> float:
         """GB/s of the best round; the first ones set up connections."""
@@ -57,13 +57,13 @@ def main() -> None:
 
     result: dict[str, Any] = {"backend": dist.get_backend(), "gbps": speed(None), "pairs": {}}
     # Each node's first rank, with the next node's.
-    names = gather([os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local], place)
+    names = ranks.gather([os.environ.get("SLURMD_NODENAME") or os.uname().nodename, local], place)
     firsts = [(name, i) for i, (name, local_rank) in enumerate(names) if local_rank == 0]
     if len(firsts) > 2:
         for (name, a), (other, b) in zip(firsts, [*firsts[1:], firsts[0]], strict=True):
             group = dist.new_group([a, b])  # a collective of all ranks
             mine = speed(group) if rank in (a, b) else 0.0
-            result["pairs"][f"{name} {other}"] = gather(mine, place)[a]
+            result["pairs"][f"{name} {other}"] = ranks.gather(mine, place)[a]
     if rank == 0:
         write_json(flags.out, result)
     dist.barrier()

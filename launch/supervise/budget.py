@@ -46,7 +46,7 @@ def reached(run: Path, attempt: int) -> Reached:
 def progressed(events: Iterable[Mapping[str, Any]], now: Reached) -> bool:
     """Whether an attempt that got to ``now`` left the run further than every one that ended before it."""
     ended = [e for e in events if e["event"] == "ended"]
-    return now.step > max((int(e.get("step", 0)) for e in ended), default=0) or now.kept > max(
+    return now.step > max((int(e.get("step") or 0) for e in ended), default=0) or now.kept > max(
         (int(e.get("kept", 0)) for e in ended), default=0
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase.files import open_lock
+from diffbase.system_error import DISK
 from launch.scheduler import client
 from launch.supervise import budget, preflight, requeue
 from launch.supervise.environment import address, free_port
@@ -43,8 +45,9 @@ class Leader:
         """
         try:
             self._publish(number, decide(*arguments) or self._attempt_plan(number))
-        except OSError as error:  # no port, no name, no such interface
-            self._publish(number, self._leave(BAD_INPUT, f"{error.filename or 'launch'}: {error}"))
+        except OSError as error:  # no port, no name, no such interface; or a disk, which may come back
+            code = RETRYABLE if error.errno in DISK else BAD_INPUT
+            self._publish(number, self._leave(code, f"{error.filename or 'launch'}: {error}"))
         except Exception as error:
             self._publish(number, self._leave(FATAL, f"{type(error).__name__}: {error}"))
             raise
@@ -121,8 +124,8 @@ class Leader:
                 return self._failed(f"no supervisor on rank {missing[:8]} after {MUSTER:.0f} s", {})
             self.life.tick()
         found: dict[str, list[str]] = {}
-        for tree in hellos.values():
-            found.setdefault(str(tree["node"]), []).extend(tree["problems"])
+        for hello in hellos.values():
+            found.setdefault(hello.node, []).extend(hello.problems)
         bad = {node: "; ".join(dict.fromkeys(problems)) for node, problems in found.items() if problems}
         if not bad:
             return None
@@ -142,8 +145,13 @@ class Leader:
     def _failed(self, why: str, bad: dict[str, str]) -> Plan:
         """A life that ends before an attempt could begin; counts as one that made no progress."""
         if bad:
-            path = preflight.exclude(self.spec, bad)
-            self.life.say(f"nodes left out of the next submissions ({path}): {', '.join(sorted(bad))}")
+            names = ", ".join(sorted(bad))
+            failed = preflight.exclude(self.spec, bad)
+            self.life.say(
+                f"nodes to leave out, which could not be written down ({failed}): {names}"
+                if failed
+                else f"nodes left out of the next submissions: {names}"
+            )
         self._record_end(self.attempt, Verdict(RETRYABLE, why))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
 
@@ -230,10 +238,8 @@ class Leader:
 def _free(lock: Path) -> bool:
     """Whether nobody holds the run folder's lock."""
     try:
-        with lock.open("a") as file:
+        with open_lock(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return True
     except BlockingIOError:
         return False
     return True

@@ -14,36 +14,77 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import ConfigDict, Field
+
+from diffbase import json_file
+from diffbase.cli import InputError
+from diffbase.explain import checked
 from diffbase.files import renamed
+from diffbase.ledger import FilePath, Job, Seconds
+
+LARGEST = 1 << 20  # bytes of a file
+FORBID = ConfigDict(extra="forbid", allow_inf_nan=False)
+Number = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+Code = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
+Words = Annotated[str, Field(max_length=100_000)]
+Node = Annotated[str, Field(max_length=255)]
+Flag = Annotated[bool, Field(strict=True)]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all ranks do next: attempt ``attempt`` at ``address``:``port``, or leave with ``code``."""
 
-    attempt: int
-    address: str = ""
-    port: int = 0
-    leave: bool = False
-    code: int = 0
-    why: str = ""
-    avoid: Sequence[str] = ()
+    __pydantic_config__ = FORBID
+
+    attempt: Number
+    address: Node = ""
+    port: Annotated[int, Field(strict=True, ge=0, le=65535)] = 0
+    leave: Flag = False
+    code: Code = 0
+    why: Words = ""
+    avoid: Annotated[Sequence[Node], Field(max_length=100_000)] = ()
 
 
 @dataclass(frozen=True)
 class Exit:
     """How a rank's process ended. ``code`` as subprocess gives it; ``ours``: its supervisor ended it."""
 
-    rank: int
-    code: int
-    time: float
-    node: str
-    ours: bool = False
+    __pydantic_config__ = FORBID
+
+    rank: Number
+    code: Code
+    time: Seconds
+    node: Node
+    ours: Flag = False
+
+
+@dataclass(frozen=True)
+class Hello:
+    """That a rank's supervisor runs, and what its preflight found."""
+
+    __pydantic_config__ = FORBID
+
+    node: Node
+    pid: Number
+    problems: Annotated[list[Words], Field(max_length=1000)]
+
+
+@dataclass(frozen=True)
+class Current:
+    """The life that may write into the run."""
+
+    __pydantic_config__ = FORBID
+
+    job: Job
+    folder: FilePath
 
 
 class Meeting:
@@ -65,13 +106,13 @@ class Meeting:
 
     def claimed_by(self) -> str | None:
         """The job whose life claimed the run last."""
-        tree = _read(self._current)
-        return None if tree is None else str(tree.get("job"))
+        current = _read(self._current, Current)
+        return None if current is None else current.job
 
     def superseded(self) -> bool:
         """Whether another life has claimed the run."""
-        tree = _read(self._current)
-        return tree is not None and tree.get("folder") != str(self.folder)
+        current = _read(self._current, Current)
+        return current is not None and current.folder != str(self.folder)
 
     # --- hello ---
 
@@ -79,9 +120,9 @@ class Meeting:
         """Say that this rank's supervisor runs, and what is wrong with its node."""
         _write(self.folder / f"hello-{rank}.json", {"node": node, "pid": os.getpid(), "problems": problems})
 
-    def hellos(self) -> dict[int, dict[str, Any]]:
-        """What each rank that has said hello wrote: node, pid, problems."""
-        return {int(name.split("-")[1]): tree for name, tree in self._read_all("hello-")}
+    def hellos(self) -> dict[int, Hello]:
+        """What each rank that has said hello wrote."""
+        return self._by_rank("hello-", Hello, {})
 
     # --- plans ---
 
@@ -91,8 +132,8 @@ class Meeting:
 
     def plan(self, number: int | str) -> Plan | None:
         """The plan of that number; None while there is none."""
-        found = [tree for _, tree in self._read_all(f"plan-{number}.")]
-        return Plan(**found[0]) if found else None
+        name = f"plan-{number}.json"
+        return _read(self.folder / name, Plan) if name in self._names() else None
 
     # --- exits ---
 
@@ -102,24 +143,23 @@ class Meeting:
 
     def exits(self, number: int | str, known: dict[int, Exit]) -> dict[int, Exit]:
         """Every exit of an attempt; ``known`` ones are not read again."""
-        prefix = f"exit-{number}-"
-        new = {}
-        for name in self._names(prefix):
-            rank = int(name.removeprefix(prefix).removesuffix(".json"))
-            if rank not in known and (tree := _read(self.folder / name)):
-                new[rank] = Exit(**tree)
-        return known | new
+        found = self._by_rank(f"exit-{number}-", Exit, known)
+        return {rank: exit for rank, exit in found.items() if exit.rank == rank}
 
-    def _names(self, prefix: str) -> list[str]:
+    def _by_rank(self, prefix: str, kind: type[T], known: dict[int, T]) -> dict[int, T]:
+        """What the ranks wrote under ``prefix``; a file that is damaged is as if it were not there."""
+        found = dict(known)
+        for name in self._names():
+            match = re.fullmatch(re.escape(prefix) + r"(\d{1,9})\.json", name, re.ASCII)
+            if match and int(match[1]) not in found and (one := _read(self.folder / name, kind)):
+                found[int(match[1])] = one
+        return found
+
+    def _names(self) -> list[str]:
         try:
-            names = [path.name for path in self.folder.iterdir()]
+            return sorted(path.name for path in self.folder.iterdir())
         except FileNotFoundError:
             return []
-        return sorted(name for name in names if name.startswith(prefix) and name.endswith(".json"))
-
-    def _read_all(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
-        read = ((name.removesuffix(".json"), _read(self.folder / name)) for name in self._names(prefix))
-        return [(name, tree) for name, tree in read if tree is not None]
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:
@@ -128,9 +168,8 @@ def _write(path: Path, tree: dict[str, Any]) -> None:
         temporary.chmod(0o600)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: type[T]) -> T | None:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return checked(kind, json_file.read(path, most=LARGEST), str(path))
+    except (OSError, InputError):
         return None
-    return tree if isinstance(tree, dict) else None

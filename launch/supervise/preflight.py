@@ -7,13 +7,17 @@ alone is left out of this user's next submissions to the cluster for a while (la
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffbase import json_file
+from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffbase.nvml import device_problems
 from launch.ask.spec import JobSpec
 from launch.job import registry
@@ -23,6 +27,15 @@ from launch.supervise.meeting import Exit, Meeting
 PROBE = "probe"
 SECONDS = 25.0
 """What the timed all-reduce may take, with the start of its processes."""
+
+
+class Speed(BaseModel):
+    """What the all-reduce measured, GB/s: over all ranks, and of each pair of nodes "a b"."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    gbps: float = Field(ge=0)
+    pairs: dict[str, float] = Field(max_length=1_000_000)
 
 
 def local(spec: JobSpec, run: Path, scratch: Path | None, where: Layout) -> list[str]:
@@ -73,16 +86,16 @@ def judge(
         lines = "; ".join(f"{node}: {why}" for node, why in sorted(failed.items()))
         # Peers of a node that fails fail too: only one that is alone with it is to blame.
         return lines, failed if len(failed) == 1 < len(set(where.nodes)) else {}
+    path = meeting.folder / "speed-0.json"
     try:
-        found = json.loads((meeting.folder / "speed-0.json").read_text())
-    except (OSError, ValueError) as error:
+        found = validated(Speed, json_file.read(path, most=16 << 20), str(path))
+    except (OSError, InputError) as error:
         return f"all-reduce: no result ({error})", {}
-    floor = spec.cluster.preflight.floor_gbps
-    speed = float(found["gbps"])
+    floor, speed = spec.cluster.preflight.floor_gbps, found.gbps
     print(f"launch: all-reduce over {where.world} ranks: {speed:.3g} GB/s", flush=True)
     if speed >= floor:
         return None, {}
-    return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(found["pairs"], floor)
+    return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(found.pairs, floor)
 
 
 def slow_nodes(pairs: Mapping[str, float], floor: float) -> dict[str, str]:
@@ -100,6 +113,6 @@ def slow_nodes(pairs: Mapping[str, float], floor: float) -> dict[str, str]:
     }
 
 
-def exclude(spec: JobSpec, bad: Mapping[str, str]) -> Path:
-    """Leave these nodes out of this user's next submissions."""
+def exclude(spec: JobSpec, bad: Mapping[str, str]) -> str:
+    """Leave these nodes out of this user's next submissions; returns why it could not be, or ""."""
     return registry.exclude(spec.cluster.name, bad, spec.cluster.preflight.exclude_hours)

@@ -9,7 +9,6 @@ is given back to Slurm, which queues it again. The rank's exit code is the plan'
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase import trust
+from diffbase.cli import InputError
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
 from launch.supervise import preflight, takeover
 from launch.supervise.child import Child, die_with_parent
@@ -61,7 +62,6 @@ class Supervisor:
         if not self.spec.requeue:
             die_with_parent(signal.SIGTERM)
         self.meeting.open()
-        self._make_scratch()
         try:
             return self._live()
         except SupersededError as error:
@@ -78,7 +78,8 @@ class Supervisor:
                 shutil.rmtree(self.life.scratch, ignore_errors=True)
 
     def _live(self) -> int:
-        problems = preflight.local(self.spec, self.run_folder, self.life.scratch, self.where)
+        problems = self._make_scratch()
+        problems += preflight.local(self.spec, self.run_folder, self.life.scratch, self.where)
         self.meeting.say_hello(self.where.rank, self.where.node_name, problems)
         leader = Leader(self.life) if self.where.leader else None
         probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1
@@ -185,7 +186,14 @@ class Supervisor:
         self.say("no word from rank 0's supervisor")
         return Plan(0, leave=True, code=RETRYABLE, why="no word from rank 0's supervisor")
 
-    def _make_scratch(self) -> None:
+    def _make_scratch(self) -> list[str]:
+        """Make the job's folder there; that somebody else made it before is something wrong with the node."""
         if self.life.scratch and self.spec.cluster.scratch:
-            with contextlib.suppress(OSError):  # the preflight says what is wrong with it
-                self.life.scratch.mkdir(mode=0o700, exist_ok=True)
+            try:
+                trust.own_folder(self.life.scratch)
+            except InputError as error:
+                self.life.scratch = None
+                return [f"scratch: {error}"]
+            except OSError:
+                pass  # the preflight says what is wrong with it
+        return []

@@ -69,7 +69,7 @@ def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
     """Submit the successor and cancel this job; returns its number, and what scancel had against it."""
     following = spec.model_copy(update={"nodes": nodes, "takes_over": where.job, "after": None})
-    after = folder.create(place.run)
+    after = folder.create(place.run, spec.group)
     shutil.copyfile(place.config, after.config)
     folder.write_spec(after, following)
     after.live.mkdir(mode=0o700)

@@ -23,13 +23,16 @@ class Task:
         """Supervise this rank until the job ends; leaves with the run's exit code where that is not 0."""
         from pathlib import Path
 
+        from diffbase import output
         from launch.job.folder import Place
         from launch.supervise.environment import layout
         from launch.supervise.life import Life
         from launch.supervise.supervisor import Supervisor
 
-        life = Life(Place(Path(self.folder)), layout(os.environ))
-        code = Supervisor(life, Path(self.code), lambda place: Task(str(place.folder), self.code)).run()
+        with output.guarded(survive=True):  # a log that cannot be written is no reason to end a job
+            life = Life(Place(Path(self.folder)), layout(os.environ))
+            code = Supervisor(life, Path(self.code), lambda place: Task(str(place.folder), self.code)).run()
+            output.flush()
         if code:
             # Not an exception: submitit would pickle it as the job's result, and every rank would print it.
             sys.stdout.flush()

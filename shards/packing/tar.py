@@ -8,10 +8,12 @@ start than a thousand samples to write.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -19,6 +21,7 @@ from diffbase.files import open_atomic
 from shards.codec import ENCODINGS
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels, encode_labels
+from shards.codec.tar_headers import checked, member_class, one_error
 from shards.schema import Attribute
 from shards.table import MEMBER_CAP, Row, Shard
 
@@ -105,8 +108,13 @@ def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         rows: list[Row] = []
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            members = archive.getmembers()
+        length = os.fstat(file.fileno()).st_size
+        with ExitStack() as opened:
+            with one_error():
+                archive = opened.enter_context(
+                    tarfile.open(fileobj=file, mode="r:", tarinfo=member_class(length))
+                )
+                members = [checked(member, length) for member in archive.getmembers()]
             width = 3 if members and members[0].name.endswith(".cls") else 2  # members of a sample
             ending = PurePosixPath(members[-1].name).suffix if members else ""
             if len(members) % width or (members and ending[1:] not in ENCODINGS):

@@ -18,26 +18,36 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 
+from diffbase import home
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
+from diffbase.files import open_lock, write_atomic
+from diffbase.redaction import shown
+from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes
 PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 POLL = 0.02  # seconds between two looks at another process's download
 
 
 def default_folder() -> Path:
-    """The job's scratch folder where Slurm made one, else the user's cache folder."""
+    """The job's scratch folder where Slurm made one, else the user's cache folder.
+
+    InputError where there is neither: a user without a home.
+    """
     if scratch := os.environ.get("SLURM_TMPDIR"):
         return Path(scratch) / "diffcore-shards"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "diffcore" / "shards"
+    own = home.cache()
+    if own is None:
+        raise InputError("data.cache: this user has no home folder for it; give one, or set XDG_CACHE_HOME")
+    return own / "shards"
 
 
 class Cache:
@@ -46,8 +56,13 @@ class Cache:
     def __init__(self, folder: Path | None = None, limit: int = LIMIT) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}; allowed: 1 or more bytes")
-        self.folder = default_folder() if folder is None else Path(folder)
+        self._given = folder
         self.limit = limit
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where it lies; see ``default_folder``."""
+        return default_folder() if self._given is None else Path(self._given)
 
     def open(
         self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int] = lambda: 0
@@ -69,9 +84,21 @@ class Cache:
                 write_atomic(path, data)
         return descriptor
 
+    def drop_damaged(self, path: Path, sha256: str) -> bool:
+        """Remove ``path`` if its bytes are not those of ``sha256``; whether it was so."""
+        try:
+            with os.fdopen(os.open(path, READ), "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                    return False
+                if _is(path, file.fileno()):  # else another process has fetched it anew meanwhile
+                    path.unlink()
+        except FileNotFoundError:
+            pass
+        return True
+
     def _held(self, path: Path, size: int) -> int | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, READ)
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: it is locked otherwise only to be deleted
@@ -86,10 +113,10 @@ class Cache:
 
     def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
         if size > self.limit:
-            raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            raise InputError(f"{shown(url)}: {size} bytes are more than the cache's limit of {self.limit}")
+        own_folder(path.parent)
         part = path.with_name(f".{path.name}.part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
             # reads it may hold his for the rest of the run.
@@ -124,8 +151,8 @@ class Cache:
             if not make_way():
                 if time.monotonic() > until:
                     raise InputError(
-                        f"{url}: no room in the cache {self.folder}: {held} of its {self.limit} bytes are in "
-                        f"use and {size} more are needed; give it more"
+                        f"{shown(url)}: no room in the cache {self.folder}: {held} of its {self.limit} bytes "
+                        f"are in use and {size} more are needed; give it more"
                     )
                 time.sleep(min(0.2, PATIENCE))
 
@@ -143,7 +170,7 @@ class Cache:
             if total <= target:
                 break
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, READ)
             except FileNotFoundError:
                 continue
             try:
@@ -156,7 +183,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as file:
+        with open_lock(self.folder / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -193,13 +220,28 @@ class RemoteFolder:
         try:
             header = parse_header(data, Path(FILE))
         except InputError as error:
-            raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
+        own_folder(cache.folder)
+        own_folder(folder)
+        tables = [entry.samples for entry in header.splits.values()]
+        try:
+            self.index = self._load(folder, tables, data)
+        except InputError:  # a copy may be damaged: fetched again, once
+            copies = {FILE: folder.name} | {table.name: table.sha256 for table in tables}
+            if not [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]:
+                raise
+            self.index = self._load(folder, tables, data)
+
+    def _load(self, folder: Path, tables: Sequence[Table], data: bytes) -> Index:
         with ExitStack() as held:
-            for entry in header.splits.values():  # held, so that nobody makes room with them before the load
-                held.callback(os.close, self._open(folder, entry.samples, lambda: 0))
-            held.callback(os.close, cache.put(folder / FILE, data))
-            self.index = Index.load(folder)
+            for table in tables:  # held, so that nobody makes room with them before the load
+                held.callback(os.close, self._open(folder, table, lambda: 0))
+            held.callback(os.close, self.cache.put(folder / FILE, data))
+            return Index.load(folder)
+
+    def drop_damaged(self, shard: Shard) -> bool:
+        """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
+        return self.cache.drop_damaged(self.index.folder / shard.name, shard.sha256)
 
     def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
         """A descriptor of one shard; see ``Cache.open``."""

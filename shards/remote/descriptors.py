@@ -25,6 +25,7 @@ class Descriptors:
         self._open_shard = open_shard
         self._limit = limit
         self._files: OrderedDict[int, _Open] = OrderedDict()  # the oldest use first
+        self._forgotten: dict[int, _Open] = {}  # by descriptor, until their uses end
         self._closed = False
         self._lock = threading.Lock()
 
@@ -52,11 +53,28 @@ class Descriptors:
             self._shrink(self._limit)
         return descriptor
 
-    def release(self, shard: int) -> None:
-        """The end of one use of ``acquire``."""
+    def release(self, shard: int, descriptor: int) -> None:
+        """The end of one use of what ``acquire`` gave."""
         with self._lock:
-            self._files[shard].users -= 1
-            self._shrink(0 if self._closed else self._limit)
+            found = self._files.get(shard)
+            if found is not None and found.descriptor == descriptor:
+                found.users -= 1
+                self._shrink(0 if self._closed else self._limit)
+                return
+            old = self._forgotten[descriptor]
+            old.users -= 1
+            if not old.users:
+                os.close(self._forgotten.pop(descriptor).descriptor)
+
+    def forget(self, shard: int) -> None:
+        """Open the shard anew when it is asked for next, and make room: descriptors may have run out."""
+        with self._lock:
+            found = self._files.pop(shard, None)
+            if found is not None and found.users:
+                self._forgotten[found.descriptor] = found
+            elif found is not None:
+                os.close(found.descriptor)
+            self._shrink(len(self._files) // 2)
 
     def drop_idle(self) -> int:
         """Close every descriptor that nobody reads from; how many those were."""

@@ -24,6 +24,8 @@ from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
+from diffbase.redaction import shown
+from diffbase.system_error import GaveUpError
 
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
@@ -31,9 +33,13 @@ TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
 # Schemes that start commands, run code elsewhere, or are recipes that point at other addresses.
-REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab")
+REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab", "dir")
 
 T = TypeVar("T")
+
+
+class FetchTimeoutError(GaveUpError, TimeoutError):
+    """A server that did not answer as it should in spite of some attempts."""
 
 
 class _BrokenError(Exception):
@@ -51,14 +57,24 @@ def is_url(place: str | Path) -> bool:
 
 def check_url(url: str) -> None:
     """InputError for an address that could run something, or whose scheme is unknown."""
-    scheme = url.split(":", 1)[0].lower()
+    scheme, where = url.split(":", 1)[0].lower(), shown(url)
     if scheme in REFUSED or "::" in url:
-        raise InputError(f"{url}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+        raise InputError(f"{where}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+    if not url.isprintable() or " " in url:
+        raise InputError(f"{where}: an address has no spaces and no control characters")
     if scheme not in ("http", "https"):
         from fsspec.registry import available_protocols
 
         if scheme not in available_protocols():
-            raise InputError(f"{url}: unknown scheme {scheme!r}")
+            raise InputError(f"{where}: unknown scheme {scheme!r}")
+        return
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not parts.hostname:
+        raise InputError(f"{where}: names no host")
 
 
 def address(url: str, name: str) -> str:
@@ -77,7 +93,7 @@ def unreachable(url: str) -> str | None:
     except InputError as error:
         return str(error)
     except _BrokenError as error:
-        return f"{url}: {error}"
+        return f"{shown(url)}: {error}"
 
 
 def fetch_small(url: str, cap: int) -> bytes:
@@ -89,7 +105,7 @@ def fetch_small(url: str, cap: int) -> bytes:
             for chunk in chunks:
                 data += chunk
                 if len(data) > cap:
-                    raise InputError(f"{url}: larger than {cap} bytes")
+                    raise InputError(f"{shown(url)}: larger than {cap} bytes")
         return data
 
     return _retried(url, attempt)
@@ -128,10 +144,10 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
         except _BrokenError as error:
             message = f"{error} (gave up after {ATTEMPTS} attempts)"
             if number == ATTEMPTS and isinstance(error, _WrongBytesError):
-                raise InputError(f"{url}: {message}") from error
+                raise InputError(f"{shown(url)}: {message}") from error
             if number == ATTEMPTS:
                 # Not a mistake in what was given: the same command may go on when the server is back.
-                raise TimeoutError(errno.ETIMEDOUT, message, url) from error
+                raise FetchTimeoutError(errno.ETIMEDOUT, message, shown(url)) from error
             time.sleep(PAUSE * 2 ** (number - 1))
     raise AssertionError
 
@@ -153,11 +169,11 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         message = f"HTTP {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
             raise _BrokenError(message) from error
-        raise InputError(f"{url}: {message}") from error
+        raise InputError(f"{shown(url)}: {message}") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
     except ValueError as error:
-        raise InputError(f"{url}: {error}") from error
+        raise InputError(f"{shown(url)}: {error}") from error
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -182,16 +198,16 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     try:
         system, path = url_to_fs(url)
     except ImportError as error:  # names the package
-        raise InputError(f"{url}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{url}: {error}") from error
+        raise InputError(f"{shown(url)}: {error}") from error
+    except Exception as error:  # a backend's own, for an address that it does not understand
+        raise InputError(f"{shown(url)}: {type(error).__name__}: {error}") from error
 
     @contextmanager
     def translated() -> Iterator[None]:
         try:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise InputError(f"{url}: {error.strerror or type(error).__name__}") from error
+            raise InputError(f"{shown(url)}: {error.strerror or type(error).__name__}") from error
         except Exception as error:  # every backend has its own
             raise _BrokenError(f"{type(error).__name__}: {error}") from error
 

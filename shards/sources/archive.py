@@ -10,42 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO
 
 from diffbase.cli import InputError
+from shards.codec.tar_headers import DEFLATE, checked, member_class, one_error
 from shards.sources.base import Sample
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
 DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 Stream = IO[bytes] | gzip.GzipFile
-
-
-class _Member(tarfile.TarInfo):
-    """A tar header that is whole: tarfile takes a damaged or missing one for the archive's end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf == bytes(512):  # the zero block that closes an archive
-                raise
-            raise tarfile.ReadError(str(error)) from error
-        # Long names and the like come as members of their own, which tarfile reads whole into memory.
-        if member.type not in (*tarfile.SUPPORTED_TYPES, *_EXTENSIONS) or member.size < 0:
-            raise tarfile.ReadError("a member of unknown type")
-        if member.type in _EXTENSIONS and member.size > 1 << 20:
-            raise tarfile.ReadError("an extended header of more than 1 MiB")
-        return member
-
-
-_EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+GZIP = b"\x1f\x8b"
 
 
 class Archive(ABC):
@@ -61,6 +35,7 @@ class Archive(ABC):
         self.path = path
         self.name = path.resolve().name
         self._size = path.stat().st_size
+        self._length = unpacked(path)
         self._raw: IO[bytes] | None = None
 
     def digest(self) -> str:
@@ -93,10 +68,8 @@ class Archive(ABC):
         self, stream: Stream, wanted: Callable[[PurePosixPath], bool]
     ) -> Iterator[tuple[PurePosixPath, str, int, IO[bytes]]]:
         """Path, name for errors, bytes and content of each ``wanted`` file, to be read before the next."""
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-            for member in archive:
-                # TarFile keeps every member that it has met; on a stream that is only a leak.
-                archive.members = []  # type: ignore[attr-defined]
+        with _opened(stream, self._length) as archive:
+            for member in _headers(archive, self._length):
                 where = f"{self.path}: {member.name}"
                 path = PurePosixPath(member.name)
                 if path.is_absolute() or ".." in path.parts:
@@ -115,16 +88,40 @@ def first_file(path: Path) -> PurePosixPath | None:
     with (
         suppress(*DAMAGE),
         path.open("rb") as raw,
-        tarfile.open(fileobj=_plain(raw), mode="r|", tarinfo=_Member) as archive,
+        _opened(_plain(raw), unpacked(path)) as archive,
     ):
-        for member in archive:
+        for member in _headers(archive, unpacked(path)):
             name = PurePosixPath(member.name)
             if member.isfile() and not name.name.startswith("."):
                 return name
     return None
 
 
+def unpacked(path: Path) -> int:
+    """The most bytes that an archive can have when unpacked, by its own length."""
+    size = path.stat().st_size
+    with path.open("rb") as raw:
+        return size * (DEFLATE if raw.read(2) == GZIP else 1)
+
+
+def _opened(stream: Stream, length: int) -> tarfile.TarFile:
+    with one_error():
+        return tarfile.open(fileobj=stream, mode="r|", tarinfo=member_class(length))
+
+
+def _headers(archive: tarfile.TarFile, length: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a stream, each to be read before the next."""
+    while True:
+        with one_error():
+            member = archive.next()
+        if member is None:
+            return
+        # TarFile keeps every member that it has met; on a stream that is only a leak.
+        archive.members = []  # type: ignore[attr-defined]
+        yield checked(member, length)
+
+
 def _plain(raw: IO[bytes]) -> Stream:
     magic = raw.read(2)
     raw.seek(0)
-    return gzip.GzipFile(fileobj=raw) if magic == b"\x1f\x8b" else raw
+    return gzip.GzipFile(fileobj=raw) if magic == GZIP else raw

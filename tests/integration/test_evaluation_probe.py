@@ -24,7 +24,7 @@ from diffcore.engine.ranks import barrier
 from shards.table import Index
 import torch
 
-world = process_group.start(1)
+world = process_group.start(Path(sys.argv[3]).parent, 1)
 figures = []
 for stage in (0, 3):
     config = configure.load(Path(sys.argv[1]), {"engine": {"zero": stage}, "data": {"path": sys.argv[2]}})

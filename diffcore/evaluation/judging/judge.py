@@ -12,24 +12,27 @@ Shapes: B batch, A attributes, V variants of all attributes together, F features
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffbase.files import write_json
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.model import TrainedModel
+from diffcore.runs.run_folder import STRICT, AttributeRecord
 from shards.schema import Attribute, one_hot_offsets, one_hot_width
 from shards.standin.visible import visible
 from shards.table import Index
@@ -38,6 +41,41 @@ VERSION = 1
 READABLE = 0.9
 """An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
 BATCH = 256
+
+
+class Accuracy(BaseModel):
+    """Of an attribute, on held-out real images; nan where none showed it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    hits: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=0)]
+    share: float
+    low: float
+    high: float
+
+
+class Record(BaseModel):
+    """judge.json, as far as it is read; its limits are far above what trains."""
+
+    model_config = STRICT
+
+    version: int
+    fingerprint: Annotated[str, Field(min_length=1, max_length=128)]
+    sha256: Annotated[str, Field(max_length=64)]
+    attributes: Annotated[list[AttributeRecord], Field(alias="schema", min_length=1, max_length=10_000)]
+    size: Annotated[int, Field(ge=1, le=8192)]
+    width: Annotated[int, Field(ge=1, le=4096)]
+    features: Annotated[int, Field(ge=1, le=2**16)]
+    readable: list[str]
+    accuracy: dict[str, Accuracy]
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [attribute.name for attribute in self.attributes]
+        if not set(self.readable) <= set(names) or self.accuracy.keys() != set(names):
+            raise ValueError("readable and accuracy are not of the attributes in schema")
+        return self
 
 
 class JudgeNet(nn.Module):
@@ -204,15 +242,11 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
         raise InputError(
             f"{path}: no judge here; train one: python -m diffcore.evaluation.train_judge DATA --out {folder}"
         )
-    try:
-        record = json.loads(path.read_text())
-        version, known, digest = record["version"], record["fingerprint"], record["sha256"]
-        schema = tuple(Attribute(a["name"], a["variants"]) for a in record["schema"])
-        shape = {"size": record["size"], "width": record["width"], "features": record["features"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a judge's record ({type(error).__name__}: {error})") from error
-    if version != VERSION:
+    tree = json_file.read(path, most=256 << 20, nan=True)
+    if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version != VERSION:
         raise InputError(f"{path}: version {version}, this code reads {VERSION}")
+    record = validated(Record, tree, f"{path}: not a judge's record")
+    known, schema = record.fingerprint, tuple(Attribute(a.name, a.variants) for a in record.attributes)
     wanted = index.fingerprint if index else fingerprint
     if wanted is not None and wanted != known:
         raise InputError(
@@ -220,14 +254,27 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             f"train one on these: python -m diffcore.evaluation.train_judge DATA"
         )
     weights = folder / "judge.safetensors"
-    net = JudgeNet(schema, **shape)
     try:
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
-            raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
+        with weights.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
+        with torch.device("meta"):  # takes no memory, whatever the record says
+            planned = JudgeNet(schema, record.size, record.width, record.features).state_dict()
+        wanted_shapes = {name: list(tensor.shape) for name, tensor in planned.items()}
+        with safe_open(weights, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        if shapes != wanted_shapes:
+            names = sorted(shapes.keys() | wanted_shapes.keys())
+            name = next(name for name in names if shapes.get(name) != wanted_shapes.get(name))
+            has, wants = (sizes.get(name, "none") for sizes in (shapes, wanted_shapes))
+            raise InputError(f"{weights}: not this judge's weights: {name} is {has}, not {wants}")
+        net = JudgeNet(schema, record.size, record.width, record.features)
         net.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError) as error:
+    except FileNotFoundError:
+        raise InputError(f"{weights}: no such file") from None
+    except SafetensorError as error:
         raise InputError(f"{weights}: not this judge's weights: {str(error)[:200]}") from error
-    return Judge(net, schema, record)
+    return Judge(net, schema, tree)
 
 
 def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:

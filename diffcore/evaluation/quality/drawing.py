@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,20 @@ from diffcore.runs.model import TrainedModel
 BATCH = 128
 
 
-def start() -> World:
-    """The job's ranks as the launcher says; one process alone needs no process group and no DeepSpeed."""
+def start(folder: Path) -> World:
+    """The job's ranks as the launcher says; one process alone needs no process group and no DeepSpeed.
+
+    ``folder``: one that all ranks see and this user may write into, the run's as a rule.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return process_group.start()
+        return process_group.start(folder)
     return World(0, 1, 0, one_device())
 
 
 @contextmanager
-def ranks() -> Iterator[World]:
-    """The job's ranks for as long as the block runs; no rank leaves before all are done."""
-    world = start()
+def ranks(folder: Path) -> Iterator[World]:
+    """The job's ranks for as long as the block runs; no rank leaves before all are done. See ``start``."""
+    world = start(folder)
     try:
         yield world
         gather(None, world)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffbase import jsonl
 from diffbase.cli import InputError
 from diffbase.files import write_json
 from diffcore.config.tree import Config, Sampling
 from diffcore.evaluation.judging.judge import Judge, Reading, judge_of
 from diffcore.evaluation.quality import distances, drawing, looks
-from diffcore.runs import checkpoint
+from diffcore.runs import checkpoint, metrics
 from diffcore.runs.data import first_samples
 from diffcore.runs.model import TrainedModel, load_model
 
@@ -43,7 +42,7 @@ def measure(
         loss = mean_loss(run, before, step)
         for weights in ("ema", "raw") if raw else ("ema",):
             model = load_model(run, weights=weights, checkpoint=step)
-            images = drawing.draw(model, labels_NA, sampling, seed, drawing.start())
+            images = drawing.draw(model, labels_NA, sampling, seed, drawing.start(run))
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
             points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))
     write_json(run / FILE, {"samples": samples, "sampling": drawing.settings(sampling), "points": points})
@@ -86,7 +85,7 @@ def mean_loss(run: Path, after: int, to: int) -> float | None:
     """Mean training loss of the steps ``after`` + 1 .. ``to`` that were logged."""
     losses = [
         entry["train/loss"]
-        for entry in jsonl.read(run / "metrics.jsonl")
+        for entry in metrics.read(run)
         if "train/loss" in entry and after < entry["step"] <= to
     ]
     return sum(losses) / len(losses) if losses else None

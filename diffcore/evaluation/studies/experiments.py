@@ -87,7 +87,7 @@ def train(config: Config, log: Path) -> None:
             with (
                 Watchdog(config.run, 0, config.train.steps, config.guards) as watchdog,
                 Training(
-                    config, process_group.start(config.engine.threads), stop, watchdog, probe_of
+                    config, process_group.start(config.run, config.engine.threads), stop, watchdog, probe_of
                 ) as training,
             ):
                 code = loop.train(training)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from diffbase import json_file
 from diffbase.files import write_atomic
 from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
@@ -127,4 +128,4 @@ def _written(value: Any) -> str:
 
 def _read(point: Point) -> dict[str, Any] | None:
     path = point.run / curve.FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return json_file.read(path, nan=True) if path.exists() else None

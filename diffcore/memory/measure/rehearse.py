@@ -29,7 +29,7 @@ STEPS = 3
 
 def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
     """Measure every rank; rank 0 shows the report, writes it into ``out`` and returns it."""
-    world = process_group.start(config.engine.threads)
+    world = process_group.start(config.run, config.engine.threads)
     try:
         ranks = gather(run(config, world), world)
         if not world.main:

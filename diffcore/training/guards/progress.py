@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 from diffcore.config.tree import Guards, LrSchedule
 
@@ -19,25 +21,31 @@ ENOUGH = 5
 """Logged losses that it takes to call one an explosion."""
 
 
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
 @dataclass
 class Progress:
     """The run's learning-rate cuts, skipped steps, rollbacks and best figures so far."""
 
-    lr_factor: float = 1.0
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    lr_factor: Annotated[Finite, Field(gt=0)] = 1.0
     """Product of the cuts so far: on plateaus and after rollbacks."""
-    updates: int = 0
+    updates: Count = 0
     """Steps that changed the weights."""
-    skips: int = 0
+    skips: Count = 0
     """Steps that were left out because a gradient was not finite."""
-    skips_in_row: int = 0
-    rollbacks: int = 0
-    best: float | None = None
+    skips_in_row: Count = 0
+    rollbacks: Count = 0
+    best: Finite | None = None
     """Best value of ``train.best`` at a checkpoint."""
-    plateau_loss: float | None = None
+    plateau_loss: Finite | None = None
     """Lowest validation loss."""
-    plateau_bad: int = 0
+    plateau_bad: Count = 0
     """Validations since."""
-    losses: list[float] = field(default_factory=list)
+    losses: Annotated[list[Finite], Field(max_length=WINDOW)] = field(default_factory=list)
     """Recent logged losses."""
 
     def stepped(self, applied: bool) -> None:

@@ -27,12 +27,15 @@ EVERY = 1.0
 class Watchdog:
     """``beat`` after every step, ``section`` around what takes long; used as a context manager.
 
+    InputError at once where DIFFCORE_ATTEMPT is no number, which its thread could tell nobody.
+
     The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes nothing:
     the run folder may turn out to be another experiment's.
     """
 
     def __init__(self, run: Path, rank: int, steps: int, guards: Guards) -> None:
         self.run, self.rank, self.steps, self.guards = run, rank, steps, guards
+        self._attempt = ledger.attempt()
         self._step: int | None = None
         self._section, self._last = "start", time.monotonic()
         self._over = threading.Event()
@@ -85,7 +88,7 @@ class Watchdog:
                 self._end(silent, f"guards.{name} {limit:g}")
 
     def _end(self, silent: float, limit: str) -> None:
-        path = self.run / "stacks" / f"attempt-{ledger.attempt()}-rank-{self.rank}.txt"
+        path = self.run / "stacks" / f"attempt-{self._attempt}-rank-{self.rank}.txt"
         where = f"stacks in {path}"
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)

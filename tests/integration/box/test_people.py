@@ -120,3 +120,32 @@ def test_cores_and_threads_are_the_allocations(box: RunningBox, packed: Path) ->
     assert sorted(rank["cores"] for rank in ranks) == [[0], [1]]
     assert {rank["OMP_NUM_THREADS"] for rank in ranks} == {"1"}
     assert (broad["cores"], broad["OMP_NUM_THREADS"]) == ([0, 1], "2")
+
+
+def test_a_strangers_folders_are_not_submitted_from(box: RunningBox, packed: Path) -> None:
+    """He made ``run`` and ``run/job`` before, open to all, and waits for the pickle to swap it."""
+    victim = checkout("victim", box, packed)
+    shared = box.folder.parent / "scratch"
+    bait = shared / "bait"
+    made = f"umask 0; mkdir -p {bait}/job"
+    subprocess.run(["sh", "-c", made], check=True, **AS_NOBODY)
+    done = subprocess.run(
+        victim.command("--run", str(bait)), cwd="/", env=victim.env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {bait} belongs to nobody: allowed is a folder of your own\n"
+    assert [path.name for path in bait.rglob("*")] == ["job"]
+
+
+def test_a_pickle_that_a_stranger_could_change_is_not_loaded(box: RunningBox, packed: Path) -> None:
+    """While the job waits in the queue its folder is opened to others."""
+    victim = checkout("careless", box, packed)
+    blocker = box.sbatch("sleep 600", "-N2", "--exclusive")
+    try:
+        job = victim.job("--nodes", "1")
+        victim.run.chmod(0o777)
+    finally:
+        box.run("scancel", blocker)
+    assert victim.until_over(job) == "FAILED"
+    log = next(victim.run.glob(f"job/001/{job}_0_log.out")).read_text()
+    assert "run above it can be written by everybody" in log and not victim.events("start")

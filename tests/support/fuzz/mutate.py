@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -127,22 +128,27 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def leaf(rng: random.Random) -> Any:
+    """One of LEAVES; a copy, for what is put into it later must not reach the next case."""
+    return copy.deepcopy(rng.choice(LEAVES))
+
+
 def rewrite(tree: Any, rng: random.Random) -> Any:
     """One to three changes to a tree: another leaf, a lost key, a new one, a part of it elsewhere."""
     for _ in range(rng.randint(1, 3)):
         found = places(tree)
         if not found:
-            return rng.choice(LEAVES)
+            return leaf(rng)
         holder, key = rng.choice(found)
         match rng.randrange(6):
             case 0 | 1:
-                holder[key] = rng.choice(LEAVES)
+                holder[key] = leaf(rng)
             case 2:
                 del holder[key]
             case 3 if isinstance(holder, dict):
-                holder[rng.choice([str(key) + "x", "", "a\nb", "run", "é"])] = rng.choice(LEAVES)
+                holder[rng.choice([str(key) + "x", "", "a\nb", "run", "é"])] = leaf(rng)
             case 3:
-                holder.insert(key, rng.choice(LEAVES))
+                holder.insert(key, leaf(rng))
             case 4:
                 other, name = rng.choice(found)
                 holder[key] = json.loads(json.dumps(other.get(name) if isinstance(other, dict) else None))

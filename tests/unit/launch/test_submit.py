@@ -209,10 +209,27 @@ def test_no_secret_is_written_down() -> None:
     assert set(snapshot.allowed(given)) == {"PATH", "NCCL_DEBUG", "OMP_NUM_THREADS", "TORCH_HOME"}
 
 
+@pytest.mark.parametrize("place", ["run", "run/job"])
+@pytest.mark.parametrize("fault", ["all may write", "a stranger's"])
+def test_folders_that_somebody_else_made_are_not_used(tmp_path: Path, place: str, fault: str) -> None:
+    """He could put other code, or another pickle, in the place of what is submitted."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "run" / "job").mkdir(parents=True)
+    if fault == "all may write":
+        (tmp_path / place).chmod(0o777)
+    elif os.geteuid():
+        pytest.skip("only root gives files away")
+    else:
+        os.chown(tmp_path / place, 65534, 65534)
+    with pytest.raises(InputError, match=rf"{place}( above it)? (belongs to nobody|can be written by)"):
+        snapshot.create(tmp_path / "run")
+    assert not list((tmp_path / "run" / "job").iterdir())
+
+
 def test_the_list_of_jobs_is_the_users_alone(tmp_path: Path) -> None:
     registry.remember(tmp_path / "run", "12", "box")
     assert [entry["job"] for entry in registry.submissions()] == ["12"]
-    path = registry.home() / "jobs.jsonl"
+    path = registry.path_of("jobs.jsonl")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text(path.read_text() + '{"torn')
     assert len(registry.submissions()) == 1

@@ -99,7 +99,7 @@ def test_missing(tmp_path: Path) -> None:
         (lambda h: h["splits"]["train"]["shards"][0].update(sha256="abc"), "sha256"),
         (lambda h: h["splits"]["train"]["samples"].update(sha256="0" * 64), "damaged"),
         (lambda h: h["schema"].append({"name": "hair", "variants": 3}), "must be unique"),
-        (lambda h: h["schema"][0].update(variants=0), "no variants"),
+        (lambda h: h["schema"][0].update(variants=0), "has 0 variants"),
         (lambda h: h["preprocessing"].update(size=10**9), "size"),
     ],
 )

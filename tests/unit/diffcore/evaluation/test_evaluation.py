@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +215,34 @@ def test_a_judge_of_other_shards_or_with_other_bytes_is_refused(
     (tmp_path / "judge.json").write_text("[]")
     with pytest.raises(InputError, match="not a judge's record"):
         judge.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"size": [[1]]}, "not a judge's record: size"),
+        ({"width": 1_000_000}, "not a judge's record: width"),
+        ({"width": 4096}, "not this judge's weights"),
+        ({"size": 8192}, "not this judge's weights"),
+        ({"readable": ["nose"]}, "not of the attributes in schema"),
+        ({"sha256": "0"}, "damaged"),
+        ({"version": 9}, "version 9, this code reads 1"),
+        ({"accuracy": {}}, "not of the attributes in schema"),
+    ],
+    ids=str,
+)
+def test_a_record_that_the_weights_deny_takes_no_memory(
+    trained: judge.Judge, squares: Path, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    record = json.loads((squares / "judge" / "judge.json").read_text())
+    shutil.copy(squares / "judge" / "judge.safetensors", tmp_path)
+    (tmp_path / "judge.json").write_text(json.dumps(record))
+    assert judge.load(tmp_path).readable == trained.readable
+    (tmp_path / "judge.json").write_text(json.dumps(record | change))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=told):
+        judge.load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
 def test_data_without_labels_or_held_out_images_has_no_judge(tmp_path: Path) -> None:

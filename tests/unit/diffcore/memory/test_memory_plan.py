@@ -275,7 +275,7 @@ def test_gloo_scatters_a_copy(traced: Trace) -> None:
         (["plan", "--config", "CONFIG", "--gpu-memory", "big"], "write it as 24GB"),
         (["plan", "--config", "CONFIG", "--world", "3"], "is not micro x accumulation x world"),
         (["plan", "--config", "CONFIG", "--modle.heads", "3"], "did you mean --model.heads"),
-        (["compare", "CONFIG", "CONFIG"], "not JSON"),
+        (["compare", "CONFIG", "CONFIG"], "not a JSON file"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], says: str, memory_config: Path) -> None:

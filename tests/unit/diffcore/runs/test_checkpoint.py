@@ -7,21 +7,26 @@ import itertools
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
+from diffbase import ledger
 from diffbase.cli import InputError
 from diffcore import checkpoints
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World
-from diffcore.runs import checkpoint, saver
+from diffcore.runs import checkpoint, marks, saver
 from diffcore.runs.checkpoint import Shards, State
+from diffcore.runs.saver import Saver
 
 
 def written(run: Path, *steps: int, world: int = 2) -> list[Path]:
@@ -242,3 +247,193 @@ def test_a_marked_checkpoint_stays_though_it_is_damaged(tmp_path: Path) -> None:
     (second / "COMPLETE").unlink()
     checkpoint.clear_after(tmp_path, 5)
     assert first.exists() and second.exists()
+
+
+# --- what passes check loads ---
+
+
+def agreeing(folder: Path, name: str, data: bytes) -> None:
+    """Put ``data`` in a file's place, and have COMPLETE agree."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "COMPLETE").read_text()) | saver._synced(folder / name)
+    (folder / "COMPLETE").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"x": 1}, {"step": "10"}, {"step": 5}, {"shapes": {"w": [2, 3]}}, {"shapes": {"v": [2, 2]}}, {"zero": 7},
+     {"shapes": {"w": [2**40, 2**40]}}, {"world": 0}, {"scaler": {"a": None}}, {"step": None},
+     {"version": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_state_that_is_none_is_skipped_and_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    first, second = written(tmp_path, 5, 10)
+    tree = json.loads((second / "state.json").read_text()) | change
+    agreeing(second, "state.json", json.dumps({k: v for k, v in tree.items() if v is not None}).encode())
+    found, [line] = checkpoint.newest(tmp_path)
+    assert found == first and line.startswith("checkpoint step-00000010 skipped: ")
+
+
+@pytest.mark.parametrize(
+    "kind", ["overlap", "gap", "two dimensions", "whole numbers", "no starts", "garbage"]
+)
+def test_shards_that_make_no_whole_are_skipped_and_named(tmp_path: Path, kind: str) -> None:
+    first, second = written(tmp_path, 5, 10)
+    tensors = {f"{k}/w": torch.arange(2.0) for k in checkpoint.KINDS}
+    starts = dict.fromkeys(tensors, {"overlap": 1, "gap": 3}.get(kind, 2))
+    if kind == "two dimensions":
+        tensors = {k: t.view(2, 1) for k, t in tensors.items()}
+    if kind == "whole numbers":
+        tensors = {k: t.long() for k, t in tensors.items()}
+    metadata = {} if kind == "no starts" else {"starts": json.dumps(starts)}
+    data = b"x" * 99 if kind == "garbage" else safetensors.torch.save(tensors, metadata)
+    agreeing(second, NAMES[1], data)
+    found, [line] = checkpoint.newest(tmp_path)
+    assert found == first and line.startswith("checkpoint step-00000010 skipped: ")
+
+
+def test_a_checkpoint_of_other_code_is_not_passed_over(tmp_path: Path) -> None:
+    """To go on from an older one would remove it."""
+    _, second = written(tmp_path, 5, 10)
+    tree = json.loads((second / "state.json").read_text()) | {"version": 99}
+    agreeing(second, "state.json", json.dumps(tree).encode())
+    with pytest.raises(checkpoint.OtherVersionError, match="version 99"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_file_that_complete_does_not_name_is_not_opened(tmp_path: Path) -> None:
+    [folder] = written(tmp_path, 5)
+    for name in ("shard-00000-of-00001.safetensors", "shard-00002-of-00003.safetensors"):
+        (folder / name).write_bytes(b"foreign")
+    assert checkpoint.newest(tmp_path) == (folder, [])
+    assert torch.equal(checkpoint.read_weights(folder, "weights")["w"], torch.arange(4.0).view(2, 2))
+
+
+@pytest.mark.parametrize("name", ["step-00000020-backup", "step-20", "step-000000020", "step-x", "step-"])
+def test_a_copy_under_another_name_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    folders = written(tmp_path, 10, 20)
+    shutil.copytree(folders[1], folders[1].with_name(name))
+    assert checkpoint.newest(tmp_path) == (folders[1], []) and checkpoint.complete(tmp_path) == folders
+    checkpoint.prune(tmp_path, 1)
+    checkpoint.clear_after(tmp_path, 10)
+    assert [path.name for path in folders[1].parent.iterdir()] == [name]
+    assert checkpoint.check(folders[1].with_name(name)) is None  # it can be drawn from
+
+
+def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
+    folders = written(tmp_path, 99_999_999, 100_000_000)
+    assert checkpoint.newest(tmp_path)[0] == folders[1] == checkpoint.folder_at(tmp_path, 100_000_000)
+
+
+def test_what_a_link_leads_to_is_not_removed(tmp_path: Path) -> None:
+    _, second = written(tmp_path, 5, 10)
+    second.rename(tmp_path / "elsewhere")
+    second.symlink_to(tmp_path / "elsewhere")
+    assert checkpoint.newest(tmp_path)[0] == second
+    checkpoint.clear_after(tmp_path, 5)
+    assert not second.is_symlink() and checkpoint.check(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"step": Infinity}', '{"step": 1e999}', '{"step": "2"}', '{"step": 2, "x": 1}', "\xff"],
+)
+def test_a_damaged_best_is_told_and_set_aside(tmp_path: Path, text: str) -> None:
+    folders = written(tmp_path, 1, 2, 3)
+    path = folders[0].parent / "best.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"best\.json"):
+        checkpoint.best(tmp_path)
+    rows = marks.listed(tmp_path)
+    assert [row.damaged is None for row in rows] == [True, True, True, False] and rows[3].name == "best.json"
+    with pytest.raises(
+        InputError, match=r"best\.json.* kept as best\.json\.damaged-.* no checkpoint is removed"
+    ):
+        checkpoint.prune(tmp_path, 1)
+    assert checkpoint.complete(tmp_path) == folders and not path.exists()
+    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.complete(tmp_path) == folders[2:]
+
+
+def test_one_checkpoint_does_not_hide_the_others(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 5, 10)
+    tree = json.loads((first / "state.json").read_text()) | {"version": 99}
+    agreeing(first, "state.json", json.dumps(tree).encode())
+    rows = marks.listed(tmp_path)
+    assert [row.name for row in rows] == [first.name, second.name]
+    assert "version 99" in str(rows[0].damaged) and rows[1].damaged is None
+
+
+# --- a disk that fails ---
+
+
+def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: list[BaseException | None]) -> Saver:
+    """A saver of one rank whose writes end so, one after the other."""
+    monkeypatch.setattr(saver, "side_group", lambda: None)
+    made = Saver(tmp_path, 2, World(0, 1, 0, torch.device("cpu")))
+
+    def write(folder: Path, *_: Any) -> dict[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "half").touch()
+        if (error := failing.pop(0)) is not None:
+            raise error
+        return {}
+
+    monkeypatch.setattr(saver, "write_shard", write)
+    monkeypatch.setattr(saver, "finish", lambda *_: None)
+    return made
+
+
+class Empty:
+    def masters(self) -> list[torch.Tensor]:
+        return []
+
+    def moments(self) -> dict[str, list[torch.Tensor]]:
+        return {}
+
+    def parts(self, shards: object) -> Iterator[Any]:
+        return iter(())
+
+
+def begin(made: Saver, step: int) -> None:
+    empty: Any = Empty()
+    empty.shards = []
+    made.save(State(step, step, step, {}, {}, 1, 1, "fp32", "unknown", {}), empty, empty)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "shard")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_the_third_in_a_row_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = saves(tmp_path, monkeypatch, [FULL, FULL, None, FULL, FULL, FULL])
+    settled = []
+    for step in range(1, 6):
+        begin(made, step)
+        settled.append(made.settle())
+    assert settled == [True, True, False, True, True]
+    begin(made, 6)
+    with pytest.raises(OSError, match="No space left"):
+        made.settle()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == (
+        "checkpoint of step 1 not written (1 in a row): shard: No space left on device (checkpoint, rank 0)"
+    )
+    failed = [e["step"] for e in ledger.events(tmp_path) if e["event"] == "save_failed"]
+    assert failed == [1, 2, 4, 5, 6] and len(said) == 5
+    assert not list((tmp_path / "checkpoints").glob(".step-0000000[12456].tmp"))  # they take room
+
+
+def test_the_last_checkpoint_is_never_lost_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = saves(tmp_path, monkeypatch, [FULL])
+    begin(made, 1)
+    with pytest.raises(OSError, match="No space left"):
+        made.wait()
+
+
+def test_what_is_no_disks_fault_is_raised_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = saves(tmp_path, monkeypatch, [ZeroDivisionError("a bug")])
+    begin(made, 1)
+    with pytest.raises(ZeroDivisionError):
+        made.settle()

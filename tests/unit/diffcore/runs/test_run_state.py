@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffbase import jsonl, ledger
 from diffbase.cli import InputError
+from diffbase.explain import checked
 from diffbase.files import REPOSITORY
 from diffbase.page import pictures
 from diffcore.config import configure
 from diffcore.diffusion.pixels import to_pixels, to_signal
-from diffcore.runs import run_folder
+from diffcore.runs import metrics, run_folder
+from diffcore.runs.export import export
+from diffcore.runs.model import load_network
 from diffcore.training.batches import positions_of
+from diffcore.training.guards.progress import Progress
 from diffcore.training.monitor import Monitor
+from tests.support import tiny_run
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 
@@ -92,3 +101,89 @@ def test_grid_places_images_row_by_row() -> None:
     assert (named[:, -198:] == pictures.grid(images[:4], columns=2)).all()
     margin = named[:, :-198] < 128
     assert margin[: len(named) // 2].any() and margin[len(named) // 2 :].any()
+
+
+# --- a disk that fails, records that are damaged ---
+
+
+def test_logs_that_cannot_be_written_are_told_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = Monitor(tmp_path, 0, 10, active=True)
+    monitor.scalars(1, {"train/loss": 1.0})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jsonl, "append", full)
+        patch.setattr(monitor._writer, "add_scalar", full)
+        for step in (2, 3):
+            monitor.scalars(step, {"train/loss": 1.0})
+            monitor.image("x", step, np.zeros((4, 4, 3), np.uint8))
+    monitor.scalars(4, {"train/loss": 1.0})
+    monitor.rewind(3)
+    monitor.close()
+    told = "cannot be written (No space left on device); training goes on"
+    assert sorted(capsys.readouterr().out.splitlines()) == [f"metrics.jsonl {told}", f"tensorboard {told}"]
+    assert [line["step"] for line in metrics.read(tmp_path)] == [1]
+
+
+def test_damaged_figures_are_set_aside_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (
+        b'{"step": 1, "train/loss": NaN}\n\xff\n{"step": true}\n{"step": 2, "train/loss": "x"}\n{"step": 3}\n'
+    )
+    (tmp_path / "metrics.jsonl").write_bytes(before)
+    Monitor(tmp_path, 2, 10, active=True).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": NaN}\n'
+    [aside] = tmp_path.glob("metrics.jsonl.damaged-*")
+    assert aside.read_bytes() == before
+    assert f"3 lines of {tmp_path / 'metrics.jsonl'} cannot be read; it is kept as {aside.name}" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
+def test_a_ledger_that_cannot_be_written_stops_nothing_unless_it_never_could(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, "x")
+
+    monkeypatch.setattr(jsonl, "append", failing)
+    if number == errno.EACCES:
+        with pytest.raises(PermissionError):
+            ledger.note(tmp_path, "start")
+    else:
+        error = ledger.note(tmp_path, "start")
+        assert error is not None and error.errno == number
+
+
+def test_a_progress_that_is_none_is_one_line() -> None:
+    whole = Progress(losses=[0.5], best=1.0, skips=3)
+    assert checked(Progress, json.loads(json.dumps(whole.as_json())), "x") == whole
+    for change in ({"x": 1}, {"skips": "3"}, {"lr_factor": 0.0}, {"losses": [0.5] * 99}, {"best": math.inf}):
+        with pytest.raises(InputError, match="state: "):
+            checked(Progress, whole.as_json() | change, "state")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"identity": [], "data": {}}', '{"identity": {}, "data": 7}']
+)
+def test_a_damaged_record_of_the_run_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json: not a"):
+        run_folder.check(configure.load(DEMO, {"run": str(tmp_path)}), DATA)
+
+
+def test_weights_of_another_network_are_one_line_and_take_no_memory(tmp_path: Path) -> None:
+    export(tiny_run.write(tmp_path / "run", 5), tmp_path / "out")
+    text = (tmp_path / "out" / "config.yaml").read_text()
+    for channels in ([16, 8], [8, 65536]):
+        changed = yaml.safe_load(text)
+        changed["model"]["channels"] = channels
+        (tmp_path / "out" / "config.yaml").write_text(yaml.safe_dump(changed))
+        with pytest.raises(InputError, match="these weights are another network's than its config's"):
+            load_network(tmp_path / "out")
+    (tmp_path / "out" / "config.yaml").write_text(text)
+    load_network(tmp_path / "out")

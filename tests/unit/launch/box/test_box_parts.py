@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +21,8 @@ from launch.box.daemons import Box
 REPOSITORY = Path(__file__).resolve().parents[4]
 # fmt: off
 BOX = Settings(
-    nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl", address="127.0.0.1",
-    version=[22, 5, 8], port=12000,
+    folder=Path("/b"), nodes=2, gpus=2, cpus=4, memory=8000, accounting=True, private=True, host="ctl",
+    address="127.0.0.1", version=[22, 5, 8], port=12000,
 )
 # fmt: on
 
@@ -45,11 +44,11 @@ def test_configuration_of_the_daemons() -> None:
 
 
 def test_configuration_follows_what_was_asked() -> None:
-    plain = replace(BOX, private=False, host="vm", gpus=0, accounting=False)
+    plain = BOX.model_copy(update={"private": False, "host": "vm", "gpus": 0, "accounting": False})
     text = conf.slurm_conf(Path("/b"), plain, daemons=True)
     assert "NodeName=n2 NodeHostname=vm " in text and "Gres=gpu" not in text
     assert keys(text)["AccountingStorageType"] == "accounting_storage/none"
-    newer = conf.slurm_conf(Path("/b"), replace(BOX, version=[23, 11, 4]), daemons=True)
+    newer = conf.slurm_conf(Path("/b"), BOX.model_copy(update={"version": [23, 11, 4]}), daemons=True)
     assert keys(newer)["PreemptParameters"] == "send_user_signal"
     assert "SlurmctldParameters" not in keys(newer)
 
@@ -136,6 +135,52 @@ def test_somebodys_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monk
         Box(tmp_path).up(2, 2, None, accounting=True, private=True)
     Box(tmp_path).down()
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid():
+        pytest.skip("a box is root's")
+    monkeypatch.setattr("launch.box.daemons.missing_programs", lambda accounting: [])
+
+
+@pytest.mark.parametrize("fault", ["a stranger's", "everybody's", "in everybody's"])
+def test_a_folder_that_others_can_change_is_refused(tmp_path: Path, programs: None, fault: str) -> None:
+    """Root would end the processes whose numbers stand in it, and run daemons with its files."""
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "above" / "box"
+    (folder / "run").mkdir(parents=True)
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        (folder / "run/slurmctld.pid").write_text(f"{bystander.pid} {processes.start_time(bystander.pid)}\n")
+        (folder / "box.json").write_text(BOX.model_copy(update={"folder": folder}).model_dump_json())
+        if fault == "a stranger's":
+            os.chown(folder, 65534, 65534)
+        else:
+            (folder if fault == "everybody's" else folder.parent).chmod(0o777)
+        for act in (lambda: Box(folder).up(2, 2, None, accounting=True, private=True), Box(folder).down):
+            with pytest.raises(InputError, match=r"belongs to nobody|can be written by everybody"):
+                act()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "x", '{"nodes": 1}', "a box elsewhere"])
+def test_down_removes_no_folder_that_is_no_box(tmp_path: Path, programs: None, text: str) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "box.json").write_text(BOX.model_dump_json() if text == "a box elsewhere" else text)
+    with pytest.raises(InputError, match=r"box\.json: (not a|tells of a box in /b)"):
+        Box(tmp_path).down()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_only_its_owner_can_hold_a_boxs_lock(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch(0o644)
+    with Box(tmp_path)._locked():
+        assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import ledger
+from diffbase import jsonl, ledger
 from diffbase.cli import InputError
 from launch import jobs
 from launch.follow import goodput
@@ -237,3 +239,89 @@ def test_a_missing_rank_is_told(run: Path) -> None:
 def test_a_job_that_slurm_does_not_know_is_not_cancelled(run: Path) -> None:
     with pytest.raises(InputError, match="job 5 is not known to Slurm here"):
         jobs.main(["cancel", str(run)])
+
+
+# --- damaged records ---
+
+
+def test_one_run_never_hides_the_others(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, job in (("damaged", "6"), ("torn", "7"), ("removed", "8"), ("no-folder", "9")):
+        registry.remember(run.parent / name, job, "box")
+    for name in ("damaged", "torn"):
+        (run.parent / name).mkdir()
+    (run.parent / "damaged" / "events.jsonl").write_bytes(b"\xff\n")
+    line = jsonl.text([event(0, "submitted", job="7", cluster="box", folder="/x")])
+    (run.parent / "torn" / "events.jsonl").write_bytes(b'\xff\n{"event": "ended"}\n' + line.encode())
+    (run.parent / "no-folder").write_text("")
+    (registry.path_of("jobs.jsonl")).open("ab").write(b'\xff\n{"run": 7}\n')
+    registry.remember(run, "5", "box")
+    jobs.main(["list", "--json"])
+    rows = {row["job"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {job: row["state"] for job, row in rows.items()} == {
+        "6": "UNREADABLE", "7": "PENDING", "9": "UNREADABLE", "5": "PENDING",
+    }  # fmt: skip
+    assert rows["5"]["damage"] is None and rows["7"]["damage"] == "2 lines of events.jsonl cannot be read"
+    assert "1 lines of events.jsonl cannot be read" in rows["6"]["damage"]
+    assert rows["9"]["damage"] == "Not a directory"
+    jobs.main(["list"])
+    assert "UNREADABLE" in capsys.readouterr().out
+
+
+def test_status_counts_what_cannot_be_read(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "events.jsonl").open("ab").write(b'\xff\n{"event": "ended", "attempt": 0}\n')
+    ledger.record(run, "started", job="5", restart=0)
+    (run / "heartbeat.json").write_text('{"time": "x"}')
+    jobs.main(["status"])
+    out = capsys.readouterr().out
+    assert "2 lines of events.jsonl cannot be read" in out and "PENDING" not in out
+
+
+def test_garbage_among_nodes_left_out_is_set_aside(run: Path) -> None:
+    registry.exclude("box", {"n1": "GPU 3"}, 1)
+    path = registry.path_of("excluded-box.jsonl")
+    before = path.read_bytes() + b'\xff\n{"node": "n2,n3", "until": 9e10}\n{"node": "n4", "until": "x"}\n'
+    path.write_bytes(before)
+    assert registry.excluded("box") == {"n1": "GPU 3"} == registry.excluded("box")
+    [aside] = path.parent.glob("excluded-box.jsonl.damaged-*")
+    assert aside.read_bytes() == before and len(path.read_bytes().splitlines()) == 1
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "time": st.floats(0, 1e12),
+                "event": st.sampled_from(
+                    ["submitted", "started", "start", "loaded", "first_step", "saved", "rollback", "hang",
+                     "failed", "done", "preempted", "ended"]
+                ),
+                "attempt": st.integers(0, 3),
+            },
+            optional={
+                "step": st.none() | st.integers(0, 2**53),
+                "lost": st.integers(0, 2**53),
+                "seconds": st.floats(0, 1e12),
+                "waited": st.floats(0, 1e12),
+                "beat": st.none() | st.floats(0, 1e12),
+                "restart": st.integers(0, 3),
+                "takeover": st.booleans(),
+            },
+        ),
+        max_size=12,
+    ),
+    st.none() | st.fixed_dictionaries(
+        {"time": st.floats(0, 1e12), "step": st.integers(0, 2**53), "steps": st.just(10),
+         "attempt": st.integers(0, 3), "section": st.just("train")}
+    ),
+)  # fmt: skip
+def test_whatever_the_clock_did_no_time_is_negative(
+    events: list[dict[str, Any]], beat: dict[str, Any] | None
+) -> None:
+    """A clock that went back, steps that were lost twice: any ledger whose lines are of the schema."""
+    known = {"job": "5", "code": 75, "cluster": "box", "folder": "/x"}
+    lines = [known | e for e in events]
+    for line in lines:
+        ledger.Event.model_validate(line)
+    attempts = goodput.account(lines, beat)
+    assert all(0 <= value < math.inf for a in attempts for value in a.seconds.values())
+    assert 0 <= goodput.share(attempts) <= 1 + 1e-9 and ET.fromstring(goodput.svg(attempts, "x")) is not None

@@ -102,3 +102,23 @@ def test_devices(
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert device_problems(2) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"pairs": {}}', '{"gbps": "x", "pairs": {}}', '{"gbps": 1, "pairs": 7}']
+)
+def test_a_damaged_result_of_the_allreduce_is_none(tmp_path: Path, text: str) -> None:
+    from launch.ask.profile import Cluster
+    from launch.ask.spec import JobSpec
+    from launch.supervise.environment import Layout
+    from launch.supervise.meeting import Meeting
+
+    meeting = Meeting(tmp_path / "job" / "001" / "live", "7.0")
+    meeting.open()
+    (meeting.folder / "speed-0.json").write_text(text)
+    spec = JobSpec.model_validate(
+        {"cluster": Cluster(name="box"), "job": "j", "nodes": 1, "nodes_min": 1, "tasks_per_node": 1,
+         "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60}
+    )  # fmt: skip
+    line, bad = preflight.judge(meeting, {}, Layout("7", "7.0", 0, 0, 1, 0, 1, 0, ("n1",)), spec)
+    assert line is not None and line.startswith("all-reduce: no result (") and not bad

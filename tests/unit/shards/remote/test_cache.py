@@ -19,7 +19,7 @@ import pytest
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from shards import order
-from shards.read import ShardReader
+from shards.read import CorruptSampleError, ShardReader
 from shards.remote import cache as cache_module
 from shards.remote import fetch
 from shards.remote.cache import Cache, default_folder
@@ -300,3 +300,81 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Cache
     assert default_folder() == tmp_path / "diffcore" / "shards"
     monkeypatch.setenv("SLURM_TMPDIR", "/scratch/7")
     assert default_folder() == Path("/scratch/7/diffcore-shards")
+
+
+def flip(path: Path, at: int = -300) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["index.json", "train-samples.npy"])
+def test_a_damaged_copy_of_index_or_table_is_fetched_again(
+    server: Server, cache: Cache, packed: Path, name: str
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        wanted = reader.read(range(10)).keys
+    flip(next(cache.folder.glob(f"*/{name}")), at=10)
+    with ShardReader(server.url, cache=cache) as reader:
+        assert reader.read(range(10)).keys == wanted
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_damaged_copy_of_a_shard_is_fetched_again_and_no_sample_replaced(
+    server: Server, cache: Cache, packed: Path, threads: int
+) -> None:
+    said: list[str] = []
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        whole = reader.read(range(len(reader)))
+        first = reader.split.samples[0]
+        name = shards_of(packed)[0]
+    flip(next(cache.folder.glob(f"*/{name}")), at=int(first["image_offset"]) + 40)
+    with ShardReader(
+        server.url, order="sequential", cache=cache, on_error="replace", report=said.append, threads=threads
+    ) as reader:
+        again = reader.read(range(len(reader)))
+        assert again.keys == whole.keys and (again.images == whole.images).all() and not reader.replaced
+    assert said == [f"{server.url}/{name}: its copy in the cache was damaged and is fetched anew"]
+
+
+def test_a_sample_that_is_bad_at_its_source_is_bad(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy is what the index says; it is looked at once."""
+    monkeypatch.setattr("shards.images.crc32", lambda: lambda data: 0)
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        server.asked.clear()
+        for _ in range(2):
+            with pytest.raises(CorruptSampleError, match="damaged"):
+                reader.read([0])
+        assert server.asked[shards_of(packed)[0]] == 1
+
+
+def test_links_that_somebody_put_into_the_cache_are_not_followed(
+    server: Server, cache: Cache, packed: Path, tmp_path: Path
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        folder = reader.index.folder
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    name = shards_of(packed)[0]
+    for link in (folder / f".{name}.part", cache.folder / ".lock"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(precious)
+        with (
+            ShardReader(server.url, order="sequential", cache=cache) as reader,
+            pytest.raises(OSError, match=f"symbolic links.*{link.name}"),
+        ):
+            reader.read([0])
+        link.unlink()
+        assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_cache_that_others_may_write_into_is_refused(
+    server: Server, packed: Path, tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(mode)
+    with pytest.raises(InputError, match="shared can be written by everybody"):
+        ShardReader(server.url, cache=Cache(tmp_path / "shared"))

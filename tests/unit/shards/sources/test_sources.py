@@ -138,7 +138,7 @@ def test_long_extended_header_is_refused(make_source, tmp_path: Path) -> None:
         member = tarfile.TarInfo("cs1.png")
         member.pax_headers = {"comment": "x" * (1 << 20)}
         archive.addfile(member)
-    with pytest.raises(InputError, match="an extended header of more than 1 MiB"):
+    with pytest.raises(InputError, match=r"an extended header of [0-9]+ bytes; at most 16384"):
         list(CartoonArchive(tmp_path / "x.tar").samples())
 
 

@@ -1,0 +1,162 @@
+"""How the ranks of a run find each other, and know each other.
+
+torch's store, through which ranks meet, asks nobody who he is: another user of the machine, or of the
+network, could join as one of the ranks. So
+
+1. rank 0 listens on the address that the others are told (MASTER_ADDR) alone, on one node on loopback;
+2. it writes a new secret into the run folder, in a file that only its owner reads and that is gone when all
+   are there; each rank proves by an HMAC that it has read it, and rank 0 that it has seen them all, before
+   training begins; what ranks leave in the store afterwards has names that follow from the secret;
+3. what ranks exchange is tensors and JSON (``ranks.gather``), never pickles, which could run code.
+
+What this does not do: hide or sign the tensors themselves. On a network that is not trusted the figures of
+a run can be read and changed; see docs/security.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import hmac
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
+
+from diffbase.ports import MEETING
+from diffcore.engine.ranks import StrangerError
+
+LIMIT = datetime.timedelta(minutes=30)
+"""How long a rank waits for the others, as torch does; ``guards.start_seconds`` may end it before."""
+SHARED = 120.0
+"""Seconds within which a network disk shows what another node has written."""
+
+
+def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Make torch's process group, as the launcher's environment says. A collective.
+
+    ``folder``: one that all ranks see, there already. Raises StrangerError if somebody else is among them,
+    or a rank does not see the folder; torch.distributed.DistError if they do not find each other.
+    """
+    rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    if size == 1:  # nobody to meet: no port
+        _stay_at_home()
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        return
+    address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+    # torchrun says LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+    here = int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 0) == size
+    if _is_loopback(address):
+        here = True
+        _stay_at_home()
+    agents = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's store, which listens already
+    store = _store(address, port, rank == 0 and not agents, here)
+    attempt = f"diffcore/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    secret = _prove(PrefixStore(attempt, store), folder / f"{MEETING}{port}", rank, size)
+    hidden = PrefixStore(_mac(secret, "names"), store)
+    dist.init_process_group(backend, store=hidden, rank=rank, world_size=size)
+
+
+def _prove(store: Store, path: Path, rank: int, size: int) -> bytes:
+    """Exchange proofs of the attempt's secret; returns the secret."""
+    if rank:
+        secret = _read(path, store.get("token").decode(errors="replace"))
+        store.set(f"proof/{rank}", _mac(secret, f"rank {rank} of {size}"))
+        if not _same(store.get("all"), _mac(secret, f"all {size}")):
+            raise StrangerError("rank 0 is not this run's: it does not know the attempt's secret")
+        return secret
+    secret, token = secrets.token_bytes(32), secrets.token_hex(16)
+    _write(path, {"token": token, "secret": secret.hex()})
+    try:
+        store.set("token", token)
+        proofs = store.multi_get([f"proof/{other}" for other in range(1, size)])
+    finally:
+        path.unlink(missing_ok=True)
+    for other, proof in enumerate(proofs, start=1):
+        if not _same(proof, _mac(secret, f"rank {other} of {size}")):
+            raise StrangerError(f"rank {other} is not this run's: it does not know the attempt's secret")
+    store.set("all", _mac(secret, f"all {size}"))
+    return secret
+
+
+def _mac(secret: bytes, text: str) -> str:
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()
+
+
+def _same(given: bytes, wanted: str) -> bool:
+    return hmac.compare_digest(given, wanted.encode())
+
+
+def _write(path: Path, tree: Mapping[str, str]) -> None:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(tree, file)
+    temporary.replace(path)
+
+
+def _read(path: Path, token: str) -> bytes:
+    """The secret that stands beside ``token``; waits for it, as a network disk may show it late."""
+    until = time.monotonic() + SHARED
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+                status = os.fstat(file.fileno())
+                tree = json.loads(file.read(1000))
+            if status.st_uid == os.geteuid() and not status.st_mode & 0o077 and tree["token"] == token:
+                return bytes.fromhex(tree["secret"])
+        if time.monotonic() > until:
+            raise StrangerError(
+                f"{path}: rank 0's secret is not there after {SHARED:.0f} s: does this node see the same run "
+                "folder, as the same user?"
+            )
+        time.sleep(0.05)
+
+
+def _stay_at_home() -> None:
+    """What one machine's processes listen on for each other is loopback, unless somebody chose otherwise."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+
+
+def _store(address: str, port: int, master: bool, here: bool) -> Store:
+    listening = _listen(address, port, here) if master else None
+    return TCPStore(
+        address,
+        port,
+        is_master=master,
+        timeout=LIMIT,
+        wait_for_workers=False,
+        master_listen_fd=None if listening is None else listening.detach(),
+    )
+
+
+def _listen(address: str, port: int, here: bool) -> socket.socket | None:
+    """A socket at the address that the others were told; None where that is not this machine's to bind."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        if not here and _is_loopback(str(where[0])):
+            return None  # a node's own name may lead to loopback there (/etc/hosts), but not for the others
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(2048)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:  # an address of a router's, say
+            return None
+        raise DistNetworkError(f"{address}:{port}: {error.strerror or error}") from error
+    return listening
+
+
+def _is_loopback(address: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return address == "localhost"

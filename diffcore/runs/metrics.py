@@ -1,0 +1,29 @@
+"""``metrics.jsonl``: a line per logged step, ``step`` and figures by tag. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffbase import jsonl
+
+FILE = "metrics.jsonl"
+LARGEST = 2**63
+
+
+def read(run: Path, left_out: list[int] | None = None) -> Iterator[dict[str, Any]]:
+    """Every line with a step and nothing but numbers, nan among them; ``left_out``: ``jsonl.read``'s."""
+    return jsonl.read(run / FILE, left_out, _is_line)
+
+
+def _is_line(entry: dict[str, Any]) -> bool:
+    step = entry.get("step")
+    return isinstance(step, int) and step >= 0 and all(map(_is_number, entry.values()))
+
+
+def _is_number(value: Any) -> bool:
+    """A whole number of any length parses, and no float holds it."""
+    if isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
