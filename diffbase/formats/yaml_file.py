@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from diffbase.cli import InputError
 from diffbase.system_error import patiently
@@ -103,11 +103,32 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if isinstance(key, ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise _refused(f"{key.value!r:.100} is given twice", key)
-                seen.add((key.tag, key.value))
+            if (name := _name(key)) in seen:
+                raise _refused(f"{key.value!r:.100} is given twice", key)
+            seen.add(name)
         return node
+
+    def flatten_mapping(self, node: MappingNode) -> None:
+        """Put what ``<<`` merges into a mapping: its own keys win, then those of the first one merged.
+
+        PyYAML lets a merged mapping's own merge win over its keys.
+        """
+        own, merged = [], []
+        for key, value in node.value:
+            if key.tag != _TAG + "merge":
+                own.append((key, value))
+                continue
+            for one in value.value if isinstance(value, SequenceNode) else [value]:
+                if not isinstance(one, MappingNode):
+                    raise _refused("<< takes a mapping, or a list of mappings", one)
+                self.flatten_mapping(one)
+                merged += one.value
+        pairs = {_name(key): (key, value) for key, value in [*reversed(merged), *own]}
+        node.value = list(pairs.values())
+
+
+def _name(key: Node) -> Any:
+    return (key.tag, key.value) if isinstance(key, ScalarNode) else id(key)
 
 
 def _refused(what: str, place: Any) -> ConstructorError:

@@ -234,3 +234,13 @@ def test_the_list_of_jobs_is_the_users_alone(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"torn')
     assert len(registry.submissions()) == 1
     assert json.loads(path.read_text().splitlines()[0])["cluster"] == "box"
+
+
+def test_of_a_family_only_known_variables_are_written_down_and_no_credentials() -> None:
+    given = {
+        "TORCH_URL": "https://u:p@h", "DIFFCORE_PWD": "x", "NCCL_SOME_PIN": "1234", "LC_X": "x", "DS_X": "x",
+        "TORCH_HOME": "https://u:word@h/x?sig=abc", "PYTHONPATH": "/a:/b", "NCCL_DEBUG": "token=abcdef",
+    }  # fmt: skip
+    assert snapshot.allowed(given) == {
+        "TORCH_HOME": "https://h/x?***", "PYTHONPATH": "/a:/b", "NCCL_DEBUG": "token=***",
+    }  # fmt: skip

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from diffbase.cli import InputError
+from diffbase.explain import validated
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
+from diffcore.config.section import Section
 from diffcore.config.tree import Batch, Config
 
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml"))
@@ -202,3 +207,97 @@ def test_config_is_frozen() -> None:
     loaded: Config = configure.load(DEMO)
     with pytest.raises(ValueError):
         loaded.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.channels", "[8,16"], "command line: Parsing error encountered for model.channels"),
+        (["--engine", "{"], 'error parsing value for field "engine"'),
+        (["--engine", "[" * 3000], "recursion"),
+        (["--seed", "9" * 5000], "argument --seed: has 5000 bytes"),
+        (["--batch.size", "9" * 400], "batch: size is a number of more than 63 bits"),
+        (["--optimizer.lr", "1e999"], "optimizer.lr: Input should be a finite number"),
+        (["--run", "~nosuchuser/x"], "run: '~nosuchuser/x': there is no such user"),
+        (["--run", "a\nb"], r"argument --run: has the character \n"),
+        (["--run", "http:///x"], "run: a path is wanted, not a URL"),
+        (["--run", ""], "run is empty; give a path"),
+        (["--data", '{"path": 5}'], "data.path: expected a folder or a URL, got 5"),
+        (["--config", "x" * 300], "argument --config: has a name of 300 bytes"),
+        (["--guards.hang_seconds", "1e300"], "guards.hang_seconds: Input should be less than or equal"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags: list[str], words: str) -> None:
+    with pytest.raises(InputError) as error:
+        configure.parse(["--config", str(DEMO), *flags])
+    assert words in str(error.value) and len(str(error.value)) < 900
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run: ~nosuchuser/x", "x.yaml: run: '~nosuchuser/x': there is no such user"),
+        ('extends: "a\\0b"', r"extends has the character \x00"),
+        ("extends: ~nosuchuser/x.yaml", "extends: '~nosuchuser/x.yaml': there is no such user"),
+        ("seed: 2001-13-45", "seed: Input should be a valid integer"),
+        ("data: {path: 5}", "data.path: expected a folder or a URL, got 5"),
+        ("run: 5", "run: expected a path, got 5"),
+        ("data: 5", "data: expected a mapping, got 5"),
+        ('data: {path: "s3://u:p@h/x\\ny"}', r"data: path has the character \n"),
+        ("5: 3", "5: Keys should be strings"),
+        ("? " + "x" * 900 + "\n: 1", "unknown key"),
+    ],
+)
+def test_a_wrong_yaml_is_one_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"extends: {DEMO}\n{text}" if "extends" not in text else text)
+    with pytest.raises(InputError) as error:
+        configure.load(tmp_path / "x.yaml")
+    assert words in str(error.value) and len(str(error.value)) < 900
+
+
+def sections(kind: type[Section]) -> set[type[Section]]:
+    below = {one for subclass in kind.__subclasses__() for one in sections(subclass)}
+    return below | set(kind.__subclasses__())
+
+
+class Example(Section):
+    text: str = ""
+    path: Path = Path()
+    several: tuple[str, ...] = ()
+    named: dict[str, str | int] = Field(default_factory=dict)
+    whole: int = 0
+
+
+def test_every_section_looks_at_its_values() -> None:
+    """What a new field forgets is refused all the same: the base class does it."""
+    importlib.import_module("launch.ask.spec")
+    found = sections(Section)
+    assert {"Config", "Cluster", "JobSpec", "Container"} <= {kind.__name__ for kind in found}
+    for kind in found:
+        validator = kind.__pydantic_decorators__.model_validators["_holds_lines"]
+        assert validator.func is Section.__pydantic_decorators__.model_validators["_holds_lines"].func
+
+
+@given(before=st.text(), mark=st.sampled_from("\n\0\x1b\r\x7f\x85\u2028\u202e"), after=st.text())
+def test_no_text_of_a_section_holds_what_acts(before: str, mark: str, after: str) -> None:
+    text = before + mark + after
+    trees: list[Any] = [
+        {"text": text},
+        {"path": text},
+        {"several": ["x", text]},
+        {"named": {text: 1}},
+        {"named": {"x": text}},
+    ]
+    for tree in trees:
+        with pytest.raises(InputError) as error:
+            validated(Example, tree, "x")
+        assert str(error.value).isprintable()
+
+
+@given(number=st.integers())
+def test_a_whole_number_of_a_section_has_63_bits(number: int) -> None:
+    if number.bit_length() <= 63:
+        assert validated(Example, {"whole": number}, "x").whole == number
+    else:
+        with pytest.raises(InputError, match="whole is a number of more than 63 bits"):
+            validated(Example, {"whole": number}, "x")

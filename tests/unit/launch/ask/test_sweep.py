@@ -48,3 +48,21 @@ def test_mistakes_are_told(text: str, line: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load(tmp_path, text)
     assert line in str(error.value)
+
+
+def test_combinations_beyond_the_most_are_not_made(tmp_path: Path) -> None:
+    many = ", ".join(map(str, range(2000)))
+    with pytest.raises(InputError, match="this one more than 1000"):
+        load(tmp_path, f"seed: [{many}]\ntrain.steps: [{many}]\nbatch.size: [{many}]\n")
+
+
+@pytest.mark.parametrize("key", ["help", "config", "local_rank", "-h", "seed=3", "a b", "", "Seed", "run"])
+def test_a_key_is_a_field(key: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a dotted config field is wanted"):
+        load(tmp_path, f"{key!r}: [1, 2]")
+
+
+@pytest.mark.parametrize("value", ["-x", "--help", "", "a b"])
+def test_a_value_is_no_flag(value: str, tmp_path: Path) -> None:
+    points = load(tmp_path, f"- {{data.path: {value + 'y'!r}}}\n- {{seed: 2}}\n")
+    assert isinstance(points[0].config.data.path, Path) and points[0].config.data.path.name == value + "y"

@@ -1,0 +1,73 @@
+"""What others get of a run: no local path, no credentials, and names that are text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffcore.config import configure
+from diffcore.config.tree import Config
+from diffcore.runs import export, source
+from shards.schema import Attribute
+from tests.support import tiny_run
+
+HOSTILE = ["<script>x</script>", "a|b", "[x](http://h)", "a\nb", "`x`", "\x1b[2J", "![x](y)"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    schema = [Attribute(name, 2) for name in HOSTILE]
+    return tiny_run.write(tmp_path_factory.mktemp("far") / "away" / "from" / "here", 4, schema=schema)
+
+
+def test_an_exports_card_shows_names_as_text(run: Path, tmp_path: Path) -> None:
+    export.export(run, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "<" not in card and "\x1b" not in card and "&lt;script&gt;x&lt;/script&gt; (2)" in card
+    row = next(line for line in card.splitlines() if line.startswith("| attributes"))
+    assert row.replace("\\|", "").count("|") == 3 and "a\\\\nb (2)" in row and "\\[x\\](http" in row
+
+
+def test_an_export_says_no_local_path(run: Path, tmp_path: Path) -> None:
+    export.export(run, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        assert str(run.parent).encode() not in path.read_bytes(), path
+    found = source.find(tmp_path / "out")
+    assert (
+        found.config.run == tmp_path / "out" / "here" and found.config.model == source.find(run).config.model
+    )
+
+
+GIVEN = {
+    "near": ("{near}/shards", "../shards"),
+    "far": ("/a/b/c/shards", "shards"),
+    "root": ("/", "data"),
+    "a URL": ("https://me:word@h.example/x?sig=abc", "https://h.example/x"),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_the_datas_path(kind: str, tmp_path: Path) -> None:
+    path, wanted = GIVEN[kind]
+    (tmp_path / "run.yaml").write_text(tiny_run.CONFIG.format(run="/home/x/y"))
+    given = {
+        "data": {"path": path.format(near=tmp_path), "cache": "/home/x/cache"},
+        "init_from": "/home/x/older", "engine": {"deepspeed": "/home/x/zero.json"},
+    }  # fmt: skip
+    config = configure.changed(configure.load(tmp_path / "run.yaml"), given)
+    tree = yaml.safe_load(export.portable(config, tmp_path / "out"))
+    assert tree["data"]["path"] == wanted and "/home" not in str(tree) and "word" not in str(tree)
+    (tmp_path / "out.yaml").write_text(yaml.safe_dump(tree))
+    assert configure.load(tmp_path / "out.yaml").identity() == config.identity()
+
+
+@given(parts=st.lists(st.text("abc", min_size=1, max_size=3), max_size=8))
+def test_no_folder_above_the_export_is_named(parts: list[str]) -> None:
+    tree = yaml.safe_load(tiny_run.CONFIG.format(run="/r"))
+    config = Config.model_validate(tree | {"data": {"path": "/home/" + "/".join(parts)}})
+    tree = yaml.safe_load(export.portable(config, Path("/srv/exports/one/out")))
+    assert not Path(tree["data"]["path"]).is_absolute() and ".." not in tree["data"]["path"]

@@ -1,0 +1,149 @@
+"""Whatever names and values a profile, a config and the flags hold, the sbatch file runs nothing of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffbase.cli import InputError
+from diffbase.explain import validated
+from diffbase.files import REPOSITORY, path_of
+from launch import submit
+from launch.ask.profile import Cluster
+from launch.ask.spec import JobSpec
+from launch.job.sbatch import Sbatch
+
+CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
+SHELL = [
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned #",
+    "'; touch pwned; '",
+    '"',
+    "\\",
+    "a b",
+    "&",
+    "|x",
+    ">y",
+]
+BREAKS = ["\n", "\r", "\0", "\x1b[2J", "\u2028", "\x85", "\ud800"]
+WORDS = st.one_of(
+    st.sampled_from(SHELL),
+    st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf")), min_size=1, max_size=20),
+)
+SRUN = '#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done > "$SAID"\n'
+
+
+def spec_of(given: dict[str, Any], **more: Any) -> JobSpec:
+    cluster = validated(Cluster, {"name": "x"} | given, "profile")
+    size = {
+        "job": "x",
+        "nodes": 1,
+        "nodes_min": 1,
+        "tasks_per_node": 2,
+        "gpus_per_node": 2,
+        "cpus_per_task": 1,
+    }
+    return validated(JobSpec, {"cluster": cluster, "minutes": 60, **size, **more}, "job")
+
+
+@settings(max_examples=60)
+@given(words=st.lists(WORDS, min_size=9, max_size=9), folder=WORDS)
+def test_nothing_of_a_value_is_executed(words: list[str], folder: str) -> None:
+    names = ("partition", "account", "qos", "constraint", "python")
+    tree: dict[str, Any] = dict(zip(names, words, strict=False))
+    tree |= {"sbatch": {"comment": words[5]}, "srun": [words[6]]}
+    spec = spec_of(tree, exclude=[words[7]])
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        run = root / folder.replace("/", "_").replace(".", "_") / "job" / "001"
+        script, tools, here, said = (root / part for part in ("script", "tools", "here", "said"))
+        for made in (tools, here):
+            made.mkdir()
+        script.write_text(Sbatch(spec, run, run / "code").text())
+        (tools / "srun").write_text(SRUN)
+        (tools / "srun").chmod(0o755)
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
+        environment = {"PATH": f"{tools}:{os.defpath}", "SAID": str(said), "SLURM_RESTART_COUNT": "9999999"}
+        done = subprocess.run(["bash", script], cwd=here, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert list(here.iterdir()) == []
+        told = said.read_text().split("\0")
+        assert words[6] in told and words[4] in told and str(run) in told
+
+
+FIELDS: dict[str, Any] = {
+    "partition": lambda text: {"partition": text},
+    "account": lambda text: {"account": text},
+    "qos": lambda text: {"qos": text},
+    "constraint": lambda text: {"constraint": text},
+    "name": lambda text: {"name": text},
+    "gpus.type": lambda text: {"gpus": {"type": text}},
+    "network.interface": lambda text: {"network": {"interface": text}},
+    "network.env": lambda text: {"network": {"env": {"X": text}}},
+    "network.env's name": lambda text: {"network": {"env": {text: "x"}}},
+    "env": lambda text: {"env": {"X": text}},
+    "env's name": lambda text: {"env": {text: "x"}},
+    "container.image": lambda text: {"container": {"image": text}},
+    "container.mounts": lambda text: {"container": {"image": "x", "mounts": [text]}},
+    "container.python": lambda text: {"container": {"image": "x", "python": text}},
+    "sbatch": lambda text: {"sbatch": {"comment": text}},
+    "sbatch's name": lambda text: {"sbatch": {text: "x"}},
+    "srun": lambda text: {"srun": [text]},
+    "setup": lambda text: {"setup": [text]},
+    "python": lambda text: {"python": text},
+    "scratch": lambda text: {"scratch": text},
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("mark", BREAKS, ids=ascii)
+def test_a_profile_holds_lines(field: str, mark: str) -> None:
+    with pytest.raises(InputError) as error:
+        spec_of(FIELDS[field](f"a{mark}touch pwned"))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a=b", "", "1a", "a b", "é", "$(x)"])
+def test_a_variables_name_is_one(name: str) -> None:
+    with pytest.raises(InputError, match=r"env"):
+        spec_of({"env": {name: "x"}})
+
+
+FLAGS = ["--run", "--name", "--partition", "--account", "--qos", "--constraint", "--exclude", "--data.path"]
+
+
+@pytest.mark.parametrize("flag", [*FLAGS, "--cluster", "--time", "--after", "--config", "--sweep", "--nodes"])
+@pytest.mark.parametrize("mark", ["\n", "\x1b", "\udcff"], ids=ascii)
+def test_a_flag_is_a_line(flag: str, mark: str) -> None:
+    with pytest.raises(InputError, match=r"which is not allowed: one line of text"):
+        submit.main(["--dry-run", "--config", CONFIG, "--cluster", "box", flag, f"a{mark}touch pwned"])
+
+
+@pytest.mark.parametrize(
+    "flag", ["--time", "--nodes", "--cpus-per-task", "--restarts", "--parallel", "--seed"]
+)
+@pytest.mark.parametrize("value", ["9" * 5000, "9" * 30, "nan", "-1"])
+def test_a_size_is_a_number_in_its_range(flag: str, value: str) -> None:
+    with pytest.raises(InputError) as error:
+        submit.main(["--dry-run", "--config", CONFIG, "--cluster", "box", f"{flag}={value}"])
+    assert len(str(error.value)) < 700
+
+
+def test_a_runs_name_is_made_a_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    submit.main(["--dry-run", "--config", CONFIG, "--cluster", "box", "--run", "runs/é $(x)" + "y" * 100])
+    assert "#SBATCH --job-name=run----x-y" in capsys.readouterr().out
+
+
+def test_a_path_has_its_user_and_names_that_can_be() -> None:
+    for text in ("~nosuchuser/x", "", "a\0b", "x" * 256, "x/" * 3000):
+        with pytest.raises(InputError, match=r"^run"):
+            path_of(text, "run")
+    assert path_of("~/x", "run") == Path.home() / "x"
