@@ -57,7 +57,7 @@ LARGEST = 256 << 20
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Finite = Count | Annotated[float, Field(strict=True, allow_inf_nan=False)]  # a whole number stays one
 
 
 @dataclass(frozen=True)

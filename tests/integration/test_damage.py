@@ -39,7 +39,7 @@ def small_disk(small: Path) -> Iterator[Path]:
     """The run folder is a disk of 1 MiB, which holds no checkpoint."""
     folder = small.parent / "run"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "none", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount")
     yield folder
