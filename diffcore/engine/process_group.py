@@ -10,7 +10,6 @@ import torch
 
 from diffbase.cli import InputError
 from diffbase.machine import malloc
-from diffbase.trust import own_folder
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 
@@ -55,9 +54,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
         torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
         malloc.keep_freed()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if size > 1 and rank == 0:
-        own_folder(run, group=group)
-    rendezvous.join(backend, run)
+    rendezvous.join(backend, run, group=group)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return World(rank, size, local, device)
 

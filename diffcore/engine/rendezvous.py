@@ -33,6 +33,7 @@ import torch.distributed as dist
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
 from diffbase.machine.ports import MEETING
+from diffbase.trust import own_folder
 from diffcore.engine.ranks import StrangerError
 
 LIMIT = datetime.timedelta(minutes=30)
@@ -41,10 +42,10 @@ SHARED = 120.0
 """Seconds within which a network disk shows what another node has written."""
 
 
-def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
+def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *, group: bool = False) -> None:
     """Make torch's process group, as the launcher's environment says. A collective.
 
-    ``folder``: one that all ranks see, there already. Raises StrangerError if somebody else is among them,
+    ``folder``: one that all ranks see, made when all are here; ``group`` as of ``trust.own_folder``. Raises StrangerError if somebody else is among them,
     or a rank does not see the folder; torch.distributed.DistError if they do not find each other.
     """
     rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
@@ -61,19 +62,22 @@ def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ) ->
     agents = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's store, which listens already
     store = _store(address, port, rank == 0 and not agents, here)
     attempt = f"diffcore/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    secret = _prove(PrefixStore(attempt, store), folder / f"{MEETING}{port}", rank, size)
+    secret = _prove(PrefixStore(attempt, store), folder / f"{MEETING}{port}", rank, size, group)
     hidden = PrefixStore(_mac(secret, "names"), store)
     dist.init_process_group(backend, store=hidden, rank=rank, world_size=size)
 
 
-def _prove(store: Store, path: Path, rank: int, size: int) -> bytes:
+def _prove(store: Store, path: Path, rank: int, size: int, group: bool) -> bytes:
     """Exchange proofs of the attempt's secret; returns the secret."""
     if rank:
+        store.set(f"here/{rank}", "")
         secret = _read(path, store.get("token").decode(errors="replace"))
         store.set(f"proof/{rank}", _mac(secret, f"rank {rank} of {size}"))
         if not _same(store.get("all"), _mac(secret, f"all {size}")):
             raise StrangerError("rank 0 is not this run's: it does not know the attempt's secret")
         return secret
+    store.multi_get([f"here/{other}" for other in range(1, size)])  # a start that fails leaves no folder
+    own_folder(path.parent, group=group)
     secret, token = secrets.token_bytes(32), secrets.token_hex(16)
     _write(path, {"token": token, "secret": secret.hex()})
     try:

@@ -38,7 +38,7 @@ def main() -> None:
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if cuda := torch.cuda.is_available():
         torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
-    rendezvous.join("nccl" if cuda else "gloo", flags.out.parent)
+    rendezvous.join("nccl" if cuda else "gloo", flags.out.parent, group=True)
     data = torch.ones((64 if cuda else 4) << 18, device="cuda" if cuda else "cpu")  # 64 or 4 MiB
     place = ranks.World(rank, world, local, data.device)
 

@@ -99,6 +99,7 @@ def test_a_stranger_in_the_place_of_a_rank_is_refused(folder: Path) -> None:
     port = any_free()
     with ranks(folder, [0], 2, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)) as [first]:
         store = join_by_hand(port)
+        store.set("here/1", "")
         token = store.get("token")
         store.set("proof/1", rendezvous._mac(token, "rank 1 of 2"))
         assert said(first)["error"] == (
