@@ -46,7 +46,8 @@ def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *,
     """Make torch's process group, as the launcher's environment says. A collective.
 
     ``folder``: one that all ranks see, made when all are here; ``group`` as of ``trust.own_folder``. Raises
-    StrangerError if somebody else is among them, or a rank does not see the folder; torch.distributed.DistError if they do not find each other.
+    StrangerError if somebody else is among them, or a rank does not see the folder;
+    torch.distributed.DistError if they do not find each other.
     """
     rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
     if size == 1:  # nobody to meet: no port
