@@ -63,31 +63,24 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in PASSING
 
 
-def _again(error: OSError) -> bool:
-    return is_passing(error) and not isinstance(error, GaveUpError)
-
-
 def patiently(work: Callable[[], T], path: Path | str, again: Callable[[], object] = lambda: None) -> T:
     """What ``work`` gives, tried again while the system fails; ``again`` is called between two tries.
 
     OSError, with its number and the file that it names (else ``path``), for what does not pass; any other
     error at once.
     """
-    for pause in PAUSES:
+    pauses = iter(PAUSES)
+    while True:
         try:
-            return work()
+            with named(path):
+                return work()
         except OSError as error:
-            if not _again(error):
-                error.filename = error.filename or str(path)  # a failing read does not say of what
+            if not is_passing(error) or isinstance(error, GaveUpError):
                 raise
+            if (pause := next(pauses, None)) is None:
+                raise lasting(error, path) from error
             again()
             time.sleep(pause)
-    try:
-        return work()
-    except OSError as error:
-        if not _again(error):
-            raise
-        raise lasting(error, path) from error
 
 
 @contextmanager
@@ -106,16 +99,6 @@ def lasting(error: OSError, path: Path | str) -> GaveUpError:
     name, text = errno.errorcode.get(error.errno, str(error.errno)), os.strerror(error.errno)
     where = str(error.filename or path)  # only what takes a name tells it: open and stat, not read
     return GaveUpError(error.errno, f"{text} ({name}, {len(PAUSES) + 1} tries)", where)
-
-
-@contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Around calls on an open file: their OSErrors then say which."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def read_bytes(path: Path, most: int = sys.maxsize) -> bytes:

@@ -33,7 +33,7 @@ def own_folder(path: Path, *, group: bool = False, code: bool = False) -> Path:
     missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)  # another process of ours may be as far
-    check_folder(path, group=group, code=code)
+    _check_itself(path, group)
     return path
 
 
@@ -44,8 +44,11 @@ def check_folder(path: Path, *, group: bool = False, code: bool = False) -> None
     what lies in the folder is run as this user, so that the owners of the folders above it count too.
     """
     check_above(path, group=group, code=code)
-    where = path.resolve()
-    status = where.stat()
+    _check_itself(path, group)
+
+
+def _check_itself(path: Path, group: bool) -> None:
+    status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: not a folder")
     if status.st_uid not in owners():

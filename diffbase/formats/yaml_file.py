@@ -6,7 +6,6 @@ that is given twice, aliases that grow without bound. A date without a tag is te
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from diffbase.cli import InputError
-from diffbase.system_error import patiently
+from diffbase.system_error import read_bytes
 
 MOST = 512 << 10
 """Bytes of the largest file that is read: a sweep of 1,000 points takes a third of it."""
@@ -29,15 +28,10 @@ _TAG = "tag:yaml.org,2002:"
 _DATES = ("timestamp", "value")  # which are read as text where no tag says so
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MOST + 1)
-
-
 def read(path: Path, missing: str) -> Any:
     """What is in a YAML file. InputError where there is none, which says ``missing``, or it is no YAML."""
     try:
-        data = patiently(partial(_head, path), path)
+        data = read_bytes(path, MOST + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     if len(data) > MOST:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-MEETING = ".rendezvous-"
+RENDEZVOUS = ".rendezvous-"
 """Of a file in the run folder: the secret by which the ranks that meet at a port know each other."""
 
 

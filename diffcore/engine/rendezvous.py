@@ -32,7 +32,8 @@ from pathlib import Path
 import torch.distributed as dist
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
-from diffbase.machine.ports import MEETING
+from diffbase.files import renamed
+from diffbase.machine.ports import RENDEZVOUS
 from diffbase.trust import own_folder
 from diffcore.engine.ranks import StrangerError
 
@@ -63,7 +64,7 @@ def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *,
     agents = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's store, which listens already
     store = _store(address, port, rank == 0 and not agents, here)
     attempt = f"diffcore/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    secret = _prove(PrefixStore(attempt, store), folder / f"{MEETING}{port}", rank, size, group)
+    secret = _prove(PrefixStore(attempt, store), folder / f"{RENDEZVOUS}{port}", rank, size, group)
     hidden = PrefixStore(_mac(secret, "names"), store)
     dist.init_process_group(backend, store=hidden, rank=rank, world_size=size)
 
@@ -102,10 +103,9 @@ def _same(given: bytes, wanted: str) -> bool:
 
 
 def _write(path: Path, tree: Mapping[str, str]) -> None:
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with renamed(path) as temporary, os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
         json.dump(tree, file)
-    temporary.replace(path)
 
 
 def _read(path: Path, token: str) -> bytes:

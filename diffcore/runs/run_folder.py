@@ -16,7 +16,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
 from diffbase.formats import json_file
-from diffbase.machine.ports import MEETING
+from diffbase.machine.ports import RENDEZVOUS
 from diffbase.system_error import is_there, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
@@ -118,7 +118,7 @@ def check(config: Config, data: dict[str, Any]) -> None:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is there before there is a run."""
-    return name in (LOCK, *LAUNCHER) or name.startswith(MEETING)
+    return name in (LOCK, *LAUNCHER) or name.startswith(RENDEZVOUS)
 
 
 def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:

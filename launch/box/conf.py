@@ -30,7 +30,7 @@ class Settings(BaseModel):
     port: int = Field(ge=1, le=65535)
     """The first of 2 + nodes ports: slurmctld, slurmdbd, then each slurmd."""
     bind: bool = False
-    """Tasks run on their own cores only (task/affinity), which every node counts from 0."""
+    """Tasks run on their own cores (task/affinity), which every node counts from 0."""
 
     @property
     def names(self) -> list[str]:

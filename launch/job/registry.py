@@ -65,7 +65,7 @@ def remember(run: Path, job: str, cluster: str) -> str:
 
 def submissions() -> list[dict[str, Any]]:
     """This user's newest submissions, oldest first; lines that are none are left out."""
-    return _read("jobs.jsonl", Submission, [])[-NEWEST:]
+    return _read("jobs.jsonl", Submission)[-NEWEST:]
 
 
 def exclude(cluster: str, nodes: Mapping[str, str], hours: float) -> str:
@@ -96,7 +96,7 @@ def _excluded(cluster: str) -> str:
     return f"excluded-{cluster}.jsonl"
 
 
-def _read(name: str, kind: type[BaseModel], damaged: list[int]) -> list[dict[str, Any]]:
+def _read(name: str, kind: type[BaseModel], damaged: list[int] | None = None) -> list[dict[str, Any]]:
     """The file's lines of that kind; none where there is no home, or one that this user may not enter."""
     folder = home.state()
     with suppress(PermissionError, NotADirectoryError):

@@ -28,7 +28,7 @@ from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
 from diffbase.machine import home
 from diffbase.redaction import shown
-from diffbase.system_error import naming, patiently
+from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
@@ -97,7 +97,7 @@ class Cache:
 
     def _drop_damaged(self, path: Path, sha256: str) -> bool:
         try:
-            with naming(path), os.fdopen(os.open(path, READ), "rb") as file:
+            with named(path), os.fdopen(os.open(path, READ), "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                     return False
                 if _is(path, file.fileno()):  # else another process has fetched it anew meanwhile
@@ -112,7 +112,7 @@ class Cache:
         except FileNotFoundError:
             return None
         try:
-            with naming(path):
+            with named(path):
                 fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: else it is locked to be deleted
                 there = os.fstat(descriptor)
                 if not stat.S_ISREG(there.st_mode):
@@ -134,7 +134,7 @@ class Cache:
         own_folder(path.parent)
         part = path.with_name(f".{path.name}.part")
         descriptor = os.open(part, WRITE, 0o600)  # not O_EXCL: it is the lock of several processes
-        with naming(part), _closing(descriptor):
+        with named(part), _closing(descriptor):
             there = os.fstat(descriptor)
             if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
                 raise InputError(f"{part}: not a plain file under this name alone; remove it")
@@ -203,7 +203,7 @@ class Cache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.folder / ".lock"
-        with open_lock(path) as file, naming(path):
+        with open_lock(path) as file, named(path):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

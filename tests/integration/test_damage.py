@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from diffbase import exits, ledger
 from diffcore.runs import checkpoint, metrics
 from tests.integration.conftest import TRAIN, Train
+from tests.support.faults.kit import can_mount, tiny_disk
 
 
 def events(run: Path) -> list[str]:
@@ -37,13 +37,10 @@ def test_training_goes_on_without_its_log(small: Path, redirect: str) -> None:
 @pytest.fixture
 def small_disk(small: Path) -> Iterator[Path]:
     """The run folder is a disk of 1 MiB, which holds no checkpoint."""
-    folder = small.parent / "run"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "none", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+    if not can_mount():
         pytest.skip("may not mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with tiny_disk(small.parent / "run", 1) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import REPOSITORY
+from tests.support.faults.kit import can_mount, tiny_disk
 
 COMMAND = [sys.executable, "-m", "launch.doctor"]
 
@@ -96,13 +97,10 @@ def test_faults_are_told_together(packed: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+    if not can_mount():
         pytest.skip("may not mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with tiny_disk(tmp_path / "disk", 1) as disk:
+        yield disk
 
 
 def test_a_full_disk(small_disk: Path) -> None:

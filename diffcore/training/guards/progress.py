@@ -14,15 +14,13 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from diffcore.config.tree import Guards, LrSchedule
+from diffcore.runs.checkpoint import Count
 
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 WINDOW = 20
 """Logged losses whose median is the recent loss."""
 ENOUGH = 5
 """Logged losses that it takes to call one an explosion."""
-
-
-Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 @dataclass

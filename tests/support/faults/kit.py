@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,17 @@ class Faults:
         return {"LD_PRELOAD": str(shim), "FAULTS": str(path)}
 
 
+@functools.cache
+def can_mount() -> bool:
+    """Whether ``tiny_disk`` works here: it needs root, and in a container the right to mount."""
+    with tempfile.TemporaryDirectory() as folder, suppress(OSError), tiny_disk(Path(folder), 1):
+        return True
+    return False
+
+
 @contextmanager
 def tiny_disk(folder: Path, megabytes: float) -> Iterator[Path]:
-    """A disk of that size at ``folder``. Needs root; OSError where mounting is not permitted."""
+    """A disk of that size at ``folder``. OSError where mounting is not permitted."""
     folder.mkdir(exist_ok=True)
     option = f"size={int(megabytes * 1024)}k,mode=755"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", folder], capture_output=True)

@@ -99,62 +99,39 @@ static struct rule *due_at(const char *call, int descriptor) {
 #define REFUSE(rule, failed) \
   if ((rule) && (rule)->kind == FAIL) { errno = (rule)->number; return failed; }
 
-#define OPEN(name) \
-  int name(const char *path, int flags, ...) { \
-    REAL(name); \
-    mode_t mode = 0; \
-    if (flags & (O_CREAT | __O_TMPFILE)) { va_list l; va_start(l, flags); mode = va_arg(l, mode_t); va_end(l); } \
-    struct rule *r = count && !inside ? due("open", path) : NULL; \
-    REFUSE(r, -1) \
-    return real(path, flags, mode); \
-  }
-OPEN(open)
-OPEN(open64)
+#define MODE(mode, flags) \
+  mode_t mode = 0; \
+  if (flags & (O_CREAT | __O_TMPFILE)) { va_list l; va_start(l, flags); mode = va_arg(l, mode_t); va_end(l); }
 
-#define OPENAT(name) \
-  int name(int folder, const char *path, int flags, ...) { \
+#define OPEN(name, parameters, arguments) \
+  int name(parameters const char *path, int flags, ...) { \
     REAL(name); \
-    mode_t mode = 0; \
-    if (flags & (O_CREAT | __O_TMPFILE)) { va_list l; va_start(l, flags); mode = va_arg(l, mode_t); va_end(l); } \
+    MODE(mode, flags) \
     struct rule *r = count && !inside ? due("open", path) : NULL; \
     REFUSE(r, -1) \
-    return real(folder, path, flags, mode); \
+    return real(arguments path, flags, mode); \
   }
-OPENAT(openat)
-OPENAT(openat64)
+#define AND ,
+OPEN(open, , )
+OPEN(open64, , )
+OPEN(openat, int folder AND, folder AND)
+OPEN(openat64, int folder AND, folder AND)
 
 #define HALF(rule, size) ((rule) && (rule)->kind == SHORT && (size) > 1 ? (size) / 2 : (size))
 
-ssize_t read(int file, void *data, size_t size) {
-  REAL(read);
-  struct rule *r = due_at("read", file);
-  REFUSE(r, -1)
-  return real(file, data, HALF(r, size));
-}
-ssize_t write(int file, const void *data, size_t size) {
-  REAL(write);
-  struct rule *r = due_at("write", file);
-  REFUSE(r, -1)
-  return real(file, data, HALF(r, size));
-}
-#define PREAD(name) \
-  ssize_t name(int file, void *data, size_t size, off64_t at) { \
+#define BYTES(name, call, type, parameter, argument) \
+  ssize_t name(int file, type *data, size_t size parameter) { \
     REAL(name); \
-    struct rule *r = due_at("read", file); \
+    struct rule *r = due_at(call, file); \
     REFUSE(r, -1) \
-    return real(file, data, HALF(r, size), at); \
+    return real(file, data, HALF(r, size) argument); \
   }
-PREAD(pread)
-PREAD(pread64)
-#define PWRITE(name) \
-  ssize_t name(int file, const void *data, size_t size, off64_t at) { \
-    REAL(name); \
-    struct rule *r = due_at("write", file); \
-    REFUSE(r, -1) \
-    return real(file, data, HALF(r, size), at); \
-  }
-PWRITE(pwrite)
-PWRITE(pwrite64)
+BYTES(read, "read", void, , )
+BYTES(write, "write", const void, , )
+BYTES(pread, "read", void, AND off64_t at, AND at)
+BYTES(pread64, "read", void, AND off64_t at, AND at)
+BYTES(pwrite, "write", const void, AND off64_t at, AND at)
+BYTES(pwrite64, "write", const void, AND off64_t at, AND at)
 #define PREADV(name) \
   ssize_t name(int file, const struct iovec *parts, int n, off64_t at) { \
     REAL(name); \

@@ -275,6 +275,18 @@ def test_a_state_that_is_none_is_skipped_and_named(tmp_path: Path, change: dict[
     assert found == first and line.startswith("checkpoint step-00000010 skipped: ")
 
 
+def test_a_loss_scales_whole_numbers_come_back_whole(tmp_path: Path) -> None:
+    """torch refuses a growth interval that is a float."""
+    (folder,) = written(tmp_path, 5)
+    scaler = {"scale": 65536.0, "growth_factor": 2.0, "growth_interval": 2000, "_growth_tracker": 7}
+    tree = json.loads((folder / "state.json").read_text()) | {"scaler": scaler}
+    agreeing(folder, "state.json", json.dumps(tree).encode())
+    back = checkpoint.read_state(folder).scaler
+    assert back == scaler and {name: type(value) for name, value in back.items()} == {
+        name: type(value) for name, value in scaler.items()
+    }
+
+
 @pytest.mark.parametrize(
     "kind", ["overlap", "gap", "two dimensions", "whole numbers", "no starts", "garbage"]
 )
