@@ -102,7 +102,6 @@ class _Loader(yaml.SafeLoader):
             seen.add(name)
         return node
 
-
     def flatten_mapping(self, node: MappingNode) -> None:
         """Put what ``<<`` merges into a mapping: its own keys win, then those of the first one merged.
 

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 from diffbase import home, yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.files import path_of
 from diffbase.shipped import shipped
 from diffcore.config.section import Section
 
@@ -162,7 +163,7 @@ def choose(name: str | None) -> Cluster:
         name = LOCAL
     if name == LOCAL:
         return Cluster(name=LOCAL, gpus=Gpus(form="none"), preflight=Preflight(mode="quick", scratch_gb=0))
-    path = Path(name)
+    path = path_of(name, "--cluster")
     if path.suffix not in (".yaml", ".yml"):
         known = profiles()
         if name not in known:
