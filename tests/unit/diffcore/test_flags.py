@@ -10,11 +10,12 @@ from diffbase.cli import InputError
 from diffcore.commands import COMMANDS
 
 WRONG = [
-    "judge x --threads -1", "judge x --threads 99999999999", "judge x --seed -1", "judge x --epochs 0", "points x --threads 0",
-    "judge x --width 7", "judge x --lr 0", "judge x --lr 1e300", "judge x --lr nan",
+    "judge x --threads -1", "judge x --threads 99999999999", "judge x --seed -1", "judge x --epochs 0",
+    "points x --threads 0", "judge x --width 7", "judge x --lr 0", "judge x --lr 1e300", "judge x --lr nan",
     "findings --jobs 0", "findings --samples -3", "findings --seeds 99", "jobs logs x --rank -1",
     "plan --config demo --world 99999999999", "fit --config demo --gpu " + "9" * 400,
-    "render --out x --count -1", "render --out x --count 1 --jobs 0", "verify x --jobs -1", "evaluate x --samples -1", "evaluate x --seed -1",
+    "render --out x --count -1", "render --out x --count 1 --jobs 0", "verify x --jobs -1",
+    "evaluate x --samples -1", "evaluate x --seed -1",
 ]  # fmt: skip
 
 
