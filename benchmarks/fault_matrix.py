@@ -1,12 +1,12 @@
 """What each command does under each fault of the machine: the table of docs/reliability.md.
 
-    python benchmarks/fault_matrix.py [--fault "no HOME" ...] [--command train ...] [--write docs/reliability.md]
+    python benchmarks/fault_matrix.py [--fault "no HOME"] [--command train] [--write docs/reliability.md]
 
 Each cell is done to a fresh copy of a small world (pictures, packed shards, a trained run): the command runs
 under the fault (tests/support/faults), then once more without it. Told are the exit code, and whether the
-second run ends well with the same bytes as where nothing ever failed. Prints one JSON object; ``--write`` puts
-the table between the marks of that file. Needs a C compiler. Ends with 1 if a cell lost something or ended in
-a traceback.
+second run ends well with the same bytes as where nothing ever failed. Prints one JSON object; ``--write``
+puts the table between the marks of that file. Needs a C compiler. Ends with 1 if a cell lost something or
+ended in a traceback.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ COMMANDS = {
         ["diffcore.sample", "run/old", "--samples", "2", "--out", "drawn.png"],
         "step-00000002", "drawn", ["drawn.png"],
     ),
-    "export": Command(["diffcore.export", "run/old", "--out", "export"], "step-00000002", "export", ["export/*"]),
+    "export": Command(
+        ["diffcore.export", "run/old", "--out", "export"], "step-00000002", "export", ["export/*"]
+    ),
     "summary": Command(["diffcore.summary", "run/old"], "run/old", ""),
 }  # fmt: skip
 

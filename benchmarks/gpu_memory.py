@@ -47,7 +47,7 @@ SMALL = [
 ]
 DIFFERENCES = """
 import json, os, pynvml
-from diffbase.nvml import handle_of, shown_devices
+from diffbase.machine.nvml import handle_of, shown_devices
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 pynvml.nvmlInit()

@@ -90,7 +90,7 @@ def _whole(text: str) -> int:
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r:.40}; allowed: a finite number")
     return number
 
 

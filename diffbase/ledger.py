@@ -31,9 +31,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from diffbase import json_file, jsonl
 from diffbase.cli import InputError
 from diffbase.files import renamed
+from diffbase.formats import json_file, jsonl
 from diffbase.system_error import DISK
 
 ATTEMPT = "DIFFCORE_ATTEMPT"

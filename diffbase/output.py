@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +38,11 @@ class _Raw(io.FileIO):
         done = 0
         try:
             while done < len(view):  # all of it: without a buffer in front nobody writes the rest
-                done += super().write(view[done:]) or 0
+                written = super().write(view[done:])
+                if written is None:  # a pipe that does not block, as some programs leave theirs, is full
+                    select.select([], [self.fileno()], [])
+                done += written or 0
             return done
-        except BlockingIOError:
-            raise
         except OSError as error:
             self.why, broken = error.strerror or str(error), isinstance(error, BrokenPipeError)
             _lead_nowhere(self.fileno())
@@ -77,6 +79,9 @@ def guarded(survive: bool = False) -> Iterator[None]:
         for raw, was in zip(inner, surviving, strict=True):
             raw.survive = was
         if not inner:
+            for stream in (sys.stdout, sys.stderr):  # after an error nobody else does
+                with contextlib.suppress(OSError, ValueError, SystemExit):
+                    stream.flush()
             sys.stdout, sys.stderr = before
 
 

@@ -2,14 +2,20 @@
 
 Nothing that was given is wrong then, and no data is bad: whoever meets one tries again for some seconds, and
 ends with exit code 75 (``exits.RETRYABLE``) if it stays, so that a launcher goes on from the last checkpoint.
+
+What decides how a run goes on is read with ``read_bytes`` and asked for with ``is_there`` and ``names_in``:
+``Path.exists``, ``is_file`` and ``glob`` of newer Pythons (3.13, 3.14) take any error for "not there".
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +47,7 @@ PASSING = frozenset(
     }
 )
 """Not among them: what names a mistake (ENOENT, EACCES, EROFS, ...), and a full disk (ENOSPC, EDQUOT)."""
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 DISK = PASSING | {errno.ENOSPC, errno.EDQUOT}
 """With a full disk: what a training may go on from later, when somebody has made room."""
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -63,7 +70,8 @@ def _again(error: OSError) -> bool:
 def patiently(work: Callable[[], T], path: Path | str, again: Callable[[], object] = lambda: None) -> T:
     """What ``work`` gives, tried again while the system fails; ``again`` is called between two tries.
 
-    OSError, with ``path`` and its number, for what does not pass; any other error at once.
+    OSError, with its number and the file that it names (else ``path``), for what does not pass; any other
+    error at once.
     """
     for pause in PAUSES:
         try:
@@ -82,8 +90,76 @@ def patiently(work: Callable[[], T], path: Path | str, again: Callable[[], objec
         raise lasting(error, path) from error
 
 
+@contextmanager
+def named(path: Path | str) -> Iterator[None]:
+    """Errors of the system in the block name ``path``, as those of a read or a write do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def lasting(error: OSError, path: Path | str) -> GaveUpError:
     """The same error, for a person: which file, which number, how often it was tried."""
     assert error.errno is not None
     name, text = errno.errorcode.get(error.errno, str(error.errno)), os.strerror(error.errno)
-    return GaveUpError(error.errno, f"{text} ({name}, {len(PAUSES) + 1} tries)", str(path))
+    where = str(error.filename or path)  # only what takes a name tells it: open and stat, not read
+    return GaveUpError(error.errno, f"{text} ({name}, {len(PAUSES) + 1} tries)", where)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Around calls on an open file: their OSErrors then say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def read_bytes(path: Path, most: int = sys.maxsize) -> bytes:
+    """The first ``most`` bytes of a file, or all. OSError as of ``patiently``.
+
+    Fewer than the file is long are a fault of the system, not the file's end.
+    """
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            size = min(os.fstat(file.fileno()).st_size, most)
+            data = file.read(most) if most < sys.maxsize else file.read()
+        if len(data) < size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return data
+
+    return patiently(read, path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits. OSError as of ``patiently``."""
+
+    def digest() -> str:
+        with path.open("rb") as file:
+            size, found = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256")
+            if file.tell() < size:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return found.hexdigest()
+
+    return patiently(digest, path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at ``path``; OSError, as of ``patiently``, where the system does not say."""
+    try:
+        patiently(path.stat, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, in order; nothing where it is not there. OSError as of ``is_there``."""
+    try:
+        return sorted(patiently(lambda: os.listdir(folder), folder))  # noqa: PTH208 - names, not paths
+    except (FileNotFoundError, NotADirectoryError):
+        return []

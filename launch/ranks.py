@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from diffbase.nvml import count_gpus
+from diffbase.machine.nvml import count_gpus
 from launch.ask.cpu_ranks import cpu_ranks
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -58,11 +59,12 @@ class SplitImages:
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         encoding = index.header.preprocessing.encoding
-        self._folder, self._split, self._remote, self._count = index.folder, split, remote, threads
+        self._folder, self._split, self._remote, self._count = str(index.folder), split, remote, threads
         self._raw, self._decode = encoding == "npy", decoder(encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
         self._lock, self._report = threading.Lock(), report
-        self._looked_at: set[int] = set()
+        self._looking = threading.Lock()
+        self._looked_at: set[int] = set()  # shards whose copy in the cache was held against its hash
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
     def fill(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
@@ -102,11 +104,13 @@ class SplitImages:
         fill = self._fill_raw if self._raw else self._fill_run
         for shard, some in groupby(runs, itemgetter(0)):
             portions = [samples[first:last] for _, first, last in some]
-            work, again = partial(self._fill_shard, shard, portions, images, fill), self._files.forget
+            work = partial(self._fill_shard, shard, portions, images, fill)
+            again = partial(self._files.forget, shard)  # opened by its name: ESTALE asks for it
+            known = shard in self._looked_at
             try:
-                found = patiently(work, self._place(shard), again=partial(again, shard))
-                if found and self._mended(shard):
-                    found = patiently(work, self._place(shard), again=partial(again, shard))
+                found = patiently(work, self._path(shard), again)
+                if found and self._opens_anew(shard, known):
+                    found = patiently(work, self._path(shard), again)
                 bad.update(found)
             except BadSample as error:
                 bad.update((sample[0], error) for portion in portions for sample in portion)
@@ -128,22 +132,26 @@ class SplitImages:
             self._files.release(shard, descriptor)
         return bad
 
-    def _mended(self, shard: int) -> bool:
-        """Whether a shard's copy in the cache was damaged, and is dropped now; looked at once."""
-        with self._lock:
-            if self._remote is None or shard in self._looked_at:
-                return False
-            self._looked_at.add(shard)
-        if not self._remote.drop_damaged(self._split.shards[shard]):
+    def _opens_anew(self, shard: int, known: bool) -> bool:
+        """Whether bad samples of a shard may be its copy's in the cache, and it is to be read again.
+
+        The first time the copy is held against its hash, and dropped if it is damaged. It may also have been,
+        by another process, or by another thread since the caller began: ``known`` tells whether before.
+        """
+        if self._remote is None or known:
             return False
-        self._files.forget(shard)
-        self._report(f"{self._place(shard)}: its copy in the cache was damaged and is fetched anew")
+        with self._looking:
+            if shard in self._looked_at:
+                return True
+            if self._remote.drop_damaged(self._split.shards[shard]):
+                place = shown(address(self._remote.url, self._split.shards[shard].name))
+                self._report(f"{place}: its copy in the cache was damaged and is fetched anew")
+            self._files.forget(shard)
+            self._looked_at.add(shard)
         return True
 
-    def _place(self, shard: int) -> str:
-        """Where a shard is, for messages."""
-        name = self._split.shards[shard].name
-        return shown(address(self._remote.url, name)) if self._remote else str(self._folder / name)
+    def _path(self, shard: int) -> str:
+        return f"{self._folder}/{self._split.shards[shard].name}"
 
     def _fill_run(
         self,
@@ -215,16 +223,16 @@ class SplitImages:
                 continue
             try:
                 if length > 0:  # else an index in another order than the shard's
-                    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
+                    with suppress(OSError):  # it is a hint
+                        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
             finally:
                 self._files.release(shard, descriptor)
 
     def _open(self, shard: int) -> int:
         if self._remote:
             return self._remote.open(self._split.shards[shard], self._files.drop_idle)
-        path = self._folder / self._split.shards[shard].name
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             if is_passing(error):
                 raise

@@ -124,7 +124,7 @@ class ShardReader:
             raise ValueError(f"threads is {threads}; allowed: 1 to 256")
         self._remote: RemoteFolder | None = None
         if isinstance(folder, str) and is_url(folder):
-            self._remote = RemoteFolder(folder, cache or Cache())
+            self._remote = RemoteFolder(folder, cache or Cache(), report)
             self.index = self._remote.index
         else:
             self.index = Index.load(Path(folder))

@@ -32,7 +32,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.files import write_atomic, write_json
-from diffbase.system_error import patiently
+from diffbase.system_error import patiently, read_bytes
 from shards.schema import Attribute
 
 FILE = "index.json"
@@ -41,6 +41,7 @@ VERSION = 2  # 1 had no labels in the tables
 INDEX_CAP = 64 << 20  # bytes of index.json: enough for 300,000 shards
 MEMBER_CAP = 64 << 20  # bytes of one image or label member
 ATTRIBUTES_CAP, VARIANTS_CAP = 1024, 1 << 20  # a network has a column of weights for each variant
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 SIZE_CAP = 4096  # pixels, edge of a packed image
 
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
@@ -206,18 +207,15 @@ class Index:
         OSError of the system (``system_error``) after some tries.
         """
         folder = Path(folder)
-        return patiently(lambda: cls._load(folder), folder / FILE)
-
-    @classmethod
-    def _load(cls, folder: Path) -> Index:
         path = folder / FILE
-        if not path.is_file():
+        try:
+            data = read_bytes(path, INDEX_CAP + 1)
+        except NO_FILE:
             raise InputError(
                 f"{path}: not found; pack a data set with: python -m shards.pack SOURCE --out {folder}"
-            )
-        if path.stat().st_size > INDEX_CAP:
+            ) from None
+        if len(data) > INDEX_CAP:
             raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
-        data = path.read_bytes()
         header = parse_header(data, path)
         splits = {
             name: _load_split(folder, name, entry, header.attributes) for name, entry in header.splits.items()
@@ -270,12 +268,14 @@ def parse_header(data: bytes, path: Path) -> Header:
 
 def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Attribute]) -> Split:
     path = folder / entry.samples.name
-    if not path.is_file():
-        raise InputError(f"{path}: missing; index.json names it")
-    # Checked before reading, so that a wrong file costs nothing.
-    if path.stat().st_size != entry.samples.bytes:
-        raise InputError(f"{path}: {path.stat().st_size} bytes; index.json says {entry.samples.bytes}")
-    data = path.read_bytes()
+    try:
+        # Checked before reading, so that a wrong file costs nothing.
+        length = patiently(path.stat, path).st_size
+        if length != entry.samples.bytes:
+            raise InputError(f"{path}: {length} bytes; index.json says {entry.samples.bytes}")
+        data = read_bytes(path)
+    except NO_FILE:
+        raise InputError(f"{path}: missing; index.json names it") from None
     if hashlib.sha256(data).hexdigest() != entry.samples.sha256:
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
     samples = _parse_table(data, path, entry.count, schema)

@@ -36,10 +36,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     args = parser(prog).parse_args(argv)
     folder, jobs = args.folder, worker_count(args.jobs)
 
+    from diffbase.system_error import is_there
     from shards.packing.verifier import problems
     from shards.table import FILE, Index
 
-    if not (folder / FILE).is_file():
+    if not is_there(folder / FILE):
         Index.load(folder)  # tells what is missing
     bad: list[str] = []
     counts: dict[str, int] = {}

@@ -20,10 +20,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from diffbase import yaml_file
 from diffbase.cli import InputError, Parser
 from diffbase.explain import kinds_of, sections_of, validated
 from diffbase.files import path_of
+from diffbase.formats import yaml_file
 from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config.tree import Config
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffbase import json_file
 from diffbase.cli import InputError
+from diffbase.formats import json_file
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from diffbase import malloc
 from diffbase.cli import InputError
+from diffbase.machine import malloc
 from diffbase.trust import own_folder
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffbase import malloc
 from diffbase.cli import InputError
+from diffbase.machine import malloc
 from diffcore.config.precision import DTYPES, Precision
 
 S = TypeVar("S", bound=np.generic)

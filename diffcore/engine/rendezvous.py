@@ -32,7 +32,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
-from diffbase.ports import MEETING
+from diffbase.machine.ports import MEETING
 from diffcore.engine.ranks import StrangerError
 
 LIMIT = datetime.timedelta(minutes=30)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.formats import json_file
 
 SCHEMA = "diffcore.anatomy/1"
 PARTS = ("run", "planned", "measured", "advice")

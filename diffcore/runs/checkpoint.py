@@ -17,7 +17,7 @@ at any ZeRO stage finds its own parts again (``Shards``).
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -27,16 +27,18 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import checked, validated
 from diffbase.files import set_aside
+from diffbase.formats import json_file
+from diffbase.system_error import is_there, names_in, patiently, sha256_of
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
+from diffcore.runs.tensors import open_tensors
 
 VERSION = 2
 WEIGHTS = ("weights", "ema")
@@ -125,8 +127,8 @@ def folder_at(run: Path, step: int) -> Path:
 
 def folders(run: Path) -> list[Path]:
     """Everything under a checkpoint's name, complete or not, by step. A copy under another name is none."""
-    named = [path for path in folder_of(run).glob("step-*") if STEP.fullmatch(path.name)]
-    return sorted(named, key=step_of)
+    where = folder_of(run)
+    return sorted((where / name for name in names_in(where) if STEP.fullmatch(name)), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -144,7 +146,7 @@ def shard_name(rank: int, world: int) -> str:
 
 def complete(run: Path) -> list[Path]:
     """Folders with COMPLETE, oldest first."""
-    return [folder for folder in folders(run) if (folder / "COMPLETE").exists()]
+    return [folder for folder in folders(run) if is_there(folder / "COMPLETE")]
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
@@ -168,11 +170,11 @@ def best(run: Path) -> tuple[Path, dict[str, Any]] | None:
     None if it is not there. InputError for a damaged best.json.
     """
     path = folder_of(run) / "best.json"
-    if not path.exists():
+    if not is_there(path):
         return None
     said = validated(Best, json_file.read(path, most=10_000), str(path))
     folder = folder_at(run, said.step)
-    return (folder, said.model_dump(exclude_unset=True)) if (folder / "COMPLETE").exists() else None
+    return (folder, said.model_dump(exclude_unset=True)) if is_there(folder / "COMPLETE") else None
 
 
 def clear_best(run: Path) -> str | None:
@@ -189,17 +191,17 @@ def check(folder: Path) -> str | None:
 
     OtherVersionError for one that other code wrote.
     """
-    if not (folder / "COMPLETE").exists():
+    if not is_there(folder / "COMPLETE"):
         return "no COMPLETE, its save was cut off"
     try:
         files = _manifest(folder)
         for name, said in sorted(files.items()):
             path = folder / name
-            if path.stat().st_size != said.bytes:
-                return f"{name} has {path.stat().st_size} bytes, COMPLETE says {said.bytes}"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != said.sha256:
-                    return f"{name} does not have the sha256 that COMPLETE says"
+            size = patiently(path.stat, path).st_size
+            if size != said.bytes:
+                return f"{name} has {size} bytes, COMPLETE says {said.bytes}"
+            if sha256_of(path) != said.sha256:
+                return f"{name} does not have the sha256 that COMPLETE says"
         state = read_state(folder)
         if STEP.fullmatch(folder.name) and state.step != step_of(folder):
             return f"state.json is of step {state.step}"
@@ -238,7 +240,7 @@ def prune(run: Path, keep: int) -> None:
         raise InputError(f"{problem}; this time no checkpoint is removed")
     spared = best(run)
     for folder in complete(run)[:-keep]:
-        if (folder / KEEP).exists() or (spared and spared[0] == folder):
+        if is_there(folder / KEEP) or (spared and spared[0] == folder):
             continue
         _remove(folder)
 
@@ -246,9 +248,9 @@ def prune(run: Path, keep: int) -> None:
 def clear_after(run: Path, step: int) -> None:
     """Remove what a run that goes on from ``step`` is about to make again, and what a cut-off save left."""
     for folder in folders(run):
-        if (folder / KEEP).exists():
+        if is_there(folder / KEEP):
             continue  # damaged, or it would have been gone on from; only its own step makes it anew
-        if step_of(folder) > step or not (folder / "COMPLETE").exists():
+        if step_of(folder) > step or not is_there(folder / "COMPLETE"):
             _remove(folder)
     for leftover in folder_of(run).glob(".step-*.tmp"):
         _remove(leftover)
@@ -295,15 +297,17 @@ class Shards:
         """InputError for a file that is no shard."""
         self.folder = folder
         self._parts: dict[str, list[tuple[int, int, Any]]] = {}
-        whole = (folder / "COMPLETE").exists()
-        names = sorted(_manifest(folder)) if whole else [p.name for p in folder.glob("shard-*.safetensors")]
+        whole = is_there(folder / "COMPLETE")
+        names = (
+            sorted(_manifest(folder)) if whole else fnmatch.filter(names_in(folder), "shard-*.safetensors")
+        )
         for name in sorted(names):
-            if name != "state.json" and (folder / name).exists():  # or ``check`` and ``read`` miss its part
+            if name != "state.json" and is_there(folder / name):  # or ``check`` and ``read`` miss its part
                 self._add(folder / name)
 
     def _add(self, path: Path) -> None:
         try:
-            file = safe_open(path, framework="pt")
+            file = open_tensors(path)
             told = json_file.parse((file.metadata() or {}).get("starts", "").encode(), f"{path}: starts")
             starts = validated(Starts, {"starts": told}, str(path)).starts
             if starts.keys() != set(file.keys()):

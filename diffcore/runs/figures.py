@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.formats import json_file
 from diffcore.memory import anatomy
 from diffcore.runs import metrics
 

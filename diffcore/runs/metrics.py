@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffbase import jsonl
+from diffbase.formats import jsonl
 
 FILE = "metrics.jsonl"
 LARGEST = 2**63

@@ -11,11 +11,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
-from diffbase.ports import MEETING
+from diffbase.formats import json_file
+from diffbase.machine.ports import MEETING
+from diffbase.system_error import is_there, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
@@ -82,7 +84,7 @@ def code_version() -> str:
 def run_of(path: Path) -> Path:
     """The run folder that a checkpoint lies in; any other path is its own."""
     within = path.absolute().parents
-    return within[1] if len(within) > 1 and (path / "state.json").exists() else path
+    return within[1] if len(within) > 1 and is_there(path / "state.json") else path
 
 
 def data_record(index: Index) -> dict[str, Any]:
@@ -97,8 +99,8 @@ def check(config: Config, data: dict[str, Any]) -> None:
     ``data`` says which shards: their fingerprint among others. A folder without a run is fine.
     """
     record = config.run / "run.json"
-    if not record.exists():
-        if config.run.exists() and any(not _begun(path.name) for path in config.run.iterdir()):
+    if not is_there(record):
+        if any(not _begun(name) for name in names_in(config.run)):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
@@ -139,7 +141,7 @@ def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
             if time.monotonic() > until:
                 raise InputError(f"run: another process is training in {config.run}") from None
         time.sleep(0.2)
-    if not (config.run / "run.json").exists():
+    if not is_there(config.run / "run.json"):
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
         write_json(config.run / "run.json", tree)
     write_atomic(config.run / "config.yaml", config.to_yaml().encode())

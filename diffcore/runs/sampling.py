@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.formats import json_file
 from diffcore.config import configure
 from diffcore.config.tree import Config, Sampling
 from diffcore.runs.run_folder import run_of

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import threading
@@ -29,6 +28,7 @@ from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather, side_group
 from diffcore.runs.checkpoint import SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
+from diffcore.runs.tensors import from_words
 
 T = TypeVar("T")
 
@@ -210,10 +210,7 @@ def write_shard(
     try:
         save_file(dict(tensors), path, metadata={"starts": json.dumps(starts, sort_keys=True)})
     except SafetensorError as error:  # its words for a full or failing disk: "... (os error 28)"
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise from_words(error, path) or error from error
     return _synced(path)
 
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.formats import json_file
+from diffbase.system_error import is_there
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.run_folder import run_of
+from diffcore.runs.tensors import load_tensors, open_tensors
 from shards.schema import Attribute
 
 FILES = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
@@ -56,7 +57,7 @@ class Source:
     @property
     def is_export(self) -> bool:
         """Whether the weights lie in an export, and not in a checkpoint."""
-        return not (self.folder / "state.json").exists()
+        return not is_there(self.folder / "state.json")
 
     def weights(self, which: str) -> dict[str, Tensor]:
         """``ema`` or ``raw`` weights by name: fp32, CPU. A checkpoint was checked when it was found."""
@@ -71,10 +72,10 @@ def find(path: Path, which: str = "newest") -> Source:
     ``which``, of a run folder alone: newest, best or a step.
     """
     config = config_of(path)
-    if run_of(path) != path or (path / DATA).exists():
+    if run_of(path) != path or is_there(path / DATA):
         if which != "newest":
             raise InputError(f"checkpoint {which}: {path} is one set of weights; give its run folder")
-        if (path / DATA).exists():
+        if is_there(path / DATA):
             data = _record(json_file.read(path / DATA), path / DATA)
             return Source(path, config, data, _step_of(path / FILES["ema"]))
         if problem := checkpoint.check(path):
@@ -102,11 +103,11 @@ def _named(file: Path) -> Iterator[None]:
 
 def _read(file: Path) -> dict[str, Tensor]:
     with _named(file):
-        return load_file(file)
+        return load_tensors(file)
 
 
 def _step_of(file: Path) -> int:
-    with _named(file), safe_open(file, framework="pt") as opened:
+    with _named(file), open_tensors(file) as opened:
         step = (opened.metadata() or {}).get("step", "0")
         if not (step.isascii() and step.isdigit() and len(step) < 16):
             raise InputError(f"{file}: step {step!r:.100} in its metadata is no whole number")
@@ -116,7 +117,7 @@ def _step_of(file: Path) -> int:
 def config_of(path: Path) -> Config:
     """The config of a run folder, a checkpoint or an export. InputError where it is none."""
     file = run_of(path) / "config.yaml"
-    if not file.exists():
+    if not is_there(file):
         raise InputError(f"{path}: no run folder, checkpoint or export (no config.yaml)")
     return configure.load(file)
 
@@ -150,4 +151,4 @@ def load_weights(path: Path, which: str) -> dict[str, Tensor]:
     Of an export the file of weights is enough.
     """
     file = path / FILES[which]
-    return _read(file) if file.exists() else find(path).weights(which)
+    return _read(file) if is_there(file) else find(path).weights(which)

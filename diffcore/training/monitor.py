@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from diffbase import jsonl
 from diffbase.cli import one_line
 from diffbase.files import set_aside, write_atomic
+from diffbase.formats import jsonl
 from diffbase.line import printable
 from diffcore.runs import metrics
 

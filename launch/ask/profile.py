@@ -18,10 +18,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from diffbase import home, yaml_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import path_of
+from diffbase.formats import yaml_file
+from diffbase.machine import home
 from diffbase.shipped import shipped
 from diffcore.config.section import Section
 

@@ -7,7 +7,7 @@ import re
 import sys
 
 from diffbase.cli import InputError
-from diffbase.nvml import count_gpus
+from diffbase.machine.nvml import count_gpus
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
 from launch.ask import profile

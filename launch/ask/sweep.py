@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffbase import yaml_file
 from diffbase.cli import InputError
+from diffbase.formats import yaml_file
 from diffcore.config import configure
 from diffcore.config.tree import Config
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import open_lock, path_of
+from diffbase.formats import json_file
 from diffbase.trust import check_folder, own_folder
 from launch.box import conf, processes
 from launch.box.conf import Settings

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from diffbase.cli import InputError
-from diffbase.ports import is_free
+from diffbase.machine.ports import is_free
 
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server numactl iproute2"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 from diffbase.files import REPOSITORY
-from diffbase.nvml import count_gpus
-from diffbase.ports import any_free
+from diffbase.machine.nvml import count_gpus
+from diffbase.machine.ports import any_free
 from launch.doctor.finding import Finding, bad, ok
 from launch.supervise.child import die_with_parent
 

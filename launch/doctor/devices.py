@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffbase.nvml import DriverError, Survey, device_problems, survey
+from diffbase.machine.nvml import DriverError, Survey, device_problems, survey
 from launch.doctor.finding import Finding, bad, ok, warn
 
 BUS = Path("/sys/bus/pci/devices")

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffbase.nvml import count_gpus
+from diffbase.machine.nvml import count_gpus
 from launch.doctor.finding import Finding, bad, ok, warn
 
 MB, GB = 1e6, 1e9

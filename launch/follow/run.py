@@ -23,7 +23,7 @@ OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FA
 ASK_EVERY = 10.0
 """Seconds between two questions to Slurm: its controller answers everybody."""
 FRESH = 60.0
-"""Seconds within which a heartbeat says that training runs."""
+"""Seconds within which a heartbeat says that training runs; a clock may be ahead by as much."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Run:
             return job.state
         since = [e for e in self.events if str(e.get("job")) == self.job]
         ended = [e for e in since if e["event"] == "ended"]
-        if self.beat and time.time() - float(self.beat["time"]) < FRESH and not ended:
+        if self.beat and abs(time.time() - float(self.beat["time"])) < FRESH and not ended:
             return "RUNNING"
         if not ended:
             return "PENDING" if all(e["event"] == "submitted" for e in since) else "UNKNOWN"

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffbase import json_file
 from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
+from diffbase.formats import json_file
 from diffbase.redaction import without_credentials
 from diffbase.trust import own_folder
 from diffcore.config.tree import Config

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffbase import home, jsonl
 from diffbase.cli import InputError
 from diffbase.files import renamed, set_aside
+from diffbase.formats import jsonl
 from diffbase.ledger import FilePath, Job, Seconds
+from diffbase.machine import home
 from diffbase.trust import own_folder
 
 NEWEST = 200  # submissions that a list looks at

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffbase.ports import is_free
+from diffbase.machine.ports import is_free
 from launch.ask.spec import JobSpec
 from launch.scheduler.nodelist import expand, tasks_per_node
 

@@ -61,7 +61,7 @@ class Life:
         if (self.run_folder / ".saving").exists():
             return True
         beat = ledger.heartbeat(self.run_folder)
-        return bool(beat and beat.get("section") == "save" and time.time() - float(beat.get("time", 0)) < 60)
+        return bool(beat and beat["section"] == "save" and abs(time.time() - float(beat["time"])) < 60)
 
     def tick(self) -> None:
         """Wait a little and act on signals. SupersededError once another life has claimed the run."""

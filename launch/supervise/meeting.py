@@ -22,10 +22,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import checked
 from diffbase.files import renamed
+from diffbase.formats import json_file
 from diffbase.ledger import FilePath, Job, Seconds
 
 LARGEST = 1 << 20  # bytes of a file

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.nvml import device_problems
+from diffbase.formats import json_file
+from diffbase.machine.nvml import device_problems
 from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.supervise.environment import Layout

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffbase import malloc
+from diffbase.machine import malloc
 from shards.codec.encode import Picture, decode_source, encode_pixels, prepare
 from shards.packing.tar import Records, records
 from shards.sources import Sample

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
 
+from diffbase.system_error import is_there, patiently
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
 from shards.packing.plan import split_of
@@ -37,7 +38,7 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
             split = index.splits[name]
             shard = split.shards[place]
             yield from shard_faults
-            if not (folder / shard.name).is_file():
+            if not is_there(folder / shard.name):
                 continue
             for number in _numbers(split, place):
                 key = split.key(number)
@@ -51,17 +52,25 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
 
 
 def _look_at(task: Task) -> Found:
-    """The faults of one shard and of its samples; the work of a worker process."""
+    """The faults of one shard and of its samples; the work of a worker process.
+
+    OSError of the system after some tries: it says nothing of what is in the shard.
+    """
     folder, name, place = task
     index, reader = _opened(folder, name)
-    split = index.splits[name]
+    path = folder / index.splits[name].shards[place].name
+    return patiently(lambda: _faults(path, index, reader, place), path)
+
+
+def _faults(path: Path, index: Index, reader: ShardReader, place: int) -> Found:
+    split = reader.split
     shard = split.shards[place]
-    path = folder / shard.name
     faults: list[str] = []
-    if not path.is_file():
+    if not is_there(path):
         return [f"{shard.name}: missing, with {shard.count} samples"], {}
-    if path.stat().st_size != shard.bytes:
-        faults.append(f"{shard.name}: {path.stat().st_size} bytes; the index says {shard.bytes}")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        faults.append(f"{shard.name}: {size} bytes; the index says {shard.bytes}")
     numbers = _numbers(split, place)
     try:
         there, found = read_back(path, index.schema)

@@ -7,18 +7,23 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from diffbase.cli import InputError
+from diffbase.system_error import is_passing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # What numpy's libraries read: a worker has one core, and their threads would only take the others' time.
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+SHARED = "/dev/shm"
+"""Where the system keeps the semaphores of processes, and NCCL what GPUs of a node hand each other."""
 
 
 def prepare_workers(module: str) -> None:
@@ -57,7 +62,8 @@ def map_in_order(
     prepare_workers(getattr(work, "func", work).__module__)  # of a partial, the function's
     # Not forked: the caller may have threads.
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
+    with semaphores(", or work with one process (--jobs 1)"):
+        pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
     ahead: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -70,6 +76,23 @@ def map_in_order(
         raise InputError("a worker died (out of memory?); run the same command again") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def semaphores(or_else: str = "") -> Iterator[None]:
+    """Around what makes a pool of processes. InputError where there is no room for its locks, in SHARED.
+
+    The system's own error names neither the folder nor a way out; ``or_else`` is another one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_passing(error):
+            raise
+        raise InputError(
+            f"{SHARED}: {error.strerror}: the locks of several processes lie there, so it has to be there, "
+            f"writable and with room; in a container give it --shm-size or --ipc=host{or_else}"
+        ) from error
 
 
 def worker_count(given: int | None) -> int:

@@ -17,23 +17,27 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from diffbase import home
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
+from diffbase.machine import home
 from diffbase.redaction import shown
+from diffbase.system_error import naming, patiently
 from diffbase.trust import own_folder
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes
 PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a pipe in a file's place holds nobody up.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 POLL = 0.02  # seconds between two looks at another process's download
 
 
@@ -85,9 +89,15 @@ class Cache:
         return descriptor
 
     def drop_damaged(self, path: Path, sha256: str) -> bool:
-        """Remove ``path`` if its bytes are not those of ``sha256``; whether it was so."""
+        """Remove ``path`` if its bytes are not those of ``sha256``; whether it was so, or it is gone already.
+
+        OSError of the system after some tries.
+        """
+        return patiently(lambda: self._drop_damaged(path, sha256), path)
+
+    def _drop_damaged(self, path: Path, sha256: str) -> bool:
         try:
-            with os.fdopen(os.open(path, READ), "rb") as file:
+            with naming(path), os.fdopen(os.open(path, READ), "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                     return False
                 if _is(path, file.fileno()):  # else another process has fetched it anew meanwhile
@@ -101,13 +111,20 @@ class Cache:
             descriptor = os.open(path, READ)
         except FileNotFoundError:
             return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: it is locked otherwise only to be deleted
-        there = os.fstat(descriptor)
-        if there.st_nlink and there.st_size == size:
-            os.utime(descriptor)  # what was opened longest ago goes first
-            return descriptor
-        if there.st_nlink:  # somebody cut it
-            path.unlink(missing_ok=True)
+        try:
+            with naming(path):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: else it is locked to be deleted
+                there = os.fstat(descriptor)
+                if not stat.S_ISREG(there.st_mode):
+                    raise InputError(f"{path}: not a plain file; the cache made only such")
+                if there.st_nlink and there.st_size == size:
+                    os.utime(descriptor)  # what was opened longest ago goes first
+                    return descriptor
+                if there.st_nlink:  # somebody cut it
+                    path.unlink(missing_ok=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
         return None
 
@@ -116,8 +133,11 @@ class Cache:
             raise InputError(f"{shown(url)}: {size} bytes are more than the cache's limit of {self.limit}")
         own_folder(path.parent)
         part = path.with_name(f".{path.name}.part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
+        descriptor = os.open(part, WRITE, 0o600)  # not O_EXCL: it is the lock of several processes
+        with naming(part), _closing(descriptor):
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+                raise InputError(f"{part}: not a plain file under this name alone; remove it")
             # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
             # reads it may hold his for the rest of the run.
             while not _locks(descriptor):
@@ -135,8 +155,6 @@ class Cache:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        finally:
-            os.close(descriptor)
 
     def _reserve(self, url: str, descriptor: int, size: int, make_way: Callable[[], int]) -> None:
         """Give the file its size on the disk, once the others leave room for it."""
@@ -161,10 +179,11 @@ class Cache:
         files = []
         for path in self.folder.glob("*/*"):  # part files as well
             try:
-                found = path.stat()
+                found = path.lstat()
             except FileNotFoundError:
                 continue
-            files.append((found.st_mtime_ns, path, found.st_size))
+            if stat.S_ISREG(found.st_mode):  # what else is there is not ours to remove
+                files.append((found.st_mtime_ns, path, found.st_size))
         total = sum(size for _, _, size in files)
         for _, path, size in sorted(files):
             if total <= target:
@@ -183,9 +202,18 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with open_lock(self.folder / ".lock") as file:
+        path = self.folder / ".lock"
+        with open_lock(path) as file, naming(path):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _locks(descriptor: int) -> bool:
@@ -208,10 +236,12 @@ def _is(path: Path, descriptor: int) -> bool:
 class RemoteFolder:
     """A packed folder at ``url``: its index, here, and its shards as they are needed.
 
+    ``report`` gets a line where a copy of the index or a table turned out damaged.
+
     Raises InputError for an address that is refused or cannot be reached and for a bad index.
     """
 
-    def __init__(self, url: str, cache: Cache) -> None:
+    def __init__(self, url: str, cache: Cache, report: Callable[[str], None] = lambda line: None) -> None:
         check_url(url)
         self.url, self.cache = url, cache
         place = address(url, FILE)
@@ -228,8 +258,11 @@ class RemoteFolder:
             self.index = self._load(folder, tables, data)
         except InputError:  # a copy may be damaged: fetched again, once
             copies = {FILE: folder.name} | {table.name: table.sha256 for table in tables}
-            if not [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]:
+            damaged = [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]
+            if not damaged:
                 raise
+            for name in damaged:
+                report(f"{shown(address(url, name))}: its copy in the cache was damaged and is fetched anew")
             self.index = self._load(folder, tables, data)
 
     def _load(self, folder: Path, tables: Sequence[Table], data: bytes) -> Index:

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diffbase.system_error import NO_DESCRIPTORS
+
 
 @dataclass
 class _Open:
@@ -18,7 +20,8 @@ class _Open:
 class Descriptors:
     """Descriptors by shard number, opened by ``open_shard`` when first asked for, ``limit`` of them kept.
 
-    More than ``limit`` are open only while more than ``limit`` are in use at one moment.
+    More than ``limit`` are open only while more than ``limit`` are in use at one moment. Where the process
+    may not open as many, as many are kept as it could.
     """
 
     def __init__(self, open_shard: Callable[[int], int], limit: int) -> None:
@@ -39,7 +42,7 @@ class Descriptors:
         if found is not None:
             return found
         # Opened outside the lock: it may be a download, and other threads need not wait for it.
-        descriptor = self._open_shard(shard)
+        descriptor = self._opened(shard)
         with self._lock:
             try:
                 found = self._find(shard)
@@ -67,14 +70,13 @@ class Descriptors:
                 os.close(self._forgotten.pop(descriptor).descriptor)
 
     def forget(self, shard: int) -> None:
-        """Open the shard anew when it is asked for next, and make room: descriptors may have run out."""
+        """Open the shard anew when it is asked for next."""
         with self._lock:
             found = self._files.pop(shard, None)
             if found is not None and found.users:
                 self._forgotten[found.descriptor] = found
             elif found is not None:
                 os.close(found.descriptor)
-            self._shrink(len(self._files) // 2)
 
     def drop_idle(self) -> int:
         """Close every descriptor that nobody reads from; how many those were."""
@@ -88,6 +90,23 @@ class Descriptors:
         with self._lock:
             self._closed = True
             self._shrink(0)
+
+    def _opened(self, shard: int) -> int:
+        """A new descriptor of the shard; where the process has none left, those that nobody reads from go."""
+        while True:
+            try:
+                return self._open_shard(shard)
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTORS or not self._spare():
+                    raise
+
+    def _spare(self) -> bool:
+        """Close the half of what nobody reads from, and keep no more than is left from now on."""
+        with self._lock:
+            before = len(self._files)
+            self._shrink(before // 2)
+            self._limit = max(1, min(self._limit, len(self._files)))
+            return len(self._files) < before
 
     def _find(self, shard: int) -> int | None:
         if self._closed:

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
-from diffbase.system_error import GaveUpError
+from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
 
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
@@ -123,8 +123,10 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
                     if done + len(chunk) > size:
                         done = 0
                         raise _WrongBytesError(f"more than the {size} bytes of the index")
-                    os.pwrite(descriptor, chunk, done)
-                    done += len(chunk)
+                    rest = memoryview(chunk)
+                    while rest:  # a write may take less than it was given
+                        written = os.pwrite(descriptor, rest, done)
+                        rest, done = rest[written:], done + written
             if done < size:
                 raise _WrongBytesError(f"{done} bytes came, the index says {size}")
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -171,6 +173,7 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
             raise _BrokenError(message) from error
         raise InputError(f"{shown(url)}: {message}") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        _check_descriptors(getattr(error, "reason", error))
         raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
     except ValueError as error:
         raise InputError(f"{shown(url)}: {error}") from error
@@ -191,6 +194,12 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield start if resumed else 0, chunks()
 
 
+def _check_descriptors(error: object) -> None:
+    """Raise an error of too many open files itself: who asked may have some to spare."""
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+        raise error
+
+
 @contextmanager
 def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     from fsspec.core import url_to_fs
@@ -209,6 +218,7 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise InputError(f"{shown(url)}: {error.strerror or type(error).__name__}") from error
         except Exception as error:  # every backend has its own
+            _check_descriptors(error)
             raise _BrokenError(f"{type(error).__name__}: {error}") from error
 
     with translated():

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
+from diffbase.system_error import named
 from shards.codec.tar_headers import DEFLATE, checked, member_class, one_error
 from shards.sources.base import Sample
 
@@ -50,7 +51,7 @@ class Archive(ABC):
     def samples(self) -> Iterator[Sample]:
         """The samples in the archive's order. InputError for a truncated or damaged archive."""
         try:
-            with self.path.open("rb") as raw:
+            with named(self.path), self.path.open("rb") as raw:
                 self._raw = raw
                 stream = _plain(raw)
                 yield from self._samples(stream)

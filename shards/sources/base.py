@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from diffbase.cli import InputError
+from diffbase.system_error import patiently
 from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
@@ -29,8 +30,8 @@ class Sample:
     planes: int = 0  # edge in pixels of an image given raw: its red, then green, then blue bytes; 0: a file
 
     def read_image(self) -> bytes:
-        """The encoded image; an unreadable file raises OSError, which names it."""
-        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+        """The encoded image; an unreadable file raises OSError, which names it, after some tries."""
+        return self.image if isinstance(self.image, bytes) else patiently(self.image.read_bytes, self.image)
 
 
 class Source(Protocol):

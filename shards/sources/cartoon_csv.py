@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.system_error import patiently
 from shards.schema import CARTOON_SET
 
 _VARIANTS = {attribute.name: attribute.variants for attribute in CARTOON_SET}
@@ -23,7 +24,7 @@ def parse_csv(path: Path) -> dict[str, int]:
     range or a number of variants that differs from the schema's.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = patiently(path.read_bytes, path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file ({error.reason})") from error
     return parse_csv_text(text, where=str(path))

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import kit
 from tests.support.faults.kit import (
+    CALLS,
+    NOBODY,
     Faults,
     as_stranger,
     clock,
@@ -37,9 +40,9 @@ def python(code: str, **how: object) -> str:
 
 
 TRY = """
-import os, sys, fcntl
+import fcntl, mmap, os, sys
 path, call = sys.argv[1:]
-file = os.open(path, os.O_RDWR) if call != "open" else -1
+file = os.open(path, os.O_RDWR) if call not in ("open", "list") else -1
 def one():
     match call:
         case "open": os.close(os.open(path, os.O_RDONLY))
@@ -47,6 +50,11 @@ def one():
         case "write": return os.write(file, b"12345678")
         case "sync": os.fsync(file)
         case "stat": os.stat(path)
+        case "lstat": os.lstat(path)
+        case "fstat": os.fstat(file)
+        case "room": os.posix_fallocate(file, 0, 8)
+        case "map": mmap.mmap(file, 8)
+        case "list": os.listdir(os.path.dirname(path) + "/" + os.path.basename(path) + ".d")
         case "rename": os.rename(path, path)
         case "lock": fcntl.flock(file, fcntl.LOCK_EX)
     return 8
@@ -60,11 +68,17 @@ print(out)
 """
 
 
-@pytest.mark.parametrize("call", ["open", "read", "write", "sync", "rename", "lock"])
+KINDS = {"lstat": "stat", "fstat": "stat", "room": "write"}
+"""Calls that a rule for another one is for."""
+
+
+@pytest.mark.parametrize("call", [*CALLS, *KINDS])
 def test_chosen_calls_on_chosen_files_fail_and_pass(tmp_path: Path, call: str) -> None:
     for name in ("this.bin", "that.bin"):
         (tmp_path / name).write_bytes(b"x" * 100)
-    env = os.environ | Faults(tmp_path).env(fail(call, errno.ESTALE, "this.bin", after=1, times=2))
+        (tmp_path / f"{name}.d").mkdir()
+    rule = fail(KINDS.get(call, call), errno.ESTALE, "this.bin", after=1, times=2)
+    env = os.environ | Faults(tmp_path).env(rule)
     found = {
         name: subprocess.run(
             [sys.executable, "-c", TRY, str(tmp_path / name), call], env=env, capture_output=True, text=True
@@ -124,6 +138,27 @@ def test_a_stranger_and_one_without_a_home() -> None:
         **as_stranger(),
     )
     assert done.stdout == "65534\n[]\n"
+    code = """
+import os, pwd
+try:
+    print(pwd.getpwuid(os.getuid()))
+except KeyError:
+    print("nobody knows", os.getuid())
+"""
+    command = ["/usr/bin/env", "python3", "-c", code]
+    done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, **as_stranger(NOBODY))
+    assert done.stdout == f"nobody knows {NOBODY}\n", done.stderr
+
+
+def test_without_a_compiler_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    kit._built.cache_clear()
+    assert why_not() == "no C compiler (cc)"
+    (tmp_path / "cc").write_text("#!/bin/sh\necho no stdio.h >&2\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    kit._built.cache_clear()
+    assert why_not() == "cc cannot build the shim: no stdio.h"
+    kit._built.cache_clear()
 
 
 @pytest.mark.skipif(not root(), reason="only root mounts disks")

@@ -25,7 +25,7 @@ OWNERS = {
     "submitit": ["launch/"],
     "deepspeed": ["diffcore/engine/"],
     "webdataset": ["shards/"],
-    "pynvml": ["diffbase/nvml.py"],
+    "pynvml": ["diffbase/machine/nvml.py"],
     "skia": ["shards/standin/"],
     "jinja2": ["diffbase/page/"],
     "rich": ["diffbase/tables.py"],

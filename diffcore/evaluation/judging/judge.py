@@ -21,18 +21,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffbase import json_file
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import write_json
+from diffbase.formats import json_file
+from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.model import TrainedModel
 from diffcore.runs.run_folder import STRICT, AttributeRecord
+from diffcore.runs.tensors import load_tensors, open_tensors
 from shards.schema import Attribute, one_hot_offsets, one_hot_width
 from shards.standin.visible import visible
 from shards.table import Index
@@ -238,7 +240,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     ``index`` or ``fingerprint``: of the shards that it must have learned from.
     """
     path = folder / "judge.json"
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(
             f"{path}: no judge here; train one: python -m diffcore.evaluation.train_judge DATA --out {folder}"
         )
@@ -255,13 +257,12 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
         )
     weights = folder / "judge.safetensors"
     try:
-        with weights.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
+        if sha256_of(weights) != record.sha256:
+            raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
         with torch.device("meta"):  # takes no memory, whatever the record says
             planned = JudgeNet(schema, record.size, record.width, record.features).state_dict()
         wanted_shapes = {name: list(tensor.shape) for name, tensor in planned.items()}
-        with safe_open(weights, framework="pt") as opened:
+        with open_tensors(weights) as opened:
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
         if shapes != wanted_shapes:
             names = sorted(shapes.keys() | wanted_shapes.keys())
@@ -269,7 +270,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             has, wants = (sizes.get(name, "none") for sizes in (shapes, wanted_shapes))
             raise InputError(f"{weights}: not this judge's weights: {name} is {has}, not {wants}")
         net = JudgeNet(schema, record.size, record.width, record.features)
-        net.load_state_dict(load_file(weights))
+        net.load_state_dict(load_tensors(weights))
     except FileNotFoundError:
         raise InputError(f"{weights}: no such file") from None
     except SafetensorError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffbase.system_error import is_there
 from diffcore.config.tree import Config
 from diffcore.diffusion import randomness
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -39,7 +40,7 @@ def probe_of(
     if not index.schema or not samples:
         return None
     if folder is None:
-        if isinstance(config.data.path, str) or not (config.data.path / "judge" / "judge.json").exists():
+        if isinstance(config.data.path, str) or not is_there(config.data.path / "judge" / "judge.json"):
             return None
         folder = judge.folder_of(config.data.path)
     return Probe(config, index, world, folder, samples)

@@ -25,6 +25,7 @@ from diffcore.training import loop
 from diffcore.training.guards.stopping import StopFlag
 from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.run import Training
+from shards.packing.workers import semaphores
 
 AVATARS = 10_000
 HELD_OUT = 0.1
@@ -102,7 +103,9 @@ def at_once(work: Sequence[Callable[[], None]], jobs: int) -> None:
 
     The first error is raised when what is under way has ended. Interrupted, no further one is begun.
     """
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _alone) as pool:
+    with semaphores():
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), _alone)
+    with pool:
         running: set[Future[None]] = set()
         for one in work:
             if len(running) == jobs:  # a call that was handed over could not be called back

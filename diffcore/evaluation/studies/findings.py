@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from diffbase import json_file
 from diffbase.files import write_atomic
+from diffbase.formats import json_file
 from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
 from diffcore.config.section import flatten

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diffbase import malloc, nvml
+from diffbase.machine import malloc, nvml
 from diffcore.memory.calibration import ASSUMED, Calibration, calibration
 from diffcore.memory.measure.counted import Counted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import resource
@@ -16,7 +17,9 @@ from typing import Any
 SHIM = Path(__file__).with_name("shim.c")
 STRANGER = 65534
 """A user who is not root, and whom every machine has."""
-CALLS = ("open", "read", "write", "sync", "stat", "rename", "lock")
+NOBODY = 54321
+"""A number without an entry in passwd; ``pwd.getpwuid`` fails for it."""
+CALLS = ("open", "list", "read", "map", "write", "sync", "stat", "rename", "lock")
 
 
 def fail(call: str, number: int, part: str = "-", *, after: int = 0, times: int | None = None) -> str:
@@ -42,18 +45,23 @@ def clock(seconds: float) -> str:
 
 def why_not() -> str:
     """Why calls cannot be made to fail here; "" if they can."""
-    return "" if _built() else "no C compiler (cc)"
+    return _built()[1]
 
 
 @functools.cache
-def _built() -> Path | None:
+def _built() -> tuple[Path, str]:
+    """The shim, and why there is none."""
+    out = Path(tempfile.mkdtemp(prefix="faults-")) / "shim.so"
+    atexit.register(shutil.rmtree, out.parent, ignore_errors=True)
     compiler = shutil.which("cc")
     if compiler is None:
-        return None
-    out = Path(tempfile.mkdtemp(prefix="faults-")) / "shim.so"
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", out, SHIM, "-ldl"], check=True)
+        return out, "no C compiler (cc)"
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", out, SHIM, "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:  # a compiler without the C library's headers
+        return out, f"cc cannot build the shim: {done.stderr.strip().splitlines()[0]}"
     out.parent.chmod(0o755)  # for commands of another user
-    return out
+    return out, ""
 
 
 class Faults:
@@ -64,8 +72,8 @@ class Faults:
 
     def env(self, *rules: str) -> dict[str, str]:
         """Variables under which a command, and all that it starts, meets the rules."""
-        shim = _built()
-        assert shim is not None, why_not()
+        shim, why = _built()
+        assert not why, why
         self._count += 1
         path = self._folder / f"faults-{self._count}.txt"
         path.write_text("".join(f"{rule}\n" for rule in rules))
@@ -104,7 +112,7 @@ def closed(command: Sequence[str], *streams: int) -> list[str]:
 
 
 def without_home(env: dict[str, str]) -> dict[str, str]:
-    """The environment of somebody without HOME; ``as_stranger(54321)`` has no entry in passwd either."""
+    """The environment of somebody without HOME; ``as_stranger(NOBODY)`` has no entry in passwd either."""
     gone = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "USER", "LOGNAME")
     return {name: value for name, value in env.items() if name not in gone}
 

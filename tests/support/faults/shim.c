@@ -2,14 +2,15 @@
  *
  * One rule a line:  CALL WHAT PART [after=N] [times=N]
  *
- *   CALL   open read write sync stat rename lock, or clock
+ *   CALL   open list read map write sync stat rename lock, or clock (list: of a folder)
  *   WHAT   a number of errno; "short": half of the bytes are done; "slow=SECONDS"; of clock: "jump=SECONDS"
  *   PART   what the file's path must contain ("-" for any)
  *   after  calls that go well before, times: calls that fail (default: all); both count in each process
  *
- * Of rules that fit the first counts. Files that programs map into memory are read without a call.
+ * Of rules that fit the first counts. Files that programs map into memory (call map) are read without a call.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -173,6 +175,33 @@ PREADV(preadv64)
 SYNC(fsync)
 SYNC(fdatasync)
 
+/* Room for a file is a write, which tells its error by what it returns. */
+#define ROOM(name) \
+  int name(int file, off64_t at, off64_t size) { \
+    REAL(name); \
+    struct rule *r = due_at("write", file); \
+    return r && r->kind == FAIL ? r->number : real(file, at, size); \
+  }
+ROOM(posix_fallocate)
+ROOM(posix_fallocate64)
+
+#define MAP(name) \
+  void *name(void *where, size_t size, int allowed, int flags, int file, off64_t at) { \
+    REAL(name); \
+    struct rule *r = file >= 0 ? due_at("map", file) : NULL; \
+    REFUSE(r, MAP_FAILED) \
+    return real(where, size, allowed, flags, file, at); \
+  }
+MAP(mmap)
+MAP(mmap64)
+
+DIR *opendir(const char *path) {
+  REAL(opendir);
+  struct rule *r = count && !inside ? due("list", path) : NULL;
+  REFUSE(r, NULL)
+  return real(path);
+}
+
 #define STAT(name, type) \
   int name(const char *restrict path, struct type *restrict found) { \
     REAL(name); \
@@ -182,6 +211,35 @@ SYNC(fdatasync)
   }
 STAT(stat, stat)
 STAT(stat64, stat64)
+STAT(lstat, stat)
+STAT(lstat64, stat64)
+
+#define FSTAT(name, type) \
+  int name(int file, struct type *found) { \
+    REAL(name); \
+    struct rule *r = due_at("stat", file); \
+    REFUSE(r, -1) \
+    return real(file, found); \
+  }
+FSTAT(fstat, stat)
+FSTAT(fstat64, stat64)
+
+#define STATAT(name, type) \
+  int name(int folder, const char *restrict path, struct type *restrict found, int flags) { \
+    REAL(name); \
+    struct rule *r = !count || inside ? NULL : *path ? due("stat", path) : due_at("stat", folder); \
+    REFUSE(r, -1) \
+    return real(folder, path, found, flags); \
+  }
+STATAT(fstatat, stat)
+STATAT(fstatat64, stat64)
+
+int statx(int folder, const char *restrict path, int flags, unsigned mask, struct statx *restrict found) {
+  REAL(statx);
+  struct rule *r = !count || inside ? NULL : path && *path ? due("stat", path) : due_at("stat", folder);
+  REFUSE(r, -1)
+  return real(folder, path, flags, mask, found);
+}
 
 int rename(const char *from, const char *to) {
   REAL(rename);

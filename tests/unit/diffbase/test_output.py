@@ -99,3 +99,17 @@ def test_commands(arguments: str, redirect: str, code: int) -> None:
     assert (
         "Traceback" not in done.stderr and "ignored" not in done.stderr and "Broken pipe" not in done.stderr
     )
+
+
+def test_what_was_said_before_an_error_is_there(tmp_path: Path) -> None:
+    code, err = shell(tmp_path, "> said", "raise ZeroDivisionError", count=2)
+    assert code == 1 and "ZeroDivisionError" in err
+    assert (tmp_path / "said").read_text() == "line 0\nline 1\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_that_does_not_block_gets_all(tmp_path: Path, unbuffered: str) -> None:
+    then = "print('x' * 300_000)"
+    more = ", hold_back=(__import__('os').set_blocking(1, False) or 0)"
+    code, err = shell(tmp_path, "| (sleep 0.3; cat > all)", then, more, count=0, unbuffered=unbuffered)
+    assert (code, err) == (0, "") and len((tmp_path / "all").read_text()) == 300_001

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
+from diffbase.formats import jsonl
 from launch.follow import goodput, show
 from launch.follow.run import Run
 from launch.job.entry import next_attempt

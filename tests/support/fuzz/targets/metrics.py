@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from diffbase import jsonl
 from diffbase.cli import InputError, finite
+from diffbase.formats import jsonl
 from diffcore.evaluation.studies.curve import mean_loss
 from diffcore.runs import metrics
 from diffcore.runs.figures import figures, numbers

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
+from diffbase.formats import jsonl
 from launch.follow import show
 from launch.job import registry
 from launch.scheduler import query

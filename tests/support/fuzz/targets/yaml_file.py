@@ -1,10 +1,10 @@
-"""YAML as ``diffbase.yaml_file`` reads it, whatever it means."""
+"""YAML as ``diffbase.formats.yaml_file`` reads it, whatever it means."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffbase import yaml_file
+from diffbase.formats import yaml_file
 from tests.support.fuzz.target import Target
 
 EXAMPLE = b"run: runs/x\nseed: 3\ndata: {path: data/x, on_error: raise}\nmodel:\n  channels: [8, 16]\n"

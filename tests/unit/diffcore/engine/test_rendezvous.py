@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from diffbase.files import REPOSITORY
-from diffbase.ports import MEETING, any_free
+from diffbase.machine.ports import MEETING, any_free
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import StrangerError
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from diffbase import ledger
+from diffbase import ledger, system_error
 from diffbase.cli import InputError
 from diffcore import checkpoints
 from diffcore.engine.engine import Engine
@@ -236,8 +236,9 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: p
     def failing(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(checkpoint.hashlib, "file_digest", failing)
-    with pytest.raises(OSError, match="Input/output"):
+    monkeypatch.setattr(system_error.hashlib, "file_digest", failing)
+    monkeypatch.setattr(system_error, "PAUSES", (0.0,) * 6)
+    with pytest.raises(OSError, match=r"Input/output error \(EIO, 7 tries\): '.*/step-00000005/shard-"):
         checkpoint.newest(tmp_path)
 
 

@@ -14,10 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.explain import checked
 from diffbase.files import REPOSITORY
+from diffbase.formats import jsonl
 from diffbase.page import pictures
 from diffcore.config import configure
 from diffcore.diffusion.pixels import to_pixels, to_signal

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
+from diffbase.formats import jsonl
 from launch import jobs
 from launch.follow import goodput
 from launch.follow.run import FRESH, Run
@@ -207,12 +208,13 @@ def test_states_from_the_folder_alone(run: Path) -> None:
     assert Run.read(run).state(query.Job("COMPLETING")) == "COMPLETING"
 
 
-def test_an_old_heartbeat_is_no_sign_of_life(run: Path) -> None:
+@pytest.mark.parametrize("ago", [2 * FRESH, -2 * FRESH, -1e9])
+def test_a_heartbeat_of_another_time_is_no_sign_of_life(run: Path, ago: float) -> None:
     ledger.record(run, "started", job="5", restart=0)
     ledger.beat(run, 3, 10, "train")
     told = Run.read(run)
     assert told.beat is not None
-    told.beat["time"] = time.time() - 2 * FRESH
+    told.beat["time"] = time.time() - ago
     assert told.state(None) == "UNKNOWN"
 
 

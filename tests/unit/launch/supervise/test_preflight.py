@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase.nvml import device_problems
+from diffbase.machine.nvml import device_problems
 from launch.scheduler.client import lost_nodes
 from launch.supervise import preflight
 

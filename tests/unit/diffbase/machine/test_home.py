@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffbase import home
 from diffbase.cli import InputError
+from diffbase.machine import home
 from launch.ask import profile
 from launch.job import registry
 from shards.remote.cache import Cache, default_folder

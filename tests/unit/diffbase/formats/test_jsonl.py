@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import jsonl, ledger
+from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import set_aside
+from diffbase.formats import jsonl
 
 DAMAGE = [
     b"\xff",
@@ -115,7 +116,7 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
 
 def test_lines_of_processes_do_not_mix(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from diffbase import jsonl\n"
+        "import sys; from pathlib import Path; from diffbase.formats import jsonl\n"
         "for n in range(100): jsonl.append(Path(sys.argv[1]), {'who': sys.argv[2], 'n': n, 'x': 'y' * 5000})"
     )
     path = tmp_path / "x.jsonl"

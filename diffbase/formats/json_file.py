@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffbase.cli import InputError
-from diffbase.system_error import patiently
+from diffbase.system_error import read_bytes
 
 MOST = 64 << 20
 """Bytes of the largest file that is read."""
@@ -18,13 +18,8 @@ def read(path: Path, missing: str = "no such file", most: int = MOST, *, nan: bo
 
     ``nan``: as ``parse``.
     """
-
-    def head() -> bytes:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-
     try:
-        data = patiently(head, path)
+        data = read_bytes(path, most + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     if len(data) > most:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffbase.system_error import named, patiently
+
 LONGEST = 1 << 20
 """Bytes of a line; a longer one is left out."""
 LOCK_SECONDS = 1.0
@@ -76,10 +78,10 @@ def read(
     long, or not what ``is_one`` takes. A last line that a kill cut short is not among them.
     """
     try:
-        file = path.open("rb")
+        file = patiently(lambda: path.open("rb"), path)
     except FileNotFoundError:
         return
-    with file:
+    with file, named(path):
         number = 0
         while line := file.readline(LONGEST):
             number += 1

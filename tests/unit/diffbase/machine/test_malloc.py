@@ -5,7 +5,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 
-KEEP = "from diffbase import malloc as heap; heap.keep_freed()\n"
+KEEP = "from diffbase.machine import malloc as heap; heap.keep_freed()\n"
 FAULTS = """
 import resource
 def faults():

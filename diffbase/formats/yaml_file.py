@@ -6,6 +6,7 @@ that is given twice, aliases that grow without bound. A date without a tag is te
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from diffbase.cli import InputError
+from diffbase.system_error import patiently
 
 MOST = 512 << 10
 """Bytes of the largest file that is read: a sweep of 1,000 points takes a third of it."""
@@ -27,11 +29,15 @@ _TAG = "tag:yaml.org,2002:"
 _DATES = ("timestamp", "value")  # which are read as text where no tag says so
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MOST + 1)
+
+
 def read(path: Path, missing: str) -> Any:
     """What is in a YAML file. InputError where there is none, which says ``missing``, or it is no YAML."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST + 1)
+        data = patiently(partial(_head, path), path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputError(f"{path}: {missing}") from None
     if len(data) > MOST:

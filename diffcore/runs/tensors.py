@@ -1,0 +1,56 @@
+"""Files of tensors, opened so that a fault of the system is told from a file that is not there or damaged.
+
+safetensors says "no such file" whatever the system's reason was not to open one, and of a disk that fails
+later it gives only words. Files are mapped: a disk that fails under a mapping ends the process by SIGBUS,
+and a launcher tries again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffbase.system_error import patiently
+
+T = TypeVar("T")
+
+
+def open_tensors(path: Path) -> Any:
+    """``safe_open`` of a file, patiently.
+
+    FileNotFoundError where there is none, another OSError where the system does not give it, SafetensorError
+    where it is no such file.
+    """
+    return _patiently(lambda: safe_open(path, framework="pt"), path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, on the CPU. Errors are those of ``open_tensors``."""
+    return _patiently(lambda: load_file(path), path)
+
+
+def from_words(error: SafetensorError, path: Path) -> OSError | None:
+    """The system's error that safetensors tells of, "... (os error 28)"; None where it tells of another."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else None
+
+
+def _patiently(give: Callable[[], T], path: Path) -> T:
+    def attempt() -> T:
+        try:
+            return give()
+        except FileNotFoundError:
+            path.open("rb").close()  # raises the true reason
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None  # it has passed
+        except SafetensorError as error:
+            raise from_words(error, path) or error from error
+
+    return patiently(attempt, path)
