@@ -203,8 +203,9 @@ class Cache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.folder / ".lock"
-        with open_lock(path) as file, naming(path):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open_lock(path) as file:
+            with naming(path):
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
