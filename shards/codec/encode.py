@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from diffbase.cli import InputError
 from shards.codec import png
-from shards.codec.decode import npy_head, webp_size
+from shards.codec.decode import jpeg_size, npy_head, webp_size
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
@@ -69,7 +69,7 @@ def decode_source(data: bytes, where: str) -> Picture:
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
     """
     name, dimensions = _head(data)
-    if dimensions is None:
+    if dimensions is None or 0 in dimensions:
         raise InputError(f"{where}: not a PNG, JPEG or WebP image")
     width, height = dimensions
     if width * height > PIXEL_CAP:
@@ -82,6 +82,8 @@ def decode_source(data: bytes, where: str) -> Picture:
             # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
             Image.open(BytesIO(data), formats=(name,)).verify()
         image: Image.Image = Image.open(BytesIO(light), formats=(name,))
+        if image.size != dimensions:  # a file may have a second head
+            raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
         image.load()
         if name != "PNG":  # a photo that was taken with the camera on its side
             image = ImageOps.exif_transpose(image)
@@ -95,10 +97,7 @@ def decode_source(data: bytes, where: str) -> Picture:
 def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
     """Format and dimensions, in pixels, of an image; the dimensions are None where it is none of ours."""
     if data[:3] == b"\xff\xd8\xff":
-        try:
-            return "JPEG", Image.open(BytesIO(data), formats=("JPEG",)).size  # reads no pixel
-        except Exception:  # Pillow raises whatever the damaged bytes lead to
-            return "JPEG", None
+        return "JPEG", jpeg_size(data)
     if data[:4] == b"RIFF":
         return "WEBP", webp_size(data)
     return "PNG", png.size_of(data)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
-from shards.remote.fetch import address, check_url, download, fetch_small
+from shards.remote.fetch import address, check_url, download, fetch_small, shown
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes
@@ -86,7 +86,7 @@ class Cache:
 
     def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
         if size > self.limit:
-            raise InputError(f"{url}: {size} bytes are more than the cache's limit of {self.limit}")
+            raise InputError(f"{shown(url)}: {size} bytes are more than the cache's limit of {self.limit}")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -124,8 +124,8 @@ class Cache:
             if not make_way():
                 if time.monotonic() > until:
                     raise InputError(
-                        f"{url}: no room in the cache {self.folder}: {held} of its {self.limit} bytes are in "
-                        f"use and {size} more are needed; give it more"
+                        f"{shown(url)}: no room in the cache {self.folder}: {held} of its {self.limit} "
+                        f"bytes are in use and {size} more are needed; give it more"
                     )
                 time.sleep(min(0.2, PATIENCE))
 
@@ -193,7 +193,7 @@ class RemoteFolder:
         try:
             header = parse_header(data, Path(FILE))
         except InputError as error:
-            raise InputError(f"{place}: {str(error).removeprefix(f'{FILE}: ')}") from error
+            raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as held:
             for entry in header.splits.values():  # held, so that nobody makes room with them before the load

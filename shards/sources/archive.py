@@ -1,51 +1,30 @@
-"""Tar archives as they come from the net: streamed, plain or gzipped, never unpacked to disk."""
+"""Tar archives as they come from the net: streamed, plain or gzipped, never unpacked to disk.
+
+A gzipped one may hold a thousand times its size. Reading it then takes as much longer, but no more memory:
+members are passed over in pieces, and what waits for something is counted.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import tarfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO
 
 from diffbase.cli import InputError
 from shards.sources.base import Sample
+from shards.sources.tar_members import BadTar, Stream, members
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
-DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
-Stream = IO[bytes] | gzip.GzipFile
-
-
-class _Member(tarfile.TarInfo):
-    """A tar header that is whole: tarfile takes a damaged or missing one for the archive's end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf == bytes(512):  # the zero block that closes an archive
-                raise
-            raise tarfile.ReadError(str(error)) from error
-        # Long names and the like come as members of their own, which tarfile reads whole into memory.
-        if member.type not in (*tarfile.SUPPORTED_TYPES, *_EXTENSIONS) or member.size < 0:
-            raise tarfile.ReadError("a member of unknown type")
-        if member.type in _EXTENSIONS and member.size > 1 << 20:
-            raise tarfile.ReadError("an extended header of more than 1 MiB")
-        return member
-
-
-_EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+DAMAGE = (BadTar, EOFError, zlib.error, gzip.BadGzipFile)
+DEFLATED = 1032  # bytes that deflate makes of one at most
+TAIL_CAP = 64 << 20  # bytes behind an archive's end; tar fills up its last record with at most a few MiB
+HEAD_MEMBERS, HEAD_CAP = 1000, 64 << 20  # members and bytes among which an archive's first file is looked for
 
 
 class Archive(ABC):
@@ -79,9 +58,12 @@ class Archive(ABC):
                 self._raw = raw
                 stream = _plain(raw)
                 yield from self._samples(stream)
-                # tarfile stops at the end-of-archive blocks; gzip's own checksum comes after them.
-                while stream.read(1 << 20):
-                    pass
+                # Behind the archive's end there may be more zeros, and there is gzip's checksum.
+                tail = 0
+                while data := stream.read(1 << 20):
+                    tail += len(data)
+                    if tail > TAIL_CAP:
+                        raise BadTar(f"more than {TAIL_CAP >> 20} MiB behind its end")
         except DAMAGE as error:
             raise InputError(f"{self.path}: truncated or damaged archive ({error})") from error
 
@@ -91,37 +73,35 @@ class Archive(ABC):
 
     def _members(
         self, stream: Stream, wanted: Callable[[PurePosixPath], bool]
-    ) -> Iterator[tuple[PurePosixPath, str, int, IO[bytes]]]:
-        """Path, name for errors, bytes and content of each ``wanted`` file, to be read before the next."""
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-            for member in archive:
-                # TarFile keeps every member that it has met; on a stream that is only a leak.
-                archive.members = []  # type: ignore[attr-defined]
-                where = f"{self.path}: {member.name}"
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(f"{where}: a name that leads out of the archive")
-                if member.isdir() or (member.isfile() and not wanted(path)):
-                    continue
-                if not member.isfile():
-                    raise InputError(f"{where}: a link or device; allowed: plain files and folders")
-                file = archive.extractfile(member)
-                assert file is not None
-                yield path, where, member.size, file
+    ) -> Iterator[tuple[PurePosixPath, str, int]]:
+        """Path, name for errors and bytes of each ``wanted`` file, whose content is next in ``stream``."""
+        for member in members(stream, _most(self._size, stream)):
+            where = f"{self.path}: {member.name}"
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(f"{where}: a name that leads out of the archive")
+            if member.kind == "other":
+                raise InputError(f"{where}: a link or device; allowed: plain files and folders")
+            if member.kind == "file" and wanted(path):
+                yield path, where, member.size
 
 
 def first_file(path: Path) -> PurePosixPath | None:
     """The first plain file in an archive, from its head alone; None for an empty or damaged archive."""
-    with (
-        suppress(*DAMAGE),
-        path.open("rb") as raw,
-        tarfile.open(fileobj=_plain(raw), mode="r|", tarinfo=_Member) as archive,
-    ):
-        for member in archive:
+    with suppress(*DAMAGE), path.open("rb") as raw:
+        stream = _plain(raw)
+        for member in islice(members(stream, _most(path.stat().st_size, stream)), HEAD_MEMBERS):
             name = PurePosixPath(member.name)
-            if member.isfile() and not name.name.startswith("."):
+            if member.kind == "file" and not name.name.startswith("."):
                 return name
+            if member.start + member.size > HEAD_CAP:
+                break
     return None
+
+
+def _most(size: int, stream: Stream) -> int:
+    """Bytes that can come of a file of ``size`` bytes."""
+    return size * DEFLATED if isinstance(stream, gzip.GzipFile) else size
 
 
 def _plain(raw: IO[bytes]) -> Stream:
