@@ -37,18 +37,26 @@ def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[
         raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
     left, top = (width - edge) // 2, (height - edge) // 2
     if isinstance(image, Image.Image):
-        square = image.crop((left, top, left + edge, top + edge))
-        if square.mode not in ("RGB", "RGBA"):
-            opaque = square.mode in ("L", "CMYK") and "transparency" not in square.info
-            square = square.convert("RGB" if opaque else "RGBA")
-        elif "transparency" in square.info:
-            square = square.convert("RGBA")
-        pixels = np.asarray(square)
+        try:
+            whole = image.size == (edge, edge)
+            pixels = _colours(image if whole else image.crop((left, top, left + edge, top + edge)))
+        except Exception as error:  # Pillow looks at a palette only now
+            raise InputError(f"{where}: damaged image ({_reason(error)})") from error
     else:
         pixels = image[top : top + edge, left : left + edge]
     # Over white before the resize: at a silhouette's edge the filter overshoots, and colours and alpha, each
     # cut off at 8 bits, would not add up again afterwards (RMS error 1.5 of 255 instead of 0.3).
     return resize(over_white(pixels) if pixels.shape[2] == 4 else pixels, size)
+
+
+def _colours(square: Image.Image) -> NDArray[np.uint8]:
+    """A picture's pixels in RGB or RGBA."""
+    if square.mode not in ("RGB", "RGBA"):
+        opaque = square.mode in ("L", "CMYK") and "transparency" not in square.info
+        square = square.convert("RGB" if opaque else "RGBA")
+    elif "transparency" in square.info:
+        square = square.convert("RGBA")
+    return np.asarray(square)
 
 
 def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:

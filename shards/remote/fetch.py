@@ -60,7 +60,7 @@ def shown(place: str | Path) -> str:
     """An address as messages may show it: without user, password, query and fragment. A path as it is."""
     if not is_url(place):
         return str(place)
-    scheme, separator, rest = str(place).partition(":")
+    scheme, separator, rest = re.split(r"[?#]", str(place), maxsplit=1)[0].partition(":")
     return scheme + separator + "::".join(_bare(part) for part in rest.split("::"))
 
 
@@ -69,10 +69,12 @@ def _bare(part: str) -> str:
     before, slashes, rest = (
         part.rpartition("//") if "://" in part or part.startswith("//") else ("", "", part)
     )
-    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     host, slash, path = rest.partition("/")
-    if "@" not in host and "@" in path and re.search(r":[0-9]*[^0-9]", host):  # a password with a slash in it
-        host, slash, path = "", "", path.rpartition("@")[2]
+    if "@" not in host and re.search(r"(?<!\[):[0-9]*[^0-9:\]]", host):  # no port: part of a password?
+        if "@" in path:  # with a slash in it
+            host, slash, path = "", "", path.rpartition("@")[2]
+        else:
+            host = host.partition(":")[0] + ":***"
     return before + slashes + host.rpartition("@")[2] + slash + path
 
 

@@ -23,6 +23,7 @@ from shards.sources.tar_members import BadTar, Stream, members
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
 DAMAGE = (BadTar, EOFError, zlib.error, gzip.BadGzipFile)
 DEFLATED = 1032  # bytes that deflate makes of one at most
+MEMBERS_CAP = 3_000_000  # of an archive; Cartoon Set's has 200,000
 TAIL_CAP = 64 << 20  # bytes behind an archive's end; tar fills up its last record with at most a few MiB
 HEAD_MEMBERS, HEAD_CAP = 1000, 64 << 20  # members and bytes among which an archive's first file is looked for
 
@@ -75,7 +76,9 @@ class Archive(ABC):
         self, stream: Stream, wanted: Callable[[PurePosixPath], bool]
     ) -> Iterator[tuple[PurePosixPath, str, int]]:
         """Path, name for errors and bytes of each ``wanted`` file, whose content is next in ``stream``."""
-        for member in members(stream, _most(self._size, stream)):
+        for number, member in enumerate(members(stream, _most(self._size, stream))):
+            if number == MEMBERS_CAP:
+                raise BadTar(f"more than {MEMBERS_CAP} members")
             where = f"{self.path}: {member.name}"
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:

@@ -19,6 +19,7 @@ Stream = IO[bytes] | gzip.GzipFile
 BLOCK = 512  # bytes
 EXTENDED_CAP = 1 << 20  # bytes of one extended header: long names and PAX records
 CHAIN_CAP = 16  # extended headers before one member; tar programs write three at most
+RECORDS_CAP = 1000  # PAX records in one extended header
 NAME_CAP = 4096  # bytes of a path
 FILES, FOLDER, LINKS = (
     b"0\0007",
@@ -141,8 +142,11 @@ def _records(data: bytes) -> dict[bytes, bytes]:
     Everything else (times, owners, comments) means nothing here.
     """
     found: dict[bytes, bytes] = {}
-    at = 0
+    at = count = 0
     while at < len(data):
+        count += 1
+        if count > RECORDS_CAP:
+            raise BadTar(f"an extended header of more than {RECORDS_CAP} records")
         match = _RECORD.match(data, at)
         end = at + int(match[1]) if match else 0
         if match is None or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":

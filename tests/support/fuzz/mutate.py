@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Sequence
@@ -127,22 +128,26 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def _leaf(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(LEAVES))  # later changes are to the tree, not to the list of leaves
+
+
 def rewrite(tree: Any, rng: random.Random) -> Any:
     """One to three changes to a tree: another leaf, a lost key, a new one, a part of it elsewhere."""
     for _ in range(rng.randint(1, 3)):
         found = places(tree)
         if not found:
-            return rng.choice(LEAVES)
+            return _leaf(rng)
         holder, key = rng.choice(found)
         match rng.randrange(6):
             case 0 | 1:
-                holder[key] = rng.choice(LEAVES)
+                holder[key] = _leaf(rng)
             case 2:
                 del holder[key]
             case 3 if isinstance(holder, dict):
-                holder[rng.choice([str(key) + "x", "", "a\nb", "run", "é"])] = rng.choice(LEAVES)
+                holder[rng.choice([str(key) + "x", "", "a\nb", "run", "é"])] = _leaf(rng)
             case 3:
-                holder.insert(key, rng.choice(LEAVES))
+                holder.insert(key, _leaf(rng))
             case 4:
                 other, name = rng.choice(found)
                 holder[key] = json.loads(json.dumps(other.get(name) if isinstance(other, dict) else None))
