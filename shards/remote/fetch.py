@@ -31,6 +31,7 @@ PAUSE = 0.5  # seconds after the first failure; twice as long after each further
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
+IPV6 = re.compile(r"\[[0-9A-Fa-f:.]*\]")
 URL_CAP = 8192  # characters of an address
 # Schemes that start commands, run code elsewhere, are recipes that point at other addresses, or are a way to
 # read another file system: for those no address says which.
@@ -58,31 +59,28 @@ def is_url(place: str | Path) -> bool:
 
 def shown(place: str | Path) -> str:
     """An address as messages may show it: without user, password, query and fragment. A path as it is."""
-    if not is_url(place):
+    if not is_url(place) or str(place).lower().startswith("file:"):
         return str(place)
-    scheme, separator, rest = re.split(r"[?#]", str(place), maxsplit=1)[0].partition(":")
-    return scheme + separator + "::".join(_bare(part) for part in rest.split("::"))
+    scheme, *rest = re.split(r"(/{2,})", re.split(r"[?#]", str(place), maxsplit=1)[0])
+    return scheme + "".join(map(_without_user, rest))
 
 
-def _bare(part: str) -> str:
-    """What follows a scheme, or stands between the ``::`` of a chain."""
-    before, slashes, rest = (
-        part.rpartition("//") if "://" in part or part.startswith("//") else ("", "", part)
-    )
-    host, slash, path = rest.partition("/")
-    if "@" not in host and re.search(r"(?<!\[):[0-9]*[^0-9:\]]", host):  # no port: part of a password?
-        if "@" in path:  # with a slash in it
-            host, slash, path = "", "", path.rpartition("@")[2]
-        else:
-            host = host.partition(":")[0] + ":***"
-    return before + slashes + host.rpartition("@")[2] + slash + path
+def _without_user(part: str) -> str:
+    """What follows ``//`` in an address."""
+    host, slash, path = part.partition("/")
+    # A port that is no number may be a part of a password, which may have a slash in it.
+    if "@" not in host and re.search(r":[0-9]*[^0-9]", IPV6.sub("", host)):
+        if "@" in path:
+            return path.rpartition("@")[2]
+        host = host.partition(":")[0] + ":***"
+    return host.rpartition("@")[2] + slash + path
 
 
 def check_url(url: str) -> None:
     """InputError for an address that could run something, that names no host, or whose scheme is unknown."""
     scheme, _, rest = url.partition(":")
     scheme, place = scheme.lower(), shown(url)
-    if scheme in REFUSED or "::" in re.sub(r"\[[0-9A-Fa-f:.]*\]", "", url):  # which is an IPv6 host
+    if scheme in REFUSED or "::" in IPV6.sub("", url):  # which is an IPv6 host
         raise InputError(f"{place}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
     if len(url) > URL_CAP:
         raise InputError(f"{place:.200}...: an address of more than {URL_CAP} characters")

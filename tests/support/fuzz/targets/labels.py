@@ -17,5 +17,5 @@ def target() -> Target:
         return found
 
     example = encode_labels({a.name: a.variants - 1 for a in CARTOON_SET})[0]
-    deep = example.replace(b": 2", b": " + b"[" * 900 + b"]" * 900, 1)
+    deep = example.replace(b": 2", b": " + b"[" * 300 + b"]" * 300, 1)
     return Target([example, deep], feed, [b"[" * 900 + b"]" * 900, b"true", b"1.0"], told=(BadSample,))
