@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import cli, json_file, system_error, yaml_file
+from diffbase import cli, system_error
 from diffbase.exits import BAD_INPUT, RETRYABLE
+from diffbase.formats import json_file, yaml_file
 from diffbase.system_error import (
     GaveUpError,
     is_there,
@@ -127,7 +128,8 @@ def test_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 READ = """
 import sys
 from pathlib import Path
-from diffbase import cli, json_file, yaml_file
+from diffbase import cli
+from diffbase.formats import json_file, yaml_file
 reader = json_file.read if sys.argv[1].endswith("json") else yaml_file.read
 print(cli.run(lambda: reader(Path(sys.argv[1]), "not there")))
 """
