@@ -94,6 +94,22 @@ def _finite(text: str) -> float:
     return number
 
 
+def between(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number of this range, both ends included."""
+
+    def convert(text: str) -> int:
+        try:
+            number = _whole(text)
+        except ValueError:
+            number = None
+        if number is None or not least <= number <= most:
+            upper = f"to {most}" if most < 2**63 - 1 else "up"
+            raise argparse.ArgumentTypeError(f"{text!r:.60}: allowed are whole numbers from {least} {upper}")
+        return number
+
+    return convert
+
+
 def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T:
     """Run a command, return what it does; a user's mistake ends it with one line on stderr and exit code 2.
 

@@ -33,7 +33,7 @@ def parser(prog: str = PROG) -> Parser:
         if name != "logs":  # which is nothing but what others print
             cli.add_answer(p, figures=name != "cancel")
         if name == "logs":
-            p.add_argument("--rank", type=int, default=0, help="rank (0)")
+            p.add_argument("--rank", type=cli.between(0, 10**6), default=0, help="rank (0)")
             p.add_argument("--follow", action="store_true", help="show what is added, until the job ends")
     return parser
 

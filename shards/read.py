@@ -51,7 +51,7 @@ from shards.images import SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder
-from shards.remote.fetch import is_url
+from shards.remote.fetch import is_url, shown
 from shards.schema import Attribute
 from shards.table import Index
 
@@ -130,14 +130,14 @@ class ShardReader:
             self.index = Index.load(Path(folder))
         self.split = self.index.split(split)
         if not len(self.split):
-            raise InputError(f"{folder}: split {split!r} holds no samples")
+            raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
         extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
         self.order = Order(order, seed, extent, tail, batch)
         if self._remote and order in ("full", "block"):
             needed, limit = sum(shard.bytes for shard in self.split.shards), self._remote.cache.limit
             if needed > limit:  # every shard would be fetched again and again
                 raise InputError(
-                    f"{folder}: order {order} needs the whole split ({needed} bytes) in the cache, "
+                    f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
                     f"whose limit is {limit}; give more, or order shards"
                 )
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,18 +32,27 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.files import write_atomic, write_json
+from diffbase.files import write_atomic
 from diffbase.system_error import patiently, read_bytes
-from shards.schema import Attribute
+from shards.schema import (
+    ATTRIBUTES_CAP,
+    LABELS_CAP,
+    NAME_CAP,
+    SHARD_SIZE_CAP,
+    SHARDS_CAP,
+    SIZE_CAP,
+    VARIANTS_CAP,
+    Attribute,
+    one_hot_width,
+)
 
 FILE = "index.json"
 FORMAT = "diffcore-shards"
 VERSION = 2  # 1 had no labels in the tables
-INDEX_CAP = 64 << 20  # bytes of index.json: enough for 300,000 shards
-MEMBER_CAP = 64 << 20  # bytes of one image or label member
-ATTRIBUTES_CAP, VARIANTS_CAP = 1024, 1 << 20  # a network has a column of weights for each variant
+INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
+TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
+MEMBER_CAP = 64 << 20  # bytes of one image
 NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-SIZE_CAP = 4096  # pixels, edge of a packed image
 
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
 # from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's
@@ -56,6 +66,7 @@ _COLUMNS = [
     ("crc", "<u4"),
 ]
 Row = tuple[str, int, int, int, int, int, tuple[int, ...]]  # key, then the columns, then the labels
+HEAD = 1 << 17  # bytes in which a table's npy header lies
 KEY_CAP = 80
 KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
 
@@ -73,7 +84,28 @@ def _plain_name(name: str) -> str:
     return name
 
 
-PlainName = Annotated[str, AfterValidator(_plain_name)]
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a name with characters that cannot be printed")
+    return name
+
+
+def _of_labels(attribute: Attribute) -> Attribute:
+    """A Python dataclass, which sets no limits itself: its module knows no pydantic."""
+    if attribute.variants < 1:
+        raise ValueError(f"an attribute has no variants; allowed: 1 to {VARIANTS_CAP}")
+    if attribute.variants > VARIANTS_CAP:
+        raise ValueError(f"an attribute has more than {VARIANTS_CAP} variants")
+    if not attribute.name or len(attribute.name) > NAME_CAP:
+        raise ValueError(f"an attribute's name must have 1 to {NAME_CAP} characters")
+    _printable(attribute.name)
+    return attribute
+
+
+Name = Annotated[str, Field(max_length=NAME_CAP), AfterValidator(_printable)]
+PlainName = Annotated[Name, AfterValidator(_plain_name)]
+Text = Annotated[str, Field(max_length=4096)]
+SplitName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,80}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
 
@@ -86,7 +118,7 @@ class Shard(_Strict):
     """One tar file: its name, how many samples and bytes it holds, and its SHA-256."""
 
     name: PlainName
-    count: Annotated[int, Field(ge=1, le=1 << 40)]
+    count: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     bytes: Count
     sha256: Sha256
 
@@ -95,7 +127,7 @@ class Table(_Strict):
     """The sample table of a split."""
 
     name: PlainName
-    bytes: Count
+    bytes: Annotated[int, Field(ge=0, le=TABLE_CAP)]
     sha256: Sha256
 
 
@@ -104,7 +136,7 @@ class SplitEntry(_Strict):
 
     count: Count
     samples: Table
-    shards: tuple[Shard, ...]
+    shards: Annotated[tuple[Shard, ...], Field(max_length=SHARDS_CAP)]
 
 
 class Preprocessing(_Strict):
@@ -113,18 +145,18 @@ class Preprocessing(_Strict):
     ``crop`` is None where the largest centred square of each image was taken.
     """
 
-    crop: Annotated[int, Field(ge=1)] | None
+    crop: Annotated[int, Field(ge=1, le=SIZE_CAP)] | None
     size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
-    resample: str
-    background: str
+    resample: Text
+    background: Text
     encoding: Literal["png", "webp", "npy"]
 
 
 class SourceEntry(_Strict):
     """Where the samples came from: adapter, name without folder, and digest of the source."""
 
-    kind: str
-    name: str
+    kind: Text
+    name: Text
     digest: Sha256
 
 
@@ -133,13 +165,16 @@ class Header(_Strict):
 
     format: str
     version: int
-    attributes: Annotated[tuple[Attribute, ...], Field(alias="schema")]
-    variant_names: dict[str, tuple[str, ...]] = {}
+    attributes: Annotated[
+        tuple[Annotated[Attribute, AfterValidator(_of_labels)], ...],
+        Field(alias="schema", max_length=ATTRIBUTES_CAP),
+    ]
+    variant_names: dict[Name, tuple[Name, ...]] = {}
     preprocessing: Preprocessing
     source: SourceEntry
-    shard_size: Annotated[int, Field(ge=1)]
+    shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     val: Annotated[float, Field(ge=0, lt=1)]
-    splits: dict[str, SplitEntry]
+    splits: Annotated[dict[SplitName, SplitEntry], Field(max_length=16)]
 
 
 @dataclass(frozen=True)
@@ -244,14 +279,8 @@ def parse_header(data: bytes, path: Path) -> Header:
     names = [attribute.name for attribute in header.attributes]
     if len(set(names)) != len(names) or not all(names):
         raise InputError(f"{path}: schema: attribute names must be unique and not empty")
-    if len(names) > ATTRIBUTES_CAP:
-        raise InputError(f"{path}: schema: {len(names)} attributes; at most {ATTRIBUTES_CAP} are allowed")
-    for attribute in header.attributes:
-        if not 1 <= attribute.variants <= VARIANTS_CAP:
-            raise InputError(
-                f"{path}: schema: {attribute.name} has {attribute.variants} variants; "
-                f"allowed: 1 to {VARIANTS_CAP}"
-            )
+    if one_hot_width(header.attributes) > VARIANTS_CAP:
+        raise InputError(f"{path}: schema: more than {VARIANTS_CAP} variants in all")
     variants = {attribute.name: attribute.variants for attribute in header.attributes}
     for name, given_names in header.variant_names.items():
         if len(given_names) != variants.get(name):
@@ -268,24 +297,35 @@ def parse_header(data: bytes, path: Path) -> Header:
 
 def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Attribute]) -> Split:
     path = folder / entry.samples.name
+
+    def load() -> tuple[np.dtype[np.void], int, bytes]:
+        # Everything that says how much will be read is checked before it is: a wrong file costs nothing.
+        with path.open("rb") as file:
+            there = os.fstat(file.fileno()).st_size
+            if there != entry.samples.bytes:
+                raise InputError(f"{path}: {there} bytes; index.json says {entry.samples.bytes}")
+            dtype, start = _table_head(file.read(HEAD), path, entry, schema)
+            file.seek(0)
+            try:
+                return dtype, start, file.read(there)
+            except MemoryError:
+                raise InputError(f"{path}: its {there} bytes do not fit into memory") from None
+
     try:
-        # Checked before reading, so that a wrong file costs nothing.
-        length = patiently(path.stat, path).st_size
-        if length != entry.samples.bytes:
-            raise InputError(f"{path}: {length} bytes; index.json says {entry.samples.bytes}")
-        data = read_bytes(path)
+        dtype, start, data = patiently(load, path)
     except NO_FILE:
         raise InputError(f"{path}: missing; index.json names it") from None
     if hashlib.sha256(data).hexdigest() != entry.samples.sha256:
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
-    samples = _parse_table(data, path, entry.count, schema)
+    samples = np.frombuffer(data, dtype, entry.count, start)
+    _check_keys(samples, path)
     starts = np.cumsum([0, *(shard.count for shard in entry.shards)], dtype=np.int64)
     ends = np.repeat(
         np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(starts)
     )  # bytes of each sample's shard
-    for member in ("image", "label"):
+    for member, cap in (("image", MEMBER_CAP), ("label", LABELS_CAP)):
         offset, size = samples[f"{member}_offset"], samples[f"{member}_bytes"].astype(np.int64)
-        wrong = (offset < 0) | (size < 1) | (size > MEMBER_CAP) | (offset > ends - size)
+        wrong = (offset < 0) | (size < 1) | (size > cap) | (offset > ends - size)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(f"{path}: row {row}: the {member}'s bytes lie outside its shard")
@@ -297,7 +337,10 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Att
     return Split(name, entry.shards, samples, starts)
 
 
-def _parse_table(data: bytes, path: Path, count: int, schema: Sequence[Attribute]) -> NDArray[np.void]:
+def _table_head(
+    data: bytes, path: Path, entry: SplitEntry, schema: Sequence[Attribute]
+) -> tuple[np.dtype[np.void], int]:
+    """The rows' type and where they begin, by the first bytes of a table that has the size it should have."""
     # np.load would allocate what the header asks for; here the array is a view of the bytes that are there.
     stream = io.BytesIO(data)
     try:
@@ -309,16 +352,22 @@ def _parse_table(data: bytes, path: Path, count: int, schema: Sequence[Attribute
     width = dtype["key"].itemsize if dtype.names and "key" in dtype.names else 0
     if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width, schema):
         raise InputError(f"{path}: not a sample table (its columns differ)")
-    if shape != (count,) or len(data) - stream.tell() != count * dtype.itemsize:
-        raise InputError(f"{path}: holds another number of samples than the {count} of index.json")
-    table: NDArray[np.void] = np.frombuffer(data, dtype, count, stream.tell())
+    if shape != (entry.count,) or entry.samples.bytes - stream.tell() != entry.count * dtype.itemsize:
+        raise InputError(f"{path}: holds another number of samples than the {entry.count} of index.json")
+    return dtype, stream.tell()
+
+
+def _check_keys(table: NDArray[np.void], path: Path) -> None:
+    """InputError unless every key is one: plain characters, then the zeros that fill up its field."""
     plain = np.zeros(256, bool)
-    plain[[0, *KEY_CHARACTERS]] = True  # 0 fills up the shorter keys
-    if (table["key"] == b"").any() or not plain[np.frombuffer(table["key"].tobytes(), np.uint8)].all():
+    plain[[0, *KEY_CHARACTERS]] = True
+    keys = np.frombuffer(table["key"].tobytes(), np.uint8).reshape(len(table), table.dtype["key"].itemsize)
+    zero = keys == 0
+    inside = zero[:, :-1] & ~zero[:, 1:]
+    if zero[:, :1].any() or inside.any() or not plain[keys].all():
         raise InputError(
             f"{path}: holds an empty key or one with other characters than letters, digits, _, -"
         )
-    return table
 
 
 def write_index(
@@ -329,6 +378,8 @@ def write_index(
     variant_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write the sample tables, then index.json, each atomically: index.json last makes the folder whole.
+
+    InputError where index.json would be larger than a reader takes.
 
     ``about`` holds the header's fields preprocessing, source, shard_size and val.
     """
@@ -357,4 +408,9 @@ def write_index(
         **about,
         "splits": entries,
     }
-    write_json(folder / FILE, header)
+    text = (json.dumps(header, indent=1) + "\n").encode()
+    if len(text) > INDEX_CAP:
+        raise InputError(
+            f"{folder / FILE}: would be larger than {INDEX_CAP} bytes; give a larger --shard-size"
+        )
+    write_atomic(folder / FILE, text)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.cli import InputError, Parser, add_answer, answer, run
+from diffbase.cli import InputError, Parser, add_answer, answer, one_line, run
 from diffbase.line import printable
 from shards.packing.workers import worker_count
 
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             if not bad:
                 counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
         except InputError as error:  # the index is there, and damaged
-            print(error)
-            bad.append(str(error))
+            bad.append(one_line(str(error)))
+            print(bad[-1])
         if bad:
             print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:

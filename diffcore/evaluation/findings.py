@@ -37,8 +37,12 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--runs", type=Path, help="folder of the runs (default: runs/findings-SCALE)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every experiment (default 3)")
     parser.add_argument("--scale", choices=("cpu", "full"), default="cpu", help="how large (default cpu)")
-    parser.add_argument("--jobs", type=int, help="runs at once (default: one per core; full: 1)")
-    parser.add_argument("--samples", type=int, default=256, help="images per checkpoint (default 256)")
+    parser.add_argument(
+        "--jobs", type=cli.between(1, 1024), help="runs at once (default: one per core; full: 1)"
+    )
+    parser.add_argument(
+        "--samples", type=cli.between(2), default=256, help="images per checkpoint (default 256)"
+    )
     parser.add_argument(
         "--sweep", type=Path, metavar="FILE", help="write the plan for launch/submit.py, only"
     )

@@ -21,7 +21,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser = flags.parser(prog, __doc__)
     flags.add_run(parser, 512, "images per checkpoint")
     parser.add_argument("--raw", action="store_true", help="the raw weights too, not the EMA alone")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--threads", type=cli.between(1, 1024), help="CPU threads (default: torch's)")
     return parser
 
 

@@ -27,19 +27,21 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser = flags.parser(prog, __doc__)
     parser.add_argument("data", help="folder of packed shards, or its URL (then with --out)")
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"at most (default {EPOCHS})")
-    parser.add_argument("--width", type=int, default=32, help="channels of the first maps (default 32)")
+    parser.add_argument("--epochs", type=cli.between(1), default=EPOCHS, help=f"at most (default {EPOCHS})")
+    parser.add_argument(
+        "--width", type=cli.between(8, 4096), default=32, help="channels of the first maps (default 32)"
+    )
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--seed", type=cli.between(0), default=0)
+    parser.add_argument("--threads", type=cli.between(1, 1024), help="CPU threads (default: torch's)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     arguments = parser(prog).parse_args(argv)
-    if arguments.epochs < 1 or arguments.width < 8 or not arguments.lr > 0:
-        raise InputError("--epochs must be 1 or more, --width 8 or more and --lr above 0")
+    if not 0 < arguments.lr <= 1e3:
+        raise InputError(f"--lr {arguments.lr}: allowed are numbers above 0, up to 1000")
 
     import torch
 

@@ -37,10 +37,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return _patiently(lambda: load_file(path), path)
 
 
-def from_words(error: SafetensorError, path: Path) -> OSError | None:
-    """The system's error that safetensors tells of, "... (os error 28)"; None where it tells of another."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else None
+def from_words(error: Exception, path: Path) -> OSError | None:
+    """The system's error that a library's words tell of; None where they tell of another.
+
+    safetensors says "... (os error 28)", torch "unable to mmap 64 bytes from file <...>: ... (12)".
+    """
+    number = re.search(r"os error (\d+)|(?:open|stat|mmap)\b.* file <.*\((\d+)\)", str(error), re.DOTALL)
+    if number is None:
+        return None
+    found = int(number[1] or number[2])
+    return OSError(found, os.strerror(found), str(path))
 
 
 def _patiently(give: Callable[[], T], path: Path) -> T:
@@ -50,7 +56,7 @@ def _patiently(give: Callable[[], T], path: Path) -> T:
         except FileNotFoundError:
             path.open("rb").close()  # raises the true reason
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path)) from None  # it has passed
-        except SafetensorError as error:
+        except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
             raise from_words(error, path) or error from error
 
     return patiently(attempt, path)

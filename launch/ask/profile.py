@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.files import path_of
 from diffbase.formats import yaml_file
 from diffbase.machine import home
 from diffbase.shipped import shipped
@@ -163,7 +164,7 @@ def choose(name: str | None) -> Cluster:
         name = LOCAL
     if name == LOCAL:
         return Cluster(name=LOCAL, gpus=Gpus(form="none"), preflight=Preflight(mode="quick", scratch_gb=0))
-    path = Path(name)
+    path = path_of(name, "--cluster")
     if path.suffix not in (".yaml", ".yml"):
         known = profiles()
         if name not in known:

@@ -11,7 +11,7 @@ from diffbase.cli import InputError
 from launch.doctor.finding import Finding, bad, ok
 from shards.read import ShardReader
 from shards.remote.cache import Cache, RemoteFolder
-from shards.remote.fetch import address, check_url, is_url, unreachable
+from shards.remote.fetch import address, check_url, is_url, shown, unreachable
 from shards.table import FILE, Index, Shard
 
 NAMED = 5
@@ -35,7 +35,9 @@ def data(place: str) -> Iterator[Finding]:
         return
     shards = [shard for split in index.splits.values() for shard in split.shards]
     counts = ", ".join(f"{len(split):,} {one}" for one, split in index.splits.items())
-    yield ok(name, f"{place}: {counts} images of {index.size} x {index.size} in {len(shards):,} shards")
+    yield ok(
+        name, f"{shown(place)}: {counts} images of {index.size} x {index.size} in {len(shards):,} shards"
+    )
     yield from _shards(place, index, shards)
     yield _timed(place, index)
 

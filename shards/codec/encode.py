@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from diffbase.cli import InputError
 from shards.codec import png
-from shards.codec.decode import npy_head, webp_size
+from shards.codec.decode import jpeg_size, npy_head, webp_size
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
@@ -37,18 +37,26 @@ def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[
         raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
     left, top = (width - edge) // 2, (height - edge) // 2
     if isinstance(image, Image.Image):
-        square = image.crop((left, top, left + edge, top + edge))
-        if square.mode not in ("RGB", "RGBA"):
-            opaque = square.mode in ("L", "CMYK") and "transparency" not in square.info
-            square = square.convert("RGB" if opaque else "RGBA")
-        elif "transparency" in square.info:
-            square = square.convert("RGBA")
-        pixels = np.asarray(square)
+        try:
+            whole = image.size == (edge, edge)
+            pixels = _colours(image if whole else image.crop((left, top, left + edge, top + edge)))
+        except Exception as error:  # Pillow looks at a palette only now
+            raise InputError(f"{where}: damaged image ({_reason(error)})") from error
     else:
         pixels = image[top : top + edge, left : left + edge]
     # Over white before the resize: at a silhouette's edge the filter overshoots, and colours and alpha, each
     # cut off at 8 bits, would not add up again afterwards (RMS error 1.5 of 255 instead of 0.3).
     return resize(over_white(pixels) if pixels.shape[2] == 4 else pixels, size)
+
+
+def _colours(square: Image.Image) -> NDArray[np.uint8]:
+    """A picture's pixels in RGB or RGBA."""
+    if square.mode not in ("RGB", "RGBA"):
+        opaque = square.mode in ("L", "CMYK") and "transparency" not in square.info
+        square = square.convert("RGB" if opaque else "RGBA")
+    elif "transparency" in square.info:
+        square = square.convert("RGBA")
+    return np.asarray(square)
 
 
 def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:
@@ -69,7 +77,7 @@ def decode_source(data: bytes, where: str) -> Picture:
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
     """
     name, dimensions = _head(data)
-    if dimensions is None:
+    if dimensions is None or 0 in dimensions:
         raise InputError(f"{where}: not a PNG, JPEG or WebP image")
     width, height = dimensions
     if width * height > PIXEL_CAP:
@@ -82,6 +90,8 @@ def decode_source(data: bytes, where: str) -> Picture:
             # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
             Image.open(BytesIO(data), formats=(name,)).verify()
         image: Image.Image = Image.open(BytesIO(light), formats=(name,))
+        if image.size != dimensions:  # a file may have a second head
+            raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
         image.load()
         if name != "PNG":  # a photo that was taken with the camera on its side
             image = ImageOps.exif_transpose(image)
@@ -95,10 +105,7 @@ def decode_source(data: bytes, where: str) -> Picture:
 def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
     """Format and dimensions, in pixels, of an image; the dimensions are None where it is none of ours."""
     if data[:3] == b"\xff\xd8\xff":
-        try:
-            return "JPEG", Image.open(BytesIO(data), formats=("JPEG",)).size  # reads no pixel
-        except Exception:  # Pillow raises whatever the damaged bytes lead to
-            return "JPEG", None
+        return "JPEG", jpeg_size(data)
     if data[:4] == b"RIFF":
         return "WEBP", webp_size(data)
     return "PNG", png.size_of(data)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from shards.codec.decode import BadSample
-from shards.schema import Attribute
+from shards.schema import LABELS_CAP, Attribute
 
 
 def encode_labels(labels: Mapping[str, int]) -> tuple[bytes, bytes | None]:
@@ -17,6 +17,8 @@ def encode_labels(labels: Mapping[str, int]) -> tuple[bytes, bytes | None]:
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:
     """The variants in a ``.json`` member, in the schema's order; BadSample unless each fits the schema."""
+    if len(data) > LABELS_CAP:
+        raise BadSample(f"its labels have {len(data)} bytes; at most {LABELS_CAP} are allowed")
     try:
         given = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -27,5 +29,6 @@ def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:
         value = given.get(attribute.name)
         # type(), not isinstance(): true and false are ints in Python.
         if type(value) is not int or not 0 <= value < attribute.variants:
-            raise BadSample(f"{attribute.name} is {value!r:.40}; allowed: 0 to {attribute.variants - 1}")
+            told = f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.40}"
+            raise BadSample(f"{attribute.name} is {told}; allowed: 0 to {attribute.variants - 1}")
     return tuple(given[attribute.name] for attribute in schema)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 ONE = 1 << 15  # the weights' unit
 LINES = 4  # of the result, done by one product: few, for they share most of the lines they are made from
+PIECE = 1 << 22  # pixels computed with at a time: 64 MiB of floats, more than an image of usual size has
 OPAQUE = 0xFF << 24  # least value of a pixel whose alpha is 255, as one little-endian number
 
 # The result's first line that a product makes, the first line it is made from, and the weights [lines, from].
@@ -30,13 +31,19 @@ def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     found = np.array(pixels, order="C")
     numbers = found.view("<u4").reshape(-1)
+    for start in range(0, len(numbers), PIECE):
+        _over_white(numbers[start : start + PIECE])
+    return found
+
+
+def _over_white(numbers: NDArray[np.uint32]) -> None:
+    """``over_white`` in place, each pixel one number."""
     np.copyto(numbers, 0xFFFFFFFF, where=numbers < 1 << 24)
     partial = np.flatnonzero(numbers < OPAQUE)
     rgba = numbers[partial].view(np.uint8).reshape(-1, 4).astype(np.uint16)
     alpha = rgba[:, 3:]
     scaled = rgba * alpha + 255 * (255 - alpha) + 128
     numbers[partial] = ((scaled + (scaled >> 8)) >> 8).astype(np.uint8).view("<u4")[:, 0]  # / 255, rounded
-    return found
 
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -47,8 +54,11 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     bands = _bands(edge, size)
     made = np.empty((size, edge * channels), np.float32)
     for first, low, weights in bands:
-        lines = pixels[low : low + weights.shape[1]].astype(np.float32, "C").reshape(-1, edge * channels)
-        np.matmul(weights, lines, out=made[first : first + len(weights)])
+        source, result = pixels[low : low + weights.shape[1]], made[first : first + len(weights)]
+        step = max(PIECE // len(source), 1)
+        for left in range(0, edge, step):
+            lines = source[:, left : left + step].astype(np.float32, "C").reshape(len(source), -1)
+            np.matmul(weights, lines, out=result[:, channels * left : channels * (left + step)])
     turned = np.ascontiguousarray(made.T).reshape(edge, channels * size)  # [x of the source, channel and y]
     whole = np.empty((size, 3 * size))  # [x, channel and y]
     for first, low, weights in bands:

@@ -11,20 +11,34 @@ import fcntl
 import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from diffbase.cli import InputError
+from diffbase.explain import explain
+from diffbase.formats import json_file
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
 from shards.table import FILE, Index, Row, Shard
 
 JOURNAL = ".pack.jsonl"
-_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,}\.tar")
+_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,9}\.tar")
+JOURNAL_CAP = 64 << 20  # bytes; a shard takes 200, and an index names 65,536 of them
+
+
+class _Done(BaseModel):
+    """A finished shard's line: its name and SHA-256, and the digest of its plan."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    sha256: str
+    samples: str
 
 
 def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
@@ -92,7 +106,9 @@ class Journal:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
-        self.done: dict[str, dict[str, str]] = {}
+        self.done: dict[str, _Done] = {}
+        if self.path.exists() and (self.path.is_symlink() or not self.path.is_file()):
+            raise InputError(f"{self.path}: not a plain file, and so not a journal of shards.pack")
         self._file = self.path.open("a+b")
         try:
             self._lock()
@@ -113,37 +129,42 @@ class Journal:
     def _take_up(self, settings: dict[str, Any]) -> None:
         """Read what an earlier attempt left, or begin with the line of the settings."""
         self._file.seek(0)
-        text = self._file.read()
+        text = self._file.read(JOURNAL_CAP + 1)
+        if len(text) > JOURNAL_CAP:
+            raise InputError(f"{self.path}: larger than {JOURNAL_CAP} bytes; not a journal of shards.pack")
         whole = text[: text.rfind(b"\n") + 1]  # a kill may have cut the last line; its shard is packed again
         if not whole:
             self._file.truncate(0)
             self._append(settings)
             return
         try:
-            before, *entries = map(json.loads, whole.splitlines())
-            self.done = {entry["name"]: entry for entry in entries if _SHARD_NAME.fullmatch(entry["name"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path}: not a journal of shards.pack ({error})") from error
+            first, *lines = whole.splitlines()
+            before = json_file.parse(first, "its first line")
+            entries = [_Done.model_validate_json(line) for line in lines]
+        except ValueError as error:  # pydantic's is one
+            what = explain(error, _Done) if isinstance(error, ValidationError) else error
+            raise InputError(f"{self.path}: not a journal of shards.pack ({what})") from error
         if not isinstance(before, dict):
             raise InputError(f"{self.path}: not a journal of shards.pack")
+        self.done = {entry.name: entry for entry in entries if _SHARD_NAME.fullmatch(entry.name)}
         _refuse_other(self.folder, before, settings)
         self._file.truncate(len(whole))
 
     def find(self, plan: Plan, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]] | None:
         """The shard of ``plan`` when it is there, whole and of the same samples; else None."""
         entry, path = self.done.get(plan.name), self.folder / plan.name
-        if entry is None or entry.get("samples") != plan.digest or not path.is_file():
+        if entry is None or entry.samples != plan.digest or not path.is_file():
             return None
         try:
             shard, rows = read_back(path, schema)
-        except (tarfile.TarError, ValueError):
+        except ValueError:
             return None
-        return (shard, rows) if shard.sha256 == entry.get("sha256") else None
+        return (shard, rows) if shard.sha256 == entry.sha256 else None
 
     def record(self, shard: Shard, digest: str) -> None:
         """Note a finished shard and the digest of its plan."""
-        self.done[shard.name] = {"name": shard.name, "sha256": shard.sha256, "samples": digest}
-        self._append(self.done[shard.name])
+        self.done[shard.name] = _Done(name=shard.name, sha256=shard.sha256, samples=digest)
+        self._append(self.done[shard.name].model_dump())
 
     def _append(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry).encode() + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from typing import Any
 
 from diffbase.cli import InputError
 from shards.codec import ENCODINGS
+from shards.schema import SHARD_SIZE_CAP, SHARDS_CAP, SIZE_CAP
 from shards.sources import Sample, Source
 
+HELD_CAP = 1 << 30  # bytes of an archive's images that wait for their shards to be full
 CHUNK = 32  # samples a worker gets at a time: 0.15 s of work, 1.5 MB of source images
 
 
@@ -27,9 +30,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for flag, value, low, high in (
-            ("--size", self.size, 1, 4096),
-            ("--crop", 1 if self.crop is None else self.crop, 1, 4096),
-            ("--shard-size", self.shard_size, 1, 1_000_000),
+            ("--size", self.size, 1, SIZE_CAP),
+            ("--crop", 1 if self.crop is None else self.crop, 1, SIZE_CAP),
+            ("--shard-size", self.shard_size, 1, SHARD_SIZE_CAP),
         ):
             if not low <= value <= high:
                 raise InputError(f"{flag} {value}: allowed: {low} to {high}")
@@ -44,6 +47,7 @@ class Settings:
 
     def about(self, source: Source, digest: str) -> dict[str, Any]:
         """The index's fields that tell how and from what the shards were made."""
+        name = os.fsencode(source.name).decode("utf-8", "replace")  # a folder's may be any bytes; JSON's not
         return {
             "preprocessing": {
                 "crop": self.crop_for(source),
@@ -52,7 +56,7 @@ class Settings:
                 "background": "white",
                 "encoding": self.image,
             },
-            "source": {"kind": source.kind, "name": source.name, "digest": digest},
+            "source": {"kind": source.kind, "name": name, "digest": digest},
             "shard_size": self.shard_size,
             "val": self.val,
         }
@@ -88,19 +92,32 @@ class Plan:
 
 
 def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]:
-    """Cut the samples of each split into shards. Holds one shard of each split in memory."""
+    """Cut the samples of each split into shards. Holds one shard of each split in memory.
+
+    InputError where their images take more than HELD_CAP bytes, and for more shards than an index may name.
+    """
     waiting: dict[str, list[Sample]] = {"train": [], "val": []}
+    held = dict.fromkeys(waiting, 0)  # bytes; a folder's images are not read here
     numbers = dict.fromkeys(waiting, 0)
 
     def cut(split: str) -> Plan:
         plan = Plan(split, f"{split}-{numbers[split]:06d}.tar", waiting[split])
         waiting[split] = []
+        held[split] = 0
         numbers[split] += 1
+        if sum(numbers.values()) > SHARDS_CAP:
+            raise InputError(f"more than {SHARDS_CAP} shards; give a larger --shard-size")
         return plan
 
     for sample in samples:
         split = split_of(sample.key, settings.val)
         waiting[split].append(sample)
+        held[split] += len(sample.image) if isinstance(sample.image, bytes) else 0
+        if sum(held.values()) > HELD_CAP:
+            raise InputError(
+                f"{sample.where}: more than {HELD_CAP >> 20} MiB of images wait for their shards to be full; "
+                "give a smaller --shard-size, or unpack the archive and pack the folder"
+            )
         if len(waiting[split]) == settings.shard_size:
             yield cut(split)
     yield from (cut(split) for split in waiting if waiting[split])

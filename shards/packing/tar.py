@@ -13,7 +13,6 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -21,8 +20,8 @@ from diffbase.files import open_atomic
 from shards.codec import ENCODINGS
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels, encode_labels
-from shards.codec.tar_headers import checked, member_class, one_error
 from shards.schema import Attribute
+from shards.sources.tar_members import Member, members
 from shards.table import MEMBER_CAP, Row, Shard
 
 
@@ -101,46 +100,47 @@ def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]
 def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]]:
     """Read a tar shard back: what the index says of it, and one row per sample.
 
-    Raises ValueError, or tarfile's errors, unless it is a whole shard of image and label pairs, all images of
-    one encoding, the labels fit the schema and every ``.cls`` tells the class of its labels.
+    Raises ValueError unless it is a whole shard of image and label pairs, all images of one encoding, the
+    labels fit the schema and every ``.cls`` tells the class of its labels; OSError where the disk fails.
     """
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         rows: list[Row] = []
-        length = os.fstat(file.fileno()).st_size
-        with ExitStack() as opened:
-            with one_error():
-                archive = opened.enter_context(
-                    tarfile.open(fileobj=file, mode="r:", tarinfo=member_class(length))
-                )
-                members = [checked(member, length) for member in archive.getmembers()]
-            width = 3 if members and members[0].name.endswith(".cls") else 2  # members of a sample
-            ending = PurePosixPath(members[-1].name).suffix if members else ""
-            if len(members) % width or (members and ending[1:] not in ENCODINGS):
-                raise ValueError(f"{len(members)} members, the last one {ending}: not labels and images")
-            for first in range(0, len(members), width):
-                *classes, label, image = members[first : first + width]
-                key = image.name.removesuffix(ending)
-                names = [member.name for member in (*classes, label, image)]
-                if names != [f"{key}{end}" for end in (".cls", ".json", ending)[-width:]]:
-                    raise ValueError(f"{' and '.join(names)} are no pair")
-                image_data, label_data, *class_data = (
-                    _content(file, member) for member in (image, label, *classes)
-                )
-                try:
-                    labels = decode_labels(label_data, schema)
-                except BadSample as error:
-                    raise ValueError(f"{label.name}: {error}") from error
-                if class_data and class_data != [b"%d" % number for number in labels]:
-                    raise ValueError(f"{classes[0].name} tells another class than {label.name}")
-                crc = zlib.crc32(image_data)
-                rows.append((key, image.offset_data, label.offset_data, image.size, label.size, crc, labels))
-    return Shard(name=path.name, count=len(rows), bytes=path.stat().st_size, sha256=digest), rows
+        ending = width = None  # of the images; members of a sample
+        sample: list[tuple[Member, bytes]] = []
+        for member in members(file, size):
+            sample.append((member, _content(file, member)))
+            width = width or 2 + member.name.endswith(".cls")
+            if len(sample) == width:
+                ending = ending or PurePosixPath(member.name).suffix
+                rows.append(_row(sample, ending, schema))
+                sample = []
+        if sample:
+            raise ValueError(f"{sample[-1][0].name} is the last member: not labels and images")
+    return Shard(name=path.name, count=len(rows), bytes=size, sha256=digest), rows
 
 
-def _content(file: IO[bytes], member: tarfile.TarInfo) -> bytes:
-    if not 0 <= member.size <= MEMBER_CAP:
+def _row(sample: list[tuple[Member, bytes]], ending: str, schema: Sequence[Attribute]) -> Row:
+    """The row of a sample's members, whose image's name has that ``ending``."""
+    *_, (label, label_data), (image, image_data) = sample
+    key = image.name.removesuffix(ending)
+    names = [member.name for member, _ in sample]
+    if ending[1:] not in ENCODINGS or names != [
+        f"{key}{end}" for end in (".cls", ".json", ending)[-len(names) :]
+    ]:
+        raise ValueError(f"{' and '.join(names)} are no pair of labels and image")
+    try:
+        labels = decode_labels(label_data, schema)
+    except BadSample as error:
+        raise ValueError(f"{label.name}: {error}") from error
+    if len(sample) == 3 and [sample[0][1]] != [b"%d" % number for number in labels]:
+        raise ValueError(f"{names[0]} tells another class than {label.name}")
+    return key, image.start, label.start, image.size, label.size, zlib.crc32(image_data), labels
+
+
+def _content(file: IO[bytes], member: Member) -> bytes:
+    if member.size > MEMBER_CAP:
         raise ValueError(f"{member.name} has {member.size} bytes; at most {MEMBER_CAP} are allowed")
-    file.seek(member.offset_data)
     return file.read(member.size)

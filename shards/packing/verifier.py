@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
-from diffbase.system_error import is_there, patiently
+from diffbase.cli import one_line
+from diffbase.system_error import is_passing, is_there, patiently
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
 from shards.packing.plan import split_of
@@ -26,6 +27,10 @@ def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
 
     The shards are looked at by ``jobs`` processes.
     """
+    yield from map(one_line, _problems(folder, jobs))
+
+
+def _problems(folder: Path, jobs: int) -> Iterator[str]:
     index = Index.load(folder)
     tasks = [(folder, name, n) for name, split in index.splits.items() for n in range(len(split.shards))]
     seen: set[str] = set()
@@ -59,43 +64,59 @@ def _look_at(task: Task) -> Found:
     folder, name, place = task
     index, reader = _opened(folder, name)
     path = folder / index.splits[name].shards[place].name
-    return patiently(lambda: _faults(path, index, reader, place), path)
+    try:
+        return patiently(lambda: _faults(path, index, reader, place), path)
+    except OSError as error:
+        if is_passing(error):
+            raise
+        return [f"{path.name}: cannot be read ({error.strerror or error})"], {}
 
 
 def _faults(path: Path, index: Index, reader: ShardReader, place: int) -> Found:
     split = reader.split
     shard = split.shards[place]
-    faults: list[str] = []
     if not is_there(path):
         return [f"{shard.name}: missing, with {shard.count} samples"], {}
-    size = path.stat().st_size
-    if size != shard.bytes:
-        faults.append(f"{shard.name}: {size} bytes; the index says {shard.bytes}")
-    numbers = _numbers(split, place)
-    try:
-        there, found = read_back(path, index.schema)
-        if there.sha256 != shard.sha256:
-            faults.append(f"{shard.name}: its SHA-256 differs from the index's")
-        if found != split.rows(numbers.start, shard.count):
-            faults.append(f"{shard.name}: its members are not the ones of the index")
-    except (tarfile.TarError, ValueError) as error:
-        faults.append(f"{shard.name}: not a whole shard ({error})")
+    faults = list(_shard_faults(path, index, split, place))
     bad: dict[int, str] = {}
     with path.open("rb") as file:
-        for number in numbers:
-            try:
-                reader.read([number])
-            except CorruptSampleError as error:
-                bad[number] = str(error)
-                continue
-            row = split.samples[number]
-            file.seek(int(row["label_offset"]))
-            try:
-                if decode_labels(file.read(int(row["label_bytes"])), index.schema) != tuple(row["labels"]):
-                    raise BadSample("its labels are not the index's")
-            except BadSample as error:
-                bad[number] = f"{shard.name}: sample {split.key(number)}: {error}"
+        for number in _numbers(split, place):
+            if fault := _sample_fault(file, index, split, number, reader):
+                bad[number] = f"{shard.name}: sample {split.key(number)}: {fault}"
     return faults, bad
+
+
+def _shard_faults(path: Path, index: Index, split: Split, place: int) -> Iterator[str]:
+    shard = split.shards[place]
+    size = path.stat().st_size
+    if size != shard.bytes:
+        yield f"{shard.name}: {size} bytes; the index says {shard.bytes}"
+    try:
+        there, found = read_back(path, index.schema)
+    except ValueError as error:
+        yield f"{shard.name}: not a whole shard ({error})"
+        return
+    if there.sha256 != shard.sha256:
+        yield f"{shard.name}: its SHA-256 differs from the index's"
+    if found != split.rows(int(split.starts[place]), shard.count):
+        yield f"{shard.name}: its members are not the ones of the index"
+
+
+def _sample_fault(
+    file: IO[bytes], index: Index, split: Split, number: int, reader: ShardReader
+) -> str | None:
+    """What is wrong with a sample's image or with the labels in its shard, the open ``file``."""
+    try:
+        reader.read([number])
+    except CorruptSampleError as error:
+        return error.reason
+    row = split.samples[number]
+    file.seek(int(row["label_offset"]))
+    try:
+        labels = decode_labels(file.read(int(row["label_bytes"])), index.schema)
+    except BadSample as error:
+        return str(error)
+    return None if labels == tuple(row["labels"]) else "its labels are not the index's"
 
 
 def _numbers(split: Split, place: int) -> range:

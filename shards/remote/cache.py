@@ -27,10 +27,9 @@ from pathlib import Path
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
 from diffbase.machine import home
-from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
-from shards.remote.fetch import address, check_url, download, fetch_small
+from shards.remote.fetch import address, check_url, download, fetch_small, shown
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes
@@ -203,8 +202,9 @@ class Cache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         path = self.folder / ".lock"
-        with open_lock(path) as file, named(path):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open_lock(path) as file:
+            with named(path):
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 

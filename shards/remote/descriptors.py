@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from diffbase.system_error import NO_DESCRIPTORS
 
+PATIENCE = 5.0
+"""Seconds that a thread without a descriptor waits for another one's read to end."""
+
 
 @dataclass
 class _Open:
@@ -29,8 +32,10 @@ class Descriptors:
         self._limit = limit
         self._files: OrderedDict[int, _Open] = OrderedDict()  # the oldest use first
         self._forgotten: dict[int, _Open] = {}  # by descriptor, until their uses end
+        self._opening = 0  # by threads, at this moment
         self._closed = False
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)  # a use has ended
 
     def acquire(self, shard: int) -> int:
         """The shard's descriptor, good until ``release``. Errors are those of ``open_shard``.
@@ -43,7 +48,8 @@ class Descriptors:
             return found
         # Opened outside the lock: it may be a download, and other threads need not wait for it.
         descriptor = self._opened(shard)
-        with self._lock:
+        with self._freed:
+            self._opening -= 1
             try:
                 found = self._find(shard)
             except ValueError:
@@ -51,6 +57,7 @@ class Descriptors:
                 raise
             if found is not None:  # another thread was first
                 os.close(descriptor)
+                self._freed.notify()
                 return found
             self._files[shard] = _Open(descriptor, 1)
             self._shrink(self._limit)
@@ -63,11 +70,13 @@ class Descriptors:
             if found is not None and found.descriptor == descriptor:
                 found.users -= 1
                 self._shrink(0 if self._closed else self._limit)
+                self._freed.notify()
                 return
             old = self._forgotten[descriptor]
             old.users -= 1
             if not old.users:
                 os.close(self._forgotten.pop(descriptor).descriptor)
+                self._freed.notify()
 
     def forget(self, shard: int) -> None:
         """Open the shard anew when it is asked for next."""
@@ -92,21 +101,34 @@ class Descriptors:
             self._shrink(0)
 
     def _opened(self, shard: int) -> int:
-        """A new descriptor of the shard; where the process has none left, those that nobody reads from go."""
+        """A new descriptor of the shard, counted as being opened.
+
+        Where the process has none left, those that nobody reads from go.
+        """
         while True:
+            with self._lock:
+                self._opening += 1
             try:
                 return self._open_shard(shard)
-            except OSError as error:
-                if error.errno not in NO_DESCRIPTORS or not self._spare():
-                    raise
+            except BaseException as error:
+                with self._freed:
+                    self._opening -= 1
+                    none_left = isinstance(error, OSError) and error.errno in NO_DESCRIPTORS
+                    if not (none_left and self._spare()):
+                        raise
 
     def _spare(self) -> bool:
-        """Close the half of what nobody reads from, and keep no more than is left from now on."""
-        with self._lock:
-            before = len(self._files)
-            self._shrink(before // 2)
+        """Whether there may be a descriptor now; called with the lock.
+
+        Half of those that nobody reads from are closed, and no more than the others kept from now on. Where
+        all are in use, the end of one is waited for.
+        """
+        before = len(self._files)
+        self._shrink(before // 2)
+        if len(self._files) < before:
             self._limit = max(1, min(self._limit, len(self._files)))
-            return len(self._files) < before
+            return True
+        return bool(self._files or self._forgotten or self._opening) and self._freed.wait(PATIENCE)
 
     def _find(self, shard: int) -> int | None:
         if self._closed:

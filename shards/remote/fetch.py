@@ -4,7 +4,8 @@ Dropped connections, answers of 5xx, 408 or 429 and wrong bytes are tried again,
 the server can, a broken download goes on where it was. Then an error names URL and attempts: TimeoutError, or
 InputError where wrong bytes keep coming.
 
-Nothing here runs a command: ``pipe:`` and other schemes that would are refused.
+Nothing here runs a command: ``pipe:`` and other schemes that would are refused. An address may hold a
+password or a signature: messages have what ``shown`` leaves of it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
-from diffbase.redaction import shown
 from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
 
 ATTEMPTS = 6
@@ -32,8 +32,15 @@ PAUSE = 0.5  # seconds after the first failure; twice as long after each further
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
-# Schemes that start commands, run code elsewhere, or are recipes that point at other addresses.
-REFUSED = ("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab", "dir")
+IPV6 = re.compile(r"\[[0-9A-Fa-f:.]*\]")
+URL_CAP = 8192  # characters of an address
+# Schemes that start commands, run code elsewhere, are recipes that point at other addresses, or are a way to
+# read another file system: for those no address says which.
+REFUSED = (
+    *("pipe", "exec", "shell", "cmd", "dask", "reference", "generic", "jupyter", "jlab", "pyscript", "git"),
+    *("dir", "async_wrapper", "asyncwrapper", "blockcache", "cached", "filecache", "simplecache"),
+    *("zip", "tar", "libarchive"),
+)
 
 T = TypeVar("T")
 
@@ -55,26 +62,65 @@ def is_url(place: str | Path) -> bool:
     return isinstance(place, str) and re.match(r"pipe:|[A-Za-z][\w+.-]*:(//|:)", place) is not None
 
 
+def shown(place: str | Path) -> str:
+    """An address as messages may show it: without user, password, query and fragment. A path as it is."""
+    if not is_url(place) or str(place).lower().startswith("file:"):
+        return str(place)
+    scheme, *rest = re.split(r"(/{2,})", re.split(r"[?#]", str(place), maxsplit=1)[0])
+    return scheme + "".join(map(_without_user, rest))
+
+
+def _without_user(part: str) -> str:
+    """What follows ``//`` in an address."""
+    host, slash, path = part.partition("/")
+    # A port that is no number may be a part of a password, which may have a slash in it.
+    if "@" not in host and re.search(r":[0-9]*[^0-9]", IPV6.sub("", host)):
+        if "@" in path:
+            return path.rpartition("@")[2]
+        host = host.partition(":")[0] + ":***"
+    return host.rpartition("@")[2] + slash + path
+
+
 def check_url(url: str) -> None:
-    """InputError for an address that could run something, or whose scheme is unknown."""
-    scheme, where = url.split(":", 1)[0].lower(), shown(url)
-    if scheme in REFUSED or "::" in url:
-        raise InputError(f"{where}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+    """InputError for an address that could run something, that names no host, or whose scheme is unknown."""
+    scheme, _, rest = url.partition(":")
+    scheme, place = scheme.lower(), shown(url)
+    if scheme in REFUSED or "::" in IPV6.sub("", url):  # which is an IPv6 host
+        raise InputError(f"{place}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
+    if len(url) > URL_CAP:
+        raise InputError(f"{place:.200}...: an address of more than {URL_CAP} characters")
     if not url.isprintable() or " " in url:
-        raise InputError(f"{where}: an address has no spaces and no control characters")
+        raise InputError(f"{place}: an address with spaces or characters that cannot be printed")
     if scheme not in ("http", "https"):
         from fsspec.registry import available_protocols
 
         if scheme not in available_protocols():
-            raise InputError(f"{where}: unknown scheme {scheme!r}")
+            raise InputError(f"{place}: unknown scheme {scheme!r}")
+        if not rest.strip("/"):
+            raise InputError(f"{place}: an address that names nothing")
         return
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(f"{where}: {error}") from error
-    if not parts.hostname:
-        raise InputError(f"{where}: names no host")
+        # Its text may repeat a part of a password.
+        raise InputError(f"{place}: not an address: its host or its port is none") from error
+    if not host:
+        raise InputError(f"{place}: an address without a host")
+    if "@" in parts.netloc:
+        raise InputError(f"{place}: an address with user and password, which http and https do not send")
+
+
+def _told(error: BaseException, url: str) -> str:
+    """The text of an error about ``url``, which may repeat it."""
+    query = url.partition("?")[2]
+    secrets = [query, *(value for _, value in parse_qsl(query) if len(value) >= 8)]
+    for pair in re.findall(r"//([^/@]*)@", url):
+        secrets += [pair, pair.partition(":")[2]]
+    text = str(error).replace(url, shown(url))
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def address(url: str, name: str) -> str:
@@ -172,11 +218,14 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         if error.code >= 500 or error.code in (408, 429):
             raise _BrokenError(message) from error
         raise InputError(f"{shown(url)}: {message}") from error
+    except http.client.InvalidURL as error:
+        raise InputError(f"{shown(url)}: not an address") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         _check_descriptors(getattr(error, "reason", error))
-        raise _BrokenError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        told = _told(getattr(error, "reason", error), url)
+        raise _BrokenError(told or type(error).__name__) from error
     except ValueError as error:
-        raise InputError(f"{shown(url)}: {error}") from error
+        raise InputError(f"{shown(url)}: {_told(error, url)}") from error
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -206,10 +255,12 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 
     try:
         system, path = url_to_fs(url)
-    except ImportError as error:  # names the package
-        raise InputError(f"{shown(url)}: {error}") from error
-    except Exception as error:  # a backend's own, for an address that it does not understand
-        raise InputError(f"{shown(url)}: {type(error).__name__}: {error}") from error
+    except OSError as error:  # some connect at once
+        raise _BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
+    except (
+        Exception
+    ) as error:  # a package that is missing, which it names, or what a backend makes of the rest
+        raise InputError(f"{shown(url)}: {_told(error, url) or type(error).__name__}") from error
 
     @contextmanager
     def translated() -> Iterator[None]:
@@ -217,9 +268,11 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
             yield
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise InputError(f"{shown(url)}: {error.strerror or type(error).__name__}") from error
+        except (ValueError, TypeError) as error:  # no trouble of a server's: the address fits not the scheme
+            raise InputError(f"{shown(url)}: {_told(error, url)}") from error
         except Exception as error:  # every backend has its own
             _check_descriptors(error)
-            raise _BrokenError(f"{type(error).__name__}: {error}") from error
+            raise _BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
 
     with translated():
         file = system.open(path, "rb")

@@ -1,26 +1,31 @@
-"""Tar archives as they come from the net: streamed, plain or gzipped, never unpacked to disk."""
+"""Tar archives as they come from the net: streamed, plain or gzipped, never unpacked to disk.
+
+A gzipped one may hold a thousand times its size. Reading it then takes as much longer, but no more memory:
+members are passed over in pieces, and what waits for something is counted.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import tarfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
-from diffbase.system_error import named
-from shards.codec.tar_headers import DEFLATE, checked, member_class, one_error
 from shards.sources.base import Sample
+from shards.sources.tar_members import BadTar, Stream, members
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
-DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
-Stream = IO[bytes] | gzip.GzipFile
-GZIP = b"\x1f\x8b"
+DAMAGE = (BadTar, EOFError, zlib.error, gzip.BadGzipFile)
+DEFLATED = 1032  # bytes that deflate makes of one at most
+MEMBERS_CAP = 3_000_000  # of an archive; Cartoon Set's has 200,000
+TAIL_CAP = 64 << 20  # bytes behind an archive's end; tar fills up its last record with at most a few MiB
+HEAD_MEMBERS, HEAD_CAP = 1000, 64 << 20  # members and bytes among which an archive's first file is looked for
 
 
 class Archive(ABC):
@@ -36,7 +41,6 @@ class Archive(ABC):
         self.path = path
         self.name = path.resolve().name
         self._size = path.stat().st_size
-        self._length = unpacked(path)
         self._raw: IO[bytes] | None = None
 
     def digest(self) -> str:
@@ -51,13 +55,16 @@ class Archive(ABC):
     def samples(self) -> Iterator[Sample]:
         """The samples in the archive's order. InputError for a truncated or damaged archive."""
         try:
-            with named(self.path), self.path.open("rb") as raw:
+            with self.path.open("rb") as raw:
                 self._raw = raw
                 stream = _plain(raw)
                 yield from self._samples(stream)
-                # tarfile stops at the end-of-archive blocks; gzip's own checksum comes after them.
-                while stream.read(1 << 20):
-                    pass
+                # Behind the archive's end there may be more zeros, and there is gzip's checksum.
+                tail = 0
+                while data := stream.read(1 << 20):
+                    tail += len(data)
+                    if tail > TAIL_CAP:
+                        raise BadTar(f"more than {TAIL_CAP >> 20} MiB behind its end")
         except DAMAGE as error:
             raise InputError(f"{self.path}: truncated or damaged archive ({error})") from error
 
@@ -67,62 +74,40 @@ class Archive(ABC):
 
     def _members(
         self, stream: Stream, wanted: Callable[[PurePosixPath], bool]
-    ) -> Iterator[tuple[PurePosixPath, str, int, IO[bytes]]]:
-        """Path, name for errors, bytes and content of each ``wanted`` file, to be read before the next."""
-        with _opened(stream, self._length) as archive:
-            for member in _headers(archive, self._length):
-                where = f"{self.path}: {member.name}"
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(f"{where}: a name that leads out of the archive")
-                if member.isdir() or (member.isfile() and not wanted(path)):
-                    continue
-                if not member.isfile():
-                    raise InputError(f"{where}: a link or device; allowed: plain files and folders")
-                file = archive.extractfile(member)
-                assert file is not None
-                yield path, where, member.size, file
+    ) -> Iterator[tuple[PurePosixPath, str, int]]:
+        """Path, name for errors and bytes of each ``wanted`` file, whose content is next in ``stream``."""
+        for number, member in enumerate(members(stream, _most(self._size, stream))):
+            if number == MEMBERS_CAP:
+                raise BadTar(f"more than {MEMBERS_CAP} members")
+            where = f"{self.path}: {member.name}"
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(f"{where}: a name that leads out of the archive")
+            if member.kind == "other":
+                raise InputError(f"{where}: a link or device; allowed: plain files and folders")
+            if member.kind == "file" and wanted(path):
+                yield path, where, member.size
 
 
 def first_file(path: Path) -> PurePosixPath | None:
     """The first plain file in an archive, from its head alone; None for an empty or damaged archive."""
-    with (
-        suppress(*DAMAGE),
-        path.open("rb") as raw,
-        _opened(_plain(raw), unpacked(path)) as archive,
-    ):
-        for member in _headers(archive, unpacked(path)):
+    with suppress(*DAMAGE), path.open("rb") as raw:
+        stream = _plain(raw)
+        for member in islice(members(stream, _most(path.stat().st_size, stream)), HEAD_MEMBERS):
             name = PurePosixPath(member.name)
-            if member.isfile() and not name.name.startswith("."):
+            if member.kind == "file" and not name.name.startswith("."):
                 return name
+            if member.start + member.size > HEAD_CAP:
+                break
     return None
 
 
-def unpacked(path: Path) -> int:
-    """The most bytes that an archive can have when unpacked, by its own length."""
-    size = path.stat().st_size
-    with path.open("rb") as raw:
-        return size * (DEFLATE if raw.read(2) == GZIP else 1)
-
-
-def _opened(stream: Stream, length: int) -> tarfile.TarFile:
-    with one_error():
-        return tarfile.open(fileobj=stream, mode="r|", tarinfo=member_class(length))
-
-
-def _headers(archive: tarfile.TarFile, length: int) -> Iterator[tarfile.TarInfo]:
-    """The members of a stream, each to be read before the next."""
-    while True:
-        with one_error():
-            member = archive.next()
-        if member is None:
-            return
-        # TarFile keeps every member that it has met; on a stream that is only a leak.
-        archive.members = []  # type: ignore[attr-defined]
-        yield checked(member, length)
+def _most(size: int, stream: Stream) -> int:
+    """Bytes that can come of a file of ``size`` bytes."""
+    return size * DEFLATED if isinstance(stream, gzip.GzipFile) else size
 
 
 def _plain(raw: IO[bytes]) -> Stream:
     magic = raw.read(2)
     raw.seek(0)
-    return gzip.GzipFile(fileobj=raw) if magic == GZIP else raw
+    return gzip.GzipFile(fileobj=raw) if magic == b"\x1f\x8b" else raw

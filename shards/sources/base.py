@@ -86,6 +86,22 @@ def check_size(where: str, size: int, cap: int) -> None:
         raise InputError(f"{where}: {size} bytes; at most {cap} are allowed")
 
 
+def check_inside(file: Path, root: Path) -> None:
+    """InputError for a link that leads out of the source, whose folder is ``root``, links resolved.
+
+    A folder from the net could otherwise have any file that its user may read packed into a data set.
+    """
+    if file.is_symlink():
+        try:
+            inside = file.resolve(strict=True).is_relative_to(root)
+        except (OSError, RuntimeError) as error:  # of a circle of links
+            raise InputError(f"{file}: a link that leads nowhere") from error
+        if not inside:
+            raise InputError(
+                f"{file}: a link that leads out of {root}; pack a copy without links (cp -rL makes one)"
+            )
+
+
 def describe(path: Path) -> str:
     """The first names in a folder, for errors."""
     if not path.is_dir():

@@ -4,7 +4,7 @@
   of the keys: cs2 before cs10, whatever the sub-folder.
 - The official ``.tgz`` (or ``.tar``), streamed, in the archive's own order: a sample comes when its second
   half has been seen. The halves may lie apart; the waiting ones are kept in memory, up to ``PENDING_CAP``
-  bytes.
+  bytes of images and ``HALVES_CAP`` of the rest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from shards.schema import CARTOON_SET
-from shards.sources.archive import SUFFIXES, Archive, Stream
-from shards.sources.base import IMAGE_CAP, Sample, check_size, checked_key, describe, natural
+from shards.sources.archive import SUFFIXES, Archive
+from shards.sources.base import IMAGE_CAP, Sample, check_inside, check_size, checked_key, describe, natural
 from shards.sources.cartoon_csv import parse_csv, parse_csv_text
+from shards.sources.tar_members import Stream
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
-PENDING_CAP = 1 << 30  # bytes of images in an archive that wait for their CSV
-
+PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
+HALVES_CAP = 128 << 20  # bytes of the names and labels of all that waits
+HALF = 2048  # of them, what one costs besides its name, in objects of Python
+SAMPLES_CAP = 1_000_000  # in an archive; Cartoon Set has 100,000
 
 LOOKS_LIKE = "a folder of csX.png and csX.csv pairs, flat or in sub-folders 0 to 9, or their .tgz or .tar"
 
@@ -42,10 +45,13 @@ class CartoonFolder:
     def __init__(self, path: Path) -> None:
         self.name = path.resolve().name
         files: dict[str, dict[str, Path]] = {".png": {}, ".csv": {}}
+        root = path.resolve()
         for folder in [path, *(path / str(digit) for digit in range(10) if (path / str(digit)).is_dir())]:
+            check_inside(folder, root)
             for file in folder.iterdir():
                 if file.suffix not in files or file.name.startswith("."):
                     continue
+                check_inside(file, root)
                 if not file.is_file():
                     raise InputError(f"{file}: not a plain file")
                 other = files[file.suffix].setdefault(checked_key(file.stem, str(file)), file)
@@ -114,14 +120,18 @@ class CartoonArchive(Archive):
         images: dict[str, bytes] = {}  # the halves that wait, by path without suffix
         tables: dict[str, dict[str, int]] = {}
         seen: set[str] = set()
-        waiting = 0
-        for path, where, size, file in self._members(stream, _wanted):
+        waiting = halves = 0
+        for path, where, size in self._members(stream, _wanted):
             half, place = path.suffix, str(path.with_suffix(""))
             key = checked_key(path.stem, where)
+            if len(seen) == SAMPLES_CAP:
+                raise InputError(
+                    f"{where}: more than {SAMPLES_CAP} samples; unpack the archive and pack the folder"
+                )
             if key in seen or place in (images if half == ".png" else tables):
                 raise InputError(f"{where}: {key} appears twice; keys must be unique")
             check_size(where, size, IMAGE_CAP if half == ".png" else CSV_CAP)
-            data = file.read()
+            data = stream.read(size)
             if len(data) != size:
                 raise InputError(f"{where}: the archive ends inside it")
             if half == ".png":
@@ -130,14 +140,21 @@ class CartoonArchive(Archive):
             else:
                 tables[place] = parse_csv_text(_text(data, where), where)
 
-            if place in images and place in tables:
+            whole = place in images and place in tables
+            halves += (HALF + 4 * len(place)) * (-1 if whole else 1)
+            if whole:
                 data = images.pop(place)
                 waiting -= len(data)
                 seen.add(key)
                 yield Sample(key, f"{self.path}: {place}.png", data, len(data), tables.pop(place))
-            elif waiting > PENDING_CAP:
+            elif waiting > PENDING_CAP or halves > HALVES_CAP:
+                what = (
+                    f"{PENDING_CAP >> 20} MiB of images"
+                    if waiting > PENDING_CAP
+                    else f"{HALVES_CAP // HALF} files"
+                )
                 raise InputError(
-                    f"{where}: more than {PENDING_CAP >> 20} MiB of images wait for their CSV; "
+                    f"{where}: more than {what} wait for their CSV or image; "
                     "unpack the archive and pack the folder"
                 )
         for place in sorted(images)[:1]:

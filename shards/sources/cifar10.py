@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from shards.schema import Attribute
-from shards.sources.archive import SUFFIXES, Archive, Stream, first_file
+from shards.sources.archive import SUFFIXES, Archive, first_file
 from shards.sources.base import Sample
+from shards.sources.tar_members import Stream
 
 EDGE = 32  # pixels
 RECORD = 1 + 3 * EDGE * EDGE  # bytes
@@ -60,12 +61,12 @@ class CifarArchive(Archive):
 
     def _samples(self, stream: Stream) -> Iterator[Sample]:
         seen: set[str] = set()
-        for path, where, size, file in self._members(stream, _wanted):
+        for path, where, size in self._members(stream, _wanted):
             if path.name in seen:
                 raise InputError(f"{where}: appears twice")
             seen.add(path.name)
             if path.name == META:
-                names = file.read(META_CAP).decode("ascii", "replace").split()
+                names = stream.read(min(size, META_CAP)).decode("ascii", "replace").split()
                 if tuple(names) != CLASSES:
                     raise InputError(f"{where}: other classes than CIFAR-10's {', '.join(CLASSES)}")
                 continue
@@ -75,7 +76,7 @@ class CifarArchive(Archive):
                     f"{EDGE} x {EDGE} RGB)"
                 )
             for number in range(size // RECORD):
-                record = file.read(RECORD)
+                record = stream.read(RECORD)
                 if len(record) != RECORD:
                     raise InputError(f"{where}: the archive ends inside it")
                 if record[0] >= len(CLASSES):

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffbase.cli import InputError
-from shards.schema import Attribute
-from shards.sources.base import IMAGE_CAP, KEY, Sample, check_size, natural
+from shards.schema import VARIANTS_CAP, Attribute
+from shards.sources.base import IMAGE_CAP, KEY, Sample, check_inside, check_size, natural
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LAYOUT = "allowed: class folders that hold images, or images alone"
@@ -43,11 +43,15 @@ class ImageFolder:
 
     def __init__(self, path: Path) -> None:
         self.name = path.resolve().name
-        entries = _visible(path)
+        entries, root = _visible(path), path.resolve()
+        for entry in entries:
+            check_inside(entry, root)
         folders, files = [e for e in entries if e.is_dir()], [e for e in entries if not e.is_dir()]
         if folders and files:
             raise InputError(f"{path}: mixed: {files[0].name} lies beside {folders[0].name}/; {LAYOUT}")
         classes = [folder.name for folder in folders]
+        if len(classes) > VARIANTS_CAP:
+            raise InputError(f"{path}: {len(classes)} class folders; at most {VARIANTS_CAP} are allowed")
         for name in classes:
             if not name.isprintable():
                 raise InputError(f"{path}: a class folder's name cannot be printed ({name!r})")
@@ -57,6 +61,7 @@ class ImageFolder:
             if not group:
                 raise InputError(f"{folder}: {'an empty class folder' if folders else 'an empty folder'}")
             for file in group:
+                check_inside(file, root)
                 key, size = self._checked(file, folder if folders else None)
                 other = found.setdefault(key, (key, file, size, {"class": number} if folders else {}))
                 if other[1] is not file:

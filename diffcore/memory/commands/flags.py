@@ -15,6 +15,8 @@ from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 
+MOST_RANKS = 1_000_000
+
 
 def gigabytes(text: str) -> float:
     """``24GB``, ``24G``, ``24`` or a card's name as a number of GB; argparse's error for anything else."""
@@ -22,10 +24,10 @@ def gigabytes(text: str) -> float:
 
     if (known := card(text)) is not None:
         return known
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|G)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(?:GB|G)?", text, re.IGNORECASE)
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size of memory; write it as 24GB, or name a card: {', '.join(CARDS)}"
+            f"{text!r:.60} is not a size of memory; write it as 24GB, or name a card: {', '.join(CARDS)}"
         )
     return float(match[1])
 
@@ -58,6 +60,8 @@ def settings(
     ranks = given.world if planned else int(os.environ.get("WORLD_SIZE", 1))
     if ranks < 1 or (given.micro_batch is not None and given.micro_batch < 1):
         raise InputError("--world and --micro-batch must be at least 1")
+    if ranks > MOST_RANKS:
+        raise InputError(f"--world {ranks}: allowed are 1 to {MOST_RANKS}")
     config = configure.parse(["--config", str(given.config), *rest], prog=parser.prog)
     engine = {
         name: value

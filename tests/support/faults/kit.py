@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import os
 import resource
@@ -74,11 +75,20 @@ class Faults:
         """Variables under which a command, and all that it starts, meets the rules."""
         shim, why = _built()
         assert not why, why
+        return {"LD_PRELOAD": str(shim), "FAULTS": str(self.file(*rules))}
+
+    def file(self, *rules: str) -> Path:
+        """The rules as a file. A process that began with ``env`` takes up another one's by ``take_up``."""
         self._count += 1
         path = self._folder / f"faults-{self._count}.txt"
         path.write_text("".join(f"{rule}\n" for rule in rules))
         path.chmod(0o644)
-        return {"LD_PRELOAD": str(shim), "FAULTS": str(path)}
+        return path
+
+
+def take_up(path: Path) -> None:
+    """From now on this process, which began with ``Faults.env``, meets the rules of ``Faults.file`` alone."""
+    ctypes.CDLL(None).faults_load(os.fsencode(path))
 
 
 @functools.cache

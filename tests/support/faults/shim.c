@@ -45,10 +45,11 @@ static __thread int inside;
   static __typeof__(name) *real; \
   if (!real) real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 
-__attribute__((constructor)) static void load(void) {
-  const char *path = getenv("FAULTS");
+/* Takes the rules of a file in the place of those before; for a process that meets one case after the other. */
+void faults_load(const char *path) {
   FILE *file = path ? fopen(path, "re") : NULL;
   char line[512], what[64];
+  count = 0, jump = 0;
   if (!file) return;
   while (count < MOST && fgets(line, sizeof line, file)) {
     struct rule *r = &rules[count];
@@ -66,6 +67,8 @@ __attribute__((constructor)) static void load(void) {
   }
   fclose(file);
 }
+
+__attribute__((constructor)) static void begin(void) { faults_load(getenv("FAULTS")); }
 
 /* The rule for this call on this path, if it is due. */
 static struct rule *due(const char *call, const char *path) {

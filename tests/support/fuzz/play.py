@@ -53,7 +53,11 @@ def cases(target: Target, name: str, count: int, seed: int) -> Iterator[bytes]:
     """``count`` damaged examples; the same for the same name and seed."""
     for number in range(count):
         rng = random.Random(f"{name} {seed} {number}")
-        yield mutate(rng.choice(target.seeds), rng, target.words)
+        seed_data = rng.choice(target.seeds)
+        if target.mutate and rng.random() < 0.5:
+            yield target.mutate(seed_data, rng)
+        else:
+            yield mutate(seed_data, rng, target.words)
 
 
 def play(target: Target, data: Iterable[bytes]) -> Outcome:

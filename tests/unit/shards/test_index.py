@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -99,8 +100,31 @@ def test_missing(tmp_path: Path) -> None:
         (lambda h: h["splits"]["train"]["shards"][0].update(sha256="abc"), "sha256"),
         (lambda h: h["splits"]["train"]["samples"].update(sha256="0" * 64), "damaged"),
         (lambda h: h["schema"].append({"name": "hair", "variants": 3}), "must be unique"),
-        (lambda h: h["schema"][0].update(variants=0), "has 0 variants"),
+        (lambda h: h["schema"][0].update(variants=0), "no variants"),
         (lambda h: h["preprocessing"].update(size=10**9), "size"),
+        (lambda h: h["preprocessing"].update(crop=10**9), "preprocessing.crop: "),
+        (lambda h: h["preprocessing"].update(background="x" * 5000), "preprocessing.background: "),
+        (lambda h: h["schema"][0].update(variants=2**64 + 5), "schema.0: .*more than 65536 variants"),
+        (lambda h: h["schema"][0].update(variants=10**400), "schema.0: .*more than 65536 variants"),
+        (
+            lambda h: [a.update(variants=65536) for a in h["schema"]],
+            "schema: more than 65536 variants in all",
+        ),
+        (lambda h: h["schema"][0].update(name="x" * 256), "schema.0: .*1 to 255 characters"),
+        (lambda h: h["schema"][0].update(name="\x1b[2J"), "schema.0: .*cannot be printed"),
+        (lambda h: h.update(schema=[{"name": f"a{n}", "variants": 2} for n in range(257)]), "schema: "),
+        (
+            lambda h: h.update(variant_names={"hair": ["\n"] * 111}),
+            "variant_names.hair.0: .*cannot be printed",
+        ),
+        (lambda h: h.update(shard_size=10**9), "shard_size: "),
+        (lambda h: h["source"].update(name="x" * 5000), "source.name: "),
+        (lambda h: h["splits"].update({"a\nb": h["splits"]["val"]}), "splits"),
+        (lambda h: h["splits"].update({f"s{n}": h["splits"]["val"] for n in range(17)}), "splits: "),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="a" * 256), "shards.0.name: "),
+        (lambda h: h["splits"]["train"]["shards"][0].update(name="a\x1b.tar"), "cannot be printed"),
+        (lambda h: h["splits"]["train"]["shards"][0].update(count=10**7), "shards.0.count: "),
+        (lambda h: h["splits"]["train"]["samples"].update(bytes=1 << 40), "samples.bytes: "),
     ],
 )
 def test_bad_header(copy: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
@@ -128,7 +152,9 @@ def test_caps(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_table(copy: Path) -> None:
     table = Index.load(copy).split("train").samples
     huge = npy(table).replace(f"({len(table)},)".encode(), b"(9999999999,)")
-    odd_key, empty_key, outside = table.copy(), table.copy(), table.copy()
+    odd_key, empty_key, outside, long_labels = table.copy(), table.copy(), table.copy(), table.copy()
+    with_zero = npy(table).replace(b"cs1", b"c\x001", 1)
+    long_labels["label_bytes"][0] = (1 << 20) + 1
     odd_key["key"][1], empty_key["key"][2], outside["image_offset"][3] = b"a/b", b"", -1
     for data, told in (
         (npy(table[:-1]), "holds another number of samples"),
@@ -140,6 +166,8 @@ def test_bad_table(copy: Path) -> None:
         (b"", "not a sample table"),
         (npy(odd_key), "other characters"),
         (npy(empty_key), "an empty key"),
+        (with_zero, "an empty key or one with other characters"),
+        (npy(long_labels), "the label's bytes lie outside"),
         (npy(outside), "row 3: the image's bytes lie outside"),
     ):
         replace_table(copy, data)
@@ -174,6 +202,56 @@ def test_mutated_index_is_told_or_valid(packed: Path, data: st.DataObject) -> No
         except InputError:
             return
         assert all(split.starts[-1] == len(split) for split in index.splits.values())
+
+
+def test_nothing_is_read_of_a_table_that_does_not_fit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that asks for terabytes, and a file that has them (of nothing): told before they are read."""
+    table = copy / "train-samples.npy"
+    index = Index.load(copy)
+    data = table.read_bytes()
+    for size in (len(data) + 1, 10 << 30):
+        os.truncate(table, size)
+        edit(copy, lambda header, size=size: header["splits"]["train"]["samples"].update(bytes=size))
+        with pytest.raises(InputError, match="holds another number of samples"):
+            Index.load(copy)
+    rows = (10 << 30) // index.split("train").samples.itemsize
+    head = io.BytesIO()
+    dtype = np.lib.format.dtype_to_descr(index.split("train").samples.dtype)
+    np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": (rows,)})
+    table.write_bytes(head.getvalue())
+    size = head.tell() + rows * index.split("train").samples.itemsize
+    os.truncate(table, size)
+    edit(copy, lambda header: header["splits"]["train"]["samples"].update(bytes=size))
+    with pytest.raises(InputError, match="holds another number of samples than the"):
+        Index.load(copy)
+
+
+def test_a_table_larger_than_memory(copy: Path) -> None:
+    """Whose index agrees with it: a hole of 8 GiB in a process that may have 2."""
+    index = Index.load(copy)
+    dtype, rows = index.split("train").samples.dtype, 1_000_000 * 160
+    head = io.BytesIO()
+    shape = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
+    np.lib.format.write_array_header_1_0(head, shape)
+    (copy / "train-samples.npy").write_bytes(head.getvalue())
+    size = head.tell() + rows * dtype.itemsize
+    os.truncate(copy / "train-samples.npy", size)
+
+    def change(header: dict[str, Any]) -> None:
+        train = header["splits"]["train"]
+        train["samples"]["bytes"] = size
+        shards = [{**train["shards"][0], "name": f"s{n}.tar", "count": 1_000_000} for n in range(160)]
+        train.update(count=rows, shards=shards)
+
+    edit(copy, change)
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from diffbase.cli import run; from shards.table import Index\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "run(lambda: Index.load(Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, copy], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"its {size} bytes do not fit into memory" in done.stderr
 
 
 def test_row_is_compact() -> None:

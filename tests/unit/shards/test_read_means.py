@@ -6,6 +6,7 @@ import errno
 import gc
 import itertools
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -140,3 +141,92 @@ def test_a_fault_of_the_disk_is_no_corrupt_sample(
             reader.read(range(6))
         assert caught.value.errno == errno.EIO and not isinstance(caught.value, InputError)
     assert not told and not reader.replaced
+
+
+def test_a_stale_descriptor_is_opened_anew(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a file server's restart: the old descriptor never reads again, the name does."""
+    monkeypatch.setattr(system_error, "PAUSES", (0.0,) * 6)
+    pread, opened = os.pread, os.open
+    stale: set[int] = set()
+
+    def read(file: int, size: int, start: int) -> bytes:
+        if file in stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return pread(file, size, start)
+
+    def anew(*given: object, **how: object) -> int:
+        descriptor = opened(*given, **how)  # type: ignore[arg-type]
+        stale.discard(descriptor)
+        return descriptor
+
+    with ShardReader(packed, order="sequential", threads=2) as reader:
+        wanted = reader.read(range(len(reader)))
+        monkeypatch.setattr(os, "pread", read)
+        monkeypatch.setattr(os, "open", anew)
+        stale |= {file.descriptor for file in reader._images._files._files.values()}
+        assert stale
+        found = reader.read(range(len(reader)))
+    np.testing.assert_array_equal(found.images, wanted.images)
+    assert not reader.replaced
+
+
+@pytest.mark.parametrize("encoding", ["png", "npy"])
+def test_bytes_that_do_not_come_are_a_fault(
+    tmp_path: Path, make_source, tiny, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard is as long as its index says; one that is shorter is truncated, and that is its own."""
+    monkeypatch.setattr(system_error, "PAUSES", (0.0,) * 6)
+    out = tmp_path / "out"
+    pack(make_source(tmp_path / "source", range(6)), out, tiny(val=0.0, image=encoding))
+    pread, cut = os.pread, row_of(out, 5)[2]["image_offset"] + 10
+
+    def one(file: int, size: int, start: int) -> bytes:
+        return pread(file, max(0, min(size, cut - start)), start)
+
+    def several(file: int, parts: list[bytearray], start: int) -> int:
+        done = 0
+        for part in (memoryview(part).cast("B") for part in parts):
+            some = one(file, len(part), start + done)
+            part[: len(some)] = some
+            done += len(some)
+        return done
+
+    monkeypatch.setattr(os, "pread", one)
+    monkeypatch.setattr(os, "preadv", several)
+    with ShardReader(out, order="sequential", on_error="replace") as reader:
+        with pytest.raises(system_error.GaveUpError, match="EIO, 7 tries"):
+            reader.read(range(6))
+        os.truncate(out / "train-000000.tar", cut)
+        assert reader.read(range(6)).keys[5] != reader.split.key(5) and list(reader.replaced) == [5]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("spare", [1, 3])
+def test_few_descriptors_give_the_same_samples(
+    tmp_path: Path, make_source, tiny, monkeypatch: pytest.MonkeyPatch, threads: int, spare: int
+) -> None:
+    """Really few, of a process that has others open: nobody waits where some can be closed."""
+    out = tmp_path / "out"
+    pack(make_source(tmp_path / "source", range(40)), out, tiny(val=0.0, shard_size=1))
+    with ShardReader(out, seed=3) as reader:
+        wanted = reader.read(range(80))
+    waits: list[float] = []
+    monkeypatch.setattr("diffbase.system_error.time.sleep", lambda pause: waits.append(pause))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ShardReader(out, seed=3, threads=threads, on_error="replace") as reader:
+        top = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - numbers, not paths
+        held = []
+        while not held or held[-1] <= top:  # until every number below the last one is taken
+            held.append(os.open(out, os.O_RDONLY))
+        top = held[-1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1 + spare, hard))
+        try:
+            found = reader.read(range(80))
+            kept = reader._images._files._limit
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for file in held:
+                os.close(file)
+    np.testing.assert_array_equal(found.images, wanted.images)
+    assert found.keys == wanted.keys and not reader.replaced and kept <= spare
+    assert not waits

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from diffbase.files import REPOSITORY
 from diffcore import __main__ as command_line
 from diffcore.commands import COMMANDS
 from diffcore.config import configure
@@ -17,12 +16,11 @@ from launch import submit
 from tests.support.fuzz.target import Target
 
 SEPARATOR = b"\x00"  # which no argument can hold
-DEMO = str(REPOSITORY / "configs" / "demo.yaml")
 EXAMPLES = [
-    f"train --config {DEMO} --optimizer.lr 1e-4 --engine.zero 2 --model.channels 16,32,64 --data.path s3://b/x",
-    f"submit --config {DEMO} --cluster box --nodes 1-2 --gpus-per-node 2 --time 1:30:00 --after 77 --seed 3",
-    f"submit --config {DEMO} --cluster plain-gpu --run runs/x --name x --partition a --exclude n1,n2",
-    f"plan --config {DEMO} --zero 2 --micro-batch 4 --world 2 --precision bf16 --batch.size 8",
+    "train --config demo --optimizer.lr 1e-4 --engine.zero 2 --model.channels 16,32,64 --data.path s3://b/x",
+    "submit --config demo --cluster box --nodes 1-2 --gpus-per-node 2 --time 1:30:00 --after 77 --seed 3",
+    "submit --config demo --cluster plain-gpu --run runs/x --name x --partition a --exclude n1,n2",
+    "plan --config demo --zero 2 --micro-batch 4 --world 2 --precision bf16 --batch.size 8",
     "summary runs/x --json",
     "checkpoints runs/x --keep 1 2 --release 3",
     "export runs/x --out out --checkpoint best",

@@ -1,30 +1,27 @@
-"""index.json, as every reader loads it."""
+"""index.json of a packed folder, as shards.verify sees it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffbase.cli import InputError
-from shards.packing.verifier import problems
-from shards.table import Index
-from tests.support.fuzz import shard_files
+from shards.table import FILE
+from tests.support.fuzz.examples import packed
+from tests.support.fuzz.reading import verified
 from tests.support.fuzz.target import Target
 
 WORDS = [
     b"18446744073709551621",
-    b'"variants": 18446744073709551621',
-    b'"size": 100000',
-    b"1e3",
-    b'"../x.tar"',
+    b"1099511627776",
+    b"65537",
+    b'"/etc/passwd"',
+    b'"pipe:ls"',
+    b'"..\\u0000"',
+    b"true",
 ]
 
 
 def target() -> Target:
-    def feed(data: bytes, folder: Path) -> object:
-        shard_files.unpack(folder, index_json=data)
-        index = Index.load(folder)
-        if said := list(problems(folder)):
-            raise InputError(said[0])
-        return index
+    def feed(data: bytes, folder: Path) -> None:
+        verified(folder, {FILE: data})
 
-    return Target([shard_files.packed()["index.json"]], feed, WORDS)
+    return Target([packed()[FILE]], feed, WORDS)

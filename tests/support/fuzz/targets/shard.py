@@ -1,22 +1,21 @@
-"""A shard that is not what the index says, as shards.verify sees it."""
+"""One shard of a packed folder, as shards.verify sees it; the index knows the whole one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffbase.cli import InputError
-from shards.packing.verifier import problems
-from tests.support.fuzz import shard_files
+from tests.support.fuzz import hostile
+from tests.support.fuzz.examples import packed
+from tests.support.fuzz.reading import verified
 from tests.support.fuzz.target import Target
+
+NAME = "train-000000.tar"
 
 
 def target() -> Target:
-    def feed(data: bytes, folder: Path) -> object:
-        said = list(problems(shard_files.unpack(folder, train_000000_tar=data)))
-        if said:
-            assert all("\n" not in line and len(line) < 2000 for line in said)
-            raise InputError(said[0])
-        return said
+    def feed(data: bytes, folder: Path) -> None:
+        verified(folder, {NAME: data})
 
-    whole = shard_files.packed()["train-000000.tar"]
-    return Target([whole, *shard_files.hostile_tars()[:-1]], feed)
+    whole = packed()[NAME]
+    spins = hostile.header(b"0", b"\x80" + bytes(2) + b"\x40" + bytes(8)) + whole
+    return Target([whole, whole, spins], feed, hostile.RECORDS, hostile.tar)

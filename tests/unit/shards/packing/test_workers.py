@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
 
 import pytest
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from shards.packing.workers import THREADS, map_in_order
+from tests.support.faults.kit import root
 
 
 def slow_square(number: int) -> int:
@@ -76,3 +81,35 @@ def test_ctrl_c_is_the_parents_to_tell_from_the_first_moment() -> None:
     """Workers are deaf to it before they run a line of ours."""
     assert list(map_in_order(deaf, range(2), 2)) == [True, True]
     assert not deaf(0)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.ENOSYS])
+def test_no_room_for_locks_is_told_with_its_folder(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locks(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("multiprocessing.synchronize._multiprocessing.SemLock", locks)
+    with pytest.raises(InputError, match=rf"/dev/shm: {os.strerror(number)}: .*--shm-size.*--jobs 1"):
+        list(map_in_order(slow_square, range(3), 2))
+    assert list(map_in_order(slow_square, range(3), 1)) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("options", ["ro", "size=4k"])
+@pytest.mark.skipif(not root(), reason="only root mounts disks")
+def test_a_shared_memory_that_is_read_only_or_tiny(options: str) -> None:
+    mount = f"mount -t tmpfs -o {options} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("LEFT OUT: no disk can be mounted here")
+    code = (
+        "from diffbase.cli import run; from shards.packing.workers import map_in_order\n"
+        "run(lambda: print(list(map_in_order(abs, [1, 2], 2))))"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount}; exec "$@"', "sh", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=60,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: /dev/shm: "), done.stderr
+    assert len(done.stderr.splitlines()) == 1

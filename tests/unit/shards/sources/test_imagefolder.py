@@ -227,3 +227,40 @@ def test_grey_and_cmyk_jpegs(tmp_path: Path) -> None:
     with ShardReader(tmp_path / "out") as reader:
         assert reader.read([0, 1]).images.min() >= 250
     assert pixels_of((tmp_path / "set" / "L.jpg").read_bytes()).ndim == 2
+
+
+def test_links_inside_are_followed(classes: Path) -> None:
+    (classes / "2" / "link.png").symlink_to("../10/a0.png")
+    (classes / "3").symlink_to("2")
+    assert len(list(ImageFolder(classes).samples())) == 3 * 5 + 1 + 6
+    (classes.parent / "other").symlink_to(classes)  # the source itself may be one
+    assert len(list(ImageFolder(classes.parent / "other").samples())) == 3 * 5 + 1 + 6
+
+
+@pytest.mark.parametrize(
+    ("place", "to", "told"),
+    [
+        ("2/x.png", "../../outside/secret.png", "leads out of .*cp -rL"),
+        ("2/x.png", "{outside}/secret.png", "leads out of .*cp -rL"),
+        ("x", "../outside", "leads out of .*cp -rL"),
+        ("2/x.png", "x.png", "leads nowhere"),
+        ("2/x.png", "absent.png", "leads nowhere"),
+        ("x", "/proc/self/fd", "leads out of "),
+    ],
+)
+def test_links_that_lead_out_are_refused(
+    classes: Path, command: Command, place: str, to: str, told: str
+) -> None:
+    outside = classes.parent / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(picture())
+    (classes / place).symlink_to(to.format(outside=outside))
+    code, _, err = command(main, classes, "--out", classes.parent / "out", "--jobs", 1)
+    assert code == 2 and err.count("\n") == 1 and re.search(told, err)
+    assert not (classes.parent / "out").exists()
+
+
+def test_class_folders_are_bounded(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.sources.imagefolder.VARIANTS_CAP", 2)
+    with pytest.raises(InputError, match="3 class folders; at most 2 are allowed"):
+        ImageFolder(classes)

@@ -1,4 +1,4 @@
-"""A Cartoon Set picture's labels."""
+"""Cartoon Set's CSV of labels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from pathlib import Path
 
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import parse_csv
-from tests.support.fuzz import shard_files
+from tests.support.fuzz.examples import CSV
 from tests.support.fuzz.target import Target
+
+WORDS = [
+    b'"',
+    b'""',
+    b'"hair", 3, 111\n',
+    b" " * 1000,
+    b",",
+    "٣".encode(),
+    b"1_0",
+    b"\xef\xbb\xbf",
+    b"\x85",
+    b"\x1c",
+]
 
 
 def target() -> Target:
@@ -18,4 +31,4 @@ def target() -> Target:
         assert all(0 <= labels[a.name] < a.variants for a in CARTOON_SET)
         return labels
 
-    return Target([shard_files.csv()], feed, [b'"hair", 110, 111\n'])
+    return Target([CSV], feed, WORDS)
