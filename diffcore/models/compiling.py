@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
+from diffbase.trust import own_folder
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_network(network: nn.Module) -> None:
     """Compile ``network``'s forward in place, at its first call; parameter names stay (no "_orig_mod.").
 
     Only with gradients: training has one batch size, while sampling and validation have others, each of which
-    would be compiled anew. InputError where the generated C++ could not be compiled.
+    would be compiled anew. InputError where the generated C++ could not be compiled, or others could change it.
     """
+    own_cache()  # before torch's imports choose a folder
     if problem := missing():
         raise InputError(f"engine.compile: {problem}; install it or set engine.compile to false")
     plain, compiled = network.forward, torch.compile(network.forward, dynamic=False)
@@ -26,6 +32,20 @@ def compile_network(network: nn.Module) -> None:
         return output
 
     network.forward = forward
+
+
+def own_cache() -> Path:
+    """The folder in which torch keeps what it compiled, and loads it from: node-local and ours alone.
+
+    InputError for one that others could change. torch's own choice, /tmp/torchinductor_NAME, is whoever's made
+    it first; $TORCHINDUCTOR_CACHE_DIR names another one.
+    """
+    folder = Path(tempfile.gettempdir()) / f"diffcore-inductor-{os.geteuid()}"
+    folder = Path(os.environ.setdefault(CACHE, str(folder)))
+    try:
+        return own_folder(folder, code=True)
+    except InputError as error:
+        raise InputError(f"engine.compile: {error}; ${CACHE} names another folder") from error
 
 
 def missing() -> str | None:
