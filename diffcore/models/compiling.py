@@ -20,7 +20,8 @@ def compile_network(network: nn.Module) -> None:
     """Compile ``network``'s forward in place, at its first call; parameter names stay (no "_orig_mod.").
 
     Only with gradients: training has one batch size, while sampling and validation have others, each of which
-    would be compiled anew. InputError where the generated C++ could not be compiled, or others could change it.
+    would be compiled anew. InputError where the generated C++ could not be compiled, or could be changed by
+    others.
     """
     own_cache()  # before torch's imports choose a folder
     if problem := missing():
@@ -37,8 +38,8 @@ def compile_network(network: nn.Module) -> None:
 def own_cache() -> Path:
     """The folder in which torch keeps what it compiled, and loads it from: node-local and ours alone.
 
-    InputError for one that others could change. torch's own choice, /tmp/torchinductor_NAME, is whoever's made
-    it first; $TORCHINDUCTOR_CACHE_DIR names another one.
+    InputError for one that others could change. torch's own choice, /tmp/torchinductor_NAME, belongs to
+    whoever made it first; $TORCHINDUCTOR_CACHE_DIR names another one.
     """
     folder = Path(tempfile.gettempdir()) / f"diffcore-inductor-{os.geteuid()}"
     folder = Path(os.environ.setdefault(CACHE, str(folder)))
