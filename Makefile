@@ -42,7 +42,7 @@ test: .venv/installed-test system-check test-check slurm-check
 	$(OLD_CPU) pytest -m numeric tests
 
 unit: .venv/installed-test
-	$(UNIT)
+	$(UNIT) -m "not slow"
 
 lint: .venv/installed-test
 	ruff check .

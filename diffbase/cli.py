@@ -155,14 +155,17 @@ def add_answer(parser: argparse.ArgumentParser, *, figures: bool = True) -> None
 
 
 @contextmanager
-def answer(flags: argparse.Namespace) -> Iterator[Callable[[Any], None]]:
+def answer(flags: argparse.Namespace, *, survive: bool = False) -> Iterator[Callable[[Any], None]]:
     """Around what a command does. Yields ``give(figures)``: a tree, printed as JSON where --json asks for it.
 
     Words printed inside are for people: with --json or --quiet they go nowhere, with --quiet progress too.
+    ``survive``: the command is for the files that it writes, and goes on where words cannot be written.
     """
     as_json, quiet = getattr(flags, "json", False), getattr(flags, "quiet", False)
     given: list[Any] = []
     with ExitStack() as stack:
+        if survive:
+            stack.enter_context(output.guarded(survive=True))
         if as_json or quiet:
             stack.enter_context(redirect_stdout(io.StringIO()))
         if quiet:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from diffbase import line
 from diffbase.cli import InputError
+from diffbase.system_error import named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of the packages: the checkout, what a launcher copied of it, or site-packages."""
@@ -36,13 +37,15 @@ def path_of(text: str | Path, where: str) -> Path:
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends well, and goes otherwise.
 
+    Errors of the system name ``path``, where they name nothing themselves.
     Safe against a kill, not against a power cut: see ``open_atomic``. The name cannot be guessed: two
     processes that write the same file never share a temporary one, and nobody can have put a link there.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
+        with named(path):
+            yield temporary
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -72,6 +75,11 @@ def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool
     write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
 
 
+def no_link(path: str, flags: int) -> int:
+    """The ``opener`` of a file that is made where there is none: OSError (ELOOP) for a link in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def open_lock(path: Path) -> IO[bytes]:
     """A file to be locked with flock, made where there is none: its owner's alone, since a reader can lock.
 
@@ -88,7 +96,8 @@ def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

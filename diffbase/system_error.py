@@ -89,7 +89,8 @@ def named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # else a library's own, whose text is all it has
+            error.filename = error.filename or str(path)
         raise
 
 

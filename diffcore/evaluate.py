@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.runs.source import config_of
 
     config_of(a.run)
-    with cli.answer(a) as give, drawing.ranks(a.run) as world:
+    with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
         model = load_model(a.run, weights=a.weights, checkpoint=a.checkpoint)
         judge = judge_of(model, a.judge)
         sampling = sampling_of(model.config, a)

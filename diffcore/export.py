@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     from diffcore.runs.export import export
 
-    with cli.answer(arguments):
+    with cli.answer(arguments, survive=True):
         export(arguments.run, arguments.out, arguments.checkpoint)
         print(arguments.out)
 

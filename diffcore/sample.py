@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     wanted = parse_wanted(a.set, model.schema)
     scales = dict.fromkeys((1.0, sampling.guidance)) if a.compare else (sampling.guidance,)
     rows = [(weights, one, scale) for weights, one in models.items() for scale in scales]
-    with cli.answer(a) as give:
+    with cli.answer(a, survive=True) as give:
         count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
         print(f"{a.out}: {count} images, step {model.step}")
         settings = sampling.model_dump(mode="json")

@@ -18,13 +18,14 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.redaction import shown
 from diffbase.system_error import is_passing, patiently
 from shards.codec.decode import BadSample, npy_head
 from shards.codec.fast_decode import decoder
 from shards.codec.inflate import crc32
 from shards.remote.cache import RemoteFolder
 from shards.remote.descriptors import Descriptors
-from shards.remote.fetch import address, shown
+from shards.remote.fetch import address
 from shards.table import Index, Split
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024

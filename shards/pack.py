@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         print(f"{args.source}: {describe(source)}", flush=True)
 
     start = time.monotonic()
-    with answer(args) as give:
+    with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
             summary = pack(
                 args.source, args.out, settings, kind=args.kind, jobs=jobs, report=report, found=found

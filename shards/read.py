@@ -46,12 +46,13 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.line import printable
+from diffbase.redaction import shown
 from shards.codec.decode import BadSample
 from shards.images import SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder
-from shards.remote.fetch import is_url, shown
+from shards.remote.fetch import is_url
 from shards.schema import Attribute
 from shards.table import Index
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     require_skia()
     write, target = (write_folder, arguments.out) if arguments.out else (write_tgz, arguments.tgz)
     started = time.monotonic()
-    with answer(arguments) as give:
+    with answer(arguments, survive=True) as give:
         drawn = write(target, arguments.count, arguments.seed, jobs, arguments.layout)
         seconds = time.monotonic() - started
         print(f"{target}: {arguments.count} avatars, {drawn} drawn now in {seconds:.1f} s")

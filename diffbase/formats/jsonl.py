@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffbase.system_error import named, patiently
+from diffbase.system_error import patiently
 
 LONGEST = 1 << 20
 """Bytes of a line; a longer one is left out."""
@@ -81,13 +81,26 @@ def read(
         file = patiently(lambda: path.open("rb"), path)
     except FileNotFoundError:
         return
-    with file, named(path):
+    at = 0
+
+    def piece() -> bytes:
+        """The next line, or ``LONGEST`` bytes of it."""
+        nonlocal at
+        try:
+            found = file.readline(LONGEST)
+        except OSError:
+            file.seek(at)  # where the next try begins
+            raise
+        at += len(found)
+        return found
+
+    with file:
         number = 0
-        while line := file.readline(LONGEST):
+        while line := patiently(piece, path):
             number += 1
             whole = line.endswith(b"\n")
             if not whole and len(line) == LONGEST:
-                while (rest := file.readline(LONGEST)) and not (whole := rest.endswith(b"\n")):
+                while (rest := patiently(piece, path)) and not (whole := rest.endswith(b"\n")):
                     pass
                 line = b""
             entry = _parsed(line)

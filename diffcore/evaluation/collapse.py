@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.evaluation.studies import fast_samplers
     from diffcore.evaluation.studies.guidance_sweep import table_of
 
-    with cli.answer(a) as give, drawing.ranks(a.run or a.out.parent) as world:
+    with cli.answer(a, survive=True) as give, drawing.ranks(a.run or a.out.parent) as world:
         say = drawing.teller(world)
         run = a.run or fast_samplers.make_run(world, say)
         table = table_of(run, None, world, a.samples, 1, a.seed, run / "collapse")

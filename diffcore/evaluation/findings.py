@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         a.sweep.write_text(yaml.safe_dump([dict(findings.overrides(point)) for point in points]))
         print(f"{a.sweep}: {len(points)} points")
         return
-    with cli.answer(a) as give:
+    with cli.answer(a, survive=True) as give:
         measured = findings.repeat(points, a.scale, a.jobs, a.samples, a.collect)
         findings.write(a.out, measured, points, a.scale)
         findings.say(f"page: {a.out}")

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     sampling = sampling_of(config_of(a.run), a)
-    with cli.answer(a) as give:
+    with cli.answer(a, survive=True) as give:
         points = curve.measure(a.run, sampling, a.judge, samples=a.samples, seed=a.seed, raw=a.raw)
         print(f"{a.run / curve.FILE}: {len(points)} points")
         give(points)

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.evaluation.quality import drawing
     from diffcore.evaluation.studies import guidance_sweep
 
-    with cli.answer(a) as give, drawing.ranks(a.run) as world:
+    with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
         table = guidance_sweep.table_of(a.run, a.judge, world, a.samples, a.repeats, a.seed)
         samplers = a.samplers.split(",")
         cells, tried, chosen = guidance_sweep.sweep(table, samplers, scales, steps, drawing.teller(world))

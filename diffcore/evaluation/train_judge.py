@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     out = arguments.out or judge.folder_of(data)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    with cli.answer(arguments) as give:
+    with cli.answer(arguments, survive=True) as give:
         net, record = training.train(
             data, epochs=arguments.epochs, width=arguments.width, lr=arguments.lr, seed=arguments.seed
         )

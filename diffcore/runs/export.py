@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
 from torch import nn
 
 from diffbase.cli import InputError
 from diffbase.line import markdown
 from diffbase.redaction import shown
+from diffbase.system_error import named
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, source
 from diffcore.runs.model import load_network
 from diffcore.runs.source import DATA, FILES
+from diffcore.runs.tensors import write_tensors, writing
 
 CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
@@ -38,12 +39,12 @@ def export(run: Path, out: Path, which: str = "newest") -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for kind, name in FILES.items():
-            save_file(
-                found.weights(kind), temporary / name, metadata={"format": "pt", "step": str(state.step)}
-            )
-        (temporary / "config.yaml").write_text(portable(config, out))
-        (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
-        (temporary / "README.md").write_text(_card(config, state, folder))
+            about = {"format": "pt", "step": str(state.step)}
+            write_tensors(temporary / name, found.weights(kind), about)
+        with named(out):
+            (temporary / "config.yaml").write_text(portable(config, out))
+            (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
+            (temporary / "README.md").write_text(_card(config, state, folder))
         if config.model.kind == "diffusers":
             _write_diffusers(temporary, load_network(temporary))
         temporary.rename(out)
@@ -76,8 +77,9 @@ def portable(config: Config, out: Path) -> str:
 def _write_diffusers(out: Path, network: nn.Module) -> None:
     """The averaged UNet as diffusers saves one, and Tau beside it."""
     unet: Any = network.unet
-    unet.save_pretrained(out / "unet")
-    save_file(network.get_submodule("tau").state_dict(), out / "tau.safetensors", metadata={"format": "pt"})
+    with writing(out / "unet"):
+        unet.save_pretrained(out / "unet")
+    write_tensors(out / "tau.safetensors", network.get_submodule("tau").state_dict(), {"format": "pt"})
 
 
 def _card(config: Config, state: Any, folder: Path) -> str:

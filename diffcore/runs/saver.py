@@ -15,20 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diffbase import ledger
 from diffbase.cli import InputError, one_line
 from diffbase.files import open_atomic, sync_folder, write_json
+from diffbase.system_error import named
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather, side_group
 from diffcore.runs.checkpoint import SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
-from diffcore.runs.tensors import from_words
+from diffcore.runs.tensors import write_tensors
 
 T = TypeVar("T")
 
@@ -207,16 +206,13 @@ def write_shard(
     """Write this rank's shard and sync it; returns its line of COMPLETE."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / shard_name(world.rank, world.size)
-    try:
-        save_file(dict(tensors), path, metadata={"starts": json.dumps(starts, sort_keys=True)})
-    except SafetensorError as error:  # its words for a full or failing disk: "... (os error 28)"
-        raise from_words(error, path) or error from error
+    write_tensors(path, tensors, {"starts": json.dumps(starts, sort_keys=True)})
     return _synced(path)
 
 
 def _synced(path: Path) -> dict[str, dict[str, Any]]:
     path.chmod(0o600)
-    with path.open("rb") as file:
+    with named(path), path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {path.name: {"bytes": path.stat().st_size, "sha256": digest}}
@@ -228,7 +224,8 @@ def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     final = folder_at(run, state.step)
     shutil.rmtree(final, ignore_errors=True)  # of a save that was cut off: COMPLETE is not there
     path = temporary / "state.json"
-    path.write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")
+    with named(path):
+        path.write_text(json.dumps(asdict(state), indent=1, sort_keys=True) + "\n")
     manifest = {**manifest, **_synced(path)}
     sync_folder(temporary)
     temporary.rename(final)

@@ -1,4 +1,4 @@
-"""Files of tensors, opened so that a fault of the system is told from a file that is not there or damaged.
+"""Files of tensors; a fault of the system is told from a file that is not there or damaged.
 
 safetensors says "no such file" whatever the system's reason was not to open one, and of a disk that fails
 later it gives only words. Files are mapped: a disk that fails under a mapping ends the process by SIGBUS,
@@ -8,17 +8,19 @@ and a launcher tries again.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffbase.system_error import patiently
+from diffbase.system_error import named, patiently
 
 T = TypeVar("T")
 
@@ -35,6 +37,39 @@ def open_tensors(path: Path) -> Any:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name, on the CPU. Errors are those of ``open_tensors``."""
     return _patiently(lambda: load_file(path), path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file: the same tensors and metadata give the same bytes. OSError as of a write."""
+    with writing(path):
+        save_file(dict(tensors), path, metadata=dict(metadata))
+        if len(metadata) > 1:
+            _sort_metadata(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes tensors to ``path``: errors of the system are OSErrors that name it."""
+    try:
+        with named(path):
+            yield
+    except SafetensorError as error:
+        raise from_words(error, path) or error from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the metadata of a file anew, sorted: safetensors keeps it in a hash map, in an order by chance.
+
+    https://github.com/huggingface/safetensors#format: eight bytes of length, then so many of JSON.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(length))
+        head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+        text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def from_words(error: Exception, path: Path) -> OSError | None:

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.redaction import shown
 from launch.doctor.finding import Finding, bad, ok
 from shards.read import ShardReader
 from shards.remote.cache import Cache, RemoteFolder
-from shards.remote.fetch import address, check_url, is_url, shown, unreachable
+from shards.remote.fetch import address, check_url, is_url, unreachable
 from shards.table import FILE, Index, Shard
 
 NAMED = 5

@@ -6,7 +6,6 @@ then one for each finished shard. A folder without it that is not empty is finis
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
+from diffbase.files import no_link
 from diffbase.formats import json_file
+from diffbase.system_error import named
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
@@ -88,9 +89,7 @@ def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
         for stale in out.glob(".*.tmp"):  # of a pack that was killed; the lock says that none is running
             stale.unlink()
         yield journal
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = error.filename or str(out)  # a failed write does not tell where
+    except BaseException:
         journal.close(keep=bool(journal.done))
         if not journal.done:
             with suppress(OSError):  # someone may have put a file there meanwhile
@@ -109,9 +108,10 @@ class Journal:
         self.done: dict[str, _Done] = {}
         if self.path.exists() and (self.path.is_symlink() or not self.path.is_file()):
             raise InputError(f"{self.path}: not a plain file, and so not a journal of shards.pack")
-        self._file = self.path.open("a+b")
+        self._file = open(self.path, "a+b", opener=no_link)  # noqa: SIM115 - close() does, and a Path has no opener
         try:
-            self._lock()
+            with named(self.path):
+                self._lock()
             # The source's digest may change between two attempts: the digest of each shard's samples decides.
             self._take_up({**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}})
         except BaseException:
@@ -167,9 +167,10 @@ class Journal:
         self._append(self.done[shard.name].model_dump())
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named(self.path):
+            self._file.write(json.dumps(entry).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self, *, keep: bool) -> None:
         """Release the journal; its file is removed unless ``keep``."""

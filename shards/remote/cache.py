@@ -27,9 +27,10 @@ from pathlib import Path
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
 from diffbase.machine import home
+from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
-from shards.remote.fetch import address, check_url, download, fetch_small, shown
+from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
 
 LIMIT = 64 << 30  # bytes

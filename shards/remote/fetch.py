@@ -5,7 +5,7 @@ the server can, a broken download goes on where it was. Then an error names URL 
 InputError where wrong bytes keep coming.
 
 Nothing here runs a command: ``pipe:`` and other schemes that would are refused. An address may hold a
-password or a signature: messages have what ``shown`` leaves of it.
+password or a signature: messages have what ``redaction.shown`` leaves of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
+from diffbase.redaction import ADDRESS, IPV6, shown
 from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
 
 ATTEMPTS = 6
@@ -32,7 +33,6 @@ PAUSE = 0.5  # seconds after the first failure; twice as long after each further
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
-IPV6 = re.compile(r"\[[0-9A-Fa-f:.]*\]")
 URL_CAP = 8192  # characters of an address
 # Schemes that start commands, run code elsewhere, are recipes that point at other addresses, or are a way to
 # read another file system: for those no address says which.
@@ -59,26 +59,7 @@ class _WrongBytesError(_BrokenError):
 
 def is_url(place: str | Path) -> bool:
     """Whether ``place`` is an address rather than a local path."""
-    return isinstance(place, str) and re.match(r"pipe:|[A-Za-z][\w+.-]*:(//|:)", place) is not None
-
-
-def shown(place: str | Path) -> str:
-    """An address as messages may show it: without user, password, query and fragment. A path as it is."""
-    if not is_url(place) or str(place).lower().startswith("file:"):
-        return str(place)
-    scheme, *rest = re.split(r"(/{2,})", re.split(r"[?#]", str(place), maxsplit=1)[0])
-    return scheme + "".join(map(_without_user, rest))
-
-
-def _without_user(part: str) -> str:
-    """What follows ``//`` in an address."""
-    host, slash, path = part.partition("/")
-    # A port that is no number may be a part of a password, which may have a slash in it.
-    if "@" not in host and re.search(r":[0-9]*[^0-9]", IPV6.sub("", host)):
-        if "@" in path:
-            return path.rpartition("@")[2]
-        host = host.partition(":")[0] + ":***"
-    return host.rpartition("@")[2] + slash + path
+    return isinstance(place, str) and ADDRESS.match(place) is not None
 
 
 def check_url(url: str) -> None:

@@ -13,6 +13,7 @@ CORPORA = Path(__file__).resolve().parents[1] / "corpora"
 CASES = 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", targets.names())
 def test_damaged_input_is_told_or_valid(name: str) -> None:
     target = targets.load(name)
@@ -28,6 +29,7 @@ def test_whole_examples_are_valid(name: str) -> None:
     assert not outcome.findings and outcome.valid == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [path.name for path in sorted(CORPORA.iterdir())])
 def test_what_was_once_answered_wrongly(name: str) -> None:
     target = targets.load(name)

@@ -22,19 +22,18 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.files import write_json
+from diffbase.files import renamed, write_json
 from diffbase.formats import json_file
 from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.model import TrainedModel
 from diffcore.runs.run_folder import STRICT, AttributeRecord
-from diffcore.runs.tensors import load_tensors, open_tensors
+from diffcore.runs.tensors import load_tensors, open_tensors, write_tensors
 from shards.schema import Attribute, one_hot_offsets, one_hot_width
 from shards.standin.visible import visible
 from shards.table import Index
@@ -227,9 +226,8 @@ def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
     """Write the weights, then the record with their SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "judge.safetensors"
-    temporary = weights.with_name(f".{weights.name}.tmp")
-    save_file({name: t.cpu().contiguous() for name, t in net.state_dict().items()}, temporary)
-    temporary.replace(weights)
+    with renamed(weights) as temporary:
+        write_tensors(temporary, {name: t.cpu().contiguous() for name, t in net.state_dict().items()}, {})
     record = {"version": VERSION, **record, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     write_json(folder / "judge.json", record, indent=None)
 

@@ -28,6 +28,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     from diffcore.memory.measure.rehearse import rehearse
 
-    with cli.answer(given) as give:
+    with cli.answer(given, survive=True) as give:
         if (anatomy := rehearse(config, given.out)) is not None:
             give(anatomy)

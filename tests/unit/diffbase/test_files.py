@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_failed_write_leaves_the_old_file(
     with pytest.raises(OSError, match="disk full"):
         write_atomic(tmp_path / "a", b"new")
     assert contents(tmp_path) == {"a": b"old"}
+
+
+def test_a_failed_write_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path / "a", b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a"))
 
 
 def test_renamed_shows_nothing_before_the_end(tmp_path: Path) -> None:

@@ -54,6 +54,32 @@ def test_a_full_disk_is_one_line(tmp_path: Path, count: int) -> None:
     assert (code, err) == (2, "error: standard output: No space left on device\n")
 
 
+@pytest.mark.parametrize("redirect", ["> /dev/full", "| head -1"])
+@pytest.mark.parametrize(("flag", "code"), [("", 0), ("--json", 2)])
+def test_a_command_for_its_files_goes_on(tmp_path: Path, redirect: str, flag: str, code: int) -> None:
+    """Its words may be lost; figures that were asked for as JSON may not."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys
+from pathlib import Path
+from diffbase import cli
+def main():
+    parser = cli.Parser()
+    cli.add_answer(parser)
+    with cli.answer(parser.parse_args(), survive=True) as give:
+        for i in range(50_000):
+            print("line", i)
+        Path("written").touch()
+        give(list(range(50_000)))
+cli.run(main)
+""")
+    bash = ["bash", "-c", f"{sys.executable} {script} {flag} {redirect}; exit ${{PIPESTATUS[0]}}"]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(bash, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    wanted = 141 if code and "head" in redirect else code
+    assert (done.returncode, (tmp_path / "written").exists()) == (wanted, True)
+
+
 def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
     then = "Path('x').write_text('mine'); __import__('os').write(1, b'a library prints')"
     assert shell(tmp_path, ">&-", then) == (0, "")

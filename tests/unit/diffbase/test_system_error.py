@@ -129,14 +129,17 @@ READ = """
 import sys
 from pathlib import Path
 from diffbase import cli
-from diffbase.formats import json_file, yaml_file
-reader = json_file.read if sys.argv[1].endswith("json") else yaml_file.read
+from diffbase.formats import json_file, jsonl, yaml_file
+reader = {
+    "x.json": json_file.read, "x.yaml": yaml_file.read, "x.jsonl": lambda path, _: next(jsonl.read(path))
+}[Path(sys.argv[1]).name]
 print(cli.run(lambda: reader(Path(sys.argv[1]), "not there")))
 """
 
 
+@pytest.mark.slow
 @KIT
-@pytest.mark.parametrize("name", ["x.json", "x.yaml"])
+@pytest.mark.parametrize("name", ["x.json", "x.yaml", "x.jsonl"])
 @pytest.mark.parametrize("call", ["open", "read"])
 def test_files_of_settings_and_records(tmp_path: Path, name: str, call: str) -> None:
     """A fault that passes changes nothing; one that stays ends with 75, the file and the number."""

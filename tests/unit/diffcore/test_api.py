@@ -297,6 +297,7 @@ def test_packing_twice(avatars: Path, packed: Path, capfd: pytest.CaptureFixture
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_workers_need_a_main_that_can_be_imported(avatars: Path, tmp_path: Path) -> None:
     code = f"import diffcore\ndiffcore.pack({str(avatars)!r}, {str(tmp_path / 'out')!r}, jobs=2)"
     (tmp_path / "careless.py").write_text(code)
@@ -358,6 +359,7 @@ def test_overrides_in_every_form(run: Path, tmp_path: Path, monkeypatch: pytest.
         assert diffcore.load_config(path, {"data.path": given}).data.path == tmp_path / "shards"
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_command_s(memory_config: Path, tmp_path: Path) -> None:
     memory.main(
         ["plan", "--config", str(memory_config), "--world", "2", "--zero", "2", "--out", str(tmp_path)]
@@ -387,6 +389,7 @@ def home(avatars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_page_s_code_runs_as_in_a_notebook(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Cell after cell in one namespace without ``__file__``, while an event loop is running."""
 
@@ -405,6 +408,7 @@ def test_the_page_s_code_runs_as_in_a_notebook(home: Path, capfd: pytest.Capture
     assert isinstance(again, list) and [len(keys) for keys in again] == [24] * 3
 
 
+@pytest.mark.slow
 def test_the_first_lines_run_from_standard_input(home: Path) -> None:
     assert python(BLOCKS[0], cwd=home) == ""
     assert (home / "grid.png").stat().st_size > 0

@@ -162,6 +162,7 @@ def test_an_error_is_said_though_it_is_quiet(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr() == ("", "error: bad\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words", "keys"),
     [

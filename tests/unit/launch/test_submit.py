@@ -110,6 +110,7 @@ def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
         submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_gpus_is_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[int] = []
     monkeypatch.setattr(submit, "check", lambda *arguments, **flags: None)  # there are no shards here

@@ -23,6 +23,7 @@ def test_scramble_is_a_permutation(count: int, key: tuple[int, int]) -> None:
     assert sorted(scramble(key, count, np.arange(count)).tolist()) == list(range(count))
 
 
+@pytest.mark.slow
 def test_scramble_reaches_every_permutation_evenly() -> None:
     """Chi-squared over the orders of four to six; its mean is d, its deviation sqrt(2 d)."""
     for count in (4, 5, 6):

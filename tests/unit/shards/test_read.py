@@ -323,6 +323,7 @@ def test_resume_from_a_state(packed: Path) -> None:
         reader.resume(ReaderState.from_json(text))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_world_prefetch_and_resume_point(packs: list[Path], data: st.DataObject) -> None:

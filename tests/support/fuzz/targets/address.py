@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from diffbase.cli import InputError
-from shards.remote.fetch import address, check_url, is_url, shown, unreachable
+from diffbase.redaction import shown
+from shards.remote.fetch import address, check_url, is_url, unreachable
 from shards.table import FILE
 from tests.support.fuzz.target import Target
 

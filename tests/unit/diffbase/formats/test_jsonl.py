@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import ledger
+from diffbase import ledger, system_error
 from diffbase.cli import InputError
 from diffbase.files import set_aside
 from diffbase.formats import jsonl
@@ -46,6 +47,26 @@ def test_a_damaged_line_costs_no_other(
     found = [entry["n"] for entry in jsonl.read(path, left_out)]
     assert found == [line for line in lines if isinstance(line, int)]
     assert left_out == [i for i, line in enumerate(lines, 1) if isinstance(line, bytes)]
+
+
+@given(lines=st.lists(st.integers(0, 10**6), max_size=9), failing=st.sets(st.integers(0, 30)))
+def test_a_disk_that_fails_for_a_moment_costs_no_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[int], failing: set[int]
+) -> None:
+    path = tmp_path_factory.mktemp("jsonl") / "x.jsonl"
+    path.write_text(jsonl.text([{"n": line} for line in lines]))
+    reads = iter(range(1000))
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            if next(reads) in failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().readinto(memoryview(buffer)[:7])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode: io.BufferedReader(Failing(path)))
+        patch.setattr(system_error, "PAUSES", (0.0,) * 40)
+        assert [entry["n"] for entry in jsonl.read(path)] == lines
 
 
 def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from diffcore.engine.ranks import World, gather, gather_arrays, side_group
@@ -31,6 +32,7 @@ def exchange(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_exchange_values_and_arrays_of_unlike_sizes(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=exchange, args=(rank, tmp_path)) for rank in range(2)]

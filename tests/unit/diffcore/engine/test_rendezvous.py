@@ -74,6 +74,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_two_ranks_meet_on_loopback_and_leave_nothing(folder: Path) -> None:
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(any_free())}
     with ranks(folder, [0, 1], 2, **meet) as both:
@@ -83,6 +84,7 @@ def test_two_ranks_meet_on_loopback_and_leave_nothing(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_one_rank_opens_no_port_of_its_own_to_meet(folder: Path) -> None:
     with ranks(folder, [0], 1) as [alone]:
         found = said(alone)
@@ -95,6 +97,7 @@ def join_by_hand(port: int) -> dist.Store:
     return dist.PrefixStore("diffcore/0", store)
 
 
+@pytest.mark.slow
 def test_a_stranger_in_the_place_of_a_rank_is_refused(folder: Path) -> None:
     """It sees the store and all that is in it, but not the secret's file."""
     port = any_free()
@@ -109,6 +112,7 @@ def test_a_stranger_in_the_place_of_a_rank_is_refused(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_stranger_in_the_place_of_rank_0_is_refused(folder: Path) -> None:
     port = any_free()
     store = dist.TCPStore(

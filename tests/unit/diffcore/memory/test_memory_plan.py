@@ -172,6 +172,7 @@ def test_an_allocator_hands_out_what_is_asked_and_takes_all_back(
     assert allocator.allocated == 0 and ROUND == 512
 
 
+@pytest.mark.slow
 def test_sizes_are_affine_in_the_micro_batch(config: Config, traced: Trace) -> None:
     low, high = (trace_quietly(config, DATA, micro) for micro in (2, 3))
     scaled = between(low, high, traced.micro)
@@ -208,6 +209,7 @@ def test_a_plan_has_four_moments_and_its_sum_closes(small: Plan) -> None:
     assert sum(layer["bytes"] for layer in tree["layers"]) == forward.bytes["activations"]
 
 
+@pytest.mark.slow
 def test_checkpointing_takes_less_and_bf16_half(config: Config, small: Plan) -> None:
     def activations(**engine: object) -> int:
         changed_config = configure.replace(config, "engine", engine)
@@ -300,6 +302,7 @@ def test_adam_takes_what_activations_have_left(config: Config, traced: Trace) ->
     assert next(at for phase, at in stream.marks if phase == "backward") == begins
 
 
+@pytest.mark.slow
 def test_the_largest_batch_that_is_tried_is_said_so(
     config: Config, small: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def small(name: str) -> nn.Module:
     return models.build(SMALL[name], CARTOON_SET, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_network_learns_what_its_labels_say(name: str) -> None:
     network = small(name)

@@ -61,6 +61,7 @@ def held(name: str, mode: str) -> tuple[int, int]:
         return after - weights, tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"] - weights
 
 
+@pytest.mark.slow
 def test_fewer_bytes_are_held() -> None:
     plain, selective, full = (held("avatar", mode) for mode in ("none", "selective", "full"))
     assert selective[0] < 0.75 * plain[0] and full[0] < 0.5 * plain[0]

@@ -24,7 +24,7 @@ from diffbase.cli import InputError
 from diffcore import checkpoints
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World
-from diffcore.runs import checkpoint, marks, saver
+from diffcore.runs import checkpoint, marks, saver, tensors
 from diffcore.runs.checkpoint import Shards, State
 from diffcore.runs.saver import Saver
 
@@ -224,7 +224,7 @@ def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(saver, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="No space left") as found:
         written(tmp_path, 5)
     assert found.value.errno == errno.ENOSPC and "shard-00000" in str(found.value.filename)

@@ -32,6 +32,13 @@ def test_an_exports_card_shows_names_as_text(run: Path, tmp_path: Path) -> None:
     assert row.replace("\\|", "").count("|") == 3 and "a\\\\nb (2)" in row and "\\[x\\](http" in row
 
 
+def test_exports_of_one_checkpoint_are_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        export.export(run, tmp_path / name)
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab")
+    assert first == second
+
+
 def test_an_export_says_no_local_path(run: Path, tmp_path: Path) -> None:
     export.export(run, tmp_path / "out")
     for path in (tmp_path / "out").iterdir():

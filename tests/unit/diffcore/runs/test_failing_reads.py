@@ -64,6 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run.write(tmp_path_factory.mktemp("runs") / "run", 3, 7)
 
 
+@pytest.mark.slow
 @KIT
 def test_faults_that_pass_choose_the_same_weights(run: Path) -> None:
     rules = [
@@ -84,6 +85,7 @@ def test_faults_that_pass_choose_the_same_weights(run: Path) -> None:
     assert found == [whole] * (len(rules) + 1)
 
 
+@pytest.mark.slow
 @KIT
 def test_a_fault_that_stays_is_told_and_no_older_checkpoint_taken(run: Path) -> None:
     shard, complete, config = "step-00000007/shard-00000", "step-00000007/COMPLETE", "run/config.yaml"
@@ -100,6 +102,7 @@ def test_a_fault_that_stays_is_told_and_no_older_checkpoint_taken(run: Path) -> 
         assert "Input/output error (EIO, 7 tries)" in said, (case, said)
 
 
+@pytest.mark.slow
 @KIT
 def test_a_file_that_may_not_be_read_is_named_with_its_reason(run: Path) -> None:
     shard = "step-00000007/shard-00000"

@@ -52,6 +52,7 @@ def test_verify_of_a_shard_that_may_not_be_read(copy: Path, command: Command) ->
     assert code == 1 and "cannot be read (Permission denied)" in out
 
 
+@pytest.mark.slow
 def test_verify_where_the_disk_fails(copy: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """That says nothing of the shard: the same command may go on later."""
 

@@ -204,5 +204,5 @@ def test_full_disk(make_source, tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
     )
     assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path / 'out'}: File too large\n"
+    assert done.stderr == f"error: {tmp_path / 'out' / 'train-000000.tar'}: File too large\n"
     assert not (tmp_path / "out").exists()

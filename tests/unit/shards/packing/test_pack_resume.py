@@ -248,6 +248,7 @@ def test_interrupted(make_source, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_outright(make_source, tmp_path: Path) -> None:
     """kill -9 on the parent: the workers end too, and the same command goes on to the same bytes."""
     source = make_source(tmp_path / "source", range(600))

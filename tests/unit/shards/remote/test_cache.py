@@ -164,6 +164,7 @@ def test_no_index_or_another_file(server: Server, cache: Cache) -> None:
         ShardReader("http://127.0.0.1:1/data", cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(2))  # two threads in each of four: a race lost once in three
 def test_one_download_for_many_processes(server: Server, cache: Cache, attempt: int) -> None:
     code = (

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from diffbase.redaction import shown
 from shards.read import ShardReader
 from shards.remote import fetch
 from shards.remote.cache import Cache
-from shards.remote.fetch import check_url, fetch_small, shown, unreachable
+from shards.remote.fetch import check_url, fetch_small, unreachable
 
 SECRET = "hunter2hunter2"
 

@@ -173,6 +173,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
 def test_gzip_bombs_stay_below_a_gibibyte(bomb, tmp_path: Path) -> None:
     """Of some hundred KB of names, images or zeros, and in a process that may not take more."""

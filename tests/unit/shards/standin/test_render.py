@@ -127,6 +127,7 @@ def test_nested_layout_is_ten_folders(tmp_path: Path) -> None:
     assert {Path(name).name: data for name, data in nested.items()} == flat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", command.LAYOUTS)
 def test_tgz_is_the_folder_and_always_the_same_bytes(tmp_path: Path, layout: str) -> None:
     for place, jobs in (("a", 1), ("b", 2)):
