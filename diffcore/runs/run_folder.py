@@ -17,7 +17,7 @@ from diffbase.explain import validated
 from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
 from diffbase.formats import json_file
 from diffbase.machine.ports import RENDEZVOUS
-from diffbase.system_error import is_there, names_in
+from diffbase.system_error import is_there, named, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
@@ -135,7 +135,8 @@ def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with named(config.run / LOCK):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
             if time.monotonic() > until:

@@ -11,7 +11,7 @@ from typing import Any
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffbase.files import open_lock
-from diffbase.system_error import DISK
+from diffbase.system_error import DISK, named
 from launch.scheduler import client
 from launch.supervise import budget, preflight, requeue
 from launch.supervise.environment import address, free_port
@@ -238,7 +238,7 @@ class Leader:
 def _free(lock: Path) -> bool:
     """Whether nobody holds the run folder's lock."""
     try:
-        with open_lock(lock) as file:
+        with open_lock(lock) as file, named(lock):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -115,7 +115,7 @@ class Journal:
             # The source's digest may change between two attempts: the digest of each shard's samples decides.
             self._take_up({**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}})
         except BaseException:
-            self._file.close()
+            self.close(keep=True)
             raise
 
     def _lock(self) -> None:
