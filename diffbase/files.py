@@ -77,7 +77,12 @@ def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool
 
 def no_link(path: str, flags: int) -> int:
     """The ``opener`` of a file that is made where there is none: OSError (ELOOP) for a link in its place."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, which is not written through", path) from None
+        raise
 
 
 def open_lock(path: Path) -> IO[bytes]:
@@ -85,8 +90,7 @@ def open_lock(path: Path) -> IO[bytes]:
 
     OSError (ELOOP) where somebody put a link there.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = no_link(str(path), os.O_RDWR | os.O_CREAT)
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, 0o600)  # of an older version's
     return os.fdopen(descriptor, "r+b")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffbase.files import no_link
 from diffbase.system_error import patiently
 
 LONGEST = 1 << 20
@@ -27,13 +28,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     written through. What a kill left of a line before this one is ended first, so that it costs no other.
     """
     line = (json.dumps(entry) + "\n").encode()
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a link, which is not written through", str(path)) from None
-        raise
+    descriptor = no_link(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "is no plain file", str(path))

@@ -36,8 +36,21 @@ def default_name(config: Config) -> str:
     return name if name[:1].isalnum() else f"run{name}"
 
 
+def _check_patterns(config: Config, spec: JobSpec) -> None:
+    """InputError for a run folder whose name Slurm or a container would read as more than a name."""
+    refused = "" if spec.cluster.is_local else "%\\"
+    if spec.cluster.container:
+        refused += ",:"
+    if found := [character for character in refused if character in str(config.run.absolute())]:
+        what = "a list of mounts" if found[0] in ",:" else "patterns as %j for a file's name"
+        raise InputError(
+            f"run: {config.run} has {found[0]!r}: it would be read as part of {what}; use another folder"
+        )
+
+
 def check(config: Config, spec: JobSpec, strict: bool) -> None:
     """What the nodes would find wrong, as InputErrors; missing shards are one only with ``strict``."""
+    _check_patterns(config, spec)
     for nodes in sorted({spec.nodes_min, spec.nodes}):
         config.batch.split(nodes * spec.tasks_per_node)
     if isinstance(config.data.path, str):  # a URL: the nodes fetch it

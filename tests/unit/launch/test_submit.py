@@ -105,6 +105,29 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "profile", "refused"),
+    [
+        ("50%j", "plain-gpu", "%"),
+        ("50%j", "local", None),
+        (r"a\b", "plain-gpu", "\\"),
+        ("a,b", "container", ","),
+        ("a:b", "container", ":"),
+        ("a,b:c d", "plain-gpu", None),
+    ],
+)
+def test_a_run_folder_is_a_name_and_no_pattern(
+    tmp_path: Path, name: str, profile: str, refused: str | None
+) -> None:
+    command = ["--config", CONFIG, "--cluster", profile, "--nodes", "1", "--gpus-per-node", "1", "--dry-run"]
+    command += ["--run", str(tmp_path / name)]
+    if refused is None:
+        submit.main(command)
+    else:
+        with pytest.raises(InputError, match=rf"run: .* has {re.escape(repr(refused))}: .*another folder"):
+            submit.main(command)
+
+
 def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"index\.json: not found; pack a data set with"):
         submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
