@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ from diffbase.files import set_aside, write_atomic
 from diffbase.formats import jsonl
 from diffbase.line import printable
 from diffcore.runs import metrics
+
+
+def _without_tensorboards(error: threading.ExceptHookArgs) -> None:
+    """Its thread's error comes again at the next figure, where it is told in one line: no traceback here."""
+    ours = error.thread is None or not type(error.thread).__module__.startswith("tensorboard.")
+    if ours or not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
 
 
 class Monitor:
@@ -94,6 +102,7 @@ class Monitor:
     def _board(self, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _without_tensorboards
         return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
 
     def text(self, tag: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,15 @@ def test_a_line_with_brackets_or_escapes_is_shown_as_it_is(
     shown = capsys.readouterr()
     words = line.replace("\x1b", "\\x1b").replace("\n", "\\n")
     assert words in (shown.err if terminal else shown.out)
+
+
+@pytest.mark.parametrize(
+    ("error", "of", "shown"),
+    [(OSError, "tensorboard", ""), (OSError, "x", "OSError"), (KeyError, "tensorboard", "KeyError")],
+)
+def test_the_boards_thread_leaves_no_traceback_of_a_disk(
+    error: type[Exception], of: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread = type("Writer", (threading.Thread,), {"__module__": f"{of}.writer"})()
+    monitor._without_tensorboards(threading.ExceptHookArgs((error, error(28, "no room"), None, thread)))
+    assert shown in (said := capsys.readouterr().err) and bool(said) == bool(shown)
