@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     folder, jobs = args.folder, worker_count(args.jobs)
 
     from diffbase.system_error import is_there
+    from shards.header import FILE
     from shards.packing.verifier import problems
-    from shards.table import FILE, Index
+    from shards.table import Index
 
     if not is_there(folder / FILE):
         Index.load(folder)  # tells what is missing

@@ -10,10 +10,11 @@ from pathlib import Path
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from launch.doctor.finding import Finding, bad, ok
+from shards.header import FILE, Shard
 from shards.read import ShardReader
 from shards.remote.cache import Cache, RemoteFolder
 from shards.remote.fetch import address, check_url, is_url, unreachable
-from shards.table import FILE, Index, Shard
+from shards.table import Index
 
 NAMED = 5
 """Of the shards that are missing, so many are named."""

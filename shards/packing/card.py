@@ -17,8 +17,9 @@ from diffbase.files import write_atomic
 from diffbase.page.kit import Html, html
 from diffbase.page.pictures import data_uri
 from shards.codec.decode import decode_image
+from shards.header import Shard
 from shards.schema import Attribute
-from shards.table import Row, Shard
+from shards.table import Row
 
 FILE = "card.html"
 COLUMNS, ROWS = 12, 6  # of the contact sheet

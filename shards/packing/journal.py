@@ -22,10 +22,11 @@ from diffbase.explain import explain
 from diffbase.files import no_link
 from diffbase.formats import json_file
 from diffbase.system_error import named
+from shards.header import FILE, Shard
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
-from shards.table import FILE, Index, Row, Shard
+from shards.table import Index, Row
 
 JOURNAL = ".pack.jsonl"
 _SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,9}\.tar")

@@ -33,8 +33,9 @@ from shards.schema import one_hot_width
 from shards.sources import Sample, Source, detect
 
 if TYPE_CHECKING:
+    from shards.header import Shard
     from shards.packing.tar import Records
-    from shards.table import Row, Shard
+    from shards.table import Row
 
 
 @dataclass(frozen=True)

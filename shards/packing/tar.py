@@ -20,9 +20,10 @@ from diffbase.files import open_atomic
 from shards.codec import ENCODINGS
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels, encode_labels
+from shards.header import Shard
 from shards.schema import Attribute
 from shards.sources.tar_members import Member, members
-from shards.table import MEMBER_CAP, Row, Shard
+from shards.table import MEMBER_CAP, Row
 
 
 class Records(NamedTuple):

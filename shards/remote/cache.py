@@ -30,8 +30,9 @@ from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
+from shards.header import FILE, INDEX_CAP, Shard, Table, parse_header
 from shards.remote.fetch import address, check_url, download, fetch_small
-from shards.table import FILE, INDEX_CAP, Index, Shard, Table, parse_header
+from shards.table import Index
 
 LIMIT = 64 << 30  # bytes
 PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a full cache

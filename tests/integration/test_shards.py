@@ -17,12 +17,13 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from shards.codec import png
+from shards.header import FILE
 from shards.packing.journal import JOURNAL
 from shards.read import ShardReader
 from shards.remote.cache import Cache
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
-from shards.table import FILE, Index
+from shards.table import Index
 from tests.integration.conftest import REPOSITORY
 
 

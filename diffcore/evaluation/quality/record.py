@@ -15,7 +15,8 @@ from diffbase.tables import TextTable
 from diffcore.evaluation.quality import report
 from diffcore.evaluation.quality.measure import Quality
 from diffcore.runs.model import TrainedModel
-from shards.table import FILE, Index
+from shards.header import FILE
+from shards.table import Index
 
 
 def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> dict[str, Any]:

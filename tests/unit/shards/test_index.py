@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from diffbase.cli import InputError
 from shards import table as index
+from shards.header import FILE
 from shards.schema import CARTOON_SET, Attribute
-from shards.table import FILE, Index, sample_dtype
+from shards.table import Index, sample_dtype
 from tests.support.tiny_set import labels_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
+from shards.header import FILE
 from shards.remote.fetch import address, check_url, is_url, unreachable
-from shards.table import FILE
 from tests.support.fuzz.target import Target
 
 SECRET = "hunter2hunter2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shards.table import FILE
+from shards.header import FILE
 from tests.support.fuzz.examples import packed
 from tests.support.fuzz.reading import verified
 from tests.support.fuzz.target import Target

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.header import FILE
 from shards.schema import Attribute
-from shards.table import FILE, sample_dtype
+from shards.table import sample_dtype
 from tests.support.fuzz.examples import packed
 from tests.support.fuzz.reading import verified
 from tests.support.fuzz.target import Target

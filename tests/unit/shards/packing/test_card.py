@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from shards.header import FILE as INDEX
 from shards.packing.card import COLUMNS, FILE, ROWS
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import ShardReader
 from shards.schema import CARTOON_SET
-from shards.table import FILE as INDEX
 from tests.support.tiny_set import labels_of
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from diffbase.cli import InputError
 from shards import table as table_module
+from shards.header import FILE
 from shards.pack import main as pack_main
 from shards.packing import journal as journal_module
 from shards.packing import plan as plan_module
@@ -17,7 +18,7 @@ from shards.packing.journal import JOURNAL
 from shards.packing.packer import pack
 from shards.packing.plan import Settings, plan_shards
 from shards.sources.base import Sample
-from shards.table import FILE, Index
+from shards.table import Index
 from shards.verify import main
 from tests.support.fuzz.hostile import header, padded
 from tests.support.tiny_set import TINY, Command

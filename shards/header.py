@@ -1,0 +1,168 @@
+"""index.json: what a packed folder says of itself, its schema and the limits of what is read of one.
+
+Anybody may have written it: names are plain file names, numbers have limits, fields are those that are here.
+Anything else is one InputError. Needs neither numpy nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from diffbase.cli import InputError
+from diffbase.explain import explain
+from shards.schema import (
+    ATTRIBUTES_CAP,
+    NAME_CAP,
+    SHARD_SIZE_CAP,
+    SHARDS_CAP,
+    SIZE_CAP,
+    VARIANTS_CAP,
+    Attribute,
+    one_hot_width,
+)
+
+FILE = "index.json"
+FORMAT = "diffcore-shards"
+VERSION = 2  # 1 had no labels in the tables
+INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
+TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
+
+
+def _plain_name(name: str) -> str:
+    if not name or name in (".", "..") or set(name) & set("/\\\0:") or name.startswith("."):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a name with characters that cannot be printed")
+    return name
+
+
+def _of_labels(attribute: Attribute) -> Attribute:
+    """A Python dataclass, which sets no limits itself: its module knows no pydantic."""
+    if attribute.variants < 1:
+        raise ValueError(f"an attribute has no variants; allowed: 1 to {VARIANTS_CAP}")
+    if attribute.variants > VARIANTS_CAP:
+        raise ValueError(f"an attribute has more than {VARIANTS_CAP} variants")
+    if not attribute.name or len(attribute.name) > NAME_CAP:
+        raise ValueError(f"an attribute's name must have 1 to {NAME_CAP} characters")
+    _printable(attribute.name)
+    return attribute
+
+
+Name = Annotated[str, Field(max_length=NAME_CAP), AfterValidator(_printable)]
+PlainName = Annotated[Name, AfterValidator(_plain_name)]
+Text = Annotated[str, Field(max_length=4096)]
+SplitName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,80}$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Shard(_Strict):
+    """One tar file: its name, how many samples and bytes it holds, and its SHA-256."""
+
+    name: PlainName
+    count: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
+    bytes: Count
+    sha256: Sha256
+
+
+class Table(_Strict):
+    """The sample table of a split."""
+
+    name: PlainName
+    bytes: Annotated[int, Field(ge=0, le=TABLE_CAP)]
+    sha256: Sha256
+
+
+class SplitEntry(_Strict):
+    """One split as index.json tells it."""
+
+    count: Count
+    samples: Table
+    shards: Annotated[tuple[Shard, ...], Field(max_length=SHARDS_CAP)]
+
+
+class Preprocessing(_Strict):
+    """What was done to every image: centre crop and edge in pixels, filter, ground, encoding.
+
+    ``crop`` is None where the largest centred square of each image was taken.
+    """
+
+    crop: Annotated[int, Field(ge=1, le=SIZE_CAP)] | None
+    size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
+    resample: Text
+    background: Text
+    encoding: Literal["png", "webp", "npy"]
+
+
+class SourceEntry(_Strict):
+    """Where the samples came from: adapter, name without folder, and digest of the source."""
+
+    kind: Text
+    name: Text
+    digest: Sha256
+
+
+class Header(_Strict):
+    """The whole of index.json. ``variant_names`` names the variants of some attributes, for people."""
+
+    format: str
+    version: int
+    attributes: Annotated[
+        tuple[Annotated[Attribute, AfterValidator(_of_labels)], ...],
+        Field(alias="schema", max_length=ATTRIBUTES_CAP),
+    ]
+    variant_names: dict[Name, tuple[Name, ...]] = {}
+    preprocessing: Preprocessing
+    source: SourceEntry
+    shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
+    val: Annotated[float, Field(ge=0, lt=1)]
+    splits: Annotated[dict[SplitName, SplitEntry], Field(max_length=16)]
+
+
+def parse_header(data: bytes, path: Path) -> Header:
+    """The checked content of an index.json; InputError, naming ``path``, for anything wrong."""
+    try:
+        given = json.loads(data)
+        # Checked before the rest: an index of a later version may have any fields.
+        if not isinstance(given, dict) or given.get("format") != FORMAT:
+            raise InputError(f'{path}: not an index of shards.pack (no "format": "{FORMAT}")')
+        if given.get("version") != VERSION:
+            raise InputError(
+                f"{path}: version {given.get('version')!r}; this code reads version {VERSION}: pack it anew"
+            )
+        header = Header.model_validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error, Header)}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not JSON ({error})") from error
+    names = [attribute.name for attribute in header.attributes]
+    if len(set(names)) != len(names) or not all(names):
+        raise InputError(f"{path}: schema: attribute names must be unique and not empty")
+    if one_hot_width(header.attributes) > VARIANTS_CAP:
+        raise InputError(f"{path}: schema: more than {VARIANTS_CAP} variants in all")
+    variants = {attribute.name: attribute.variants for attribute in header.attributes}
+    for name, given_names in header.variant_names.items():
+        if len(given_names) != variants.get(name):
+            raise InputError(f"{path}: variant_names.{name}: not one name for each variant of the schema's")
+    files = [e.samples.name for e in header.splits.values()]
+    files += [shard.name for e in header.splits.values() for shard in e.shards]
+    if len(set(files)) != len(files):
+        raise InputError(f"{path}: a file is named twice")
+    for name, entry in header.splits.items():
+        if sum(shard.count for shard in entry.shards) != entry.count:
+            raise InputError(f"{path}: splits.{name}: count is {entry.count}, its shards hold another number")
+    return header
