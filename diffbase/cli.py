@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,8 @@ def run(main: Callable[[], T], hold_back: float = 0, survive: bool = False) -> T
     An OSError (unwritable output, full disk, missing file) counts as one: its text names the path. One that
     may pass (``system_error.PASSING``) ends with 75 instead: the same command may go on later.
     """
+    os.umask(os.umask(0o002) | 0o002)  # what it makes, nobody may change but the group that the umask trusts
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # what it starts takes no module of the current folder
     with output.guarded(survive):
         return _run(main, hold_back)
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,6 +104,23 @@ def lasting(error: OSError, path: Path | str) -> GaveUpError:
     return GaveUpError(error.errno, f"{text} ({name}, {len(PAUSES) + 1} tries)", where)
 
 
+def open_plain(path: Path | str) -> int:
+    """A descriptor to read a plain file. OSError (EINVAL) for a pipe or a device, which could hold one up."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "is no plain file", str(path))
+
+
+def reading(path: Path) -> BufferedReader:
+    """The file of ``open_plain``."""
+    return os.fdopen(open_plain(path), "rb")
+
+
 def read_bytes(path: Path, most: int = sys.maxsize) -> bytes:
     """The first ``most`` bytes of a file, or all. OSError as of ``patiently``.
 
@@ -109,7 +128,7 @@ def read_bytes(path: Path, most: int = sys.maxsize) -> bytes:
     """
 
     def read() -> bytes:
-        with path.open("rb") as file:
+        with reading(path) as file:
             size = min(os.fstat(file.fileno()).st_size, most)
             data = file.read(most) if most < sys.maxsize else file.read()
         if len(data) < size:
@@ -123,7 +142,7 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hex digits. OSError as of ``patiently``."""
 
     def digest() -> str:
-        with path.open("rb") as file:
+        with reading(path) as file:
             size, found = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256")
             if file.tell() < size:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))

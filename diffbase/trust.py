@@ -33,6 +33,8 @@ def own_folder(path: Path, *, group: bool = False, code: bool = False) -> Path:
     missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)  # another process of ours may be as far
+    if missing:  # or somebody else's was
+        check_above(path, group=group, code=code)
     _check_itself(path, group)
     return path
 

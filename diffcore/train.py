@@ -15,7 +15,7 @@ from typing import NoReturn
 
 if __package__ in (None, ""):
     # Run by path: Python put diffcore/ first, whose names must not shadow installed packages.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase import cli, output
 from diffbase.exits import FATAL, HOLD_BACK, own_rank
@@ -30,6 +30,8 @@ PROG = "train.py"
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Train as the command line says; returns the exit code."""
     config = parse(argv, prog)
+    if config.trust == "owner":
+        os.umask(0o077)  # of TensorBoard's and DeepSpeed's files too
 
     from diffcore.evaluation.quality.probe import probe_of
     from diffcore.training.process import train_here

@@ -13,7 +13,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase import cli
 from diffcore.config import configure

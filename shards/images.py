@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffbase.redaction import shown
-from diffbase.system_error import is_passing, patiently
+from diffbase.system_error import is_passing, open_plain, patiently
 from shards.codec.decode import BadSample, npy_head
 from shards.codec.fast_decode import decoder
 from shards.codec.inflate import crc32
@@ -232,7 +232,7 @@ class SplitImages:
         if self._remote:
             return self._remote.open(self._split.shards[shard], self._files.drop_idle)
         try:
-            return os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
+            return open_plain(self._path(shard))
         except OSError as error:
             if is_passing(error):
                 raise

@@ -1,8 +1,9 @@
 """The index of a packed folder: what is in the shards and where each sample's bytes lie.
 
-``index.json`` (``shards.header``) is small and for people: format version, label schema, preprocessing, source, and for each
-split its shards with count, bytes and SHA-256. What there is one of per sample (key, offsets, sizes,
-checksum, labels) lies in one binary table per split, ``train-samples.npy``; its SHA-256 is in index.json.
+``index.json`` (``shards.header``) is small and for people: format version, label schema, preprocessing,
+source, and for each split its shards with count, bytes and SHA-256. What there is one of per sample (key,
+offsets, sizes, checksum, labels) lies in one binary table per split, ``train-samples.npy``; its SHA-256 is in
+index.json.
 A table of a million samples is about 60 MB that load as one read and one hash; the same as JSON takes ten
 times as long to parse and a gigabyte of Python objects. It is a plain numpy array of fixed-width rows,
 without pickle, in the order of the shards and of the samples in them. The labels are those of the shards'
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
-from diffbase.system_error import patiently, read_bytes
+from diffbase.system_error import patiently, read_bytes, reading
 from shards.header import FILE, FORMAT, INDEX_CAP, VERSION, Header, Shard, SplitEntry, parse_header
 from shards.schema import (
     LABELS_CAP,
@@ -151,7 +152,7 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Att
 
     def load() -> tuple[np.dtype[np.void], int, bytes]:
         # Everything that says how much will be read is checked before it is: a wrong file costs nothing.
-        with path.open("rb") as file:
+        with reading(path) as file:
             there = os.fstat(file.fileno()).st_size
             if there != entry.samples.bytes:
                 raise InputError(f"{path}: {there} bytes; index.json says {entry.samples.bytes}")

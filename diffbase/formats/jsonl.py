@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbase.files import no_link
-from diffbase.system_error import patiently
+from diffbase.system_error import patiently, reading
 
 LONGEST = 1 << 20
 """Bytes of a line; a longer one is left out."""
@@ -73,7 +73,7 @@ def read(
     long, or not what ``is_one`` takes. A last line that a kill cut short is not among them.
     """
     try:
-        file = patiently(lambda: path.open("rb"), path)
+        file = patiently(lambda: reading(path), path)
     except FileNotFoundError:
         return
     at = 0

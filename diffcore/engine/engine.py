@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
+from diffbase.machine import compile_cache
 from diffcore.config.deepspeed_json import settings
 from diffcore.config.tree import Config
 from diffcore.engine import communication
@@ -45,6 +46,7 @@ def _forget_earlier_engines() -> None:
 
 def checked(config: Config, world_size: int) -> dict[str, Any]:
     """DeepSpeed's settings as it takes them itself. InputError with its words if it refuses the JSON."""
+    compile_cache.choose()
     from deepspeed import DeepSpeedConfig
 
     tree = settings(config, world_size)

@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from diffbase.machine import compile_cache
 from diffcore.engine.optimizers import PARTITIONED
 
 
@@ -13,6 +14,7 @@ def compatible() -> dict[str, bool]:
     """DeepSpeed's operators by name: whether they could be compiled here. ImportError where it is broken."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    compile_cache.choose()
     import deepspeed
 
     found = dict(deepspeed.ops.__compatible_ops__)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from diffbase.cli import InputError
-from diffbase.machine import malloc
+from diffbase.machine import compile_cache, malloc
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 
@@ -32,6 +32,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed calls collectives by names that torch is renaming; a user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    compile_cache.choose()
     import deepspeed
 
     # DeepSpeed would compile its own shared-memory collectives here, with a C++ compiler that may be missing

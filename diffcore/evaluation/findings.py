@@ -24,6 +24,7 @@ import yaml
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.files import write_atomic
 from diffbase.shipped import workplace
 from diffcore.evaluation import flags
 
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     points = findings.plan(a.runs or workplace() / "runs" / f"findings-{a.scale}", a.seeds, a.scale)
     if a.sweep:
-        a.sweep.write_text(yaml.safe_dump([dict(findings.overrides(point)) for point in points]))
+        text = yaml.safe_dump([dict(findings.overrides(point)) for point in points])
+        write_atomic(a.sweep, text.encode())
         print(f"{a.sweep}: {len(points)} points")
         return
     with cli.answer(a, survive=True) as give:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sysconfig
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
-from diffbase.trust import own_folder
-
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
+from diffbase.machine import compile_cache
 
 
 def compile_network(network: nn.Module) -> None:
@@ -23,7 +19,7 @@ def compile_network(network: nn.Module) -> None:
     would be compiled anew. InputError where the generated C++ could not be compiled, or could be changed by
     others.
     """
-    own_cache()  # before torch's imports choose a folder
+    compile_cache.check()
     if problem := missing():
         raise InputError(f"engine.compile: {problem}; install it or set engine.compile to false")
     plain, compiled = network.forward, torch.compile(network.forward, dynamic=False)
@@ -35,22 +31,9 @@ def compile_network(network: nn.Module) -> None:
     network.forward = forward
 
 
-def own_cache() -> Path:
-    """The folder in which torch keeps what it compiled, and loads it from: node-local and ours alone.
-
-    InputError for one that others could change. torch's own choice, /tmp/torchinductor_NAME, belongs to
-    whoever made it first; $TORCHINDUCTOR_CACHE_DIR names another one.
-    """
-    folder = Path(tempfile.gettempdir()) / f"diffcore-inductor-{os.geteuid()}"
-    folder = Path(os.environ.setdefault(CACHE, str(folder)))
-    try:
-        return own_folder(folder, code=True)
-    except InputError as error:
-        raise InputError(f"engine.compile: {error}; ${CACHE} names another folder") from error
-
-
 def missing() -> str | None:
     """What torch.compile lacks on this machine, or None."""
+    compile_cache.choose()
     from torch._inductor.cpp_builder import get_cpp_compiler  # a second of imports
     from torch._inductor.exc import InvalidCxxCompiler
 

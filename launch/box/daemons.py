@@ -41,7 +41,7 @@ class Box:
     """One Slurm in one folder. Every method may be called again after it was cut short."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = path_of(folder, "--dir").resolve()
+        self.folder = Path(os.path.abspath(path_of(folder, "--dir")))  # noqa: PTH100 - links are looked at, not followed
         kept = {
             k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SQUEUE", "SINFO"))
         }
@@ -108,8 +108,9 @@ class Box:
     def settings(self) -> Settings | None:
         """What the box was made as; None where there is none. InputError for a box.json of something else."""
         path = self.folder / "box.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
+        check_folder(self.folder, code=True)
         box = validated(Settings, json_file.read(path), f"{path}: not a box of this version")
         if box.folder != self.folder:
             raise InputError(f"{path}: tells of a box in {box.folder}, not of one here")

@@ -13,6 +13,7 @@ from typing import Any
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.exits import DONE, PREEMPTED, RETRYABLE, may_retry
+from diffbase.trust import check_folder
 from launch.ask.profile import LOCAL
 from launch.follow.tail import every, tail
 from launch.job import registry
@@ -124,7 +125,11 @@ def over(folder: Path, job: str) -> bool:
 
 
 def cancel(run: Run) -> None:
-    """SIGTERM, which has every rank save; Slurm kills what is left after its KillWait."""
+    """SIGTERM, which has every rank save; Slurm kills what is left after its KillWait.
+
+    InputError for a run folder that others could change: the number is what they wrote there.
+    """
+    check_folder(run.folder)
     if run.cluster == LOCAL:
         if not local_process(run.job):
             raise InputError(f"local job {run.job} does not run any more")

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from diffbase.system_error import reading
+
 POLL = 0.5
 
 
@@ -23,7 +25,7 @@ def tail(log: Path, ended: Callable[[], bool], whole: bool = True) -> None:
 
 def _show(log: Path, position: int | None) -> int | None:
     try:
-        with log.open("rb") as file:
+        with reading(log) as file:
             if position is None:
                 file.seek(0, 2)
             else:

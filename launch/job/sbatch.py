@@ -93,6 +93,7 @@ def setup(spec: JobSpec, code: Path) -> list[str]:
     return [
         *spec.cluster.setup,
         "umask 077",
+        "export PYTHONSAFEPATH=1",  # no module of the folder that it was submitted in
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
 

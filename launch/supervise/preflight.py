@@ -6,10 +6,10 @@ alone is left out of this user's next submissions to the cluster for a while (la
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,16 +53,11 @@ def local(spec: JobSpec, run: Path, scratch: Path | None, where: Layout) -> list
 
 def room(folder: Path, gigabytes: float, what: str) -> str | None:
     """Whether a file can be written and so many GB are free; None if so."""
-    probe = folder / f".probe-{os.uname().nodename}-{os.getpid()}"
     try:
-        try:
-            with probe.open("wb") as file:
-                file.write(b"\0" * 65536)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:  # of a name that nobody can have taken before
+            file.write(b"\0" * 65536)
+            file.flush()
+            os.fsync(file.fileno())
         free = shutil.disk_usage(folder).free / 1e9
     except OSError as error:
         return f"{what} {folder}: {error.strerror or error}"

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from diffbase.files import open_atomic
+from diffbase.system_error import reading
 from shards.codec import ENCODINGS
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels, encode_labels
@@ -104,7 +105,7 @@ def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]
     Raises ValueError unless it is a whole shard of image and label pairs, all images of one encoding, the
     labels fit the schema and every ``.cls`` tells the class of its labels; OSError where the disk fails.
     """
-    with path.open("rb") as file:
+    with reading(path) as file:
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from diffbase.cli import one_line
-from diffbase.system_error import is_passing, is_there, patiently
+from diffbase.system_error import is_passing, is_there, patiently, reading
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
 from shards.packing.plan import split_of
@@ -79,7 +79,7 @@ def _faults(path: Path, index: Index, reader: ShardReader, place: int) -> Found:
         return [f"{shard.name}: missing, with {shard.count} samples"], {}
     faults = list(_shard_faults(path, index, split, place))
     bad: dict[int, str] = {}
-    with path.open("rb") as file:
+    with reading(path) as file:
         for number in _numbers(split, place):
             if fault := _sample_fault(file, index, split, number, reader):
                 bad[number] = f"{shard.name}: sample {split.key(number)}: {fault}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,19 @@ def test_logs_that_cannot_be_written_are_told_once(train: Train, small: Path, sm
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(small_disk)][-1] == 120
     steps = [line["step"] for line in metrics.read(small_disk)]
     assert steps == list(range(1, len(steps) + 1)) and 5 <= len(steps) < 120
+
+
+def test_whatever_the_umask_a_run_is_its_owners(train: Train, small: Path) -> None:
+    (small.parent / "run").mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        train("--train.steps", "2")
+        finished = train()  # into the folders that the first one made
+    finally:
+        os.umask(before)
+    assert "from step 2" in finished.out
+    others = {path: path.lstat().st_mode & 0o077 for path in (small.parent / "run").rglob("*")}
+    assert others and not {path: mode for path, mode in others.items() if mode}
 
 
 def test_a_bad_byte_blocks_no_resume(train: Train, small: Path) -> None:

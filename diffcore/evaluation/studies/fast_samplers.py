@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffbase.files import write_json
+from diffbase.files import write_atomic, write_json
 from diffbase.shipped import shipped
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
@@ -47,7 +47,7 @@ def compare(
         rivals = [table.cell(say, guidance=scale, **settings) for settings in RIVALS]
         cells.append((reference, rivals))
         if table.world.main:  # after every scale: the table takes a while
-            out.write_text(page(table, cells))
+            write_atomic(out, page(table, cells).encode())
             figures = [cell.figures() for one, others in cells for cell in (one, *others)]
             write_json(out.with_suffix(".json"), figures)
     return figures

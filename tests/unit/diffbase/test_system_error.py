@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase import cli, system_error
+from diffbase.cli import InputError
 from diffbase.exits import BAD_INPUT, RETRYABLE
-from diffbase.formats import json_file, yaml_file
+from diffbase.formats import json_file, jsonl, yaml_file
 from diffbase.system_error import (
     GaveUpError,
     is_there,
@@ -99,12 +100,27 @@ def test_fewer_bytes_than_the_file_has_are_a_fault(tmp_path: Path, monkeypatch: 
     path.write_bytes(b"x" * 100)
     found = path.stat()
     assert [len(read_bytes(path, *most)) for most in ((), (7,), (500,))] == [100, 7, 100]
-    monkeypatch.setattr(Path, "open", lambda *_: Cut(b"x" * 50))
+    monkeypatch.setattr(system_error, "reading", lambda _: Cut(b"x" * 50))
     monkeypatch.setattr(os, "fstat", lambda _: found)
     for call in (read_bytes, sha256_of):
         with pytest.raises(GaveUpError, match=r"EIO, 7 tries"):
             call(path)
     assert read_bytes(path, 50) == b"x" * 50  # all that was asked for
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_plain_file_holds_nobody_up(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    for read in (read_bytes, sha256_of, json_file.read, lambda path: list(jsonl.read(path))):
+        with pytest.raises((OSError, InputError), match=r"is no plain file|directory|no such file") as told:
+            read(path)
+        assert str(path) in str(told.value)
 
 
 def test_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,12 @@ def test_a_job_that_slurm_does_not_know_is_not_cancelled(run: Path) -> None:
 # --- damaged records ---
 
 
+def test_the_number_in_a_folder_that_others_can_change_is_not_killed(run: Path) -> None:
+    run.chmod(0o777)
+    with pytest.raises(InputError, match="can be written by everybody"):
+        jobs.main(["cancel", str(run)])
+
+
 def test_one_run_never_hides_the_others(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, job in (("damaged", "6"), ("torn", "7"), ("removed", "8"), ("no-folder", "9")):
         registry.remember(run.parent / name, job, "box")

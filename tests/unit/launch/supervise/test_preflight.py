@@ -122,3 +122,13 @@ def test_a_damaged_result_of_the_allreduce_is_none(tmp_path: Path, text: str) ->
     )  # fmt: skip
     line, bad = preflight.judge(meeting, {}, Layout("7", "7.0", 0, 0, 1, 0, 1, 0, ("n1",)), spec)
     assert line is not None and line.startswith("all-reduce: no result (") and not bad
+
+
+def test_the_probe_writes_through_no_link(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("precious")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / f".probe-{os.uname().nodename}-{os.getpid()}").symlink_to(kept)
+    assert preflight.room(shared, 0, "scratch") is None
+    assert kept.read_text() == "precious" and len(list(shared.iterdir())) == 1

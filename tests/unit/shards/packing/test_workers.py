@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,21 @@ def test_a_shared_memory_that_is_read_only_or_tiny(options: str) -> None:
     )
     assert done.returncode == 2 and done.stderr.startswith("error: /dev/shm: "), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_workers_take_no_module_of_the_current_folder(tmp_path: Path) -> None:
+    """As the console script runs, whose own path has not the current folder."""
+    for name in ("multiprocessing", "numpy", "shards"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            f"open({str(tmp_path / 'taken')!r}, 'a').write(__name__)"
+        )
+    command = "import sys; sys.path.remove(''); from shards.render import main, run; run(main)"
+    arguments = ["--out", "avatars", "--count", "4", "--jobs", "2", "--seed", "0"]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "taken").exists()

@@ -1,0 +1,43 @@
+"""Where torch keeps what it compiles, and loads it from: code, in a folder of one's own.
+
+torch's choice, /tmp/torchinductor_NAME, belongs to whoever made it first. Importing DeepSpeed is enough for
+torch to use it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.trust import own_folder
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def choose() -> None:
+    """Before torch does: /tmp/diffcore-inductor-UID, or a new one where somebody else took that name.
+
+    A folder that $TORCHINDUCTOR_CACHE_DIR names stays: ``check`` says whose it is.
+    """
+    if VARIABLE in os.environ:
+        return
+    folder = Path(tempfile.gettempdir()) / f"diffcore-inductor-{os.geteuid()}"
+    try:
+        own_folder(folder, code=True)
+    except (InputError, OSError):
+        folder = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[VARIABLE] = str(folder)
+
+
+def check() -> Path:
+    """The folder, made where it is missing. InputError for one that others could change."""
+    choose()
+    try:
+        return own_folder(Path(os.environ[VARIABLE]), code=True)
+    except InputError as error:
+        raise InputError(f"engine.compile: {error}; ${VARIABLE} names another folder") from error
