@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ SKIA = _missing_skia()
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """What a command says for its whole process (``cli.run``) is not for the tests after it."""
+    mask, safe = os.umask(0o022), os.environ.get("PYTHONSAFEPATH")
+    os.umask(mask)
+    yield
+    os.umask(mask)
+    if safe is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 def pytest_report_header() -> list[str]:
