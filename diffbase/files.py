@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,22 +76,29 @@ def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool
     write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
 
 
-def no_link(path: str, flags: int) -> int:
-    """The ``opener`` of a file that is made where there is none: OSError (ELOOP) for a link in its place."""
+def plain_only(path: str, flags: int) -> int:
+    """The ``opener`` of a file to be written, made where there is none, its owner's alone.
+
+    OSError for what somebody else may have put there: a link (ELOOP), or a pipe or device (EINVAL).
+    """
     try:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "is a link, which is not written through", path) from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file", path)
+    return descriptor
 
 
 def open_lock(path: Path) -> IO[bytes]:
     """A file to be locked with flock, made where there is none: its owner's alone, since a reader can lock.
 
-    OSError (ELOOP) where somebody put a link there.
+    OSError as of ``plain_only``.
     """
-    descriptor = no_link(str(path), os.O_RDWR | os.O_CREAT)
+    descriptor = plain_only(str(path), os.O_RDWR | os.O_CREAT)
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, 0o600)  # of an older version's
     return os.fdopen(descriptor, "r+b")

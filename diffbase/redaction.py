@@ -12,7 +12,7 @@ IPV6 = re.compile(r"\[[0-9A-Fa-f:.]*\]")
 _URL = r"[A-Za-z][\w+.-]*://"
 # user:password@ or token@ before the host; also where the password has a slash that should be quoted.
 _USERINFO = re.compile(rf"({_URL})(?:[^\s/]*@|[^\s/:@]*:(?!\d+(?:/|$))\S*@)")
-_QUERY = re.compile(rf"({_URL}[^\s?#'\"<>]*)[?#][^\s'\"<>)]+")  # where signatures are
+_QUERY = re.compile(rf"({_URL}[^\s?#]*)[?#]\S+")  # where signatures are
 _TOKEN = re.compile(
     r"\b(?:gh[opsur]_|github_pat_|hf_|glpat-|sk-|xox[abeprs]-|AKIA|ASIA|eyJ)[\w.=-]{8,}|(?<=[Bb]earer )\S+"
 )

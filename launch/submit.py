@@ -13,6 +13,7 @@ from pathlib import Path
 
 if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
+    # With PYTHONSAFEPATH it put nothing there.
     sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase import cli

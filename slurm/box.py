@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 if __package__ in (None, ""):
+    # With PYTHONSAFEPATH Python put nothing in the first place.
     sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase.cli import run

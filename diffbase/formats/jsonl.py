@@ -6,13 +6,12 @@ import errno
 import fcntl
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffbase.files import no_link
+from diffbase.files import plain_only
 from diffbase.system_error import patiently, reading
 
 LONGEST = 1 << 20
@@ -28,10 +27,8 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     written through. What a kill left of a line before this one is ended first, so that it costs no other.
     """
     line = (json.dumps(entry) + "\n").encode()
-    descriptor = no_link(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK)
+    descriptor = plain_only(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "is no plain file", str(path))
         locked = _lock(descriptor)
         end = os.fstat(descriptor).st_size
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"

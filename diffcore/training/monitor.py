@@ -25,8 +25,8 @@ from diffcore.runs import metrics
 
 def _without_tensorboards(error: threading.ExceptHookArgs) -> None:
     """Its thread's error comes again at the next figure, where it is told in one line: no traceback here."""
-    ours = error.thread is None or not type(error.thread).__module__.startswith("tensorboard.")
-    if ours or not issubclass(error.exc_type, OSError):
+    tensorboards = type(error.thread).__module__.startswith("tensorboard.")
+    if not (tensorboards and issubclass(error.exc_type, OSError)):
         threading.__excepthook__(error)
 
 
@@ -102,7 +102,8 @@ class Monitor:
     def _board(self, start: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        threading.excepthook = _without_tensorboards
+        if threading.excepthook is threading.__excepthook__:  # else somebody has one of his own
+            threading.excepthook = _without_tensorboards
         return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
 
     def text(self, tag: str, text: str) -> None:

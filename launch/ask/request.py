@@ -41,10 +41,10 @@ def _check_patterns(config: Config, spec: JobSpec) -> None:
     refused = "" if spec.cluster.is_local else "%\\"
     if spec.cluster.container:
         refused += ",:"
-    if found := [character for character in refused if character in str(config.run.absolute())]:
-        what = "a list of mounts" if found[0] in ",:" else "patterns as %j for a file's name"
+    if found := next((character for character in str(config.run.absolute()) if character in refused), None):
+        what = "a list of mounts" if found in ",:" else "patterns as %j for a file's name"
         raise InputError(
-            f"run: {config.run} has {found[0]!r}: it would be read as part of {what}; use another folder"
+            f"run: {config.run} has {found!r}: it would be read as part of {what}; use another folder"
         )
 
 

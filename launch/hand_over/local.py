@@ -48,10 +48,7 @@ def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # submitit numbers a machine's GPUs from 0, whichever of them this shell was given.
     shown = {SHOWN: os.environ["CUDA_VISIBLE_DEVICES"]} if "CUDA_VISIBLE_DEVICES" in os.environ else {}
-    with (
-        environment_variables(PYTHONPATH=path, PYTHONSAFEPATH="1", **shown),
-        output_to(place.folder / "controller.log"),
-    ):
+    with environment_variables(PYTHONPATH=path, **shown), output_to(place.folder / "controller.log"):
         job = executor.submit(task)
     record(place, place, spec, job.job_id)
     print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")

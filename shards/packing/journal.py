@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.files import no_link
+from diffbase.files import plain_only
 from diffbase.formats import json_file
 from diffbase.system_error import named
 from shards.header import FILE, Shard
@@ -107,9 +107,7 @@ class Journal:
         self.folder = folder
         self.path = folder / JOURNAL
         self.done: dict[str, _Done] = {}
-        if self.path.exists() and (self.path.is_symlink() or not self.path.is_file()):
-            raise InputError(f"{self.path}: not a plain file, and so not a journal of shards.pack")
-        self._file = open(self.path, "a+b", opener=no_link)  # noqa: SIM115 - close() does, and a Path has no opener
+        self._file = open(self.path, "a+b", opener=plain_only)  # noqa: SIM115 - close() does, and a Path has no opener
         try:
             with named(self.path):
                 self._lock()

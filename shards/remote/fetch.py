@@ -238,9 +238,7 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         system, path = url_to_fs(url)
     except OSError as error:  # some connect at once
         raise _BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
-    except (
-        Exception
-    ) as error:  # a package that is missing, which it names, or what a backend makes of the rest
+    except Exception as error:  # of a package that is missing, or what a backend makes of the address
         raise InputError(f"{shown(url)}: {_told(error, url) or type(error).__name__}") from error
 
     @contextmanager

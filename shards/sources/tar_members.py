@@ -21,11 +21,8 @@ EXTENDED_CAP = 1 << 20  # bytes of one extended header: long names and PAX recor
 CHAIN_CAP = 16  # extended headers before one member; tar programs write three at most
 RECORDS_CAP = 1000  # PAX records in one extended header
 NAME_CAP = 4096  # bytes of a path
-FILES, FOLDER, LINKS = (
-    b"0\0007",
-    b"5",
-    b"12346",
-)  # the kinds of header, one byte each; devices are among links
+# The kinds of header, one byte each; devices are among links.
+FILES, FOLDER, LINKS = b"0\0007", b"5", b"12346"
 LONG_NAME, LONG_LINK, PAX, GLOBAL, SPARSE = b"L", b"K", b"xX", b"g", b"S"
 EXTENDED = LONG_NAME + LONG_LINK + PAX + GLOBAL
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]{1,512})=")

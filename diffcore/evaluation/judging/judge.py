@@ -11,7 +11,6 @@ Shapes: B batch, A attributes, V variants of all attributes together, F features
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +227,7 @@ def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
     weights = folder / "judge.safetensors"
     with renamed(weights) as temporary:
         write_tensors(temporary, {name: t.cpu().contiguous() for name, t in net.state_dict().items()}, {})
-    record = {"version": VERSION, **record, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    record = {"version": VERSION, **record, "sha256": sha256_of(weights)}
     write_json(folder / "judge.json", record, indent=None)
 
 

@@ -178,3 +178,19 @@ def test_a_link_is_no_file(secret: Path) -> None:
     (secret.parent / "link").symlink_to(secret)
     with pytest.raises(InputError, match="not a plain file"):
         trust.check_file(secret.parent / "link")
+
+
+def test_a_folder_that_somebody_makes_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the folders that are there and the making of those that are not."""
+    make = Path.mkdir
+
+    def theirs(folder: Path, mode: int = 0o777, **flags: bool) -> None:
+        make(folder, mode, **flags)
+        if folder.name == "theirs":
+            folder.chmod(0o777)
+
+    monkeypatch.setattr(Path, "mkdir", theirs)
+    with pytest.raises(InputError, match=r"theirs above it can be written by everybody"):
+        own_folder(tmp_path / "theirs" / "run")

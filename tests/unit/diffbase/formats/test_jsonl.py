@@ -64,7 +64,7 @@ def test_a_disk_that_fails_for_a_moment_costs_no_line(
             return super().readinto(memoryview(buffer)[:7])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "open", lambda path, mode: io.BufferedReader(Failing(path)))
+        patch.setattr(jsonl, "reading", lambda path: io.BufferedReader(Failing(path)))
         patch.setattr(system_error, "PAUSES", (0.0,) * 40)
         assert [entry["n"] for entry in jsonl.read(path)] == lines
 

@@ -266,7 +266,10 @@ def test_gloo_scatters_a_copy(traced: Trace) -> None:
     ("arguments", "says"),
     [
         (["nothing"], "unknown command 'nothing'"),
-        (["plan", "--config", "CONFIG", "--world", "0"], "at least 1"),
+        (
+            ["plan", "--config", "CONFIG", "--world", "0"],
+            "--world: '0': allowed are whole numbers",
+        ),
         (["plan", "--config", "CONFIG", "--rank", "1"], "rank 1 is not one of 1 ranks"),
         (["plan", "--config", "CONFIG", "--check"], "--check needs --gpu,"),
         (

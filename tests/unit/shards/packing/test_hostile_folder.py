@@ -123,8 +123,9 @@ def test_journal_that_is_no_plain_file(make_source, tiny, tmp_path: Path, kind: 
         (tmp_path / "out" / JOURNAL).symlink_to(other)
     else:
         os.mkfifo(tmp_path / "out" / JOURNAL)
-    with pytest.raises(InputError, match="not a plain file"):
+    with pytest.raises(OSError, match=r"is a link, which is not|is no plain file") as told:
         pack(make_source(tmp_path / "source", range(3)), tmp_path / "out", tiny())
+    assert told.value.filename == str(tmp_path / "out" / JOURNAL)
     assert other.read_text() == "without a newline"
 
 

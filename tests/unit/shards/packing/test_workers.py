@@ -124,11 +124,15 @@ def test_workers_take_no_module_of_the_current_folder(tmp_path: Path) -> None:
         (tmp_path / name / "__init__.py").write_text(
             f"open({str(tmp_path / 'taken')!r}, 'a').write(__name__)"
         )
-    command = "import sys; sys.path.remove(''); from shards.render import main, run; run(main)"
-    arguments = ["--out", "avatars", "--count", "4", "--jobs", "2", "--seed", "0"]
+    command = (
+        "import sys; sys.path.remove('')\n"
+        "from diffbase.cli import run\n"
+        "from shards.packing.workers import map_in_order\n"
+        "print(run(lambda: list(map_in_order(abs, range(9), 2))))"
+    )
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-c", command, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True
+        [sys.executable, "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{list(range(9))}\n", done.stderr
     assert not (tmp_path / "taken").exists()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffbase.redaction import shown
 from shards.read import ShardReader
 from shards.remote import fetch
 from shards.remote.cache import Cache
@@ -56,43 +55,13 @@ def test_ipv6_is_no_chain() -> None:
     check_url("http://[::1]:80/data")
 
 
-@pytest.mark.parametrize(
-    ("url", "there"),
-    [
-        ("http://h:80/a/b", "http://h:80/a/b"),
-        (f"http://h/a?sig={SECRET}#x", "http://h/a"),
-        (f"https://user:{SECRET}@h:80/a", "https://h:80/a"),
-        (f"https://{SECRET}@h/a", "https://h/a"),
-        (f"https://u:a/{SECRET}@h/a", "https://h/a"),
-        (f"https://u:a@{SECRET}@h/a", "https://h/a"),
-        (f"https://u:{SECRET}@[::1]:80/a", "https://[::1]:80/a"),
-        (f"x::ftp://u:{SECRET}@h/a?b", "x::ftp://h/a"),
-        (f"http://h/a?b::c={SECRET}", "http://h/a"),
-        (f"http://user:{SECRET}", "http://user:***"),
-        (f"https://u:a//{SECRET}@h/a", "https://u:***//h/a"),
-        (f"https://u:a::{SECRET}@h/a", "https://h/a"),
-        (f"https://u:{SECRET}@[:1://0/a", "https://[:1://0/a"),
-        (f"https://h/https://u:{SECRET}@g/a", "https://h/https://g/a"),
-        (f"https:///u:{SECRET}@h/a@b", "https:///h/a@b"),
-        ("file:///data@home/a", "file:///data@home/a"),
-        ("http://[fe80::a]:80/a", "http://[fe80::a]:80/a"),
-        ("s3://bucket/a@v1/b", "s3://bucket/a@v1/b"),
-        ("data/x?y", "data/x?y"),
-    ],
-)
-def test_shown(url: str, there: str) -> None:
-    assert shown(url) == there
+PART = st.text(st.characters(codec="ascii", exclude_characters="/?#@:[]"), min_size=1, max_size=9)
 
 
-WORD = st.text(st.characters(codec="ascii", exclude_characters="/?#@:[]"), min_size=1, max_size=9)
-
-
-@given(st.sampled_from(["http", "https", "ftp", "s3", "sftp"]), WORD, WORD, WORD, WORD)
-def test_no_password_and_no_query_is_shown(scheme: str, user: str, host: str, path: str, query: str) -> None:
-    url = f"{scheme}://{user}:{SECRET}@{host}/{path}?{query}={SECRET}"
-    assert shown(url) == f"{scheme}://{host}/{path}"
+@given(st.sampled_from(["http", "https", "ftp", "s3", "sftp"]), PART, PART)
+def test_a_refused_address_is_told_without_its_password(scheme: str, user: str, path: str) -> None:
     try:
-        check_url(url)
+        check_url(f"{scheme}://{user}:{SECRET}@h/{path}?sig={SECRET}")
     except InputError as error:
         assert SECRET not in str(error)
 

@@ -1,0 +1,234 @@
+"""The cache where its copies are damaged, others put things into it, or its disk fails."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from diffbase import system_error
+from diffbase.cli import InputError
+from shards.read import CorruptSampleError, ShardReader
+from shards.remote import fetch
+from shards.remote.cache import Cache
+from tests.support.shard_server import Server, shards_of
+from tests.support.tiny_set import descriptors
+
+
+def flip(path: Path, at: int = -300) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["index.json", "train-samples.npy"])
+def test_a_damaged_copy_of_index_or_table_is_fetched_again(
+    server: Server, cache: Cache, packed: Path, name: str
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        wanted = reader.read(range(10)).keys
+    flip(next(cache.folder.glob(f"*/{name}")), at=10)
+    said: list[str] = []
+    with ShardReader(server.url, cache=cache, report=said.append) as reader:
+        assert reader.read(range(10)).keys == wanted
+    assert said == [f"{server.url}/{name}: its copy in the cache was damaged and is fetched anew"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_damaged_copy_of_a_shard_is_fetched_again_and_no_sample_replaced(
+    server: Server, cache: Cache, packed: Path, threads: int
+) -> None:
+    said: list[str] = []
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        whole = reader.read(range(len(reader)))
+        first = reader.split.samples[0]
+        name = shards_of(packed)[0]
+    flip(next(cache.folder.glob(f"*/{name}")), at=int(first["image_offset"]) + 40)
+    with ShardReader(
+        server.url, order="sequential", cache=cache, on_error="replace", report=said.append, threads=threads
+    ) as reader:
+        again = reader.read(range(len(reader)))
+        assert again.keys == whole.keys and (again.images == whole.images).all() and not reader.replaced
+    assert said == [f"{server.url}/{name}: its copy in the cache was damaged and is fetched anew"]
+
+
+def test_a_sample_that_is_bad_at_its_source_is_bad(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy is what the index says; it is looked at once."""
+    monkeypatch.setattr("shards.images.crc32", lambda: lambda data: 0)
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        server.asked.clear()
+        for _ in range(2):
+            with pytest.raises(CorruptSampleError, match="damaged"):
+                reader.read([0])
+        assert server.asked[shards_of(packed)[0]] == 1
+
+
+def test_links_that_somebody_put_into_the_cache_are_not_followed(
+    server: Server, cache: Cache, packed: Path, tmp_path: Path
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        folder = reader.index.folder
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    name = shards_of(packed)[0]
+    for link in (folder / f".{name}.part", cache.folder / ".lock"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(precious)
+        with (
+            ShardReader(server.url, order="sequential", cache=cache) as reader,
+            pytest.raises(OSError, match=f"is a link.*{link.name}|symbolic links.*{link.name}"),
+        ):
+            reader.read([0])
+        link.unlink()
+        assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_cache_that_others_may_write_into_is_refused(
+    server: Server, packed: Path, tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(mode)
+    with pytest.raises(InputError, match="shared can be written by everybody"):
+        ShardReader(server.url, cache=Cache(tmp_path / "shared"))
+
+
+def test_threads_that_read_a_damaged_copy_at_once_all_read_the_new_one(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        whole = reader.read(range(7))
+        starts = [int(row["image_offset"]) for row in reader.split.samples[:7]]
+    [copy] = cache.folder.glob(f"*/{shards_of(packed)[0]}")
+    for start in starts:
+        flip(copy, at=start + 40)
+    drop = Cache.drop_damaged
+
+    def slowly(self: Cache, path: Path, sha256: str) -> bool:
+        time.sleep(0.1)  # the others find their samples damaged meanwhile
+        dropped = drop(self, path, sha256)
+        time.sleep(0.1)
+        return dropped
+
+    monkeypatch.setattr(Cache, "drop_damaged", slowly)
+    said: list[str] = []
+    with ShardReader(
+        server.url, order="sequential", cache=cache, threads=7, on_error="replace", report=said.append
+    ) as reader:
+        again = reader.read(range(7))
+        assert again.keys == whole.keys and (again.images == whole.images).all() and not reader.replaced
+    assert len(said) == 1
+
+
+def test_a_copy_that_another_process_fetched_anew_is_opened_by_its_name(
+    server: Server, cache: Cache, packed: Path
+) -> None:
+    said: list[str] = []
+    name = shards_of(packed)[0]
+    with ShardReader(server.url, order="sequential", cache=cache, report=said.append) as reader:
+        whole = reader.read(range(7))
+        [copy] = cache.folder.glob(f"*/{name}")
+        flip(copy, at=int(reader.split.samples[0]["image_offset"]) + 40)  # of the file that is held
+        shutil.copyfile(packed / name, copy.with_name("new"))
+        copy.with_name("new").replace(copy)
+        assert (reader.read(range(7)).images == whole.images).all()
+    assert not said and server.asked[name] == 1
+
+
+def test_what_else_lies_in_the_cache_is_let_be(server: Server, packed: Path, tmp_path: Path) -> None:
+    """A link, a folder, a pipe: making room neither follows nor removes them, nor fails."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes(1 << 20))
+    limit = sum(path.stat().st_size for path in packed.glob("*.tar"))
+    cache = Cache(tmp_path / "cache", limit)
+    (cache.folder / "x" / "folder").mkdir(parents=True)
+    (cache.folder / "x" / "link").symlink_to(precious)
+    os.mkfifo(cache.folder / "x" / "pipe")
+    (cache.folder / "x" / "old").write_bytes(bytes(limit // 2))
+    os.utime(cache.folder / "x" / "old", (0, 0))
+    with ShardReader(server.url, order="shards", cache=cache) as reader:
+        reader.read(range(len(reader)))
+    assert sorted(path.name for path in (cache.folder / "x").iterdir()) == ["folder", "link", "pipe"]
+    assert precious.stat().st_size == 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe", "pipe for the file"])
+def test_names_that_are_no_plain_files_are_refused(
+    server: Server, cache: Cache, packed: Path, tmp_path: Path, kind: str
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        folder = reader.index.folder
+    name = shards_of(packed)[0]
+    path = folder / (name if kind == "pipe for the file" else f".{name}.part")
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    if kind == "hard link":
+        path.hardlink_to(precious)
+    else:
+        os.mkfifo(path)
+    with (
+        ShardReader(server.url, order="sequential", cache=cache) as reader,
+        pytest.raises(InputError, match=f"{path.name}: not a plain file"),
+    ):
+        reader.read([0])
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("call", ["flock", "pwrite", "fsync", "posix_fallocate"])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.ENOSPC])
+def test_a_cache_whose_disk_fails_is_named(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """The file in the cache and the number, after some tries where it may pass; nothing stays open."""
+    monkeypatch.setattr(system_error, "PAUSES", (0.0,) * 6)
+    before = descriptors()
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        folder = reader.index.folder
+
+        def failing(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl if call == "flock" else os, call, failing)
+            with pytest.raises(OSError, match=str(folder)) as caught:
+                reader.read([0])
+        assert caught.value.errno == number
+        assert isinstance(caught.value, system_error.GaveUpError) == (number in system_error.PASSING)
+        assert call == "flock" or not list(folder.glob(".*.part"))  # not locked, not ours to remove
+        assert reader.read([0]).keys  # when it has passed
+    assert descriptors() == before
+
+
+def test_writes_that_take_less_are_gone_on_with(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, bytes(data)[:1000], at))
+    with ShardReader(packed, seed=1) as here, ShardReader(server.url, seed=1, cache=cache) as there:
+        assert there.read(range(len(here))).keys == here.read(range(len(here))).keys
+    assert {count for name, count in server.asked.items() if name.endswith(".tar")} == {1}
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_too_few_descriptors_for_a_download_are_no_servers_fault(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(
+        "socket.create_connection" if scheme == "http" else "fsspec.implementations.local.open",
+        failing,
+        raising=False,
+    )
+    url = "http://127.0.0.1:9/data" if scheme == "http" else f"file://{packed}"
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        fetch.fetch_small(f"{url}/index.json", 1 << 20)
+    assert caught.value.errno == errno.EMFILE and not isinstance(caught.value, TimeoutError)
