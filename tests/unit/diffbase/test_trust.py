@@ -193,4 +193,4 @@ def test_a_folder_that_somebody_makes_meanwhile_is_refused(
 
     monkeypatch.setattr(Path, "mkdir", theirs)
     with pytest.raises(InputError, match=r"theirs above it can be written by everybody"):
-        own_folder(tmp_path / "theirs" / "run")
+        trust.own_folder(tmp_path / "theirs" / "run")
