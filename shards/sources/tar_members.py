@@ -164,7 +164,7 @@ def _decimal(digits: bytes) -> int:
 
 def _fits(at: int, size: int, most: int) -> None:
     if at + size > most:
-        raise BadTar(f"a member of {size} bytes, more than the archive can hold: truncated or damaged")
+        raise BadTar(f"a member of {size} bytes, more than the archive can hold")
 
 
 def _text(name: bytes) -> str:
