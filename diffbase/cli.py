@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from diffbase import line, output
 from diffbase.exits import BAD_INPUT, RETRYABLE
-from diffbase.redaction import without_url_secrets
+from diffbase.redaction import ADDRESS, shown, without_url_secrets
 from diffbase.system_error import is_passing
 
 LOG_SECONDS = 60
@@ -32,13 +32,16 @@ T = TypeVar("T")
 
 LONGEST = 2_000
 """Characters of a message; a longer one loses its middle."""
+CUT = 1 << 14
+"""Characters of a text that are looked at: to hide a URL's secrets may take their number squared."""
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, as a terminal shows it: what is not printable is escaped, the middle cut."""
-    if len(text) > 2 * LONGEST:  # before the work, which takes time of a text of megabytes
-        text = text[:LONGEST] + " ... " + text[-LONGEST:]
-    text = line.printable(" ".join(text.split()))
+    """``text`` on one line, as a terminal shows it, for a log, a ledger or a bug report.
+
+    URLs have no password and no query, what is not printable is escaped, a long text loses its middle.
+    """
+    text = line.printable(" ".join(without_url_secrets(text[:CUT]).split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
 
 
@@ -50,7 +53,7 @@ class InputError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         """``message`` as ``one_line`` writes it."""
-        super().__init__(without_url_secrets(one_line(str(message))))
+        super().__init__(one_line(str(message)))
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,6 +83,8 @@ def _text(text: str) -> str:
 def _path(text: str) -> Path:
     if problem := line.path_fault(text):
         raise argparse.ArgumentTypeError(problem)
+    if ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     return Path(text)
 
 

@@ -32,5 +32,6 @@ def may_retry(code: int) -> bool:
 
 
 def own_rank() -> int:
-    """This process's rank, as its launcher's environment says; 0 without one."""
-    return int(os.environ.get("RANK", "0"))
+    """This process's rank, as its launcher's environment says; 0 without one, or for nonsense."""
+    given = os.environ.get("RANK", "0")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from diffbase import line
 from diffbase.cli import InputError
-from diffbase.system_error import named
+from diffbase.system_error import NoPlainFileError, named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of the packages: the checkout, what a launcher copied of it, or site-packages."""
@@ -79,17 +79,19 @@ def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool
 def plain_only(path: str, flags: int) -> int:
     """The ``opener`` of a file to be written, made where there is none, its owner's alone.
 
-    OSError for what somebody else may have put there: a link (ELOOP), or a pipe or device (EINVAL).
+    OSError for what somebody else may have put there: a link (ELOOP), or a NoPlainFileError.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "is a link, which is not written through", path) from None
+        if error.errno == errno.ENXIO:  # a socket, or a pipe that nobody reads
+            raise NoPlainFileError(path) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no plain file", path)
+        raise NoPlainFileError(path)
     return descriptor
 
 

@@ -9,7 +9,7 @@ HIDDEN = "***"
 ADDRESS = re.compile(r"pipe:|[A-Za-z][\w+.-]*:(//|:)")
 """How an address begins, rather than a path."""
 IPV6 = re.compile(r"\[[0-9A-Fa-f:.]*\]")
-_URL = r"[A-Za-z][\w+.-]*://"
+_URL = r"(?<![\w+.-])[\w+.-]+:/{2,}"  # from its first character on: else the search is quadratic
 # user:password@ or token@ before the host; also where the password has a slash that should be quoted.
 _USERINFO = re.compile(rf"({_URL})(?:[^\s/]*@|[^\s/:@]*:(?!\d+(?:/|$))\S*@)")
 _QUERY = re.compile(rf"({_URL}[^\s?#]*)[?#]\S+")  # where signatures are

@@ -104,16 +104,33 @@ def lasting(error: OSError, path: Path | str) -> GaveUpError:
     return GaveUpError(error.errno, f"{text} ({name}, {len(PAUSES) + 1} tries)", where)
 
 
+class NoPlainFileError(OSError):
+    """A pipe, a socket, a device or a circle of links in the place of a file: no fault that passes."""
+
+    def __init__(self, path: Path | str) -> None:
+        """``path`` is what was to be read."""
+        super().__init__(errno.EINVAL, "is no plain file", str(path))
+
+
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NoPlainFileError)
+"""There is no such file to read."""
+
+
 def open_plain(path: Path | str) -> int:
-    """A descriptor to read a plain file. OSError (EINVAL) for a pipe or a device, which could hold one up."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """A descriptor to read a plain file. NoPlainFileError for what could hold one up."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket; links in a circle
+            raise NoPlainFileError(path) from None
+        raise
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "is no plain file", str(path))
+    raise NoPlainFileError(path)
 
 
 def reading(path: Path) -> BufferedReader:
@@ -157,6 +174,10 @@ def is_there(path: Path) -> bool:
         patiently(path.stat, path)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that leads to itself
+            return False
+        raise
     return True
 
 

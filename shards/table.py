@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
-from diffbase.system_error import patiently, read_bytes, reading
+from diffbase.system_error import NO_FILE, patiently, read_bytes, reading
 from shards.header import FILE, FORMAT, INDEX_CAP, VERSION, Header, Shard, SplitEntry, parse_header
 from shards.schema import (
     LABELS_CAP,
@@ -40,7 +40,6 @@ from shards.schema import (
 )
 
 MEMBER_CAP = 64 << 20  # bytes of one image
-NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
 # from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's

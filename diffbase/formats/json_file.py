@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffbase.cli import InputError
-from diffbase.system_error import read_bytes
+from diffbase.system_error import NO_FILE, NoPlainFileError, read_bytes
 
 MOST = 64 << 20
 """Bytes of the largest file that is read."""
+VALUES = 6_000_000
+"""In a file, with its marks counted as some: a checkpoint of a million parameters has four million."""
 
 
 def read(path: Path, missing: str = "no such file", most: int = MOST, *, nan: bool = False) -> Any:
@@ -20,7 +22,9 @@ def read(path: Path, missing: str = "no such file", most: int = MOST, *, nan: bo
     """
     try:
         data = read_bytes(path, most + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except NoPlainFileError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except NO_FILE:
         raise InputError(f"{path}: {missing}") from None
     if len(data) > most:
         raise InputError(f"{path}: more than {most} bytes")
@@ -34,6 +38,8 @@ def parse(data: bytes, where: str, *, nan: bool = False) -> Any:
     have them from us. A number too large for a float is infinite:
     whoever does arithmetic with it has a schema that says what is allowed.
     """
+    if sum(map(data.count, b"[{,:")) > VALUES:  # each is an object of Python's, of up to a hundred bytes
+        raise InputError(f"{where}: not a JSON file of ours: more than {VALUES} values")
     try:
         return json.loads(data, parse_constant=None if nan else _refuse)
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError, and a number of 5,000 digits

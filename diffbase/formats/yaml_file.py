@@ -49,7 +49,7 @@ def parse(data: bytes, where: str) -> Any:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         words = ", ".join(filter(None, [error.context, error.problem]))
         raise InputError(f"{where}: not a YAML file: {place}{words:.300}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the scanner has no error for \\U00110000
         words = " ".join(str(error).split())
         raise InputError(f"{where}: not a YAML file: {words:.300}") from error
 

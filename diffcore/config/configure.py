@@ -52,7 +52,7 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
     below = Path(os.path.normpath(path.parent.resolve() / path_of(base, f"{path}: extends")))
-    below = below if below.is_file() else find_config(Path(base))
+    below = (below if below.is_file() else find_config(Path(base))).resolve()
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
     return _merged(_read(below, (*above, path.resolve())), tree)

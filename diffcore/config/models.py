@@ -20,7 +20,7 @@ class AvatarModel(Section):
     """Width of each level; the resolution halves from one to the next."""
     patch: int = Field(default=1, ge=1)
     """Edge of the squares of pixels that become channels before the ladder; 1: none."""
-    blocks: int = Field(default=1, ge=1)
+    blocks: int = Field(default=1, ge=1, le=64)
     """Residual blocks per level on the way down (the way up has as many)."""
     attention_levels: tuple[int, ...] = (1, 2, 3)
     """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
@@ -28,9 +28,9 @@ class AvatarModel(Section):
     """Attention heads."""
     attributes: Literal[LabelEncoding, "none"] = "one_hot"
     """How Tau reads the labels; none: no condition at all."""
-    tau_tokens: int = Field(default=6, ge=1)
+    tau_tokens: int = Field(default=6, ge=1, le=4096)
     """Key/value tokens that one projection of Tau gives an attention block."""
-    tau_projections: int = Field(default=1, ge=1)
+    tau_projections: int = Field(default=1, ge=1, le=64)
     """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
 
     @property
@@ -94,11 +94,11 @@ class DiffusersModel(Section):
     kind: Literal["diffusers"]
     block_out_channels: tuple[int, ...] = (128, 256, 512)
     """Width of each level; all have cross-attention."""
-    layers_per_block: int = Field(default=2, ge=1)
+    layers_per_block: int = Field(default=2, ge=1, le=64)
     """Residual blocks per level on the way down."""
     cross_attention_dim: int = Field(default=1280, ge=8)
     """Width of Tau's tokens."""
-    tau_tokens: int = Field(default=256, ge=1)
+    tau_tokens: int = Field(default=256, ge=1, le=4096)
     """Number of Tau's tokens."""
     attention_head_dim: int = Field(default=32, ge=1)
     """diffusers' name; in this class it is the number of attention heads."""

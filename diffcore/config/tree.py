@@ -133,9 +133,9 @@ class LrSchedule(Section):
 class Batch(Section):
     """Samples per optimizer step and per forward pass."""
 
-    size: Identity[int] = Field(ge=1)
+    size: Identity[int] = Field(ge=1, le=1 << 24)
     """Global batch: samples per optimizer step, over all ranks."""
-    micro: int | None = Field(default=None, ge=1)
+    micro: int | None = Field(default=None, ge=1, le=1 << 24)
     """Samples per forward pass on one rank; None: size / world, without accumulation."""
 
     def split(self, world: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from diffbase import launcher
 from diffbase.cli import InputError
 from diffbase.machine import compile_cache, malloc
 from diffcore.engine import rendezvous
@@ -20,6 +21,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
     ``run``: the run folder, which all ranks see; ``group`` as of ``trust.own_folder``. Raises as
     ``rendezvous.join``; InputError for a run folder that others could change.
     """
+    rank, size, local = launcher.place()
     for name, value in {
         "RANK": "0",
         "WORLD_SIZE": "1",
@@ -39,7 +41,6 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
     # and half a minute that a small run does not have; gloo does the same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():
         # Slurm may show a task one device only: then it is number 0, whatever the local rank.
         shown = torch.cuda.device_count()

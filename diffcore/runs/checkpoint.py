@@ -17,6 +17,7 @@ at any ZeRO stage finds its own parts again (``Shards``).
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 import shutil
@@ -34,7 +35,7 @@ from diffbase.cli import InputError
 from diffbase.explain import checked, validated
 from diffbase.files import set_aside
 from diffbase.formats import json_file
-from diffbase.system_error import is_there, names_in, patiently, sha256_of
+from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256_of
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
@@ -46,7 +47,6 @@ KINDS = (*WEIGHTS, *ADAM_MOMENTS)
 FLOATS = ("F32", "F64", "F16", "BF16")
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
-ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,14})")
 KEEP = "KEEP"
 """In a checkpoint's folder: it is never removed (``python -m diffcore.checkpoints RUN --keep STEP``)."""
@@ -197,6 +197,8 @@ def check(folder: Path) -> str | None:
         files = _manifest(folder)
         for name, said in sorted(files.items()):
             path = folder / name
+            if not is_there(path):
+                return f"{name} is missing"
             size = patiently(path.stat, path).st_size
             if size != said.bytes:
                 return f"{name} has {size} bytes, COMPLETE says {said.bytes}"
@@ -210,7 +212,7 @@ def check(folder: Path) -> str | None:
         raise
     except InputError as error:
         return str(error).removeprefix(f"{folder}/")
-    except ABSENT as error:
+    except NO_FILE as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -261,7 +263,8 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():  # what a link leads to is not ours to remove
         folder.unlink()
         return
-    (folder / "COMPLETE").unlink(missing_ok=True)
+    with contextlib.suppress(IsADirectoryError):
+        (folder / "COMPLETE").unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 

@@ -20,6 +20,7 @@ from diffbase.cli import one_line
 from diffbase.files import set_aside, write_atomic
 from diffbase.formats import jsonl
 from diffbase.line import printable
+from diffbase.system_error import NO_FILE, reading
 from diffcore.runs import metrics
 
 
@@ -40,9 +41,11 @@ class Monitor:
         if not active:
             return
         self._untold = {"metrics.jsonl", "tensorboard", "samples", "the memory report", "events.jsonl"}
-        self._writer = self._board(start)
         self._metrics = run / metrics.FILE
         self._progress = _progress(start, total) if sys.stderr.isatty() else None
+        self._writer: Any = _NoBoard()
+        with self._writing_board():
+            self._writer = self._board(start)
         self._drop_after(start)
         self._began, self._start = time.monotonic(), start
 
@@ -67,6 +70,13 @@ class Monitor:
         With damaged lines it is set aside as it was, and told.
         """
         left_out: list[int] = []
+        try:
+            with reading(self._metrics):
+                pass
+        except FileNotFoundError:
+            pass
+        except NO_FILE:
+            self.say(f"{self._metrics} is no file; it is kept as {set_aside(self._metrics).name}")
         kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
         if left_out:
             aside = set_aside(self._metrics)

@@ -21,6 +21,7 @@ from diffbase import ledger, output
 from diffbase.cli import InputError
 from diffbase.exits import RunFailedError
 from diffbase.explain import checked
+from diffbase.redaction import without_url_secrets
 from diffcore import models
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
@@ -136,7 +137,7 @@ class Training:
         for line in skipped:
             if "no COMPLETE" not in line:  # what a kill cut off is no damage
                 self._record("damaged", why=line)
-        self.monitor.text("config", c.to_yaml())
+        self.monitor.text("config", without_url_secrets(c.to_yaml()))
         self.monitor.say(
             f"{e.parameters:,} parameters, {len(self.reader):,} images, "
             f"{self.world.size} ranks on {self.world.device.type}, batch {c.batch.size} = {e.micro} micro "

@@ -41,7 +41,7 @@ def explain(
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         where = f"{error.filename}: " if error.filename else ""
         code = RETRYABLE if error.errno in DISK else BAD_INPUT
-        return Trouble(code, f"{where}{error.strerror or error} ({doing})")
+        return Trouble(code, one_line(f"{where}{error.strerror or error} ({doing})"))
     if isinstance(error, StrangerError):
         return Trouble(RETRYABLE, text)
     if isinstance(error, RuntimeError) and is_lost_peer(error):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
+import io
 import os
 import re
 import time
@@ -21,8 +22,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, IPV6, shown
@@ -32,6 +33,8 @@ ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
+SLOWEST = 1024  # bytes a second, after so many seconds
+SLOW_SECONDS = 30.0
 
 URL_CAP = 8192  # characters of an address
 # Schemes that start commands, run code elsewhere, are recipes that point at other addresses, or are a way to
@@ -188,11 +191,28 @@ def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield opened
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http and https alone, and reads nothing that comes with the answer: it may be endless."""
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        """As the base's, which reads the body to the end."""
+        fp.close()
+        target = urljoin(req.full_url, headers.get("location", ""))
+        if not target.startswith(("http:", "https:")):
+            raise ValueError("the server leads to an address that is none of http or https")
+        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
 @contextmanager
 def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        response = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         message = f"HTTP {error.code} {error.reason}"
@@ -210,11 +230,15 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 
     def chunks() -> Iterator[bytes]:
         try:
-            while chunk := response.read(CHUNK):
+            began, got = time.monotonic(), 0
+            while chunk := response.read1(CHUNK):
+                got += len(chunk)
+                if (seconds := time.monotonic() - began) > SLOW_SECONDS and got < SLOWEST * seconds:
+                    raise _BrokenError(f"slower than {SLOWEST} bytes a second")
                 yield chunk
             if response.length:  # a short body ends like a whole one; only the length tells
                 raise _BrokenError("the connection was dropped")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: of a chunk's size
             raise _BrokenError(f"the connection was dropped ({type(error).__name__})") from error
 
     with closing(response):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import json
+import os
 import random
 import re
 import tarfile
@@ -27,6 +27,7 @@ from typing import TypeVar
 from diffbase.cli import InputError, progress_bar
 from diffbase.extras import extra
 from diffbase.files import open_atomic, renamed, write_json
+from diffbase.formats import json_file
 from shards.packing.workers import map_in_order
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
@@ -131,12 +132,9 @@ def _write_marker(marker: Path, count: int, seed: int, layout: str) -> None:
 
 def _read_marker(marker: Path) -> dict[str, object] | None:
     """What a set says of itself; None where there is no marker."""
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(marker):
         return None
-    except ValueError as error:
-        raise InputError(f"{marker}: not a marker of this command ({error})") from error
+    found = json_file.read(marker, most=1 << 16)
     if not isinstance(found, dict):
         raise InputError(f"{marker}: not a marker of this command")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffbase import launcher
 from diffcore.config.tree import Sampling
 from diffcore.engine import process_group
 from diffcore.engine.ranks import World, gather, gather_arrays, one_device
@@ -26,7 +26,7 @@ def start(folder: Path) -> World:
 
     ``folder``: one that all ranks see and this user may write into, the run's as a rule.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launcher.place().size > 1:
         return process_group.start(folder)
     return World(0, 1, 0, one_device())
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase import cli
+from diffbase import cli, launcher
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
@@ -54,9 +53,7 @@ def settings(
     """The command's flags, and the config with them and the dotted overrides in it."""
     given, rest = parser.parse_known_args(argv)
 
-    ranks = given.world if planned else int(os.environ.get("WORLD_SIZE", 1))
-    if ranks < 1:
-        raise cli.InputError(f"WORLD_SIZE is {ranks}: allowed are whole numbers from 1 up")
+    ranks = given.world if planned else launcher.place().size
     config = configure.parse(["--config", str(given.config), *rest], prog=parser.prog)
     engine = {
         name: value

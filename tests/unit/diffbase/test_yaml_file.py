@@ -39,6 +39,9 @@ WRONG = {
     "a: 1\nb: 2\na: 3": "line 3, column 1: 'a' is given twice",
     "x: {a: 1, 'a': 2}": "'a' is given twice",
     "[1]: 2": "found unhashable key",
+    r'"\U00110000"': "not a YAML file",
+    r'"\Uffffffff"': "not a YAML file",
+    "%YAML 1." + "1" * 5000 + "\n---\nx": "not a YAML file",
     "a: \0": "special characters are not allowed",
     "- x\n" * 200_000: "more than 524288 bytes",
 }

@@ -112,8 +112,9 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
         ("50%j", "local", None),
         (r"a\b", "plain-gpu", "\\"),
         ("a,b", "container", ","),
-        ("a:b", "container", ":"),
-        ("a,b:c d", "plain-gpu", None),
+        ("a:b", "plain-gpu", ":"),
+        ("a:b", "local", ":"),
+        ("a,b c d", "plain-gpu", None),
     ],
 )
 def test_a_run_folder_is_a_name_and_no_pattern(

@@ -103,6 +103,20 @@ def test_a_wrong_extends_is_one_line(text: str, words: str, tmp_path: Path) -> N
         configure.load(path)
 
 
+def test_files_that_extend_each_other_by_a_relative_path_or_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not beside the file is looked for from here."""
+    (tmp_path / "cfg").mkdir()
+    (tmp_path / "cfg" / "x.yaml").write_text("extends: cfg/x.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    (tmp_path / "a.yaml").write_text("extends: link.yaml")
+    for name in ("cfg/x.yaml", "a.yaml", "link.yaml"):
+        with pytest.raises(InputError, match="extends this file in turn"):
+            configure.load(Path(name))
+
+
 BAD = {
     "unknown key": ({"optimizer": {"lrr": 1}}, ["unknown key 'optimizer.lrr'", "did you mean 'lr'", "betas"]),
     "unknown section": ({"optimiser": {}}, ["unknown key 'optimiser'", "did you mean 'optimizer'"]),
@@ -216,7 +230,8 @@ def test_config_is_frozen() -> None:
         (["--engine", "{"], 'error parsing value for field "engine"'),
         (["--engine", "[" * 3000], "recursion"),
         (["--seed", "9" * 5000], "argument --seed: has 5000 bytes"),
-        (["--batch.size", "9" * 400], "batch: size is a number of more than 63 bits"),
+        (["--train.steps", "9" * 400], "train: steps is a number of more than 63 bits"),
+        (["--batch.size", "99999999"], "batch.size: Input should be less than or equal to 16777216"),
         (["--optimizer.lr", "1e999"], "optimizer.lr: Input should be a finite number"),
         (["--run", "~nosuchuser/x"], "run: '~nosuchuser/x': there is no such user"),
         (["--run", "a\nb"], r"argument --run: has the character \n"),

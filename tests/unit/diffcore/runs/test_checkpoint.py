@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -374,3 +375,49 @@ def test_one_checkpoint_does_not_hide_the_others(tmp_path: Path) -> None:
     rows = marks.listed(tmp_path)
     assert [row.name for row in rows] == [first.name, second.name]
     assert "version 99" in str(rows[0].damaged) and rows[1].damaged is None
+
+
+@pytest.mark.parametrize("name", ["", "COMPLETE", "state.json", NAMES[1]])
+@pytest.mark.parametrize("kind", ["loop", "pipe", "socket", "folder", "device", "nowhere"])
+def test_whatever_lies_in_a_files_place_the_older_checkpoint_is_taken(
+    tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    first, second = written(Path("run"), 5, 10)
+    put(second / name, kind)
+    found, lines = checkpoint.newest(Path("run"))
+    assert found == first and len(lines) <= 1
+    checkpoint.clear_after(Path("run"), 5)
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
+
+
+@pytest.mark.parametrize("kind", ["loop", "pipe", "socket", "device", "nowhere"])
+def test_whatever_lies_in_the_place_of_the_best_is_set_aside(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(Path("run"), 5)
+    put(checkpoint.folder_of(Path("run")) / "best.json", kind)
+    checkpoint.clear_best(Path("run"))
+    assert checkpoint.best(Path("run")) is None
+
+
+def put(path: Path, kind: str) -> None:
+    """Something that is no file in the place of ``path``."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    match kind:
+        case "loop":
+            path.symlink_to(path.name)
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(path))
+        case "folder":
+            path.mkdir()
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "nowhere":
+            path.symlink_to("nowhere")

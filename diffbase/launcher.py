@@ -1,0 +1,43 @@
+"""A process's place among the ranks, as its launcher's environment says: torchrun's names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from diffbase.cli import InputError
+
+
+class Place(NamedTuple):
+    """``rank`` of ``size`` in all, ``local`` on its node."""
+
+    rank: int
+    size: int
+    local: int
+
+
+def place(environ: Mapping[str, str] = os.environ) -> Place:
+    """RANK, WORLD_SIZE and LOCAL_RANK; 0, 1 and 0 without a launcher. InputError for nonsense."""
+    size = number(environ, "WORLD_SIZE", 1, 1, 1 << 24)
+    found = Place(
+        number(environ, "RANK", 0, 0, size - 1), size, number(environ, "LOCAL_RANK", 0, 0, size - 1)
+    )
+    if size > 1:
+        number(environ, "MASTER_PORT", None, 1, 65535)
+        if not environ.get("MASTER_ADDR", "127.0.0.1"):
+            raise InputError("MASTER_ADDR is empty; allowed: the address of rank 0's node")
+    return found
+
+
+def number(environ: Mapping[str, str], name: str, usual: int | None, least: int, most: int) -> int:
+    """A whole number of the environment. InputError where it is none, or missing and not ``usual``."""
+    given = environ.get(name)
+    if given is None and usual is not None:
+        return usual
+    wanted = f"allowed are whole numbers from {least} to {most}, as a launcher sets it"
+    if given is None:
+        raise InputError(f"{name} is missing: {wanted}")
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and least <= int(given) <= most):
+        raise InputError(f"{name} is {given!r:.40}: {wanted}")
+    return int(given)
