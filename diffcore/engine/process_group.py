@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from diffbase import launcher
 from diffbase.cli import InputError
-from diffbase.machine import compile_cache, malloc
+from diffbase.machine import compile_cache, launcher, malloc
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 

@@ -16,6 +16,24 @@ from PIL import Image
 
 from shards.codec import png
 
+READS_CAP = 1 << 18
+SEGMENTS_CAP = 1 << 16  # before a JPEG's frame header
+
+
+class ImageFile(BytesIO):
+    """An image's bytes for Pillow, which is slow where they are many parts. ValueError for too many."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = READS_CAP
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As the base's."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many parts")
+        return super().read(size)
+
 
 class BadSample(Exception):  # noqa: N818 - not for callers: a reader adds the shard and the key
     """What is wrong with a sample, where its shard and key are not known."""
@@ -38,7 +56,7 @@ def decode_image(data: bytes, out: NDArray[np.uint8], encoding: str = "png") -> 
     if (png.size_of(data) if encoding == "png" else webp_size(data)) != (width, height):
         raise BadSample(f"not a {name} of {width} x {height} pixels")
     try:
-        image = Image.open(BytesIO(data), formats=(encoding.upper(),))
+        image = Image.open(ImageFile(data), formats=(encoding.upper(),))
         if image.size != (width, height):  # a file may have a second head
             raise ValueError("two sizes")
         pixels = np.asarray(image)
@@ -82,7 +100,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     By hand: Pillow warns of large pictures, or refuses to open them, before it tells their size.
     """
     at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data):
+    for _ in range(SEGMENTS_CAP):
+        if data[:2] != b"\xff\xd8" or at + 9 > len(data):
+            break
         kind = data[at + 1]
         if data[at] != 0xFF:  # some cameras leave a few bytes between the segments
             at = data.find(b"\xff", at) % (len(data) + 1)

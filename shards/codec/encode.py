@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 
 from diffbase.cli import InputError
 from shards.codec import png
-from shards.codec.decode import jpeg_size, npy_head, webp_size
+from shards.codec.decode import ImageFile, jpeg_size, npy_head, webp_size
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
@@ -86,15 +87,16 @@ def decode_source(data: bytes, where: str) -> Picture:
     if not isinstance(light, bytes):
         return light
     try:
-        if name == "PNG" and light is data:
-            # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves the image unusable.
-            Image.open(BytesIO(data), formats=(name,)).verify()
-        image: Image.Image = Image.open(BytesIO(light), formats=(name,))
-        if image.size != dimensions:  # a file may have a second head
-            raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
-        image.load()
-        if name != "PNG":  # a photo that was taken with the camera on its side
-            image = ImageOps.exif_transpose(image)
+        with warnings.catch_warnings(action="ignore"):  # of its metadata, with no name of a file
+            if name == "PNG" and light is data:
+                # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves it unusable.
+                Image.open(ImageFile(data), formats=(name,)).verify()
+            image: Image.Image = Image.open(ImageFile(light), formats=(name,))
+            if image.size != dimensions:  # a file may have a second head
+                raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
+            image.load()
+            if name != "PNG":  # a photo that was taken with the camera on its side
+                image = ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
         raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
     if image.mode not in MODES:
@@ -113,5 +115,5 @@ def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
 
 def _reason(error: Exception) -> str:
     text = str(error)
-    # Pillow's "cannot identify image file <_io.BytesIO object at 0x...>" tells an address, not a reason.
-    return type(error).__name__ if "BytesIO" in text or not text else text
+    # Pillow's "cannot identify image file <... object at 0x...>" tells an address, not a reason.
+    return type(error).__name__ if " object at 0x" in text or not text else text

@@ -20,6 +20,7 @@ from shards.codec.inflate import crc32, inflater, libdeflate
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {3: 2, 4: 6}  # by channels: RGB, RGBA
 NONE, SUB, UP = 0, 1, 2  # PNG's filters: the pixel itself, less the one to the left, less the one above
+CHUNKS_CAP = 1 << 16  # of a file that is read here
 LEVEL = 3  # of zlib: 9 takes five times as long for 4 % fewer bytes
 
 
@@ -81,7 +82,9 @@ def lightened(data: bytes) -> NDArray[np.uint8] | bytes:
     if deflate is None:
         return data
     streams, at = [], 8
-    while data[at - 8 : at] != b"IEND\xaeB`\x82":  # each chunk: length, kind, data, checksum
+    for _ in range(CHUNKS_CAP):  # each: length, kind, data, checksum
+        if data[at - 8 : at] == b"IEND\xaeB`\x82":
+            break
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 8 + length
         checksum = data[end : end + 4]
@@ -92,6 +95,8 @@ def lightened(data: bytes) -> NDArray[np.uint8] | bytes:
         elif kind in (b"PLTE", b"tRNS"):
             return data
         at = end + 4
+    else:
+        return data
     width, height = size_of(data) or (0, 0)
     channels = next((count for count, colour in COLOUR_TYPES.items() if data[25:26] == bytes([colour])), 0)
     shape = (height, width, channels)

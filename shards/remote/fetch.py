@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import io
 import os
 import re
 import time
@@ -22,19 +21,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, urljoin, urlsplit, urlunsplit
+from typing import TypeVar
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, IPV6, shown
 from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
+from shards.remote.opener import OPENER, BrokenError
 
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
-SLOWEST = 1024  # bytes a second, after so many seconds
-SLOW_SECONDS = 30.0
 
 URL_CAP = 8192  # characters of an address
 # Schemes that start commands, run code elsewhere, are recipes that point at other addresses, or are a way to
@@ -52,11 +50,7 @@ class FetchTimeoutError(GaveUpError, TimeoutError):
     """A server that did not answer as it should in spite of some attempts."""
 
 
-class _BrokenError(Exception):
-    """A failure that may pass."""
-
-
-class _WrongBytesError(_BrokenError):
+class _WrongBytesError(BrokenError):
     """The server answers, but not with the file that the index describes."""
 
 
@@ -122,7 +116,7 @@ def unreachable(url: str) -> str | None:
             return None
     except InputError as error:
         return str(error)
-    except _BrokenError as error:
+    except BrokenError as error:
         return f"{shown(url)}: {error}"
 
 
@@ -173,7 +167,7 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
-        except _BrokenError as error:
+        except BrokenError as error:
             message = f"{error} (gave up after {ATTEMPTS} attempts)"
             if number == ATTEMPTS and isinstance(error, _WrongBytesError):
                 raise InputError(f"{shown(url)}: {message}") from error
@@ -191,55 +185,34 @@ def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield opened
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http and https alone, and reads nothing that comes with the answer: it may be endless."""
-
-    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        """As the base's, which reads the body to the end."""
-        fp.close()
-        target = urljoin(req.full_url, headers.get("location", ""))
-        if not target.startswith(("http:", "https:")):
-            raise ValueError("the server leads to an address that is none of http or https")
-        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-_OPENER = urllib.request.build_opener(_Redirects)
-
-
 @contextmanager
 def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        response = OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         message = f"HTTP {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
-            raise _BrokenError(message) from error
+            raise BrokenError(message) from error
         raise InputError(f"{shown(url)}: {message}") from error
     except http.client.InvalidURL as error:
         raise InputError(f"{shown(url)}: not an address") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         _check_descriptors(getattr(error, "reason", error))
         told = _told(getattr(error, "reason", error), url)
-        raise _BrokenError(told or type(error).__name__) from error
+        raise BrokenError(told or type(error).__name__) from error
     except ValueError as error:
         raise InputError(f"{shown(url)}: {_told(error, url)}") from error
 
     def chunks() -> Iterator[bytes]:
         try:
-            began, got = time.monotonic(), 0
             while chunk := response.read1(CHUNK):
-                got += len(chunk)
-                if (seconds := time.monotonic() - began) > SLOW_SECONDS and got < SLOWEST * seconds:
-                    raise _BrokenError(f"slower than {SLOWEST} bytes a second")
                 yield chunk
             if response.length:  # a short body ends like a whole one; only the length tells
-                raise _BrokenError("the connection was dropped")
+                raise BrokenError("the connection was dropped")
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: of a chunk's size
-            raise _BrokenError(f"the connection was dropped ({type(error).__name__})") from error
+            raise BrokenError(f"the connection was dropped ({type(error).__name__})") from error
 
     with closing(response):
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
@@ -261,7 +234,7 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     try:
         system, path = url_to_fs(url)
     except OSError as error:  # some connect at once
-        raise _BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
+        raise BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
     except Exception as error:  # of a package that is missing, or what a backend makes of the address
         raise InputError(f"{shown(url)}: {_told(error, url) or type(error).__name__}") from error
 
@@ -275,7 +248,7 @@ def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
             raise InputError(f"{shown(url)}: {_told(error, url)}") from error
         except Exception as error:  # every backend has its own
             _check_descriptors(error)
-            raise _BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
+            raise BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
 
     with translated():
         file = system.open(path, "rb")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffbase import launcher
+from diffbase.machine import launcher
 from diffcore.config.tree import Sampling
 from diffcore.engine import process_group
 from diffcore.engine.ranks import World, gather, gather_arrays, one_device

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase import cli, launcher
+from diffbase import cli
+from diffbase.machine import launcher
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffbase.cli import InputError
 from shards.codec import resample
@@ -61,6 +61,43 @@ def test_large_jpeg(width: int, height: int) -> None:
 def test_no_pixels(data: bytes) -> None:
     with pytest.raises(InputError, match="x: not a PNG, JPEG or WebP image"):
         prepare_image(data, "x", crop=None, size=8)
+
+
+MANY = 6_000_000  # of the parts of a file of 64 MiB
+PNG, JPEG = saved(picture().convert("RGB"), "PNG"), saved(picture().convert("RGB"), "JPEG")
+SCAN = JPEG.index(b"\xff\xda")
+
+
+def test_damaged_metadata_is_no_news(recwarn: pytest.WarningsRecorder) -> None:
+    """Pillow warns of it, with no name of a file."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03\xff\xff\xff\xff" * 2
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    prepare_image(JPEG[:2] + segment + JPEG[2:], "x", crop=None, size=8)
+    assert not recwarn.list
+    ImageOps.exif_transpose(Image.open(io.BytesIO(JPEG[:2] + segment + JPEG[2:])))
+    assert recwarn.list
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PNG[:33]
+        + (struct.pack(">I", 0) + b"teSt" + struct.pack(">I", zlib.crc32(b"teSt"))) * MANY
+        + PNG[33:],
+        JPEG[:2] + b"\xff\xfe\0\2" * MANY + JPEG[2:],
+        JPEG[:2] + b"\xff" * MANY + JPEG[2:],
+        JPEG[:SCAN] + b"\xff\xe3\0\2" * MANY + JPEG[SCAN:],
+        JPEG[:SCAN] + b"\xff" * MANY + JPEG[SCAN:],
+    ],
+    ids=["chunks", "segments", "fill", "segments behind the head", "fill behind the head"],
+)
+def test_millions_of_parts(data: bytes) -> None:
+    """Each of which costs a library some microseconds."""
+    with pytest.raises(InputError, match=r"x: (not a PNG|truncated or damaged \w+ \(.*parts)"):
+        prepare_image(data, "x", crop=None, size=8)
+    if data[:2] == PNG[:2]:
+        with pytest.raises(BadSample, match="damaged PNG"):
+            decode_image(data, np.empty_like(pixels()))
 
 
 @pytest.mark.filterwarnings("error")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from diffbase.cli import InputError
-from shards.remote import fetch
+from shards.remote import fetch, opener
 
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 ENDLESS = b"0" * (1 << 16)
@@ -88,8 +88,37 @@ def test_what_is_no_answer_is_one_error(answer: bytes) -> None:
             told(url)
 
 
-def test_a_trickle_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(fetch, "SLOWEST", 1 << 40)
-    with answering(HEAD + b"Content-Length: 99999\r\n\r\n", b"x", 99) as url:
+PARTS = {
+    "status": (b"HTTP/1.1 200 ", b"O"),
+    "headers": (HEAD + b"X-Long: ", b"x"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "length": (HEAD + b"Content-Length: 99999999\r\n\r\n", b"x"),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "size": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1", b";x"),
+    "trailer": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: x\r\n"),
+    "end": (HEAD + b"\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_trickle_is_no_answer(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opener, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(opener, "SLOWEST", 1 << 40)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
+    with answering(*PARTS[part], 9) as url:
         assert "slower than" in told(url)
+
+
+@pytest.mark.parametrize("part", ["continue", "trailer"])
+def test_what_is_around_a_body_ends(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
+    first, then = PARTS[part]
+    with answering(first, then * 1000, 1 << 20) as url:
+        assert "no content" in told(url)
+
+
+def test_a_body_in_many_chunks_is_read() -> None:
+    body = b"1;" + b"x" * 999 + b"\r\nx\r\n"
+    first = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body * 9_999
+    with answering(first, body + b"0\r\n\r\n", 1) as url:
+        assert fetch.fetch_small(url, 1 << 20) == b"x" * 10_000

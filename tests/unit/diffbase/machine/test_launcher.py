@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import exits, launcher
+from diffbase import exits
 from diffbase.cli import InputError
+from diffbase.machine import launcher
 
 TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_PORT": "29500"}
 
