@@ -70,7 +70,7 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
         "dependency": f"afterany:{spec.after}" if spec.after else None,
         "array_parallelism": spec.parallel,
         "stderr_to_stdout": True,
-        "setup": setup(spec, code),
+        "setup": setup(spec, folder.parents[1], code),
         "teardown": teardown(spec) if spec.requeue else None,
         "srun_args": srun_arguments(spec, folder),
         "additional_parameters": {"requeue": True} | cluster.sbatch,
@@ -87,11 +87,23 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if value is not None} | {"wckey": None}
 
 
-def setup(spec: JobSpec, code: Path) -> list[str]:
-    """Shell lines before srun: the site's own, then what every rank needs."""
+def setup(spec: JobSpec, run: Path, code: Path) -> list[str]:
+    """Shell lines before srun: the site's own, then what every rank needs.
+
+    A run folder that somebody else made while the job was in the queue ends it (2) before any code in it is
+    loaded.
+    """
+    place = shlex.quote(str(run))
+    whose = f"for owner in $(stat -c %u -- {place} {place}/. 2>/dev/null); do"  # the link's and the folder's
+    told = shlex.quote(f"{run} belongs to somebody else: allowed is a folder of your own")
     # Files are the owner's alone, submitit's pickles among them; the ranks run the snapshot.
     return [
         *spec.cluster.setup,
+        *(
+            []
+            if spec.group
+            else [whose, f"  case $owner in 0|$EUID) ;; *) echo {told} >&2; exit 2 ;; esac", "done"]
+        ),
         "umask 077",
         "export PYTHONSAFEPATH=1",  # no module of the folder that it was submitted in
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",

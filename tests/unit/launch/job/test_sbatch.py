@@ -79,6 +79,35 @@ def test_nothing_of_a_value_is_executed(words: list[str], folder: str) -> None:
         assert words[6] in told and words[4] in told and str(run) in told
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes somebody else's folder")
+@pytest.mark.parametrize("way", ["folder", "link"])
+@pytest.mark.parametrize("group", [False, True])
+def test_a_run_folder_that_somebody_made_meanwhile_is_not_run_from(
+    way: str, group: bool, tmp_path: Path
+) -> None:
+    run, srun, said = tmp_path / "a run", tmp_path / "srun", tmp_path / "said"
+    script = Sbatch(spec_of({}, group=group), run / "job" / "001", run / "job" / "001" / "code").text()
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.defpath}", "SAID": str(said), "SLURM_RESTART_COUNT": "9999999"}
+
+    def job() -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        return done.returncode, done.stderr
+
+    run.mkdir()
+    assert job() == (0, "") and said.exists()
+    said.unlink()
+    if way == "link":
+        run.rmdir()
+        run.symlink_to("/tmp")
+    os.chown(run, 65534, 65534, follow_symlinks=False)
+    told = (0, "") if group else (2, f"{run} belongs to somebody else: allowed is a folder of your own\n")
+    assert job() == told and said.exists() == group
+
+
 FIELDS: dict[str, Any] = {
     "partition": lambda text: {"partition": text},
     "account": lambda text: {"account": text},
