@@ -30,7 +30,7 @@ from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
-from shards.header import FILE, INDEX_CAP, Shard, Table, parse_header
+from shards.header import FILE, INDEX_CAP, Header, Shard, Table, parse_header
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import Index
 
@@ -235,6 +235,17 @@ def _is(path: Path, descriptor: int) -> bool:
         return False
 
 
+def fetch_header(url: str) -> tuple[bytes, Header]:
+    """The index.json behind ``url``, as it is and checked. InputError and TimeoutError as ``Cache.open``."""
+    check_url(url)
+    place = address(url, FILE)
+    data = fetch_small(place, INDEX_CAP)
+    try:
+        return data, parse_header(data, Path(FILE))
+    except InputError as error:
+        raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
+
+
 class RemoteFolder:
     """A packed folder at ``url``: its index, here, and its shards as they are needed.
 
@@ -244,15 +255,9 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str, cache: Cache, report: Callable[[str], None] = lambda line: None) -> None:
-        check_url(url)
         self.url, self.cache = url, cache
-        place = address(url, FILE)
-        data = fetch_small(place, INDEX_CAP)
+        data, header = fetch_header(url)
         folder = cache.folder / hashlib.sha256(data).hexdigest()
-        try:
-            header = parse_header(data, Path(FILE))
-        except InputError as error:
-            raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
         own_folder(cache.folder)
         own_folder(folder)
         tables = [entry.samples for entry in header.splits.values()]

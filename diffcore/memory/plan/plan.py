@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from diffbase.cli import InputError
+from diffbase.redaction import shown
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.plan.activations import Event, Kind, Trace, trace
@@ -20,6 +21,7 @@ from diffcore.memory.plan.allocator import CachingAllocator
 from diffcore.memory.plan.replay import replay
 from diffcore.memory.plan.states import CATEGORIES, Sharing
 from diffcore.memory.plan.stream import Stream
+from shards.remote.cache import fetch_header
 from shards.schema import CARTOON_SET, Attribute
 from shards.table import Index
 
@@ -41,14 +43,23 @@ class Data:
         """From the packed shards; without them, Cartoon Set's labels (or CIFAR-10's ten classes, where the
         path has that name) at 64 pixels."""
         path = config.data.path
-        if isinstance(path, Path) and (path / "index.json").exists():
+        why = f"{shown(path)} is not there"
+        if isinstance(path, str):
+            try:
+                header = fetch_header(path)[1]
+                return cls(header.attributes, header.preprocessing.size)
+            except InputError as error:
+                why = str(error)
+            except TimeoutError as error:
+                why = f"{error.filename}: {error.strerror}"
+        elif (path / "index.json").exists():
             index = Index.load(path)
             return cls(index.schema, index.size)
         schema: tuple[Attribute, ...] = tuple(CARTOON_SET)
         words = "Cartoon Set's labels"
         if "cifar" in str(path):
             schema, words = (Attribute("class", 10),), "ten classes"
-        return cls(schema, SIZE, f"{path} is not there: {words} and {SIZE} x {SIZE} pixels are assumed")
+        return cls(schema, SIZE, f"{why}: {words} and {SIZE} x {SIZE} pixels are assumed")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import pytest
 
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
+from diffcore.config import configure
+from diffcore.memory.plan.plan import Data
 from shards import order
 from shards.read import ShardReader
 from shards.remote import cache as cache_module
@@ -228,3 +230,15 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Cache
     assert default_folder() == tmp_path / "diffcore" / "shards"
     monkeypatch.setenv("SLURM_TMPDIR", "/scratch/7")
     assert default_folder() == Path("/scratch/7/diffcore-shards")
+
+
+def test_a_plan_asks_the_server_too(server: Server, memory_config: Path) -> None:
+    """And says without the address's secrets where it has no answer."""
+    index = Index.load(server.folder)
+    words = ["--config", str(memory_config), "--data.path"]
+    assert Data.of(configure.parse([*words, server.url])) == Data(index.schema, index.size)
+    told = Data.of(configure.parse([*words, server.url.replace("/data", "/none?sig=secret")])).assumed
+    assert (
+        told.startswith(f"{server.url.replace('/data', '/none/index.json')}: HTTP 404") and "assumed" in told
+    )
+    assert "secret" not in told
