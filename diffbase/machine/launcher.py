@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from diffbase.cli import InputError
+
+ACCELERATORS = ("cpu", "cuda")
+"""DeepSpeed's names of what diffcore trains on."""
 
 
 class Place(NamedTuple):
@@ -28,6 +32,16 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
         if not environ.get("MASTER_ADDR", "127.0.0.1"):
             raise InputError("MASTER_ADDR is empty; allowed: the address of rank 0's node")
     return found
+
+
+def check_devices(environ: Mapping[str, str] = os.environ) -> None:
+    """InputError for an accelerator or a network interface that gloo and DeepSpeed would fail on."""
+    if (device := environ.get("DS_ACCELERATOR", "cpu")) not in ACCELERATORS:
+        raise InputError(f"DS_ACCELERATOR is {device!r:.40}; allowed: {', '.join(ACCELERATORS)}")
+    here = [name for _, name in socket.if_nameindex()]
+    for name in filter(None, environ.get("GLOO_SOCKET_IFNAME", "").split(",")):
+        if name not in here:
+            raise InputError(f"GLOO_SOCKET_IFNAME has {name!r:.40}; this machine has {', '.join(here)}")
 
 
 def number(environ: Mapping[str, str], name: str, usual: int | None, least: int, most: int) -> int:

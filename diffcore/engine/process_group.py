@@ -21,6 +21,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
     ``rendezvous.join``; InputError for a run folder that others could change.
     """
     rank, size, local = launcher.place()
+    launcher.check_devices()
     for name, value in {
         "RANK": "0",
         "WORLD_SIZE": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -62,6 +63,15 @@ def row_of(folder: Path, number: int) -> tuple[Path, str, dict[str, int]]:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count, not paths
+
+
+def open_in(folder: Path) -> list[str]:
+    """The files in ``folder``, deleted ones too, that this process has open."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(Path(f"/proc/self/fd/{name}").readlink()))
+    return sorted(link for link in links if link.startswith(f"{folder}/"))
 
 
 def resized_in_floats(pixels: NDArray[Any], size: int) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.exits import PREEMPTED
-from diffbase.files import REPOSITORY
+from diffbase.files import REPOSITORY, plain_only, write_atomic
 from diffbase.shipped import workplace
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
@@ -48,7 +48,7 @@ def run(*command: str | Path, threads: int = 1, log: Path | None = None) -> None
     )
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(finished.stdout)
+        write_atomic(log, finished.stdout.encode())
     if finished.returncode:
         raise InputError(f"{' '.join(map(str, command))} failed: ... {finished.stdout[-1500:]}")
 
@@ -83,7 +83,7 @@ def train(config: Config, log: Path) -> None:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
-    with log.open("a") as file, contextlib.redirect_stdout(file):
+    with log.open("a", opener=plain_only) as file, contextlib.redirect_stdout(file):
         try:
             with (
                 Watchdog(config.run, 0, config.train.steps, config.guards) as watchdog,

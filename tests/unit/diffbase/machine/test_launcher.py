@@ -42,6 +42,17 @@ def test_ranks_without_a_port_do_not_meet() -> None:
         launcher.place({"RANK": "0", "WORLD_SIZE": "2"})
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("DS_ACCELERATOR", "cpu", "tpu"), ("GLOO_SOCKET_IFNAME", "lo,lo", "lo,nonsense")],
+)
+def test_devices_are_those_that_there_are(name: str, good: str, bad: str) -> None:
+    launcher.check_devices({})
+    launcher.check_devices({name: good})
+    with pytest.raises(InputError, match=f"{name} (is|has) '{bad.rpartition(',')[2]}'"):
+        launcher.check_devices({name: bad})
+
+
 @given(st.dictionaries(st.sampled_from([*TWO, "MASTER_ADDR"]), st.text(max_size=12)))
 def test_any_environment_is_a_place_or_told(environ: dict[str, str]) -> None:
     try:

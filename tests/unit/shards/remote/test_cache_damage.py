@@ -17,7 +17,7 @@ from shards.read import CorruptSampleError, ShardReader
 from shards.remote import fetch
 from shards.remote.cache import Cache
 from tests.support.shard_server import Server, shards_of
-from tests.support.tiny_set import descriptors
+from tests.support.tiny_set import open_in
 
 
 def flip(path: Path, at: int = -300) -> None:
@@ -188,7 +188,6 @@ def test_a_cache_whose_disk_fails_is_named(
 ) -> None:
     """The file in the cache and the number, after some tries where it may pass; nothing stays open."""
     monkeypatch.setattr(system_error, "PAUSES", (0.0,) * 6)
-    before = descriptors()
     with ShardReader(server.url, order="sequential", cache=cache) as reader:
         folder = reader.index.folder
 
@@ -203,7 +202,7 @@ def test_a_cache_whose_disk_fails_is_named(
         assert isinstance(caught.value, system_error.GaveUpError) == (number in system_error.PASSING)
         assert call == "flock" or not list(folder.glob(".*.part"))  # not locked, not ours to remove
         assert reader.read([0]).keys  # when it has passed
-    assert descriptors() == before
+    assert open_in(cache.folder) == []
 
 
 def test_writes_that_take_less_are_gone_on_with(
