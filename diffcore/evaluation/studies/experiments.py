@@ -83,7 +83,7 @@ def train(config: Config, log: Path) -> None:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     stop = StopFlag()
-    with log.open("a", opener=plain_only) as file, contextlib.redirect_stdout(file):
+    with open(log, "a", opener=plain_only) as file, contextlib.redirect_stdout(file):
         try:
             with (
                 Watchdog(config.run, 0, config.train.steps, config.guards) as watchdog,

@@ -92,7 +92,7 @@ class Watchdog:
         where = f"stacks in {path}"
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            with path.open("w", opener=files.plain_only) as file:
+            with open(path, "w", opener=files.plain_only) as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             ledger.record(self.run, "hang", rank=self.rank, step=self._step, section=self._section)
         except OSError as error:  # a hung disk may be the very cause, or there is no run folder yet

@@ -41,7 +41,7 @@ def target() -> Target:
         lines = head.splitlines()
         assert lines[0] == "#!/bin/bash" and all(line.startswith("#") for line in lines if line)
         setup, _, command = shell.partition("\n# command\n")
-        assert len(setup.splitlines()) == len(cluster.setup) + 3  # umask and what Python imports
+        assert len(setup.splitlines()) == len(cluster.setup) + 6  # whose it is, umask, imports
         assert sum(line.startswith("srun ") for line in command.splitlines()) == 1
         return spec
 
