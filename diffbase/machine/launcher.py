@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from diffbase.cli import InputError
 
+MOST = 1 << 24
+"""Ranks of a job, and more than any."""
 ACCELERATORS = ("cpu", "cuda")
 """DeepSpeed's names of what diffcore trains on."""
 
@@ -23,7 +25,7 @@ class Place(NamedTuple):
 
 def place(environ: Mapping[str, str] = os.environ) -> Place:
     """RANK, WORLD_SIZE and LOCAL_RANK; 0, 1 and 0 without a launcher. InputError for nonsense."""
-    size = number(environ, "WORLD_SIZE", 1, 1, 1 << 24)
+    size = number(environ, "WORLD_SIZE", 1, 1, MOST)
     found = Place(
         number(environ, "RANK", 0, 0, size - 1), size, number(environ, "LOCAL_RANK", 0, 0, size - 1)
     )
@@ -32,6 +34,14 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
         if not environ.get("MASTER_ADDR", "127.0.0.1"):
             raise InputError("MASTER_ADDR is empty; allowed: the address of rank 0's node")
     return found
+
+
+def ranks_here(environ: Mapping[str, str] = os.environ) -> int | None:
+    """The ranks on this node; None where no launcher says. InputError for nonsense."""
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):  # torchrun's, and that of DeepSpeed's launcher
+        if environ.get(name):
+            return number(environ, name, None, 1, MOST)
+    return None
 
 
 def check_devices(environ: Mapping[str, str] = os.environ) -> None:

@@ -50,10 +50,8 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        # torchrun says LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or size)
         cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(threads or max(1, cores // min(per_node, cores)))
+        torch.set_num_threads(threads or max(1, cores // min(launcher.ranks_here() or size, cores)))
         malloc.keep_freed()
     backend = "nccl" if device.type == "cuda" else "gloo"
     rendezvous.join(backend, run, group=group)

@@ -33,6 +33,7 @@ import torch.distributed as dist
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
 from diffbase.files import renamed
+from diffbase.machine import launcher
 from diffbase.machine.ports import RENDEZVOUS
 from diffbase.trust import own_folder
 from diffcore.engine.ranks import StrangerError
@@ -56,8 +57,7 @@ def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *,
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-    # torchrun says LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
-    here = int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 0) == size
+    here = launcher.ranks_here(environ) == size
     if _is_loopback(address):
         here = True
         _stay_at_home()

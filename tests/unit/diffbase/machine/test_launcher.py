@@ -42,6 +42,13 @@ def test_ranks_without_a_port_do_not_meet() -> None:
         launcher.place({"RANK": "0", "WORLD_SIZE": "2"})
 
 
+def test_ranks_of_a_node_are_what_the_launcher_says() -> None:
+    assert launcher.ranks_here({}) is None and launcher.ranks_here({"LOCAL_SIZE": ""}) is None
+    assert launcher.ranks_here({"LOCAL_WORLD_SIZE": "", "LOCAL_SIZE": "4"}) == 4
+    with pytest.raises(InputError, match="LOCAL_WORLD_SIZE is '-1'"):
+        launcher.ranks_here({"LOCAL_WORLD_SIZE": "-1"})
+
+
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [("DS_ACCELERATOR", "cpu", "tpu"), ("GLOO_SOCKET_IFNAME", "lo,lo", "lo,nonsense")],
