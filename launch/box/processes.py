@@ -42,10 +42,11 @@ def launch(command: Sequence[str], pid_file: Path, log: Path, env: dict[str, str
 def running(pid_file: Path) -> int | None:
     """The number of the process that a pid file names, if that very process still runs."""
     try:
-        pid, started = pid_file.read_text().split()
+        number, started = pid_file.read_text().split()
+        pid = int(number)
     except (OSError, ValueError):
         return None
-    return int(pid) if start_time(int(pid)) == started else None
+    return pid if start_time(pid) == started else None
 
 
 def end(pid_file: Path, patience: float = 10) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffbase.files import write_atomic
+from diffbase.files import set_aside, write_atomic
+from diffbase.system_error import is_there, read_bytes
 from diffcore.config import configure
 from diffcore.config.samplers import shown_steps
 from diffcore.config.tree import Sampling
@@ -128,7 +130,7 @@ class Table:
             part = np.arange(first, min(first + PIECE, count))
             path = self.keep / f"{name.hexdigest()[:16]}-{first:06d}.npy"
             # Rank 0 alone looks and reads: the others may not see its disk.
-            found = np.load(path) if self.world.main and path.exists() else np.empty(0, np.uint8)
+            found = kept(path, len(part)) if self.world.main else np.empty(0, np.uint8)
             images = gather_arrays(found, self.world)[0]
             if not images.size:
                 images = drawing.draw(
@@ -140,3 +142,17 @@ class Table:
                     write_atomic(path, stream.getvalue())
             pieces.append(images)
         return np.concatenate(pieces)
+
+
+def kept(path: Path, count: int) -> NDArray[np.uint8]:
+    """``count`` images [N, H, W, 3] as a command kept them; none where there is no file.
+
+    A damaged one is set aside. OSError as of ``system_error.read_bytes``.
+    """
+    if is_there(path):
+        with contextlib.suppress(ValueError, EOFError, MemoryError):  # of a length that it has not, too
+            images = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+            if images.dtype == np.uint8 and images.ndim == 4 and len(images) == count:
+                return images
+        set_aside(path)
+    return np.empty(0, np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from diffbase.cli import InputError
@@ -15,6 +16,7 @@ from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.evaluation import flags
 from diffcore.evaluation.judging.intervals import Mean
+from diffcore.evaluation.studies import cells
 from diffcore.evaluation.studies import guidance_sweep as sweep
 from diffcore.runs.sampling import RECOMMENDED, recommended, sampling_of
 
@@ -71,3 +73,21 @@ def test_the_nearest_to_real_images_among_the_faithful_is_chosen() -> None:
 def test_bad_scales_are_told(text: str) -> None:
     with pytest.raises(InputError, match=f"--scales {text}"):
         flags.numbers("--scales", text)
+
+
+def test_kept_images_that_are_damaged_are_drawn_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    assert not cells.kept(path, 2).size
+    np.save(path, images)
+    assert np.array_equal(cells.kept(path, 2), images)
+    whole = path.read_bytes()
+    huge = whole.replace(b"(2, 4, 4, 3), }" + b" " * 12, b"(2000000000000, 4, 4, 3), }")
+    damaged = [b"", whole[:-1], whole[:50], b"x" * 200, huge, whole.replace(b"|u1", b"|i1")]
+    for number, data in enumerate(damaged, 1):
+        assert data != whole
+        path.write_bytes(data)
+        assert not cells.kept(path, 2).size and not path.exists()
+        assert len(list(tmp_path.iterdir())) == number
+    np.save(path, images)
+    assert not cells.kept(path, 3).size
