@@ -151,7 +151,7 @@ def kept(path: Path, count: int) -> NDArray[np.uint8]:
     """
     if is_there(path):
         with contextlib.suppress(ValueError, EOFError, MemoryError):  # of a length that it has not, too
-            images = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+            images: NDArray[np.uint8] = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
             if images.dtype == np.uint8 and images.ndim == 4 and len(images) == count:
                 return images
         set_aside(path)
