@@ -1,12 +1,15 @@
 """Where torch keeps what it compiles, and loads it from: code, in a folder of one's own.
 
 torch's choice, /tmp/torchinductor_NAME, belongs to whoever made it first. Importing DeepSpeed is enough for
-torch to use it.
+torch to use it. And torch takes code from there whatever processor it was written for, though what was made with
+AVX2 does not compile without: each kind of processor has a folder.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -18,14 +21,24 @@ from diffbase.trust import own_folder
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
+def name() -> str:
+    """The folder's: diffcore-inductor-UID-PROCESSOR, the last a hash of what the processor can do."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open("rb") as file:
+        lines = [line for line in file if line.startswith((b"flags", b"Features"))][:1]
+        # torch's own variable, by which it does without some of it.
+        kind = b"".join([*lines, os.environ.get("ATEN_CPU_CAPABILITY", "").encode()])
+        return f"diffcore-inductor-{os.geteuid()}-{hashlib.blake2b(kind, digest_size=4).hexdigest()}"
+    return f"diffcore-inductor-{os.geteuid()}"
+
+
 def choose() -> None:
-    """Before torch does: /tmp/diffcore-inductor-UID, or a new one where somebody else took that name.
+    """Before torch does: ``name`` in /tmp, or a new one where somebody else took that name.
 
     A folder that $TORCHINDUCTOR_CACHE_DIR names stays: ``check`` says whose it is.
     """
     if VARIABLE in os.environ:
         return
-    folder = Path(tempfile.gettempdir()) / f"diffcore-inductor-{os.geteuid()}"
+    folder = Path(tempfile.gettempdir()) / name()
     try:
         own_folder(folder, code=True)
     except (InputError, OSError):

@@ -24,12 +24,22 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv(VARIABLE, "")  # so that it is taken back afterwards
     monkeypatch.delenv(VARIABLE)
-    return tmp_path / f"diffcore-inductor-{os.geteuid()}"
+    return tmp_path / compile_cache.name()
 
 
 def test_a_folder_of_ones_own(temporary: Path) -> None:
     assert compile_cache.check() == temporary == Path(os.environ[VARIABLE])
     assert stat.S_IMODE(temporary.stat().st_mode) == 0o700
+
+
+def test_each_kind_of_processor_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes code that was made with AVX2 where it may not use it, and fails to compile it."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    names = {compile_cache.name(), compile_cache.name()}
+    for capability in ("default", "avx2"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        names.add(compile_cache.name())
+    assert len(names) == 3
 
 
 @ROOT
@@ -77,5 +87,5 @@ def test_what_deepspeed_imports_uses_it(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != VARIABLE}
     env |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == str(tmp_path / f"diffcore-inductor-{os.geteuid()}"), done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / compile_cache.name()), done.stderr
     assert not list(tmp_path.glob("torchinductor*"))
