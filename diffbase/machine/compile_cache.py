@@ -1,8 +1,8 @@
 """Where torch keeps what it compiles, and loads it from: code, in a folder of one's own.
 
 torch's choice, /tmp/torchinductor_NAME, belongs to whoever made it first. Importing DeepSpeed is enough for
-torch to use it. And torch takes code from there whatever processor it was written for, though what was made with
-AVX2 does not compile without: each kind of processor has a folder.
+torch to use it. And torch takes code from there whatever processor it was written for, though what was made
+with AVX2 does not compile without: each kind of processor has a folder.
 """
 
 from __future__ import annotations
