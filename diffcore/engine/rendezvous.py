@@ -30,6 +30,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch.distributed as dist
+
+# Its functions keep the group that there is when it is first imported, as a default. Imported after ``join``,
+# as torch itself does, it would keep gloo's threads until the interpreter ends, where a late one aborts all.
+import torch.distributed.nn.functional  # noqa: F401
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
 from diffbase.files import renamed

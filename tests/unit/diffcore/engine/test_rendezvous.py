@@ -162,3 +162,20 @@ def test_a_name_that_leads_to_loopback_is_not_listened_on_for_other_nodes(
     assert taken is not None
     with taken, pytest.raises(torch.distributed.DistNetworkError, match="in use"):
         rendezvous._listen("127.0.0.1", taken.getsockname()[1], here=True)
+
+
+@pytest.mark.slow
+def test_a_group_that_was_left_has_no_threads(folder: Path) -> None:
+    """One of gloo's that outlives the interpreter may abort the process: an exit code of -6 in the end."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom diffcore.engine import process_group\n"
+        "def gloo():\n"
+        "    names = [Path(f'/proc/self/task/{t}/comm').read_text() for t in os.listdir('/proc/self/task')]\n"
+        "    return sum('gloo' in name for name in names)\n"
+        "process_group.start(Path(sys.argv[1]))\nimport torch.distributed._shard.sharded_tensor\n"
+        "during = gloo()\nprocess_group.stop()\nprint(during > 0, gloo())"
+    )
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "True 0", done.stderr
