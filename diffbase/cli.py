@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from diffbase import line, output
 from diffbase.exits import BAD_INPUT, RETRYABLE
 from diffbase.redaction import ADDRESS, shown, without_url_secrets
-from diffbase.system_error import is_passing
+from diffbase.system_error import is_passing, told
 
 LOG_SECONDS = 60
 """Between two lines of progress in a log."""
@@ -33,13 +33,14 @@ T = TypeVar("T")
 LONGEST = 2_000
 """Characters of a message; a longer one loses its middle."""
 CUT = 1 << 14
-"""Characters of a text that are looked at: to hide a URL's secrets may take their number squared."""
+"""Characters of a text that are looked at, and no more: to hide URLs' secrets takes their number squared."""
 
 
 def one_line(text: str) -> str:
     """``text`` on one line, as a terminal shows it, for a log, a ledger or a bug report.
 
-    URLs have no password and no query, what is not printable is escaped, a long text loses its middle.
+    URLs have no password and no query; what is not printable is escaped; a long text loses its
+    middle, and what lies behind ``CUT``.
     """
     text = line.printable(" ".join(without_url_secrets(text[:CUT]).split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 + 5 :]}"
@@ -142,8 +143,7 @@ def _run(main: Callable[[], T], hold_back: float) -> T:
         fail(str(error))
     except OSError as error:
         time.sleep(hold_back)
-        where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}", RETRYABLE if is_passing(error) else BAD_INPUT)
+        fail(told(error), RETRYABLE if is_passing(error) else BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

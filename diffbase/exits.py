@@ -5,8 +5,6 @@ An uncaught signal (128 + n in a shell) counts as RETRYABLE: somebody killed the
 
 from __future__ import annotations
 
-import os
-
 DONE = 0
 """The run reached its last step, and everything is written."""
 FATAL = 1
@@ -29,9 +27,3 @@ class RunFailedError(Exception):
 def may_retry(code: int) -> bool:
     """Whether the same command can go on. ``code`` as of subprocess: negative for a signal."""
     return code in (RETRYABLE, PREEMPTED) or code < 0 or code > 128
-
-
-def own_rank() -> int:
-    """This process's rank, as its launcher's environment says; 0 without one, or for nonsense."""
-    given = os.environ.get("RANK", "0")
-    return int(given) if given.isascii() and given.isdigit() and len(given) < 10 else 0

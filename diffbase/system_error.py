@@ -96,6 +96,12 @@ def named(path: Path | str) -> Iterator[None]:
         raise
 
 
+def told(error: OSError) -> str:
+    """What happened in words, behind the file that the error names, if any."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 def lasting(error: OSError, path: Path | str) -> GaveUpError:
     """The same error, for a person: which file, which number, how often it was tried."""
     assert error.errno is not None

@@ -19,7 +19,8 @@ if __package__ in (None, ""):
     sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase import cli, output
-from diffbase.exits import FATAL, HOLD_BACK, own_rank
+from diffbase.exits import FATAL, HOLD_BACK
+from diffbase.machine.launcher import own_rank
 from diffcore.config.configure import parse, parser
 
 __all__ = ["main", "parser", "script"]

@@ -12,7 +12,7 @@ from diffbase.system_error import NO_FILE, NoPlainFileError, read_bytes
 MOST = 64 << 20
 """Bytes of the largest file that is read."""
 VALUES = 6_000_000
-"""In a file, with its marks counted as some: a checkpoint of a million parameters has four million."""
+"""The most [ { , and : of a file, which tell of its values: a state.json of a million parameters has 4e6."""
 
 
 def read(path: Path, missing: str = "no such file", most: int = MOST, *, nan: bool = False) -> Any:

@@ -24,9 +24,8 @@ VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 def name() -> str:
     """The folder's: diffcore-inductor-UID-PROCESSOR, the last a hash of what the processor can do."""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open("rb") as file:
-        lines = [line for line in file if line.startswith((b"flags", b"Features"))][:1]
-        # torch's own variable, by which it does without some of it.
-        kind = b"".join([*lines, os.environ.get("ATEN_CPU_CAPABILITY", "").encode()])
+        able = next((line for line in file if line.startswith((b"flags", b"Features"))), b"")
+        kind = able + os.environ.get("ATEN_CPU_CAPABILITY", "").encode()  # by which torch does without some
         return f"diffcore-inductor-{os.geteuid()}-{hashlib.blake2b(kind, digest_size=4).hexdigest()}"
     return f"diffcore-inductor-{os.geteuid()}"
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from diffbase.cli import InputError
 
 MOST = 1 << 24
-"""Ranks of a job, and more than any."""
+"""Ranks of the largest job that is believed."""
 ACCELERATORS = ("cpu", "cuda")
 """DeepSpeed's names of what diffcore trains on."""
 
@@ -34,6 +34,14 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
         if not environ.get("MASTER_ADDR", "127.0.0.1"):
             raise InputError("MASTER_ADDR is empty; allowed: the address of rank 0's node")
     return found
+
+
+def own_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """The rank, for who only has to know whether to speak: 0 without a launcher, or for nonsense."""
+    try:
+        return number(environ, "RANK", 0, 0, MOST)
+    except InputError:
+        return 0
 
 
 def ranks_here(environ: Mapping[str, str] = os.environ) -> int | None:

@@ -55,7 +55,7 @@ def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *,
     StrangerError if somebody else is among them, or a rank does not see the folder;
     torch.distributed.DistError if they do not find each other.
     """
-    rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    rank, size, _ = launcher.place(environ)
     if size == 1:  # nobody to meet: no port
         _stay_at_home()
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffbase import ledger
 from diffbase.cli import InputError, one_line
 from diffbase.files import open_atomic, sync_folder, write_json
-from diffbase.system_error import named
+from diffbase.system_error import named, told
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
@@ -122,8 +122,7 @@ class Saver:
             if self.world.main:
                 # All ranks have left it, and it takes room that the next one needs.
                 shutil.rmtree(temporary_of(self.run, state.step), ignore_errors=True)
-                where = f"{error.filename}: " if error.filename else ""
-                why = f"{where}{error.strerror or error}"
+                why = told(error)
                 line = f"checkpoint of step {state.step} not written ({self._failures} in a row): {why}"
                 print(one_line(line), file=sys.stderr, flush=True)
                 with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from diffbase.cli import one_line
 from diffbase.files import set_aside, write_atomic
 from diffbase.formats import jsonl
 from diffbase.line import printable
-from diffbase.system_error import NO_FILE, reading
+from diffbase.system_error import NO_FILE
 from diffcore.runs import metrics
 
 
@@ -71,13 +71,10 @@ class Monitor:
         """
         left_out: list[int] = []
         try:
-            with reading(self._metrics):
-                pass
-        except FileNotFoundError:
-            pass
+            kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
         except NO_FILE:
+            kept = []
             self.say(f"{self._metrics} is no file; it is kept as {set_aside(self._metrics).name}")
-        kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
         if left_out:
             aside = set_aside(self._metrics)
             self.say(f"{len(left_out)} lines of {self._metrics} cannot be read; it is kept as {aside.name}")

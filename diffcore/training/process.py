@@ -7,7 +7,8 @@ import sys
 import time
 
 from diffbase import ledger
-from diffbase.exits import BAD_INPUT, HOLD_BACK, RETRYABLE, own_rank
+from diffbase.exits import BAD_INPUT, HOLD_BACK, RETRYABLE
+from diffbase.machine.launcher import own_rank
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
 from diffcore.training.guards.stopping import StopFlag

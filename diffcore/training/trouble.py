@@ -9,7 +9,7 @@ import torch
 
 from diffbase.cli import InputError, one_line
 from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
-from diffbase.system_error import DISK
+from diffbase.system_error import DISK, told
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import StrangerError, World, is_lost_peer
 from diffcore.memory import oom
@@ -39,9 +39,8 @@ def explain(
         engine, ema = (training.engine, training.ema) if training else (None, None)
         return Trouble(FATAL, f"{oom.explain(config, world, engine, ema, error)} ({doing})")
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-        where = f"{error.filename}: " if error.filename else ""
         code = RETRYABLE if error.errno in DISK else BAD_INPUT
-        return Trouble(code, one_line(f"{where}{error.strerror or error} ({doing})"))
+        return Trouble(code, one_line(f"{told(error)} ({doing})"))
     if isinstance(error, StrangerError):
         return Trouble(RETRYABLE, text)
     if isinstance(error, RuntimeError) and is_lost_peer(error):

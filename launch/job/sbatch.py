@@ -88,25 +88,28 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
 
 
 def setup(spec: JobSpec, run: Path, code: Path) -> list[str]:
-    """Shell lines before srun: the site's own, then what every rank needs.
-
-    A run folder that somebody else made while the job was in the queue ends it (2) before any code in it is
-    loaded.
-    """
-    place = shlex.quote(str(run))
-    whose = f"for owner in $(stat -c %u -- {place} {place}/. 2>/dev/null); do"  # the link's and the folder's
-    told = shlex.quote(f"{run} belongs to somebody else: allowed is a folder of your own")
+    """Shell lines before srun: the site's own, then what every rank needs."""
     # Files are the owner's alone, submitit's pickles among them; the ranks run the snapshot.
     return [
         *spec.cluster.setup,
-        *(
-            []
-            if spec.group
-            else [whose, f"  case $owner in 0|$EUID) ;; *) echo {told} >&2; exit 2 ;; esac", "done"]
-        ),
+        *([] if spec.group else _check_owner(run)),
         "umask 077",
         "export PYTHONSAFEPATH=1",  # no module of the folder that it was submitted in
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def _check_owner(run: Path) -> list[str]:
+    """Shell lines that end the job (2) where somebody else made the run folder while it was in the queue.
+
+    Before the interpreter starts, which loads code from there.
+    """
+    place = shlex.quote(str(run))
+    told = shlex.quote(f"{run} belongs to somebody else: allowed is a folder of your own")
+    return [
+        f"for owner in $(stat -c %u -- {place} {place}/. 2>/dev/null); do",  # a link's, and the folder's
+        f"  case $owner in 0|$EUID) ;; *) echo {told} >&2; exit 2 ;; esac",
+        "done",
     ]
 
 

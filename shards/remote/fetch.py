@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, IPV6, shown
 from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
-from shards.remote.opener import OPENER, BrokenError
+from shards.remote.http_client import OPENER, BrokenError
 
 ATTEMPTS = 6
 PAUSE = 0.5  # seconds after the first failure; twice as long after each further one

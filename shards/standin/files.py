@@ -14,7 +14,6 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
-import os
 import random
 import re
 import tarfile
@@ -28,6 +27,7 @@ from diffbase.cli import InputError, progress_bar
 from diffbase.extras import extra
 from diffbase.files import open_atomic, renamed, write_json
 from diffbase.formats import json_file
+from diffbase.system_error import is_there
 from shards.packing.workers import map_in_order
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
@@ -132,7 +132,7 @@ def _write_marker(marker: Path, count: int, seed: int, layout: str) -> None:
 
 def _read_marker(marker: Path) -> dict[str, object] | None:
     """What a set says of itself; None where there is no marker."""
-    if not os.path.lexists(marker):
+    if not is_there(marker):
         return None
     found = json_file.read(marker, most=1 << 16)
     if not isinstance(found, dict):

@@ -14,6 +14,7 @@ from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
+from diffbase.system_error import told
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.plan.activations import Event, Kind, Trace, trace
@@ -51,7 +52,7 @@ class Data:
             except InputError as error:
                 why = str(error)
             except TimeoutError as error:
-                why = f"{error.filename}: {error.strerror}"
+                why = told(error)
         elif (path / "index.json").exists():
             index = Index.load(path)
             return cls(index.schema, index.size)

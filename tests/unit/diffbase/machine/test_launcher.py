@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase import exits
 from diffbase.cli import InputError
 from diffbase.machine import launcher
 
@@ -68,6 +67,5 @@ def test_any_environment_is_a_place_or_told(environ: dict[str, str]) -> None:
         assert "allowed" in str(error)
     else:
         assert 0 <= found.rank < found.size and 0 <= found.local < found.size
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exits.os, "environ", environ)
-        assert exits.own_rank() >= 0
+        assert launcher.own_rank(environ) == found.rank
+    assert launcher.own_rank(environ) >= 0

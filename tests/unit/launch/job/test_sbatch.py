@@ -80,7 +80,7 @@ def test_nothing_of_a_value_is_executed(words: list[str], folder: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes somebody else's folder")
-@pytest.mark.parametrize("way", ["folder", "link"])
+@pytest.mark.parametrize("way", ["folder", "link", "link of ours"])
 @pytest.mark.parametrize("group", [False, True])
 def test_a_run_folder_that_somebody_made_meanwhile_is_not_run_from(
     way: str, group: bool, tmp_path: Path
@@ -103,7 +103,10 @@ def test_a_run_folder_that_somebody_made_meanwhile_is_not_run_from(
     if way == "link":
         run.rmdir()
         run.symlink_to("/tmp")
-    os.chown(run, 65534, 65534, follow_symlinks=False)
+    elif way == "link of ours":
+        run.rename(tmp_path / "theirs")
+        run.symlink_to("theirs")
+    os.chown(run, 65534, 65534, follow_symlinks=way == "link of ours")
     told = (0, "") if group else (2, f"{run} belongs to somebody else: allowed is a folder of your own\n")
     assert job() == told and said.exists() == group
 

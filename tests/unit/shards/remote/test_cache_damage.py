@@ -202,6 +202,7 @@ def test_a_cache_whose_disk_fails_is_named(
         assert isinstance(caught.value, system_error.GaveUpError) == (number in system_error.PASSING)
         assert call == "flock" or not list(folder.glob(".*.part"))  # not locked, not ours to remove
         assert reader.read([0]).keys  # when it has passed
+        assert open_in(cache.folder)
     assert open_in(cache.folder) == []
 
 
