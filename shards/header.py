@@ -7,6 +7,8 @@ Anything else is one InputError. Needs neither numpy nor torch.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,7 +29,9 @@ from shards.schema import (
 
 FILE = "index.json"
 FORMAT = "diffcore-shards"
-VERSION = 2  # 1 had no labels in the tables
+VERSIONS = (2, 3)
+"""2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out. The lowest
+that has all that a folder needs is written: what was packed before is packed to the same bytes."""
 INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
 TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
 
@@ -50,6 +54,8 @@ def _of_labels(attribute: Attribute) -> Attribute:
         raise ValueError(f"an attribute has no variants; allowed: 1 to {VARIANTS_CAP}")
     if attribute.variants > VARIANTS_CAP:
         raise ValueError(f"an attribute has more than {VARIANTS_CAP} variants")
+    if attribute.names:
+        raise ValueError("names of variants stand under variant_names")
     if not attribute.name or len(attribute.name) > NAME_CAP:
         raise ValueError(f"an attribute's name must have 1 to {NAME_CAP} characters")
     _printable(attribute.name)
@@ -115,7 +121,11 @@ class SourceEntry(_Strict):
 
 
 class Header(_Strict):
-    """The whole of index.json. ``variant_names`` names the variants of some attributes, for people."""
+    """The whole of index.json. ``variant_names`` names the variants of some attributes, for people.
+
+    ``unknown`` names the attributes that some samples lack; ``split_by`` says whether a hash of the keys
+    decided the splits or the source told them; ``skipped`` counts bad images that were left out.
+    """
 
     format: str
     version: int
@@ -126,9 +136,17 @@ class Header(_Strict):
     variant_names: dict[Name, tuple[Name, ...]] = {}
     preprocessing: Preprocessing
     source: SourceEntry
+    unknown: Annotated[tuple[Name, ...], Field(max_length=ATTRIBUTES_CAP)] = ()
+    split_by: Literal["key", "source"] = "key"
+    skipped: Count = 0
     shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     val: Annotated[float, Field(ge=0, lt=1)]
     splits: Annotated[dict[SplitName, SplitEntry], Field(max_length=16)]
+
+    @cached_property
+    def labels(self) -> tuple[Attribute, ...]:
+        """The attributes with their variants' names."""
+        return tuple(replace(a, names=self.variant_names.get(a.name, ())) for a in self.attributes)
 
 
 def parse_header(data: bytes, path: Path) -> Header:
@@ -138,9 +156,10 @@ def parse_header(data: bytes, path: Path) -> Header:
         # Checked before the rest: an index of a later version may have any fields.
         if not isinstance(given, dict) or given.get("format") != FORMAT:
             raise InputError(f'{path}: not an index of shards.pack (no "format": "{FORMAT}")')
-        if given.get("version") != VERSION:
+        if given.get("version") not in VERSIONS:
             raise InputError(
-                f"{path}: version {given.get('version')!r}; this code reads version {VERSION}: pack it anew"
+                f"{path}: version {given.get('version')!r}; this code reads "
+                f"{' and '.join(map(str, VERSIONS))}: pack it anew"
             )
         header = Header.model_validate_json(data)
     except ValidationError as error:
@@ -158,6 +177,8 @@ def parse_header(data: bytes, path: Path) -> Header:
     for name, given_names in header.variant_names.items():
         if len(given_names) != variants.get(name):
             raise InputError(f"{path}: variant_names.{name}: not one name for each variant of the schema's")
+    if not set(header.unknown) <= set(names):
+        raise InputError(f"{path}: unknown: names an attribute that the schema has not")
     files = [e.samples.name for e in header.splits.values()]
     files += [shard.name for e in header.splits.values() for shard in e.shards]
     if len(set(files)) != len(files):

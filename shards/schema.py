@@ -7,7 +7,7 @@ torch nor numpy, so that command lines and config checks stay fast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # What an index may tell, and a pack therefore make.
 SIZE_CAP = 4096  # pixels, edge of a packed image and of its crop
@@ -19,12 +19,25 @@ LABELS_CAP = 1 << 20  # bytes of one label member
 NAME_CAP = 255  # characters of an attribute's or a variant's name
 
 
+UNKNOWN = -1
+"""In the place of a variant: nobody told it. To a network it is what a dropped label is."""
+
+
 @dataclass(frozen=True)
 class Attribute:
-    """One categorical label: its name and the number of its variants (values 0 .. variants - 1)."""
+    """One categorical label: its name and the number of its variants (values 0 .. variants - 1).
+
+    ``names`` are the variants' own, one for each, or none. They are for people: two schemas that differ in
+    them alone are equal.
+    """
 
     name: str
     variants: int
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    def said(self, variant: int) -> str:
+        """A variant as people read it: its name, or its number where it has none."""
+        return "unknown" if variant == UNKNOWN else self.names[variant] if self.names else str(variant)
 
 
 CARTOON_SET: tuple[Attribute, ...] = (

@@ -22,7 +22,7 @@ import io
 import json
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from numpy.typing import NDArray
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.system_error import NO_FILE, patiently, read_bytes, reading
-from shards.header import FILE, FORMAT, INDEX_CAP, VERSION, Header, Shard, SplitEntry, parse_header
+from shards.header import FILE, FORMAT, INDEX_CAP, VERSIONS, Header, Shard, SplitEntry, parse_header
 from shards.schema import (
     LABELS_CAP,
+    UNKNOWN,
     Attribute,
 )
 
@@ -44,7 +45,8 @@ MEMBER_CAP = 64 << 20  # bytes of one image
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
 # from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's
 # bytes: it costs a microsecond, and PNG decoders let damaged pixels pass. After these comes ``labels``, one
-# column of as many unsigned integers as the schema has attributes, just wide enough for the largest variant.
+# column of as many integers as the schema has attributes, just wide enough for the largest variant: unsigned
+# ones, or signed ones where some are UNKNOWN.
 _COLUMNS = [
     ("image_offset", "<i8"),
     ("label_offset", "<i8"),
@@ -58,10 +60,11 @@ KEY_CAP = 80
 KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
 
 
-def sample_dtype(key_width: int, schema: Sequence[Attribute]) -> np.dtype[np.void]:
-    """A table's row for labels of ``schema``; its longest key has ``key_width`` ASCII characters."""
+def sample_dtype(key_width: int, schema: Sequence[Attribute], unknown: bool = False) -> np.dtype[np.void]:
+    """A table's row: a key of ``key_width`` characters at most, labels of ``schema``, some ``unknown``."""
     most = max((attribute.variants for attribute in schema), default=1) - 1
-    labels = ("labels", np.min_scalar_type(most).newbyteorder("<"), (len(schema),))
+    kind = np.min_scalar_type(-most - 1 if unknown else most).newbyteorder("<")
+    labels = ("labels", kind, (len(schema),))
     return np.dtype([("key", f"S{key_width}"), *_COLUMNS, labels])
 
 
@@ -109,7 +112,7 @@ class Index:
     @property
     def schema(self) -> tuple[Attribute, ...]:
         """The attributes, in the order of the label columns."""
-        return self.header.attributes
+        return self.header.labels
 
     @property
     def size(self) -> int:
@@ -140,14 +143,12 @@ class Index:
         if len(data) > INDEX_CAP:
             raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
         header = parse_header(data, path)
-        splits = {
-            name: _load_split(folder, name, entry, header.attributes) for name, entry in header.splits.items()
-        }
+        splits = {name: _load_split(folder, name, entry, header) for name, entry in header.splits.items()}
         return cls(folder, header, hashlib.sha256(data).hexdigest(), splits)
 
 
-def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Attribute]) -> Split:
-    path = folder / entry.samples.name
+def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> Split:
+    path, schema, unknown = folder / entry.samples.name, header.attributes, bool(header.unknown)
 
     def load() -> tuple[np.dtype[np.void], int, bytes]:
         # Everything that says how much will be read is checked before it is: a wrong file costs nothing.
@@ -155,7 +156,7 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Att
             there = os.fstat(file.fileno()).st_size
             if there != entry.samples.bytes:
                 raise InputError(f"{path}: {there} bytes; index.json says {entry.samples.bytes}")
-            dtype, start = _table_head(file.read(HEAD), path, entry, schema)
+            dtype, start = _table_head(file.read(HEAD), path, entry, schema, unknown)
             file.seek(0)
             try:
                 return dtype, start, file.read(there)
@@ -180,16 +181,19 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, schema: Sequence[Att
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(f"{path}: row {row}: the {member}'s bytes lie outside its shard")
-    for attribute, most in zip(schema, samples["labels"].max(0, initial=0).tolist(), strict=True):
-        if most >= attribute.variants:
+    most_A, least_A = (find(0, initial=0).tolist() for find in (samples["labels"].max, samples["labels"].min))
+    for attribute, most, least in zip(schema, most_A, least_A, strict=True):
+        lowest = UNKNOWN if attribute.name in header.unknown else 0
+        if most >= attribute.variants or least < lowest:
             raise InputError(
-                f"{path}: a sample's {attribute.name} is {most}; allowed: 0 to {attribute.variants - 1}"
+                f"{path}: a sample's {attribute.name} is {most if least >= lowest else least}; "
+                f"allowed: {lowest} to {attribute.variants - 1}"
             )
     return Split(name, entry.shards, samples, starts)
 
 
 def _table_head(
-    data: bytes, path: Path, entry: SplitEntry, schema: Sequence[Attribute]
+    data: bytes, path: Path, entry: SplitEntry, schema: Sequence[Attribute], unknown: bool
 ) -> tuple[np.dtype[np.void], int]:
     """The rows' type and where they begin, by the first bytes of a table that has the size it should have."""
     # np.load would allocate what the header asks for; here the array is a view of the bytes that are there.
@@ -201,7 +205,7 @@ def _table_head(
     except Exception as error:  # numpy's header parser raises whatever the damaged text leads to
         raise InputError(f"{path}: not a sample table ({error})") from error
     width = dtype["key"].itemsize if dtype.names and "key" in dtype.names else 0
-    if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width, schema):
+    if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width, schema, unknown):
         raise InputError(f"{path}: not a sample table (its columns differ)")
     if shape != (entry.count,) or entry.samples.bytes - stream.tell() != entry.count * dtype.itemsize:
         raise InputError(f"{path}: holds another number of samples than the {entry.count} of index.json")
@@ -226,19 +230,26 @@ def write_index(
     schema: Sequence[Attribute],
     about: dict[str, Any],
     splits: dict[str, tuple[list[Shard], list[Row]]],
-    variant_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write the sample tables, then index.json, each atomically: index.json last makes the folder whole.
 
     InputError where index.json would be larger than a reader takes.
 
-    ``about`` holds the header's fields preprocessing, source, shard_size and val.
+    ``about`` holds the header's fields preprocessing, source, shard_size and val, and those of split_by and
+    skipped that are not the usual ones.
     """
     entries = {}
+    lacking = {
+        at for _, rows in splits.values() for row in rows for at, v in enumerate(row[-1]) if v == UNKNOWN
+    }
+    unknown = [attribute.name for at, attribute in enumerate(schema) if at in lacking]
+    variant_names = {a.name: a.names for a in schema if a.names}
     for name, (shards, rows) in splits.items():
         width = max((len(row[0]) for row in rows), default=1)
         stream = io.BytesIO()
-        table = np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema))
+        table = np.array(
+            [(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema, bool(unknown))
+        )
         np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
         data = stream.getvalue()
         write_atomic(folder / f"{name}-samples.npy", data)
@@ -253,9 +264,10 @@ def write_index(
         }
     header = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSIONS[bool(unknown or about.keys() & {"split_by", "skipped"})],
         "schema": [{"name": a.name, "variants": a.variants} for a in schema],
         **({"variant_names": variant_names} if variant_names else {}),
+        **({"unknown": unknown} if unknown else {}),
         **about,
         "splits": entries,
     }

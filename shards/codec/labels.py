@@ -6,17 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 
 from shards.codec.decode import BadSample
-from shards.schema import LABELS_CAP, Attribute
+from shards.schema import LABELS_CAP, UNKNOWN, Attribute
 
 
 def encode_labels(labels: Mapping[str, int]) -> tuple[bytes, bytes | None]:
-    """The ``.json`` member, and the ``.cls`` member where the only label is ``class``."""
-    number = labels["class"] if labels.keys() == {"class"} else None
-    return json.dumps(labels, sort_keys=True).encode(), None if number is None else b"%d" % number
+    """The ``.json`` member, and the ``.cls`` member where the only label is ``class``.
+
+    An unknown label is null there, and an unknown class has no ``.cls``.
+    """
+    told = {name: None if variant == UNKNOWN else variant for name, variant in labels.items()}
+    number = told["class"] if labels.keys() == {"class"} else None
+    return json.dumps(told, sort_keys=True).encode(), None if number is None else b"%d" % number
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:
-    """The variants in a ``.json`` member, in the schema's order; BadSample unless each fits the schema."""
+    """The variants in a ``.json`` member, in the schema's order; BadSample unless each fits the schema.
+
+    null stands for UNKNOWN; whether a folder has such labels its index says.
+    """
     if len(data) > LABELS_CAP:
         raise BadSample(f"its labels have {len(data)} bytes; at most {LABELS_CAP} are allowed")
     try:
@@ -26,9 +33,13 @@ def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:
     if not isinstance(given, dict) or len(given) != len(schema):
         raise BadSample("its labels are not the schema's")
     for attribute in schema:
-        value = given.get(attribute.name)
+        if attribute.name not in given:
+            raise BadSample(f"{attribute.name} is missing")
+        if (value := given[attribute.name]) is None:
+            continue
         # type(), not isinstance(): true and false are ints in Python.
         if type(value) is not int or not 0 <= value < attribute.variants:
             told = f"a {type(value).__name__}" if isinstance(value, dict | list) else f"{value!r:.40}"
             raise BadSample(f"{attribute.name} is {told}; allowed: 0 to {attribute.variants - 1}")
-    return tuple(given[attribute.name] for attribute in schema)
+    variants = (given[attribute.name] for attribute in schema)
+    return tuple(UNKNOWN if variant is None else variant for variant in variants)

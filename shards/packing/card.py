@@ -18,7 +18,7 @@ from diffbase.page.kit import Html, html
 from diffbase.page.pictures import data_uri
 from shards.codec.decode import decode_image
 from shards.header import Shard
-from shards.schema import Attribute
+from shards.schema import UNKNOWN, Attribute
 from shards.table import Row
 
 FILE = "card.html"
@@ -31,7 +31,6 @@ def write_card(
     title: str,
     facts: Mapping[str, object],
     schema: Sequence[Attribute],
-    variant_names: Mapping[str, tuple[str, ...]],
     counts: Mapping[str, Counter[int]],
     samples: Sequence[tuple[Shard, Row]],
     size: int,
@@ -43,16 +42,17 @@ def write_card(
     ``samples`` all that were packed, of edge ``size`` pixels.
     """
     sheet = html.picture(data_uri(_contact_sheet(folder, samples, size, encoding)), "Contact sheet")
-    histograms = [_histogram(a, variant_names.get(a.name, ()), counts[a.name]) for a in schema]
+    histograms = [_histogram(a, counts[a.name]) for a in schema]
     parts = [html.table("tt", (), facts.items()), html.text(sheet), html.block("columns", histograms)]
     write_atomic(folder / FILE, html.page(title, parts).encode())
 
 
-def _histogram(attribute: Attribute, names: Sequence[str], counts: Counter[int]) -> Html:
+def _histogram(attribute: Attribute, counts: Counter[int]) -> Html:
     most = max(counts.values(), default=1)
+    unknown = (UNKNOWN,) * (UNKNOWN in counts)
     rows = [
-        (names[v] if names else v, counts[v], html.bar([("share", 0, counts[v] / most)]))
-        for v in range(attribute.variants)
+        (attribute.said(v), counts[v], html.bar([("share", 0, counts[v] / most)]))
+        for v in (*range(attribute.variants), *unknown)
     ]
     return html.section(attribute.name, html.table("tnt", (), rows))
 

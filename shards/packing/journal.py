@@ -29,7 +29,7 @@ from shards.schema import Attribute
 from shards.table import Index, Row
 
 JOURNAL = ".pack.jsonl"
-_SHARD_NAME = re.compile(r"(train|val)-[0-9]{6,9}\.tar")
+_SHARD_NAME = re.compile(r"(train|val|test)-[0-9]{6,9}\.tar")
 JOURNAL_CAP = 64 << 20  # bytes; a shard takes 200, and an index names 65,536 of them
 
 

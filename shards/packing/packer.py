@@ -27,10 +27,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shards.packing.plan import Plan, Settings, plan_shards
+from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
 from shards.packing.workers import map_in_order, prepare_workers
 from shards.schema import one_hot_width
-from shards.sources import Sample, Source, detect
+from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
 if TYPE_CHECKING:
     from shards.header import Shard
@@ -53,6 +53,7 @@ def pack(
     settings: Settings,
     *,
     kind: str | None = None,
+    asked: Asked = AS_IT_IS,
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
@@ -73,7 +74,7 @@ def pack(
     from shards.packing.tar import write_shard
     from shards.table import write_index
 
-    source = detect(path, kind)
+    source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
     counts = finished(out, about)
@@ -81,7 +82,7 @@ def pack(
         return Summary(counts, 0, complete_before=True)
     check_out(out, path)
 
-    names: dict[str, list[str]] = {"train": [], "val": []}  # of the shards, in order
+    names: dict[str, list[str]] = {split: [] for split in SPLITS}  # of the shards, in order
     packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
     waiting: deque[Plan] = deque()  # plans whose samples are being encoded; they come back in this order
     variants: dict[str, Counter[int]] = {attribute.name: Counter() for attribute in source.schema}
@@ -132,6 +133,7 @@ def pack(
                 [row for name in shards for row in packed[name][1]],
             )
             for split, shards in names.items()
+            if shards or split in ("train", "val")  # which are always there, though empty
         }
         write_card(
             out,
@@ -144,7 +146,6 @@ def pack(
                 },
             },
             source.schema,
-            source.variant_names,
             variants,
             [
                 (packed[name][0], row)
@@ -155,7 +156,7 @@ def pack(
             settings.size,
             settings.image,
         )
-        write_index(out, source.schema, about, splits, source.variant_names)
+        write_index(out, source.schema, about, splits)
     return Summary({name: len(rows) for name, (_, rows) in splits.items()}, written, complete_before=False)
 
 
@@ -165,8 +166,7 @@ def describe(source: Source) -> str:
         labels = "no labels"
     elif len(source.schema) == 1:
         (label,) = source.schema
-        names = source.variant_names.get(label.name, ())
-        some = f" ({', '.join(names[:10])}{', ...' if len(names) > 10 else ''})" if names else ""
+        some = f" ({', '.join(label.names[:10])}{', ...' * (len(label.names) > 10)})" if label.names else ""
         labels = f"one label, {label.name}, of {label.variants} variants{some}"
     else:
         labels = f"{len(source.schema)} labels of {one_hot_width(source.schema)} variants in all"

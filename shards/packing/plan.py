@@ -15,6 +15,8 @@ from shards.schema import SHARD_SIZE_CAP, SHARDS_CAP, SIZE_CAP
 from shards.sources import Sample, Source
 
 HELD_CAP = 1 << 30  # bytes of an archive's images that wait for their shards to be full
+SPLITS = ("train", "val", "test")
+"""Of a packed folder. A hash of the key decides between the first two; a source may tell any."""
 CHUNK = 32  # samples a worker gets at a time: 0.15 s of work, 1.5 MB of source images
 
 
@@ -59,6 +61,7 @@ class Settings:
             "source": {"kind": source.kind, "name": name, "digest": digest},
             "shard_size": self.shard_size,
             "val": self.val,
+            **({"split_by": source.split_by} if source.split_by != "key" else {}),
         }
 
 
@@ -96,7 +99,7 @@ def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]
 
     InputError where their images take more than HELD_CAP bytes, and for more shards than an index may name.
     """
-    waiting: dict[str, list[Sample]] = {"train": [], "val": []}
+    waiting: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     held = dict.fromkeys(waiting, 0)  # bytes; a folder's images are not read here
     numbers = dict.fromkeys(waiting, 0)
 
@@ -110,7 +113,7 @@ def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]
         return plan
 
     for sample in samples:
-        split = split_of(sample.key, settings.val)
+        split = sample.split or split_of(sample.key, settings.val)
         waiting[split].append(sample)
         held[split] += len(sample.image) if isinstance(sample.image, bytes) else 0
         if sum(held.values()) > HELD_CAP:

@@ -26,6 +26,8 @@ from shards.schema import Attribute
 from shards.sources.tar_members import Member, members
 from shards.table import MEMBER_CAP, Row
 
+MEMBERS = 3  # of a sample, at most: .cls, .json and the image
+
 
 class Records(NamedTuple):
     """Samples as they stand in a shard, one behind the other; the rows' offsets count from their start."""
@@ -110,13 +112,13 @@ def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         rows: list[Row] = []
-        ending = width = None  # of the images; members of a sample
+        ending = None  # of the images
         sample: list[tuple[Member, bytes]] = []
         for member in members(file, size):
             sample.append((member, _content(file, member)))
-            width = width or 2 + member.name.endswith(".cls")
-            if len(sample) == width:
-                ending = ending or PurePosixPath(member.name).suffix
+            suffix = PurePosixPath(member.name).suffix
+            if suffix[1:] in ENCODINGS or len(sample) == MEMBERS:  # the image is the last
+                ending = ending or suffix
                 rows.append(_row(sample, ending, schema))
                 sample = []
         if sample:
@@ -126,6 +128,8 @@ def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]
 
 def _row(sample: list[tuple[Member, bytes]], ending: str, schema: Sequence[Attribute]) -> Row:
     """The row of a sample's members, whose image's name has that ``ending``."""
+    if len(sample) < 2:
+        raise ValueError(f"{sample[0][0].name} is no pair of labels and image")
     *_, (label, label_data), (image, image_data) = sample
     key = image.name.removesuffix(ending)
     names = [member.name for member, _ in sample]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffbase.cli import InputError
-from shards.sources.base import Sample, Source, checked_key, describe, natural
+from shards.sources.base import AS_IT_IS, Asked, Sample, Source, checked_key, describe, natural
 from shards.sources.cartoonset import CartoonArchive, CartoonFolder
 from shards.sources.cifar10 import CifarArchive
 from shards.sources.imagefolder import ImageFolder
 
-__all__ = ["SOURCES", "Sample", "Source", "checked_key", "detect", "natural"]
+__all__ = ["AS_IT_IS", "SOURCES", "Asked", "Sample", "Source", "checked_key", "detect", "natural"]
 
 # The adapters of each kind; the first that claims a path takes it, the pickiest come first.
 SOURCES: dict[str, tuple[type[Source], ...]] = {
@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[type[Source], ...]] = {
 }
 
 
-def detect(path: Path, kind: str | None = None) -> Source:
+def detect(path: Path, kind: str | None = None, asked: Asked = AS_IT_IS) -> Source:
     """The adapter for ``path``, found out by itself or named by ``kind``; InputError where none fits."""
     if kind is not None and kind not in SOURCES:
         raise InputError(f"--kind {kind}: unknown; allowed: {', '.join(SOURCES)}")
@@ -35,7 +35,7 @@ def detect(path: Path, kind: str | None = None) -> Source:
     for name in SOURCES if kind is None else [kind]:
         for adapter in SOURCES[name]:
             if adapter.claims(path):
-                return adapter(path)
+                return adapter(path, asked)
     allowed = "; ".join(f"{adapters[0].looks_like} ({name})" for name, adapters in reversed(SOURCES.items()))
     raise InputError(
         f"{path}: not a source that can be packed{f' as {kind}' if kind else ''} ({describe(path)}); "

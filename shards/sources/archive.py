@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
-from shards.sources.base import Sample
+from shards.sources.base import AS_IT_IS, Asked, Sample
 from shards.sources.tar_members import BadTar, Stream, members
 
 SUFFIXES = (".tgz", ".tar.gz", ".tar")
@@ -35,9 +35,13 @@ class Archive(ABC):
     follow them: such an archive is not the data set.
     """
 
+    kind: str
+    split_by = "key"
+    notes: tuple[str, ...] = ()
     total: int | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
+        asked.only(self.kind)
         self.path = path
         self.name = path.resolve().name
         self._size = path.stat().st_size

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -18,9 +18,35 @@ IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks of a source besides its path; None and () leave it to the source."""
+
+    labels: Path | None = None
+    """A table of labels: csv, jsonl, parquet or a list of columns."""
+    columns: tuple[str, ...] = ()
+    """Its columns, or a tar's fields, that become attributes."""
+    key: str | None = None
+    """Its column with the images' names."""
+    bins: int | None = None
+    """How many quantiles a column of numbers becomes that has many values."""
+    depth: int | None = None
+    """Levels of class folders."""
+
+    def only(self, kind: str, *allowed: str) -> None:
+        """InputError for what is asked of a source of ``kind`` that knows only the fields ``allowed``."""
+        for one in fields(self):
+            if one.name not in allowed and getattr(self, one.name) != one.default:
+                raise InputError(f"--{one.name}: not for a source of kind {kind}")
+
+
+AS_IT_IS = Asked()
+"""Nothing is asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant."""
+    """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant or UNKNOWN."""
 
     key: str
     where: str
@@ -28,6 +54,7 @@ class Sample:
     image_bytes: int
     labels: dict[str, int]
     planes: int = 0  # edge in pixels of an image given raw: its red, then green, then blue bytes; 0: a file
+    split: str | None = None  # the one that the source puts it in; None: a hash of the key decides
 
     def read_image(self) -> bytes:
         """The encoded image; an unreadable file raises OSError, which names it, after some tries."""
@@ -41,11 +68,12 @@ class Source(Protocol):
     looks_like: str  # what a path of this kind is, for people
     name: str  # the last part of the path only: an index never tells where a machine keeps its data
     schema: tuple[Attribute, ...]
-    variant_names: Mapping[str, tuple[str, ...]]  # of the attributes whose variants have names
+    split_by: str  # source: it tells the splits; key: a hash of the keys decides
+    notes: tuple[str, ...]  # lines about what was left out or passed over, for people
     crop: int | None  # edge of the usual centre crop, pixels; None: the shorter side of each image
     total: int | None  # samples, where known before reading
 
-    def __init__(self, path: Path) -> None: ...
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None: ...
 
     @staticmethod
     def claims(path: Path) -> bool:

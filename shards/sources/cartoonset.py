@@ -10,13 +10,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from shards.schema import CARTOON_SET
 from shards.sources.archive import SUFFIXES, Archive
-from shards.sources.base import IMAGE_CAP, Sample, check_inside, check_size, checked_key, describe, natural
+from shards.sources.base import (
+    AS_IT_IS,
+    IMAGE_CAP,
+    Asked,
+    Sample,
+    check_inside,
+    check_size,
+    checked_key,
+    describe,
+    natural,
+)
 from shards.sources.cartoon_csv import parse_csv, parse_csv_text
 from shards.sources.tar_members import Stream
 
@@ -39,10 +49,12 @@ class CartoonFolder:
     kind = "cartoonset"
     looks_like = LOOKS_LIKE
     schema = CARTOON_SET
-    variant_names: Mapping[str, tuple[str, ...]] = {}
+    split_by = "key"
+    notes: tuple[str, ...] = ()
     crop: int | None = 360  # as the data set's first users did
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
+        asked.only(self.kind)
         self.name = path.resolve().name
         files: dict[str, dict[str, Path]] = {".png": {}, ".csv": {}}
         root = path.resolve()
@@ -108,7 +120,6 @@ class CartoonArchive(Archive):
     kind = "cartoonset"
     looks_like = LOOKS_LIKE
     schema = CARTOON_SET
-    variant_names: Mapping[str, tuple[str, ...]] = {}
     crop: int | None = CartoonFolder.crop
 
     @staticmethod

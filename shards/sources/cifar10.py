@@ -11,13 +11,13 @@ both cut from the five training batches, by the hash of the key as everywhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from shards.schema import Attribute
 from shards.sources.archive import SUFFIXES, Archive, first_file
-from shards.sources.base import Sample
+from shards.sources.base import AS_IT_IS, Asked, Sample
 from shards.sources.tar_members import Stream
 
 EDGE = 32  # pixels
@@ -36,12 +36,11 @@ class CifarArchive(Archive):
 
     kind = "cifar10"
     looks_like = "cifar-10-binary.tar.gz"
-    schema: tuple[Attribute, ...] = (Attribute("class", len(CLASSES)),)
-    variant_names: Mapping[str, tuple[str, ...]] = {"class": CLASSES}
+    schema: tuple[Attribute, ...] = (Attribute("class", len(CLASSES), CLASSES),)
     crop: int | None = None
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
+        super().__init__(path, asked)
         first = first_file(path)
         if first is not None and (first.parent.name == PICKLED or not _BINARY.fullmatch(first.name)):
             raise InputError(

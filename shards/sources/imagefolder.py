@@ -18,12 +18,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffbase.cli import InputError
 from shards.schema import VARIANTS_CAP, Attribute
-from shards.sources.base import IMAGE_CAP, KEY, Sample, check_inside, check_size, natural
+from shards.sources.base import AS_IT_IS, IMAGE_CAP, KEY, Asked, Sample, check_inside, check_size, natural
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LAYOUT = "allowed: class folders that hold images, or images alone"
@@ -40,8 +40,11 @@ class ImageFolder:
     kind = "imagefolder"
     looks_like = "a folder of png, jpg or webp images or of class folders of them"
     crop: int | None = None
+    split_by = "key"
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
+        asked.only(self.kind)
         self.name = path.resolve().name
         entries, root = _visible(path), path.resolve()
         for entry in entries:
@@ -66,8 +69,8 @@ class ImageFolder:
                 other = found.setdefault(key, (key, file, size, {"class": number} if folders else {}))
                 if other[1] is not file:
                     raise InputError(f"{file}: has the same key as {other[1].name}; keys must be unique")
-        self.schema: tuple[Attribute, ...] = (Attribute("class", len(classes)),) if folders else ()
-        self.variant_names: Mapping[str, tuple[str, ...]] = {"class": tuple(classes)} if folders else {}
+        classed = Attribute("class", len(classes), tuple(classes))
+        self.schema: tuple[Attribute, ...] = (classed,) if folders else ()
         order = _scattered if folders else natural
         self._files = [found[key] for key in sorted(found, key=order)]
         self._path = path

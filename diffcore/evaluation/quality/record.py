@@ -26,7 +26,7 @@ def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qual
     write_json(out / "quality.json", finite(figures))
     data = model.config.data.path
     names = (
-        dict(Index.load(data).header.variant_names)
+        {a.name: a.names for a in Index.load(data).schema}
         if isinstance(data, Path) and (data / FILE).exists()
         else {}
     )

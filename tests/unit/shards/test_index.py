@@ -85,7 +85,7 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda h: h.update(version=1), "version 1; this code reads version 2: pack it anew"),
+        (lambda h: h.update(version=1), "version 1; this code reads 2 and 3: pack it anew"),
         (lambda h: h.update(format="mds"), "not an index of shards.pack"),
         (lambda h: h.pop("val"), "val: Field required"),
         (lambda h: h.update(extra=1), "extra: Extra inputs"),

@@ -73,7 +73,7 @@ def test_pixels_and_labels(cifar: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pack(cifar, out, Settings(size=32, val=0))
     index = Index.load(out)
-    assert index.header.variant_names == {"class": CLASSES} and index.header.source.kind == "cifar10"
+    assert index.schema[0].names == CLASSES and index.header.source.kind == "cifar10"
     assert keys_of(out, "train")[:2] == ["data_batch_1_00000", "data_batch_1_00001"]
     assert not [key for key in keys_of(out, "train") if key.startswith("test")]
     with ShardReader(out, order="sequential") as reader:

@@ -1,0 +1,58 @@
+"""The command line of shards.pack: its flags, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from diffbase.cli import Parser, add_answer
+from shards.codec import ENCODINGS
+from shards.packing.plan import Settings
+from shards.sources import SOURCES, Asked
+
+
+def parser(prog: str) -> Parser:
+    """The flags."""
+    defaults = Settings()
+    parser = Parser(
+        prog=prog,
+        description="Pack labelled images into WebDataset tar shards with an index. The same command, run "
+        "again after a kill, goes on where it was.",
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="a folder, or a .tgz or .tar of it")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
+    add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
+    crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
+    add("--crop", type=int, help=crop)
+    add("--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)")
+    add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
+    add("--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)")
+    add("--jobs", type=int, help="worker processes (default: the cores this process may use)")
+    add_asked(parser)
+    add_answer(parser)
+    return parser
+
+
+def add_asked(parser: Parser) -> None:
+    """The flags that say how a source's labels are read."""
+    add = parser.add_argument
+    add("--labels", type=Path, metavar="TABLE", help="a table of labels: csv, jsonl, parquet, txt")
+    add("--columns", metavar="A,B", help="its columns that become attributes (default: all that can)")
+    add("--key", metavar="COLUMN", help="its column with the images' names (default: found out)")
+    add("--bins", type=int, help="numbers of many values become so many quantiles (default: left out)")
+    add("--depth", type=int, help="levels of class folders (1)")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the bytes of the packed folder depend on."""
+    return Settings(
+        size=args.size, crop=args.crop, image=args.image, shard_size=args.shard_size, val=args.val
+    )
+
+
+def asked_of(args: argparse.Namespace) -> Asked:
+    """How the source is to be read."""
+    columns = tuple(name for name in (args.columns or "").split(",") if name)
+    return Asked(args.labels, columns, args.key, args.bins, args.depth)
