@@ -43,6 +43,8 @@ class Data(Section):
     """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
     replace_limit: int = Field(default=100, ge=0)
     """Corrupt samples that one process may replace; one more ends the run."""
+    judge: Path | None = None
+    """Folder of the judge of these shards (evaluation.train_judge); None: beside them, if there is one."""
     threads: int = Field(default=2, ge=1, le=256)
     """Threads that read and decode a micro batch."""
     prefetch: int = Field(default=4, ge=1, le=1024)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.files import check_writable
+from diffbase.machine.launcher import own_rank
 from diffcore.runs.sampling import check_seed
 
 
@@ -22,7 +24,14 @@ def add_run(parser: cli.Parser, samples: int, of: str) -> None:
     """The run and its judge, how many images (``of`` says of what) and the seed of them."""
     parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     add_samples(parser, samples, of)
-    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+    judge = "the judge's folder (default: data.judge of the run, or beside the shards)"
+    parser.add_argument("--judge", type=Path, help=judge)
+    add_data(parser)
+
+
+def add_data(parser: cli.Parser) -> None:
+    """Where the run's shards are, if they have moved."""
+    parser.add_argument("--data", metavar="PLACE", help="the run's shards, where they have moved: folder or URL")
 
 
 def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
@@ -33,11 +42,16 @@ def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def check(arguments: argparse.Namespace, least: int = 2) -> None:
-    """InputError for too few samples or a seed out of range."""
+def check(arguments: argparse.Namespace, *folders: Path, least: int = 2) -> None:
+    """InputError for too few samples or a seed out of range.
+
+    OSError where the results could not be written into ``folders`` (rank 0's, which writes them).
+    """
     if arguments.samples < least:
         raise InputError(f"--samples {arguments.samples}: at least {least}")
     check_seed(arguments.seed)
+    if own_rank() == 0:
+        check_writable(*folders)
 
 
 def numbers(flag: str, text: str) -> list[float]:

@@ -67,7 +67,7 @@ def portable(config: Config, out: Path) -> str:
         tree["data"]["path"] = relative.as_posix() if near else data.name or "data"
     else:
         tree["data"]["path"] = shown(data)
-    tree["data"]["cache"] = None
+    tree["data"]["cache"] = tree["data"]["judge"] = None
     tree["run"] = config.run.name or "run"
     tree["init_from"] = config.init_from and config.init_from.name
     tree["engine"]["deepspeed"] = config.engine.deepspeed and config.engine.deepspeed.name

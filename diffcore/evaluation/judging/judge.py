@@ -27,32 +27,49 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import renamed, write_json
 from diffbase.formats import json_file
+from diffbase.redaction import shown
 from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.model import TrainedModel
 from diffcore.runs.run_folder import STRICT, AttributeRecord
 from diffcore.runs.tensors import load_tensors, open_tensors, write_tensors
-from shards.schema import Attribute, one_hot_offsets, one_hot_width
+from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
 from shards.standin.visible import visible
 from shards.table import Index
 
 VERSION = 1
 READABLE = 0.9
 """An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
+UNREADABLE = (
+    f"the judge tells the variants of no attribute apart in {READABLE:.0%} of the held-out images, so there is "
+    "no mean fidelity; more or larger images or more --epochs for train_judge may help"
+)
 BATCH = 256
 
 
+class NamedAttribute(AttributeRecord):
+    """A label, and its variants' names where they have any."""
+
+    names: list[Annotated[str, Field(max_length=1000)]] = []
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if self.names and len(self.names) != self.variants:
+            raise ValueError(f"{len(self.names)} names for {self.variants} variants")
+        return self
+
+
 class Accuracy(BaseModel):
-    """Of an attribute, on held-out real images; nan where none showed it."""
+    """Of an attribute, on held-out real images; None (nan in older records) where none showed it."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     hits: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=0)]
-    share: float
-    low: float
-    high: float
+    share: float | None
+    low: float | None
+    high: float | None
 
 
 class Record(BaseModel):
@@ -63,7 +80,7 @@ class Record(BaseModel):
     version: int
     fingerprint: Annotated[str, Field(min_length=1, max_length=128)]
     sha256: Annotated[str, Field(max_length=64)]
-    attributes: Annotated[list[AttributeRecord], Field(alias="schema", min_length=1, max_length=10_000)]
+    attributes: Annotated[list[NamedAttribute], Field(alias="schema", min_length=1, max_length=10_000)]
     size: Annotated[int, Field(ge=1, le=8192)]
     width: Annotated[int, Field(ge=1, le=4096)]
     features: Annotated[int, Field(ge=1, le=2**16)]
@@ -143,12 +160,12 @@ def compare(
     labels_NA: NDArray[np.int64],
     among: Sequence[str] | None = None,
 ) -> Scores:
-    """``read`` against ``labels``, both [N, A]; labels that cannot be seen do not count.
+    """``read`` against ``labels``, both [N, A]; labels that are unknown or cannot be seen do not count.
 
     ``among`` names the attributes that the mean is over (default: all); every attribute has its share.
     """
     hit_NA = read_NA == labels_NA
-    counted_NA = visible(schema, labels_NA)
+    counted_NA = visible(schema, labels_NA) & (labels_NA != UNKNOWN)
     shares = {
         a.name: wilson(int((hit_NA & counted_NA)[:, column].sum()), int(counted_NA[:, column].sum()))
         for column, a in enumerate(schema)
@@ -171,8 +188,11 @@ class Judge:
         return list(self.record["readable"])
 
     @property
-    def accuracy(self) -> dict[str, dict[str, float]]:
-        """Of each attribute, on held-out real images: hits, count, share, low, high."""
+    def accuracy(self) -> dict[str, dict[str, Any]]:
+        """Of each attribute, on held-out real images: hits, count, share, low, high.
+
+        The last three are None where no image showed it.
+        """
         return dict(self.record["accuracy"])
 
     def to(self, device: torch.device) -> Judge:
@@ -214,11 +234,21 @@ def split(schema: Sequence[Attribute], logits_BV: Tensor) -> list[Tensor]:
     return [logits_BV[:, s : s + a.variants] for s, a in zip(starts, schema, strict=True)]
 
 
-def folder_of(data: Path | str) -> Path:
-    """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL."""
+def folder_of(data: Path | str, say: str = "--judge FOLDER") -> Path:
+    """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL.
+
+    ``say``: how to say where it lies.
+    """
     if isinstance(data, str):
-        raise InputError(f"{data}: shards behind a URL keep no judge; say where it lies")
+        raise InputError(f"{shown(data)}: shards behind a URL keep no judge; say where it lies ({say})")
     return data / "judge"
+
+
+def schema_record(schema: Sequence[Attribute]) -> list[dict[str, Any]]:
+    """A schema as judge.json has it."""
+    return [
+        {"name": a.name, "variants": a.variants} | ({"names": list(a.names)} if a.names else {}) for a in schema
+    ]
 
 
 def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
@@ -245,7 +275,8 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version != VERSION:
         raise InputError(f"{path}: version {version}, this code reads {VERSION}")
     record = validated(Record, tree, f"{path}: not a judge's record")
-    known, schema = record.fingerprint, tuple(Attribute(a.name, a.variants) for a in record.attributes)
+    known = record.fingerprint
+    schema = tuple(Attribute(a.name, a.variants, tuple(a.names)) for a in record.attributes)
     wanted = index.fingerprint if index else fingerprint
     if wanted is not None and wanted != known:
         raise InputError(
@@ -276,7 +307,11 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
 
 
 def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
-    """The judge of the model's shards; None where they have no labels. InputError if it is not theirs."""
+    """The judge in ``folder``, else the run's; None where its shards have no labels.
+
+    InputError where there is none, or it is of other shards.
+    """
     if not model.schema:
         return None
-    return load(folder or folder_of(model.config.data.path), fingerprint=model.fingerprint).to(model.device)
+    folder = folder or model.config.data.judge or folder_of(model.config.data.path)
+    return load(folder, fingerprint=model.fingerprint).to(model.device)
