@@ -24,6 +24,11 @@ def add_run(parser: cli.Parser, samples: int, of: str) -> None:
     """The run and its judge, how many images (``of`` says of what) and the seed of them."""
     parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     add_samples(parser, samples, of)
+    add_judge(parser)
+
+
+def add_judge(parser: cli.Parser) -> None:
+    """The judge's folder, and where the shards are."""
     judge = "the judge's folder (default: data.judge of the run, or beside the shards)"
     parser.add_argument("--judge", type=Path, help=judge)
     add_data(parser)
@@ -31,7 +36,9 @@ def add_run(parser: cli.Parser, samples: int, of: str) -> None:
 
 def add_data(parser: cli.Parser) -> None:
     """Where the run's shards are, if they have moved."""
-    parser.add_argument("--data", metavar="PLACE", help="the run's shards, where they have moved: folder or URL")
+    parser.add_argument(
+        "--data", metavar="PLACE", help="the run's shards, where they have moved: folder or URL"
+    )
 
 
 def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
@@ -52,6 +59,13 @@ def check(arguments: argparse.Namespace, *folders: Path, least: int = 2) -> None
     check_seed(arguments.seed)
     if own_rank() == 0:
         check_writable(*folders)
+
+
+def folder_of_page(out: Path) -> Path:
+    """The folder of a page that is to be written. InputError where a folder has the page's name."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the page's name in it")
+    return out.parent
 
 
 def numbers(flag: str, text: str) -> list[float]:

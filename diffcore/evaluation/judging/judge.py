@@ -31,7 +31,8 @@ from diffbase.redaction import shown
 from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
-from diffcore.runs.model import TrainedModel
+from diffcore.runs.data import with_data
+from diffcore.runs.model import TrainedModel, load_model
 from diffcore.runs.run_folder import STRICT, AttributeRecord
 from diffcore.runs.tensors import load_tensors, open_tensors, write_tensors
 from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
@@ -42,8 +43,8 @@ VERSION = 1
 READABLE = 0.9
 """An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
 UNREADABLE = (
-    f"the judge tells the variants of no attribute apart in {READABLE:.0%} of the held-out images, so there is "
-    "no mean fidelity; more or larger images or more --epochs for train_judge may help"
+    f"the judge tells the variants of no attribute apart in {READABLE:.0%} of the held-out images, so there "
+    "is no mean fidelity; more or larger images or more --epochs for train_judge may help"
 )
 BATCH = 256
 
@@ -51,7 +52,7 @@ BATCH = 256
 class NamedAttribute(AttributeRecord):
     """A label, and its variants' names where they have any."""
 
-    names: list[Annotated[str, Field(max_length=1000)]] = []
+    names: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _one_each(self) -> Self:
@@ -247,7 +248,8 @@ def folder_of(data: Path | str, say: str = "--judge FOLDER") -> Path:
 def schema_record(schema: Sequence[Attribute]) -> list[dict[str, Any]]:
     """A schema as judge.json has it."""
     return [
-        {"name": a.name, "variants": a.variants} | ({"names": list(a.names)} if a.names else {}) for a in schema
+        {"name": a.name, "variants": a.variants} | ({"names": list(a.names)} if a.names else {})
+        for a in schema
     ]
 
 
@@ -276,7 +278,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
         raise InputError(f"{path}: version {version}, this code reads {VERSION}")
     record = validated(Record, tree, f"{path}: not a judge's record")
     known = record.fingerprint
-    schema = tuple(Attribute(a.name, a.variants, tuple(a.names)) for a in record.attributes)
+    schema = tuple(Attribute(a.name, a.variants, a.names) for a in record.attributes)
     wanted = index.fingerprint if index else fingerprint
     if wanted is not None and wanted != known:
         raise InputError(
@@ -306,12 +308,17 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     return Judge(net, schema, tree)
 
 
-def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
-    """The judge in ``folder``, else the run's; None where its shards have no labels.
+def open_run(
+    run: Path, folder: Path | None, data: str | None, **which: str
+) -> tuple[TrainedModel, Judge | None]:
+    """The network of a run and the judge of its shards, None where they have no labels.
 
-    InputError where there is none, or it is of other shards.
+    ``folder``: the judge's, else the run's config says, or it lies beside the shards. ``data``: where they
+    are, if they have moved. ``which``: as ``load_model``. InputError where one of them is not there, or is
+    another's.
     """
+    model = with_data(load_model(run, **which), data)
     if not model.schema:
-        return None
+        return model, None
     folder = folder or model.config.data.judge or folder_of(model.config.data.path)
-    return load(folder, fingerprint=model.fingerprint).to(model.device)
+    return model, load(folder, fingerprint=model.fingerprint).to(model.device)

@@ -164,7 +164,7 @@ def loss_of(schema: Sequence[Attribute], logits_BV: Tensor, labels_BA: Tensor) -
 
 
 def _losses_of(schema: Sequence[Attribute], logits_BV: Tensor, labels_BA: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each attribute, summed over the samples of which it is known, and their number: [A]."""
+    """Cross-entropy of each attribute, summed over the samples of which it is known, and their number."""
     parts = [
         F.cross_entropy(part, labels_BA[:, i], ignore_index=UNKNOWN, reduction="sum")
         for i, part in enumerate(split(schema, logits_BV))
@@ -216,8 +216,8 @@ def show(record: dict[str, Any]) -> None:
         )
     table.print()
     print(
-        f"mean over all attributes {percent(record['mean']['mean'], 2)}, {record['trained_on']:,} images seen, "
-        f"{record['seconds']:.0f} s"
+        f"mean over all attributes {percent(record['mean']['mean'], 2)}, {record['trained_on']:,} images "
+        f"seen, {record['seconds']:.0f} s"
     )
     if not record["readable"]:
         print(f"warning: {UNREADABLE}", file=sys.stderr)
