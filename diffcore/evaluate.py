@@ -38,13 +38,14 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
+    flags.check(a)
     from diffcore.evaluation.judging.judge import open_run
     from diffcore.evaluation.quality import drawing, measure, record, report
     from diffcore.runs.source import config_of
 
     config_of(a.run)
     out = a.out or a.run
-    flags.check(a, out)
+    flags.check_out(out)
     with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
         model, judge = open_run(a.run, a.judge, a.data, weights=a.weights, checkpoint=a.checkpoint)
         sampling = sampling_of(model.config, a)

@@ -37,7 +37,8 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
-    flags.check(a, flags.folder_of_page(a.out), *filter(None, [a.run]))
+    flags.check(a)
+    flags.check_out(flags.folder_of_page(a.out), *filter(None, [a.run]))
     scales = flags.numbers("--scales", a.scales)
 
     from diffcore.evaluation.quality import drawing

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     arguments = parser(prog).parse_args(argv)
     arguments.run = cli.given_run(arguments)
-    flags.check(arguments, arguments.run, least=1)
+    flags.check(arguments, least=1)
+    flags.check_out(arguments.run)
 
     from diffcore.evaluation.studies import color_agreement
     from diffcore.runs.data import with_data

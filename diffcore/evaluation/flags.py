@@ -49,14 +49,18 @@ def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def check(arguments: argparse.Namespace, *folders: Path, least: int = 2) -> None:
-    """InputError for too few samples or a seed out of range.
-
-    OSError where the results could not be written into ``folders`` (rank 0's, which writes them).
-    """
+def check(arguments: argparse.Namespace, least: int = 2) -> None:
+    """InputError for too few samples or a seed out of range."""
     if arguments.samples < least:
         raise InputError(f"--samples {arguments.samples}: at least {least}")
     check_seed(arguments.seed)
+
+
+def check_out(*folders: Path) -> None:
+    """OSError where the results could not be written into ``folders``, before the work that they need.
+
+    Asked by rank 0, which writes them.
+    """
     if own_rank() == 0:
         check_writable(*folders)
 

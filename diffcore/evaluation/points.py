@@ -28,6 +28,7 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
+    flags.check(a)
 
     import torch
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     if a.threads:
         torch.set_num_threads(a.threads)
     config = config_of(a.run)
-    flags.check(a, a.run)
+    flags.check_out(a.run)
     sampling = sampling_of(config, a)
     with cli.answer(a, survive=True) as give:
         points = curve.measure(a.run, sampling, a.judge, a.data, samples=a.samples, seed=a.seed, raw=a.raw)

@@ -42,7 +42,8 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
-    flags.check(a, a.run)
+    flags.check(a)
+    flags.check_out(a.run)
     scales, steps = numbers("--scales", a.scales), [int(n) for n in numbers("--steps", a.steps)]
     if not 2 <= a.repeats <= a.samples:
         raise InputError(f"--repeats {a.repeats}: allowed: 2 to --samples")

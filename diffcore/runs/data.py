@@ -72,7 +72,7 @@ def with_data(model: TrainedModel, place: Path | str | None = None) -> TrainedMo
         with open_reader(config) as reader:
             known, found = model.fingerprint, reader.fingerprint
     except InputError as error:
-        raise error if place else InputError(f"{error}; where they have moved: --data PLACE") from None
+        raise error if place else InputError(f"{error}; if the shards have moved: --data PLACE") from None
     if found != known:
         raise InputError(
             f"{where}: other shards than {model.path} was trained on (index {found[:12]}, not {known[:12]}); "

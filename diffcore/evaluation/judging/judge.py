@@ -271,7 +271,8 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     path = folder / "judge.json"
     if not is_there(path):
         raise InputError(
-            f"{path}: no judge here; train one: python -m diffcore.evaluation.train_judge DATA --out {folder}"
+            f"{path}: no judge here; say where it lies (--judge, or data.judge of a run), or train one: "
+            f"python -m diffcore.evaluation.train_judge DATA --out {folder}"
         )
     tree = json_file.read(path, most=256 << 20, nan=True)
     if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version != VERSION:
