@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
     flags.check(a)
+
     from diffcore.evaluation.judging.judge import open_run
     from diffcore.evaluation.quality import drawing, measure, record, report
     from diffcore.runs.source import config_of
