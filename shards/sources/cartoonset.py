@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
+from diffbase.system_error import is_there, read_bytes
 from shards.schema import CARTOON_SET
+from shards.sources import variant_names
 from shards.sources.archive import SUFFIXES, Archive
 from shards.sources.base import (
     AS_IT_IS,
@@ -58,6 +60,9 @@ class CartoonFolder:
         self.name = path.resolve().name
         files: dict[str, dict[str, Path]] = {".png": {}, ".csv": {}}
         root = path.resolve()
+        if is_there(marker := path / variant_names.FILE):
+            check_inside(marker, root)
+            self.schema = variant_names.named(read_bytes(marker, variant_names.CAP + 1), str(marker))
         for folder in [path, *(path / str(digit) for digit in range(10) if (path / str(digit)).is_dir())]:
             check_inside(folder, root)
             for file in folder.iterdir():
