@@ -12,8 +12,8 @@ from diffbase.files import write_json
 from diffbase.page import pictures
 from diffcore.config.tree import Sampling
 from diffcore.runs.draw import choose_labels
+from diffcore.runs.labels import told
 from diffcore.runs.model import TrainedModel
-from shards.schema import UNKNOWN, Attribute
 
 
 def write_grid(
@@ -49,10 +49,3 @@ def write_grid(
     settings = sampling.model_dump(mode="json", exclude={"every", "guidance"})
     write_json(out.with_suffix(".json"), {**about, "seed": seed, "set": wanted, **settings, "cells": cells})
     return len(images)
-
-
-def told(schema: Sequence[Attribute], labels: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """An image's labels for a JSON: ``attributes`` by number, and ``names`` of those that have any."""
-    pairs = list(zip(schema, labels, strict=True))
-    names = {a.name: a.said(v) for a, v in pairs if a.names or v == UNKNOWN}
-    return {"attributes": {a.name: v for a, v in pairs}, **({"names": names} if names else {})}

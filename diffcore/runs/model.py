@@ -20,7 +20,8 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
 from diffcore.runs import source
 from diffcore.runs.draw import BATCH, choose_labels, draw
-from diffcore.runs.sampling import check_labels, check_seed, sampling_with
+from diffcore.runs.labels import check_labels
+from diffcore.runs.sampling import check_seed, sampling_with
 from shards.schema import Attribute
 
 
@@ -63,10 +64,11 @@ class TrainedModel:
     ) -> NDArray[np.uint8]:
         """Draw ``count`` images: uint8 [N, H, W, 3], as ``python -m diffcore.sample`` draws them.
 
-        Attributes that are asked for are keywords (``hair_color=3`` or ``"blond"``) or in ``labels``, which takes any name,
-        such as ``class`` or ``steps``; the others are drawn at random by ``seed`` (``sample_labels`` tells
-        them). The settings are the fields of ``config.sampling``: what is None is what a sweep recommended to
-        the run, else the run's own. Image i depends on its labels, ``seed`` and i; ``batch``, how many are
+        Attributes that are asked for are keywords (``hair_color=3`` or ``hair_color="blond"``) or in
+        ``labels``, which takes any name, such as ``class`` or ``steps``; the others are drawn at random by
+        ``seed`` (``sample_labels`` tells them). The settings are the fields of ``config.sampling``: what is
+        None is what a sweep recommended to the run, else the run's own. Image i depends on its labels,
+        ``seed`` and i; ``batch``, how many are
         drawn at a time, changes rounding at most. InputError for what is unknown or not allowed.
         """
         given: dict[str, Any] = {
