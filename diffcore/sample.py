@@ -13,8 +13,7 @@ from pathlib import Path
 from diffbase import cli
 from diffbase.cli import InputError
 from diffcore.config.samplers import NAMES
-from diffcore.runs.labels import parse_wanted
-from diffcore.runs.sampling import check_seed, sampling_of
+from diffcore.runs.sampling import check_seed, parse_wanted, sampling_of
 
 PROG = "python -m diffcore.sample"
 

@@ -12,8 +12,8 @@ from diffbase.files import write_json
 from diffbase.page import pictures
 from diffcore.config.tree import Sampling
 from diffcore.runs.draw import choose_labels
-from diffcore.runs.labels import told
 from diffcore.runs.model import TrainedModel
+from diffcore.runs.sampling import told
 
 
 def write_grid(

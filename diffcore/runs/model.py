@@ -20,8 +20,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
 from diffcore.runs import source
 from diffcore.runs.draw import BATCH, choose_labels, draw
-from diffcore.runs.labels import check_labels
-from diffcore.runs.sampling import check_seed, sampling_with
+from diffcore.runs.sampling import check_labels, check_seed, sampling_with
 from shards.schema import Attribute
 
 

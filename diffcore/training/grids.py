@@ -16,7 +16,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.runs.data import first_samples, held_out
 from diffcore.runs.draw import draw_shared
-from diffcore.runs.labels import spoken, told
+from diffcore.runs.sampling import spoken, told
 from diffcore.training.monitor import Monitor
 from shards.table import Index
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffcore.runs.labels import check_labels, parse_wanted, spoken, told, variant_of
 from diffcore.runs.run_folder import AttributeRecord
+from diffcore.runs.sampling import check_labels, parse_wanted, spoken, told, variant_of
 from shards.schema import UNKNOWN, Attribute
 
 HAIR = Attribute("hair color", 4, ("black", "dark_blond", "Blond", "hell=grün"))
