@@ -49,18 +49,6 @@ UNREADABLE = (
 BATCH = 256
 
 
-class NamedAttribute(AttributeRecord):
-    """A label, and its variants' names where they have any."""
-
-    names: tuple[Annotated[str, Field(max_length=1000)], ...] = Field(default=(), strict=False)
-
-    @model_validator(mode="after")
-    def _one_each(self) -> Self:
-        if self.names and len(self.names) != self.variants:
-            raise ValueError(f"{len(self.names)} names for {self.variants} variants")
-        return self
-
-
 class Accuracy(BaseModel):
     """Of an attribute, on held-out real images; None (nan in older records) where none showed it."""
 
@@ -81,7 +69,7 @@ class Record(BaseModel):
     version: int
     fingerprint: Annotated[str, Field(min_length=1, max_length=128)]
     sha256: Annotated[str, Field(max_length=64)]
-    attributes: Annotated[list[NamedAttribute], Field(alias="schema", min_length=1, max_length=10_000)]
+    attributes: Annotated[list[AttributeRecord], Field(alias="schema", min_length=1, max_length=10_000)]
     size: Annotated[int, Field(ge=1, le=8192)]
     width: Annotated[int, Field(ge=1, le=4096)]
     features: Annotated[int, Field(ge=1, le=2**16)]
@@ -245,14 +233,6 @@ def folder_of(data: Path | str, say: str = "--judge FOLDER") -> Path:
     return data / "judge"
 
 
-def schema_record(schema: Sequence[Attribute]) -> list[dict[str, Any]]:
-    """A schema as judge.json has it."""
-    return [
-        {"name": a.name, "variants": a.variants} | ({"names": list(a.names)} if a.names else {})
-        for a in schema
-    ]
-
-
 def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
     """Write the weights, then the record with their SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -279,7 +259,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
         raise InputError(f"{path}: version {version}, this code reads {VERSION}")
     record = validated(Record, tree, f"{path}: not a judge's record")
     known = record.fingerprint
-    schema = tuple(Attribute(a.name, a.variants, a.names) for a in record.attributes)
+    schema = tuple(a.attribute for a in record.attributes)
     wanted = index.fingerprint if index else fingerprint
     if wanted is not None and wanted != known:
         raise InputError(

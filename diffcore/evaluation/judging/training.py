@@ -31,10 +31,9 @@ from diffcore.evaluation.judging.judge import (
     UNREADABLE,
     Judge,
     JudgeNet,
-    schema_record,
     split,
 )
-from diffcore.runs.run_folder import code_version
+from diffcore.runs.run_folder import AttributeRecord, code_version
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 from shards.schema import UNKNOWN, Attribute
@@ -117,7 +116,7 @@ def train(
     read_NA = judge.read(real.images).labels_NA
     record = {
         "fingerprint": reader.fingerprint,
-        "schema": schema_record(schema),
+        "schema": AttributeRecord.of(schema),
         "size": reader.size,
         "width": width,
         "features": features,

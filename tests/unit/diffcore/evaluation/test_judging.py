@@ -191,7 +191,7 @@ def test_the_variants_names_are_kept_and_an_older_record_loads(
     assert old.schema == schema and old.schema[0].names == ()
     tree["schema"][0]["names"] = ["one too few"]
     (tmp_path / "judge.json").write_text(json.dumps(tree))
-    with pytest.raises(InputError, match="1 names for 2 variants"):
+    with pytest.raises(InputError, match="not one for each variant"):
         judge.load(tmp_path)
 
 
