@@ -56,15 +56,15 @@ def _index(place: str) -> Index:
 
 def _shards(place: str, index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     name = "shard files"
-    if is_url(place):
+    if is_url(place) or index.header.is_elsewhere:
         step = -(-len(shards) // ASKED) or 1
         some = shards[::step]
         with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(unreachable, [address(place, shard.name) for shard in some])
+            answers = pool.map(unreachable, [shard.place or address(place, shard.name) for shard in some])
             problems = [f"{shard.name}: missing" for shard, why in zip(some, answers, strict=True) if why]
     else:
         some = shards
-        problems = [why for shard in shards if (why := _problem(index.folder / shard.name, shard))]
+        problems = [why for shard in shards if (why := _problem(index.folder / shard.path, shard))]
     if problems:
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         todo = "copy the folder again, or pack it anew; python -m shards.verify says more"

@@ -1,0 +1,82 @@
+"""Where the tars lie that somebody names: files, folders of them, brace patterns and addresses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from diffbase.cli import InputError
+from diffbase.files import path_of
+from diffbase.redaction import shown
+from shards.remote.fetch import check_url, is_url
+from shards.schema import SHARDS_CAP
+from shards.sources.base import describe, natural
+
+Place = Path | str
+"""A path, or an address."""
+SUFFIXES = (".tar", ".tgz", ".tar.gz")
+_NUMBERS = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def places(given: Sequence[str]) -> tuple[Place, ...]:
+    """The tars that ``given`` names, each once and in that order; InputError for what leads to none.
+
+    ``{000..010}`` stands for so many numbers, ``{a,b}`` for several words; a folder for the tars in it, in
+    natural order.
+    """
+    found: dict[Place, None] = {}
+    for text in given:
+        for name in [text] if not is_url(text) and Path(text).exists() else _expanded(text):
+            found |= dict.fromkeys(_tars(name))
+            _check_count(found)
+    if len({is_url(place) for place in found}) > 1:
+        raise InputError(f"{shown(given[0])}: tars here and tars behind an address; give one kind of them")
+    return tuple(found)
+
+
+def _check_count(found: Iterable[object]) -> None:
+    if len(tuple(found)) > SHARDS_CAP:
+        raise InputError(f"more than {SHARDS_CAP} tars")
+
+
+def _expanded(text: str) -> list[str]:
+    """What a pattern stands for: ``{a,b}`` and ``{00..10}``, from left to right."""
+    match = _BRACES.search(text)
+    if match is None:
+        return [text]
+    if numbers := _NUMBERS.fullmatch(match[1]):
+        first, last = numbers.groups()
+        width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 1
+        _check_count(range(int(first), min(int(last), int(first) + SHARDS_CAP) + 1))
+        words = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+        if not words:
+            raise InputError(f"{shown(text)}: {match[0]} counts backwards")
+    elif "," in match[1]:
+        words = match[1].split(",")
+    else:
+        raise InputError(f"{shown(text)}: {match[0]} is no pattern; allowed: {{000..010}} and {{a,b}}")
+    rest = _expanded(text[match.end() :])
+    _check_count(range(len(words) * len(rest)))
+    return [text[: match.start()] + word + end for word in words for end in rest]
+
+
+def _tars(text: str) -> list[Place]:
+    if is_url(text):
+        check_url(text)
+        return [text]
+    path = path_of(text, "TARS")
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    tars = [p for p in path.iterdir() if is_tar(p)]
+    if not tars:
+        raise InputError(f"{path}: no tars in it ({describe(path)})")
+    return sorted(tars, key=lambda p: natural(p.name))
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file in a folder is one of its tars, by its name."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
