@@ -32,12 +32,14 @@ class Asked:
     """How many quantiles a column of numbers becomes that has many values."""
     depth: int | None = None
     """Levels of class folders."""
+    image_field: str | None = None
+    """The endings of the members of a tar that are its samples' images."""
 
     def only(self, kind: str, *allowed: str) -> None:
         """InputError for what is asked of a source of ``kind`` that knows only the fields ``allowed``."""
         for one in fields(self):
             if one.name not in allowed and getattr(self, one.name) != one.default:
-                raise InputError(f"--{one.name}: not for a source of kind {kind}")
+                raise InputError(f"--{one.name.replace('_', '-')}: not for a source of kind {kind}")
 
 
 AS_IT_IS = Asked()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from shards.sources.base import describe, natural
 Place = Path | str
 """A path, or an address."""
 SUFFIXES = (".tar", ".tgz", ".tar.gz")
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
 _NUMBERS = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -71,10 +74,26 @@ def _tars(text: str) -> list[Place]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    tars = [p for p in path.iterdir() if is_tar(p)]
+    tars = sorted((p for p in path.iterdir() if is_tar(p)), key=lambda p: natural(p.name))
     if not tars:
         raise InputError(f"{path}: no tars in it ({describe(path)})")
-    return sorted(tars, key=lambda p: natural(p.name))
+    return list(tars)
+
+
+def names(found: Sequence[Place]) -> list[str]:
+    """A plain file name for each place, no two alike: its own, or one with a hash of more of its path."""
+    paths = [re.split("[?#]", p, maxsplit=1)[0] if isinstance(p, str) else str(p.absolute()) for p in found]
+    ends: list[str] = []
+    for parts in range(1, 1 + max((path.count("/") for path in paths), default=0) + 1):
+        ends = ["/".join(path.split("/")[-parts:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return [end if _PLAIN.fullmatch(end) else _plain(end) for end in ends]
+    raise InputError(f"{shown(next(e for e in paths if paths.count(e) > 1))}: given twice")
+
+
+def _plain(end: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", end.removesuffix(".tar"))[-60:].strip("-")
+    return f"{readable}-{hashlib.blake2b(os.fsencode(end), digest_size=8).hexdigest()}.tar"
 
 
 def is_tar(path: Path) -> bool:

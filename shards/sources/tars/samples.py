@@ -10,20 +10,23 @@ All bytes are read once, in the tar's order. Nothing is kept but a few numbers a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import patiently
 from shards.schema import LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
 from shards.sources.archive import DAMAGE, MEMBERS_CAP
-from shards.sources.base import IMAGE_CAP
+from shards.sources.base import IMAGE_CAP, KEY
 from shards.sources.imagefolder import SUFFIXES
 from shards.sources.tar_members import BadTar, Member, members
 from shards.sources.tars.places import Place
@@ -39,34 +42,38 @@ CAPTIONS = "texts of more than 255 characters"
 LISTS = "lists or objects"
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A sample's image: its key in the tar, where its bytes lie, and their zlib.crc32."""
-
-    key: str
-    ending: str
-    start: int
-    size: int
-    crc: int
-
-
 @dataclass(frozen=True)
 class Tar:
-    """What is in one tar: its images in its order, and by field one value for each of them."""
+    """What is in one tar: its samples, in the order of their images, one entry for each in every list."""
 
     bytes: int
     sha256: str
-    images: list[Image]
+    keys: list[str]
+    """Those of the tar, made plain; see ``plain_key``."""
+    starts: array[int]
+    """Where the images' bytes begin, how many they are, and their zlib.crc32."""
+    sizes: array[int]
+    crcs: array[int]
     columns: dict[str, list[Value]]
+    """By field the samples' values."""
     left_out: dict[str, str]
     """Fields that cannot be labels, and why."""
     passed_over: Counter[str]
     """What is no sample, by kind."""
+    bad: list[str]
+    """What is wrong with images that are not among the samples."""
+
+
+class _Image(NamedTuple):
+    start: int
+    size: int
+    crc: int
+    fault: str | None
 
 
 @dataclass(slots=True)
 class _Sample:
-    images: dict[str, tuple[Image, str | None]] = field(default_factory=dict)  # and what is wrong with it
+    images: dict[str, _Image] = field(default_factory=dict)  # by ending
     labels: dict[str, dict[str, Value]] = field(default_factory=dict)  # by member
 
 
@@ -84,7 +91,8 @@ def scan(
 ) -> Tar:
     """Read the tar at ``place``; of fields, those in ``columns``, or all.
 
-    InputError names what is wrong with it; OSError of the system as of ``patiently``.
+    ``image_field`` names endings, by commas: the first that a sample has is its image. InputError names what
+    is wrong with the tar; OSError of the system as of ``patiently``.
     """
 
     def read() -> Tar:
@@ -97,6 +105,18 @@ def scan(
         raise InputError(f"{shown(place)}: not a whole tar ({error})") from error
 
 
+def plain_key(key: str, tar: str = "") -> str:
+    """A sample's key for an index: as it is where it is plain, else with a hash of it.
+
+    With a ``tar``'s name in the hash, it is another one for each tar.
+    """
+    if not tar and KEY.fullmatch(key) and key[0] != "_":
+        return key
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", key)[:60].strip("-_") or "image"
+    digest = hashlib.blake2b(f"{tar}/{key}".encode("utf-8", "surrogateescape"), digest_size=8)
+    return f"{readable}-{digest.hexdigest()}"
+
+
 class _Scan:
     def __init__(self, place: Place, columns: Sequence[str], image_field: str | None, look: Look) -> None:
         self._place, self._wanted, self._look = shown(place), frozenset(columns), look
@@ -107,7 +127,7 @@ class _Scan:
         self._names: set[str] = set()
 
     def read(self, stream: Hashed) -> Tar:
-        for number, member in enumerate(members(stream, TAR_CAP)):  # type: ignore[arg-type]  # reads, seeks
+        for number, member in enumerate(members(stream, TAR_CAP)):
             if number == MEMBERS_CAP:
                 raise BadTar(f"more than {MEMBERS_CAP} members")
             if member.kind == "other":
@@ -115,12 +135,23 @@ class _Scan:
             if member.kind == "file":
                 self._take(member, stream)
         size, sha256 = stream.finish()
-        images = self._images()
-        names = sorted({name for image in images for name in self._told(image.key)})
-        columns: dict[str, list[Value]] = {
-            name: [self._told(image.key).get(name) for image in images] for name in names
-        }
-        return Tar(size, sha256, images, columns, self._left_out, self._passed)
+        bad: list[str] = []
+        found = self._found(bad)
+        told = [self._told(key) for key, _ in found]
+        columns = {name: [one.get(name) for one in told] for name in sorted({n for one in told for n in one})}
+        images = [image for _, image in found]
+        return Tar(
+            size,
+            sha256,
+            [plain_key(key) for key, _ in found],
+            array("q", [image.start for image in images]),
+            array("i", [image.size for image in images]),
+            array("I", [image.crc for image in images]),
+            columns,
+            self._left_out,
+            self._passed,
+            bad,
+        )
 
     def _take(self, member: Member, stream: Hashed) -> None:
         folder, slash, name = member.name.removeprefix("./").rpartition("/")
@@ -136,7 +167,7 @@ class _Scan:
             images = self._sample(key).images
             if ending in images:
                 raise InputError(f"{where}: a second one of this name")
-            images[ending] = self._image(key, ending, member, stream, where)
+            images[ending] = self._image(member, stream, where)
         elif ending in LABELS:
             labels = self._sample(key).labels
             if ending in labels:
@@ -148,18 +179,16 @@ class _Scan:
     def _sample(self, key: str) -> _Sample:
         return self._samples.setdefault(key, _Sample())
 
-    def _image(
-        self, key: str, ending: str, member: Member, stream: Hashed, where: str
-    ) -> tuple[Image, str | None]:
+    def _image(self, member: Member, stream: Hashed, where: str) -> _Image:
+        """Whether it is its sample's, and a fault of it so matters, the whole tar tells."""
         if not 0 < member.size <= IMAGE_CAP:
-            fault = f"{where}: {member.size} bytes; allowed: 1 to {IMAGE_CAP}"
-            return Image(key, ending, member.start, member.size, 0), fault
-        data, fault_found = _content(member, stream), None
+            return _Image(0, 0, 0, f"{where}: {member.size} bytes; allowed: 1 to {IMAGE_CAP}")
+        data, fault = _content(member, stream), None
         try:
             self._look(data, where)
         except InputError as error:
-            fault_found = str(error)
-        return Image(key, ending, member.start, member.size, zlib.crc32(data)), fault_found
+            fault = str(error)
+        return _Image(member.start, member.size, zlib.crc32(data), fault)
 
     def _labels(self, ending: str, data: bytes, where: str) -> dict[str, Value]:
         try:
@@ -211,24 +240,26 @@ class _Scan:
         told = {name: value for ending in LABELS for name, value in labels.get(ending, {}).items()}
         return {name: value for name, value in told.items() if name not in self._left_out}
 
-    def _images(self) -> list[Image]:
+    def _found(self, bad: list[str]) -> list[tuple[str, _Image]]:
+        """Key and image of the samples in the order of the images; faults of others go to ``bad``."""
         found = []
         for key, sample in self._samples.items():
             if not sample.images:
                 self._passed["sample without an image"] += 1
                 continue
-            image, fault = sample.images[self._chosen(key, list(sample.images))]
-            if fault is not None:
-                raise InputError(fault)
-            found.append(image)
-        if not found:
+            image = sample.images[self._chosen(key, list(sample.images))]
+            if image.fault is None:
+                found.append((key, image))
+            else:
+                bad.append(image.fault)
+        if not found and not bad:
             raise InputError(f"{self._place}: no images in it; allowed: {', '.join(SUFFIXES)}")
         if len(found) > SHARD_SIZE_CAP:
             raise InputError(f"{self._place}: {len(found)} samples; at most {SHARD_SIZE_CAP} are allowed")
-        return sorted(found, key=lambda image: image.start)
+        return sorted(found, key=lambda one: one[1].start)
 
     def _chosen(self, key: str, endings: list[str]) -> str:
-        """Which of a sample's images it is: the one asked for, the only one, the only one of a plain ending."""
+        """Which of a sample's images it is: the one asked for, the only one, or the only plain ending."""
         for ending in self._fields:
             if ending in endings:
                 return ending

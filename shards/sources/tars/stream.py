@@ -28,16 +28,15 @@ COMPRESSED = {
 }
 
 
-class Hashed(io.RawIOBase):
+class Hashed:
     """Bytes that come one after the other; ``seek`` goes on only, and reads what lies between."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         """``raw`` is read, and closed by whoever opened it."""
         self._raw, self._digest, self._at = raw, hashlib.sha256(), 0
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """As many bytes as are asked for, unless it ends before."""
-        assert size >= 0
         pieces = []
         while size and (piece := self._raw.read(min(size, PIECE))):
             self._digest.update(piece)
@@ -46,15 +45,11 @@ class Hashed(io.RawIOBase):
             pieces.append(piece)
         return b"".join(pieces)
 
-    def seek(self, at: int, whence: int = 0, /) -> int:
+    def seek(self, at: int, /) -> int:
         """Go on to byte ``at``, or to the end if that comes before."""
-        assert whence == 0 and at >= self._at
+        assert at >= self._at
         while self._at < at and self.read(min(at - self._at, PIECE)):
             pass
-        return self._at
-
-    def tell(self) -> int:
-        """Bytes read so far."""
         return self._at
 
     def finish(self) -> tuple[int, str]:
