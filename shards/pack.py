@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.packer import describe, pack
 from shards.packing.workers import worker_count
@@ -26,17 +28,19 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
     jobs = worker_count(args.jobs)
+    source = flags.source_of(args)
+    name = source if isinstance(source, Path) else shown(source[0])
     settings, asked = flags.settings_of(args), flags.asked_of(args)
 
-    def found(source: Source) -> None:
-        for line in (describe(source), *source.notes):
-            print(f"{args.source}: {line}", flush=True)
+    def found(adapter: Source) -> None:
+        for line in (describe(adapter), *adapter.notes):
+            print(f"{name}: {line}", flush=True)
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
             summary = pack(
-                args.source,
+                source,
                 args.out,
                 settings,
                 kind=args.kind,
