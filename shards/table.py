@@ -81,6 +81,12 @@ class Split:
     samples: NDArray[np.void]
     starts: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, name: str, shards: Sequence[Shard], samples: NDArray[np.void]) -> Split:
+        """The split of these shards and this table."""
+        starts = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
+        return cls(name, tuple(shards), samples, starts)
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -171,9 +177,9 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
     samples = np.frombuffer(data, dtype, entry.count, start)
     _check_keys(samples, path)
-    starts = np.cumsum([0, *(shard.count for shard in entry.shards)], dtype=np.int64)
+    split = Split.of(name, entry.shards, samples)
     ends = np.repeat(
-        np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(starts)
+        np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(split.starts)
     )  # bytes of each sample's shard
     for member, cap in (("image", MEMBER_CAP), ("label", LABELS_CAP)):
         offset, size = samples[f"{member}_offset"], samples[f"{member}_bytes"].astype(np.int64)
@@ -191,7 +197,7 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
                 f"{path}: a sample's {attribute.name} is {most if least >= lowest else least}; "
                 f"allowed: {lowest} to {attribute.variants - 1}"
             )
-    return Split(name, entry.shards, samples, starts)
+    return split
 
 
 def _table_head(

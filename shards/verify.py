@@ -25,7 +25,9 @@ def parser(prog: str = PROG) -> Parser:
         description="Check counts, sizes, hashes, images and labels of a packed folder. "
         "Exit code 1: bad data, 2: bad usage.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder made by shards.pack")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="a folder made by shards.pack or shards.index"
+    )
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     add_answer(parser)
     return parser
@@ -37,8 +39,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     folder, jobs = args.folder, worker_count(args.jobs)
 
     from diffbase.system_error import is_there
+    from shards.foreign import checker
     from shards.header import FILE
-    from shards.packing.verifier import problems
+    from shards.packing import verifier
     from shards.table import Index
 
     if not is_there(folder / FILE):
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     counts: dict[str, int] = {}
     with answer(args) as give:
         try:
-            for problem in problems(folder, jobs):
+            foreign = Index.load(folder).header.is_foreign
+            for problem in (checker if foreign else verifier).problems(folder, jobs):
                 print(printable(problem))
                 bad.append(problem)
             if not bad:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, shown
@@ -29,10 +28,10 @@ from shards.packing.plan import Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
 from shards.sources.tars.collection import Collection, collect, fields_to_read, wanted
-from shards.sources.tars.places import Place, names, places
+from shards.sources.tars.places import Place, names, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
-from shards.table import KEY_CAP, Index, sample_dtype, write_index
+from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
 
 ON_BAD = ("stop", "skip")
 
@@ -85,19 +84,19 @@ def index(
         raise InputError(f"{shown(found[0])}: no image that can be read")
     out.mkdir(parents=True, exist_ok=True)
     splits = tables(together, settings.val, out)
-    train = splits["train"][0]
+    train = splits["train"]
     write_index(
         out,
         together.schema,
         {
             **about,
             "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
-            "shard_size": max(1, -(-sum(shard.count for shard in train) // max(1, len(train)))),
+            "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
             **({"skipped": len(together.bad)} if together.bad else {}),
         },
-        splits,
+        {name: (split.shards, split.samples) for name, split in splits.items()},
     )
-    counts = {name: len(rows) for name, (_, rows) in splits.items()}
+    counts = {name: len(split) for name, split in splits.items()}
     return Summary(counts, len(found), together.notes, tuple(together.bad))
 
 
@@ -111,12 +110,7 @@ def read(
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Collection:
     """All that is in the tars at the places ``found``, read by ``jobs`` processes."""
-    work = partial(
-        scan,
-        columns=fields_to_read(wanted(asked.columns)),
-        image_field=asked.image_field,
-        look=partial(_look, crop=settings.crop, size=settings.size if check else None),
-    )
+    work = scanner(asked, settings.crop, settings.size if check else None)
     done = 0
 
     def counted(tar: Tar) -> Tar:
@@ -126,11 +120,18 @@ def read(
         return tar
 
     with closing(map_in_order(work, found, min(jobs, len(found)))) as tars:
-        return collect(found, asked, map(counted, tars))
+        return collect(found, names(found), asked, map(counted, tars))
 
 
-def tables(together: Collection, val: float, out: Path) -> dict[str, tuple[list[Shard], NDArray[np.void]]]:
-    """By split its shards and its table, whose keys have their full width, for an index in ``out``."""
+def scanner(asked: Asked, crop: int | None, size: int | None) -> Callable[[Place], Tar]:
+    """``scan`` with what is asked of the labels; it decodes each image where ``size`` is given."""
+    columns = fields_to_read(wanted(asked.columns))
+    look = partial(_look, crop=crop, size=size)
+    return partial(scan, columns=columns, image_field=asked.image_field, look=look)
+
+
+def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
+    """The splits of an index in ``out``; the keys of their tables have the full width."""
     rows = np.zeros(together.total, sample_dtype(KEY_CAP, together.schema, unknown=True))
     keys = [key for some in together.keys for key in some]
     rows["key"] = [key.encode("ascii") for key in keys]
@@ -152,7 +153,7 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, tuple[list[
             )
             if count
         ]
-        splits[split] = (shards, rows[mine])
+        splits[split] = Split.of(split, shards, rows[mine])
     return splits
 
 
@@ -160,7 +161,7 @@ def _seen_from(out: Path, place: Place, name: str) -> str | None:
     """A shard's place in an index in ``out``; None for the file ``name`` beside it."""
     if isinstance(place, str):
         return place
-    path = os.path.relpath(place.resolve(), out.resolve())
+    path = os.path.relpath(whole(place), out.resolve())
     if path == name:
         return None
     return f"./{path}" if ADDRESS.match(path) else path

@@ -11,7 +11,7 @@ from diffbase.cli import InputError
 from shards.schema import VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
 from shards.sources.tars.attributes import attributes
-from shards.sources.tars.places import Place, names
+from shards.sources.tars.places import Place
 from shards.sources.tars.samples import CLASS, TEXT, Tar, Value, plain_key
 
 
@@ -20,7 +20,7 @@ class Collection:
     """What several tars hold. Each inner list of a list of lists is a tar's, in the order of its samples."""
 
     places: Sequence[Place]
-    names: list[str]
+    names: Sequence[str]
     """A plain file name for each tar."""
     tars: list[Tar]
     keys: list[list[str]]
@@ -54,8 +54,11 @@ def fields_to_read(columns: Sequence[str]) -> tuple[str, ...]:
     return (*columns, TEXT) if CLASS in columns else tuple(columns)
 
 
-def collect(places: Sequence[Place], asked: Asked, tars: Iterable[Tar]) -> Collection:
-    """Put together what scans of the ``places`` found; InputError for keys or labels that cannot be told."""
+def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: Iterable[Tar]) -> Collection:
+    """Put together what scans of the ``places`` found, the tars being called ``names``.
+
+    InputError for keys or labels that cannot be told.
+    """
     columns, kept = _Columns(), []
     passed: Counter[str] = Counter()
     for tar in tars:
@@ -63,22 +66,21 @@ def collect(places: Sequence[Place], asked: Asked, tars: Iterable[Tar]) -> Colle
         passed.update(tar.passed_over)
         tar.columns.clear()  # they are in ``columns`` now
         kept.append(tar)
-    chosen = names(places)
-    keys = _unique(chosen, kept)
+    keys = _unique(names, kept)
     schema, labels, notes = columns.attributes(wanted(asked.columns), asked.bins)
     some = [f"{count} {what}{'s' * (count > 1)} passed over" for what, count in sorted(passed.items())]
-    return Collection(places, chosen, kept, keys, schema, labels, (*some, *notes))
+    return Collection(places, names, kept, keys, schema, labels, (*some, *notes))
 
 
-def _unique(chosen: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
+def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
     """The keys of the tars; what several have is told apart by the tar's name."""
     counts = Counter(key for tar in tars for key in tar.keys)
     keys = [
         [key if counts[key] == 1 else plain_key(key, name) for key in tar.keys]
-        for name, tar in zip(chosen, tars, strict=True)
+        for name, tar in zip(names, tars, strict=True)
     ]
     seen: set[str] = set()
-    for name, some in zip(chosen, keys, strict=True):
+    for name, some in zip(names, keys, strict=True):
         for key in some:
             if key in seen:
                 raise InputError(f"{name}: sample {key}: another one has this key; keys must be unique")

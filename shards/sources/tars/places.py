@@ -82,13 +82,18 @@ def _tars(text: str) -> list[Place]:
 
 def names(found: Sequence[Place]) -> list[str]:
     """A plain file name for each place, no two alike: its own, or one with a hash of more of its path."""
-    paths = [re.split("[?#]", p, maxsplit=1)[0] if isinstance(p, str) else str(p.absolute()) for p in found]
+    paths = [re.split("[?#]", p, maxsplit=1)[0] if isinstance(p, str) else str(whole(p)) for p in found]
     ends: list[str] = []
     for parts in range(1, 1 + max((path.count("/") for path in paths), default=0) + 1):
         ends = ["/".join(path.split("/")[-parts:]) for path in paths]
         if len(set(ends)) == len(ends):
             return [end if _PLAIN.fullmatch(end) else _plain(end) for end in ends]
     raise InputError(f"{shown(next(e for e in paths if paths.count(e) > 1))}: given twice")
+
+
+def whole(path: Path) -> Path:
+    """A path from the root on; a link in its last place is a name as any other."""
+    return path.parent.resolve() / path.name
 
 
 def _plain(end: str) -> str:

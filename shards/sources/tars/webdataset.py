@@ -16,7 +16,7 @@ from shards.sources.base import AS_IT_IS, Asked, Sample
 from shards.sources.imagefolder import SUFFIXES
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import collect, fields_to_read, wanted
-from shards.sources.tars.places import Place, is_tar, places
+from shards.sources.tars.places import Place, is_tar, names, places
 from shards.sources.tars.samples import LABELS, Tar, scan
 from shards.sources.tars.stream import TAR_CAP, opened
 
@@ -39,7 +39,7 @@ class WebDataset:
         scans = (
             scan(place, columns=columns, image_field=asked.image_field, compressed=True) for place in found
         )
-        self._all = collect(found, asked, scans)
+        self._all = collect(found, names(found), asked, scans)
         if self._all.bad:
             raise InputError(self._all.bad[0])
         self.name = source_name(given)
