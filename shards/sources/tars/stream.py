@@ -13,7 +13,7 @@ from typing import IO, cast
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import NO_FILE, reading
-from shards.remote.fetch import stream
+from shards.remote.fetch import check_url, stream
 from shards.sources.tars.places import Place
 
 TAR_CAP = 1 << 40  # bytes of one tar
@@ -88,6 +88,7 @@ def opened(place: Place, *, compressed: bool) -> Iterator[Hashed]:
         except NO_FILE as error:
             raise InputError(f"{place}: {error.strerror}") from error
     else:
+        check_url(place)  # an index may have named it
         file = cast(IO[bytes], io.BufferedReader(_Chunks(stream(place, TAR_CAP)), PIECE))
     with closing(file):
         head = cast(io.BufferedReader, file).peek(6)[:6]
