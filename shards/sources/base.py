@@ -14,8 +14,9 @@ from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 
-# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes.
-KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes. Hugging
+# Face's datasets drop a sample whose name begins with _ or a dot, without a word.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def checked_key(stem: str, where: str) -> str:
     """``stem`` as a sample key; InputError unless it is plain (letters, digits, ``_``, ``-``; 80 at most)."""
     if not KEY.fullmatch(stem):
         raise InputError(
-            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot"
+            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot, and no _ or - "
+            "at its beginning"
         )
     return stem
 
