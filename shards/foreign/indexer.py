@@ -3,7 +3,8 @@
 1. Worker processes read each tar once, from its first byte to its last: where each sample's image lies, its
    checksum and head, what the sample's other members say, and the tar's SHA-256 (shards.sources.tars).
 2. The fields of all samples become attributes, the keys are made plain and another one for each sample, and a
-   hash of the key sends it to ``train`` or ``val``. A tar may so hold samples of both.
+   hash of the key sends it to ``train`` or ``val`` (a tar may so hold samples of both), unless the tars'
+   names tell the split.
 3. The tables and index.json are written. A row tells where the image lies in its tar, the index where the tar
    lies: seen from the index's folder, or behind which address.
 """
@@ -24,7 +25,7 @@ from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
 from shards.header import FILE, Reading, Shard
-from shards.packing.plan import Settings, split_of
+from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
 from shards.sources.tars.collection import Collection, collect, fields_to_read, wanted
@@ -92,6 +93,7 @@ def index(
             **about,
             "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
             "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
+            **({"split_by": together.split_by} if together.split_by != "key" else {}),
             **({"skipped": len(together.bad)} if together.bad else {}),
         },
         {name: (split.shards, split.samples) for name, split in splits.items()},
@@ -140,9 +142,13 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
     for number, labels in enumerate(together.labels):
         rows["labels"][:, number] = labels
     tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
-    is_val = np.array([split_of(key, val) == "val" for key in keys], bool)
+    told = (split for split, some in zip(together.splits, together.keys, strict=True) for _ in some)
+    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, keys, strict=True)])
     splits = {}
-    for split, mine in (("train", ~is_val), ("val", is_val)):
+    for number, split in enumerate(SPLITS):
+        mine = where == number
+        if split not in ("train", "val") and not mine.any():  # these are always there, though empty
+            continue
         counts = np.bincount(tar_of[mine], minlength=len(together.tars)).tolist()
         shards = [
             Shard(

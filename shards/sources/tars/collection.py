@@ -11,7 +11,7 @@ from diffbase.cli import InputError
 from shards.schema import VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
 from shards.sources.tars.attributes import attributes
-from shards.sources.tars.places import Place
+from shards.sources.tars.places import Place, splits
 from shards.sources.tars.samples import CLASS, TEXT, Tar, Value, plain_key
 
 
@@ -22,6 +22,8 @@ class Collection:
     places: Sequence[Place]
     names: Sequence[str]
     """A plain file name for each tar."""
+    splits: list[str | None]
+    """The one that a tar's name tells; None: a hash of each key decides."""
     tars: list[Tar]
     keys: list[list[str]]
     schema: tuple[Attribute, ...]
@@ -33,6 +35,11 @@ class Collection:
     def total(self) -> int:
         """Samples of all."""
         return sum(map(len, self.keys))
+
+    @property
+    def split_by(self) -> str:
+        """What decides the splits: source, or key."""
+        return "source" if any(self.splits) else "key"
 
     @property
     def bad(self) -> list[str]:
@@ -69,7 +76,7 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
     keys = _unique(names, kept)
     schema, labels, notes = columns.attributes(wanted(asked.columns), asked.bins)
     some = [f"{count} {what}{'s' * (count > 1)} passed over" for what, count in sorted(passed.items())]
-    return Collection(places, names, kept, keys, schema, labels, (*some, *notes))
+    return Collection(places, names, splits(places), kept, keys, schema, labels, (*some, *notes))
 
 
 def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:

@@ -14,6 +14,7 @@ from diffbase.redaction import shown
 from shards.remote.fetch import check_url, is_url
 from shards.schema import SHARDS_CAP
 from shards.sources.base import describe, natural
+from shards.sources.layout import SPLIT_NAMES
 
 Place = Path | str
 """A path, or an address."""
@@ -26,8 +27,8 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 def places(given: Sequence[str]) -> tuple[Place, ...]:
     """The tars that ``given`` names, each once and in that order; InputError for what leads to none.
 
-    ``{000..010}`` stands for so many numbers, ``{a,b}`` for several words; a folder for the tars in it, in
-    natural order.
+    ``{000..010}`` stands for so many numbers, ``{a,b}`` for several words; a folder for the tars in it and in
+    its folders ``train``, ``val`` and ``test``, in natural order.
     """
     found: dict[Place, None] = {}
     for text in given:
@@ -74,10 +75,30 @@ def _tars(text: str) -> list[Place]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    tars = sorted((p for p in path.iterdir() if is_tar(p)), key=lambda p: natural(p.name))
+    folders = [path, *(p for p in path.iterdir() if p.name.lower() in SPLIT_NAMES and p.is_dir())]
+    tars = [p for folder in folders for p in folder.iterdir() if is_tar(p)]
+    tars.sort(key=lambda p: natural(str(p)))
     if not tars:
         raise InputError(f"{path}: no tars in it ({describe(path)})")
     return list(tars)
+
+
+def splits(found: Sequence[Place]) -> list[str | None]:
+    """The split that each tar's name tells, or its folder's; None where a hash of the keys is to decide.
+
+    Names tell something where one says ``train``. Without ``val`` it is cut from ``train`` as usual.
+    """
+    told = [_split(place) for place in found]
+    if "train" not in told:
+        return [None] * len(told)
+    known = [split or "train" for split in told]
+    return [None if split == "train" and "val" not in known else split for split in known]
+
+
+def _split(place: Place) -> str | None:
+    *_, folder, name = ["", "", *re.split("[?#]", str(place), maxsplit=1)[0].split("/")]
+    words = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
+    return words.pop() if len(words) == 1 else SPLIT_NAMES.get(folder.lower())
 
 
 def names(found: Sequence[Place]) -> list[str]:

@@ -24,10 +24,9 @@ from typing import NamedTuple
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import patiently
-from shards.schema import LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
+from shards.schema import IMAGE_SUFFIXES, LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
 from shards.sources.archive import DAMAGE, MEMBERS_CAP
 from shards.sources.base import IMAGE_CAP, KEY
-from shards.sources.imagefolder import SUFFIXES
 from shards.sources.tar_members import BadTar, Member, members
 from shards.sources.tars.places import Place
 from shards.sources.tars.stream import TAR_CAP, Hashed, opened
@@ -110,7 +109,7 @@ def plain_key(key: str, tar: str = "") -> str:
 
     With a ``tar``'s name in the hash, it is another one for each tar.
     """
-    if not tar and KEY.fullmatch(key) and key[0] != "_":
+    if not tar and KEY.fullmatch(key):
         return key
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", key)[:60].strip("-_") or "image"
     digest = hashlib.blake2b(f"{tar}/{key}".encode("utf-8", "surrogateescape"), digest_size=8)
@@ -163,7 +162,7 @@ class _Scan:
             return
         key, ending = folder + slash + stem, ending.lower()
         where = f"{self._place}: {member.name}"
-        if f".{ending.rpartition('.')[2]}" in SUFFIXES:
+        if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
             images = self._sample(key).images
             if ending in images:
                 raise InputError(f"{where}: a second one of this name")
@@ -253,7 +252,7 @@ class _Scan:
             else:
                 bad.append(image.fault)
         if not found and not bad:
-            raise InputError(f"{self._place}: no images in it; allowed: {', '.join(SUFFIXES)}")
+            raise InputError(f"{self._place}: no images in it; allowed: {', '.join(IMAGE_SUFFIXES)}")
         if len(found) > SHARD_SIZE_CAP:
             raise InputError(f"{self._place}: {len(found)} samples; at most {SHARD_SIZE_CAP} are allowed")
         return sorted(found, key=lambda one: one[1].start)

@@ -10,13 +10,12 @@ from zlib import crc32
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
-from shards.schema import Attribute
+from shards.schema import IMAGE_SUFFIXES, Attribute
 from shards.sources.archive import DAMAGE
 from shards.sources.base import AS_IT_IS, Asked, Sample
-from shards.sources.imagefolder import SUFFIXES
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import collect, fields_to_read, wanted
-from shards.sources.tars.places import Place, is_tar, names, places
+from shards.sources.tars.places import Place, names, places
 from shards.sources.tars.samples import LABELS, Tar, scan
 from shards.sources.tars.stream import TAR_CAP, opened
 
@@ -29,7 +28,6 @@ class WebDataset:
     kind = "webdataset"
     looks_like = "WebDataset tars: one, a folder of them, or several paths, patterns or addresses"
     crop: int | None = None
-    split_by = "key"
 
     def __init__(self, paths: Path | Sequence[str], asked: Asked = AS_IT_IS) -> None:
         asked.only(self.kind, "columns", "bins", "image_field")
@@ -43,6 +41,7 @@ class WebDataset:
         if self._all.bad:
             raise InputError(self._all.bad[0])
         self.name = source_name(given)
+        self.split_by = self._all.split_by
         self.schema: tuple[Attribute, ...] = self._all.schema
         self.notes = self._all.notes
         self.total: int | None = self._all.total
@@ -51,8 +50,12 @@ class WebDataset:
     @staticmethod
     def claims(path: Path) -> bool:
         """A tar with labels beside images, or a folder that has such a one among its tars."""
-        tars = sorted(filter(is_tar, path.iterdir())) if path.is_dir() else [path]
-        return any(_has_samples(tar) for tar in tars[:1])
+        if not path.is_dir():
+            return _has_samples(path)
+        try:
+            return any(_has_samples(place) for place in places([str(path)])[:1] if isinstance(place, Path))
+        except InputError:  # no tars in it
+            return False
 
     def digest(self) -> str:
         """Over the SHA-256 of all tars."""
@@ -62,11 +65,14 @@ class WebDataset:
         """The samples, tar by tar, in the order of the images."""
         columns = [(a.name, labels) for a, labels in zip(self.schema, self._all.labels, strict=True)]
         self._read = 0
-        for place, tar, keys in zip(self._all.places, self._all.tars, self._all.keys, strict=True):
+        together = self._all
+        for place, split, tar, keys in zip(
+            together.places, together.splits, together.tars, together.keys, strict=True
+        ):
             for key, (where, data) in zip(keys, _images(place, tar), strict=True):
                 labels = {name: variants[self._read] for name, variants in columns}
                 self._read += 1
-                yield Sample(key, where, data, len(data), labels)
+                yield Sample(key, where, data, len(data), labels, split=split)
 
     def fraction(self) -> float:
         """Share of the samples given so far."""
@@ -106,7 +112,7 @@ def _has_samples(path: Path) -> bool:
     with suppress(InputError, OSError, *DAMAGE), opened(path, compressed=True) as stream:
         for member in islice(members(stream, path.stat().st_size * 1032), HEAD_MEMBERS):
             key, _, ending = member.name.rpartition(".")
-            if f".{ending.lower()}" in SUFFIXES:
+            if f".{ending.lower()}" in IMAGE_SUFFIXES:
                 images.add(key)
             elif ending in LABELS:
                 labels.add(key)

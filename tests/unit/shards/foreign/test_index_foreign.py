@@ -74,7 +74,8 @@ def test_order_exactly_once_resume_and_world_sizes(data: st.DataObject) -> None:
         indexed(out, Path(name) / "t", asked=asked)
         count = sum(map(len, groups))
         seed = data.draw(st.integers(0, 2**64 - 1), "seed")
-        with ShardReader(out, seed=seed, threads=data.draw(st.integers(1, 3))) as reader:
+        order = data.draw(st.sampled_from(["full", "block", "shards"]), "order")
+        with ShardReader(out, seed=seed, order=order, threads=data.draw(st.integers(1, 3))) as reader:
             names = [[*a.names] for a in reader.schema]
             stream = reader.read(range(3 * count))
             for epoch in range(3):
@@ -96,7 +97,7 @@ def test_order_exactly_once_resume_and_world_sizes(data: st.DataObject) -> None:
         resume, world = data.draw(st.integers(0, 2 * count), "resume"), data.draw(st.integers(1, 6), "world")
         found: dict[int, bytes] = {}
         for rank in range(world):
-            with ShardReader(out, seed=seed) as other:
+            with ShardReader(out, seed=seed, order=order) as other:
                 mine = np.arange(resume + rank, 3 * count, world)
                 batch = other.read(mine)
                 found |= {p: x.tobytes() for p, x in zip(mine.tolist(), batch.images, strict=True)}
@@ -329,6 +330,21 @@ def test_a_pack_from_several_paths(tars: Path, tmp_path: Path, command: Command)
     assert code == 0 and "webdataset, 2 labels" in told
     code, _, told = command(pack_command.main, *some, "--kind", "cifar10")
     assert code == 2 and "--kind cifar10" in told and told.count("\n") == 1
+
+
+def test_splits_of_folders_and_names_are_kept(tmp_path: Path) -> None:
+    for n, split in enumerate(("train", "validation", "test")):
+        write_numbers(tmp_path / "t" / split / "0.tar", range(10 * n, 10 * n + 4))
+    assert indexed(tmp_path / "index", tmp_path / "t").counts == {"train": 4, "val": 4, "test": 4}
+    assert not list(checker.problems(tmp_path / "index"))
+    pack(tmp_path / "t", tmp_path / "packed", TINY)
+    for split in ("train", "val", "test"):
+        with (
+            ShardReader(tmp_path / "index", split, order="sequential") as here,
+            ShardReader(tmp_path / "packed", split, order="sequential") as there,
+        ):
+            one, other = here.read(range(4)), there.read(range(4))
+            assert one.keys == other.keys and np.array_equal(one.images, other.images)
 
 
 # The check.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from shards.sources.tars.places import names, places
+from shards.sources.tars.places import names, places, splits
 from shards.sources.tars.samples import plain_key
 
 
@@ -73,3 +73,18 @@ def test_keys_are_plain() -> None:
         plain = plain_key(key)
         assert plain.isascii() and 0 < len(plain) <= 80 and plain[0] not in "_.-"
     assert plain_key("x", "a.tar") != plain_key("x", "b.tar")
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (["a-train-0.tar", "a-val-0.tar", "test/1.tar"], ["train", "val", "test"]),
+        (["http://h/train/0.tar?x", "http://h/dev/0.tar", "x.tar"], ["train", "val", "train"]),
+        (["train-0.tar", "TEST_0.tar"], [None, "test"]),  # val is cut from train
+        (["dev/0.tar", "dev/1.tar"], [None, None]),  # nothing is called train
+        (["trained-0.tar", "tests.tar"], [None, None]),
+        (["train_val.tar", "train.tar"], [None, None]),
+    ],
+)
+def test_splits_that_names_tell(found: list[str], told: list[str | None]) -> None:
+    assert splits([Path(place) if ":" not in place else place for place in found]) == told
