@@ -104,8 +104,8 @@ def checked_key(stem: str, where: str) -> str:
     """``stem`` as a sample key; InputError unless it is plain (letters, digits, ``_``, ``-``; 80 at most)."""
     if not KEY.fullmatch(stem):
         raise InputError(
-            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot, and no _ or - "
-            "at its beginning"
+            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot, and "
+            "no _ or - at its beginning"
         )
     return stem
 

@@ -72,7 +72,7 @@ def _walk(path: Path, but: Path | None) -> tuple[dict[PurePosixPath, int], list[
     root, skip = path.resolve(), None if but is None else but.resolve()
     files: dict[PurePosixPath, int] = {}
     folders: list[PurePosixPath] = []
-    waiting = [(path, (root,))]
+    waiting: list[tuple[Path, tuple[Path, ...]]] = [(path, (root,))]  # with all real folders above
     while waiting:
         folder, above = waiting.pop()
         for entry in folder.iterdir():

@@ -1,8 +1,8 @@
 """From a tree of image files to samples: labels, splits and keys, whether it is a folder or an archive.
 
 - Class folders give one attribute, ``class``, whose variants are the folders in natural order of their names
-  (2 before 10, so folders named by numbers keep them); with ``--depth`` they are nested, and a class is called
-  ``a/b``. Images alone give an empty schema: images without a condition.
+  (2 before 10, so folders named by numbers keep them); with ``--depth`` they are nested, and a class
+  is called ``a/b``. Images alone give an empty schema: images without a condition.
 - A table of labels (``metadata.csv``, ``.jsonl`` or ``.parquet`` in the tree, or ``--labels``) gives an
   attribute a column (shards.sources.labels); the folders' names are no labels then, as for Hugging Face.
 - ``train/``, ``val/`` and ``test/`` at the top are splits, and so is the table's column ``split``. Without
@@ -22,14 +22,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
+from diffbase.system_error import reading
 from shards.schema import IMAGE_SUFFIXES, NAME_CAP, VARIANTS_CAP, Attribute
 from shards.sources.base import AS_IT_IS, IMAGE_CAP, KEY, Asked, check_size, natural
+from shards.sources.labels.matching import Labels
 
 SPLIT_NAMES = {
     "train": "train",
@@ -66,17 +70,23 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One image of the tree; ``labels`` and ``split`` as of Sample."""
+    """One image of the tree; ``split`` as of Sample."""
 
     path: PurePosixPath
     size: int
     key: str
-    labels: dict[str, int]
     split: str | None
+    number: int
+    variants: Mapping[str, Sequence[int]]  # of all images, by attribute: a dict an image would be large
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """As of Sample."""
+        return {name: variants[self.number] for name, variants in self.variants.items()}
 
 
 class Layout:
-    """What a tree means: ``schema``, ``split_by`` and ``notes`` as of a Source, ``images`` as they are packed.
+    """What a tree means: ``schema``, ``split_by``, ``notes`` as of a Source, ``images`` as they are packed.
 
     Anything that is not clear is an InputError: a file that is no image by its name, an empty class folder,
     images beside class folders, folders inside class folders, a table that does not fit its images. No image
@@ -86,32 +96,47 @@ class Layout:
     def __init__(self, tree: Tree, asked: Asked = AS_IT_IS) -> None:
         self.schema: tuple[Attribute, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self._tree = tree
+        self._tree, self._asked = tree, asked
         files = {path: size for path, size in tree.files.items() if _hidden(path) is None}
         folders = {path for path in tree.folders if _hidden(path) is None}
         folders |= {parent for path in files for parent in path.parents} - {ROOT}
         self._note_hidden()
-        images = {path: size for path, size in files.items() if path.suffix.lower() in IMAGE_SUFFIXES}
-        for path in sorted(files.keys() - images.keys(), key=_natural):
+        sizes = {path: size for path, size in files.items() if path.suffix.lower() in IMAGE_SUFFIXES}
+        tables = sorted(path for path in files if path.name in METADATA)
+        for path in sorted(files.keys() - sizes.keys() - set(tables), key=_natural):
             raise InputError(
-                f"{tree.where(path)}: not an image by its name; allowed: {', '.join(IMAGE_SUFFIXES)}"
+                f"{tree.where(path)}: not an image by its name; allowed: {', '.join(IMAGE_SUFFIXES)}, and a "
+                f"table ({', '.join(METADATA)}, or --labels)"
             )
-        if not images:
+        if not sizes:
             raise InputError(f"{tree.where(ROOT)}: no images in it; {LAYOUT}")
-        for path, size in images.items():
+        for path, size in sizes.items():
             check_size(tree.where(path), size, IMAGE_CAP)
+        images = sorted(sizes, key=_natural)
+        tabled = bool(tables) or asked.labels is not None
+        if not tabled:
+            asked.only("imagefolder without a table of labels", "depth")
 
         split_folders = _split_folders({f.parts[0] for f in folders}, tree)
-        labels = self._classes(images, folders, split_folders, asked.depth)
-        splits = {path: split_folders.get(path.parts[0]) for path in images}
-        self.split_by = "source" if any(splits.values()) else "key"
-        if "val" not in splits.values():
+        splits: list[str | None] = [split_folders.get(path.parts[0]) for path in images]
+        variants: dict[str, Sequence[int]]
+        if tabled:
+            asked.only("imagefolder with a table of labels", "labels", "columns", "key", "bins")
+            splits, variants = self._read_tables(tables, images, splits)
+            if any(len(path.parts) > 1 + bool(split_folders) for path in images):
+                self._note("the folders' names are no labels where a table is")
+        else:
+            variants = self._classes(images, folders, split_folders, asked.depth)
+        self.split_by = "source" if any(splits) else "key"
+        if "val" not in splits:
             # The packer cuts it from the training samples by a hash of their keys.
-            splits = {path: None if split == "train" else split for path, split in splits.items()}
+            splits = [None if split == "train" else split for split in splits]
+        self._beyond_paths = tabled or self.split_by == "source" or asked.depth is not None
 
         found: dict[str, Placed] = {}
-        for path in sorted(images, key=_natural):
-            placed = Placed(path, images[path], key_of(path), labels[path], splits[path])
+        for number, (path, split) in enumerate(zip(images, splits, strict=True)):
+            key = key_of(path, any_depth=tabled)
+            placed = Placed(path, sizes[path], key, split, number, variants)
             other = found.setdefault(placed.key, placed)
             if other is not placed:
                 raise InputError(
@@ -120,13 +145,45 @@ class Layout:
         order = _scattered if self.schema else natural
         self.images = [found[key] for key in sorted(found, key=order)]
 
+    def _read_tables(
+        self, tables: Sequence[PurePosixPath], images: Sequence[PurePosixPath], folders: Sequence[str | None]
+    ) -> tuple[list[str | None], dict[str, Sequence[int]]]:
+        """The images' splits, those of the ``folders`` or of a column, and their labels; sets the schema."""
+        labels, tree, given = Labels(images, self._asked), self._tree, self._asked.labels
+        if given is not None:
+            with reading(given) as stream:
+                labels.read(stream, str(given))
+            if tables:
+                self._note(f"{tables[0]} passed over: --labels has the labels")
+        else:
+            beside = next((one for one, other in pairwise(tables) if one.parent == other.parent), None)
+            if beside is not None:
+                raise InputError(
+                    f"{tree.where(beside.parent)}: two tables of labels; allowed: one in a folder"
+                )
+            for table in tables:
+                with tree.opened(table) as stream:
+                    labels.read(stream, tree.where(table), table.parent)
+        labels.check()
+        told = labels.splits(SPLIT_NAMES)
+        splits: list[str | None] = list(folders if told is None else told)
+        for image, folder, split in zip(images, folders, splits, strict=True):
+            if folder not in (None, split):
+                raise InputError(
+                    f"{tree.where(image)}: in a folder of the split {folder}; its row says {split}"
+                )
+        if told is not None and "train" not in told:
+            raise InputError(f"{tree.where(ROOT)}: by the table's splits there is nothing to train on")
+        labelled = labels.labelled([split in (None, "train") for split in splits])
+        self.schema, self.notes = labelled.schema, (*self.notes, *labelled.notes)
+        return splits, labelled.variants
+
     def digest(self) -> str:
         """Over the paths and sizes of the images, their labels and splits: no image is read."""
         digest = hashlib.sha256()
         for one in self.images:
             digest.update(os.fsencode(f"{one.path}\0{one.size}\n"))
-        if self.split_by == "source" or any("/" in name for a in self.schema for name in a.names):
-            # Beyond what the paths tell, in the first layouts that there were.
+        if self._beyond_paths:
             digest.update(repr([(a.name, a.names) for a in self.schema]).encode("utf-8", "surrogatepass"))
             digest.update(repr([(one.split, one.labels) for one in self.images]).encode())
         return digest.hexdigest()
@@ -145,7 +202,7 @@ class Layout:
         folders: set[PurePosixPath],
         split_folders: Mapping[str, str],
         depth: int | None,
-    ) -> dict[PurePosixPath, dict[str, int]]:
+    ) -> dict[str, Sequence[int]]:
         """The labels that the folders' names give; sets the schema."""
         where, top, levels = self._tree.where, bool(split_folders), depth or 1
         if not 1 <= levels <= DEPTH_CAP:
@@ -161,8 +218,8 @@ class Layout:
                 if beside is not None:
                     raise self._mixed(beside, folder)
                 raise InputError(
-                    f"{where(folder)}: a folder inside a class folder; --depth takes more levels ({levels} now); "
-                    f"{LAYOUT}"
+                    f"{where(folder)}: a folder inside a class folder; --depth {levels + 1} takes one more "
+                    f"level; {LAYOUT}"
                 )
         for path in sorted(inner, key=_natural):
             if classed and not inner[path]:
@@ -181,7 +238,7 @@ class Layout:
                 f"{where(folder)}: an empty {'class folder' if len(folder.parts) > top else 'folder'}"
             )
         if not classed:
-            return {path: {} for path in inner}
+            return {}
         names = sorted({"/".join(parts) for parts in inner.values()}, key=natural)
         if len(names) > VARIANTS_CAP:
             raise InputError(f"{where(ROOT)}: {len(names)} class folders; at most {VARIANTS_CAP} are allowed")
@@ -192,7 +249,7 @@ class Layout:
                 raise InputError(f"{where(ROOT)}: a class of more than {NAME_CAP} characters ({name:.40}...)")
         self.schema = (Attribute("class", len(names), tuple(names)),)
         numbers = {name: number for number, name in enumerate(names)}
-        return {path: {"class": numbers["/".join(parts)]} for path, parts in inner.items()}
+        return {"class": array("i", (numbers["/".join(parts)] for parts in inner.values()))}
 
     def _mixed(self, image: PurePosixPath, folder: PurePosixPath) -> InputError:
         return InputError(
@@ -225,7 +282,7 @@ def _split_folders(tops: set[str], tree: Tree) -> dict[str, str]:
     where = tree.where(ROOT)
     if others:
         raise InputError(
-            f"{where}: the splits {', '.join(told)} lie beside {others[0]}/; allowed: splits alone, or other names"
+            f"{where}: the splits {', '.join(told)} lie beside {others[0]}/; allowed: splits alone, or none"
         )
     if len(set(told.values())) < len(told):
         raise InputError(f"{where}: two folders for one split ({', '.join(told)})")
