@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from array import array
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
-from shards.schema import ATTRIBUTES_CAP, NAME_CAP, UNKNOWN, VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
+from shards.sources.labels.attributes import Labelled, check_bins, labelled, no_column, some
 from shards.sources.labels.columns import Column, LeftOut, text_of
 from shards.sources.labels.names import Names
 from shards.sources.labels.tables import Block, blocks
@@ -25,16 +23,6 @@ KEYS = (
 SPLIT = "split"
 TRIED = 1000  # rows by which that column is found
 CELLS_CAP = 1 << 27  # of all columns together; one takes four bytes, of many numbers eight
-BINS_CAP = 1000
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What tables tell of the images, in these' order: ``variants`` are each attribute's."""
-
-    schema: tuple[Attribute, ...]
-    variants: dict[str, Sequence[int]]
-    notes: tuple[str, ...]
 
 
 class Labels:
@@ -45,8 +33,7 @@ class Labels:
     """
 
     def __init__(self, images: Sequence[PurePosixPath], asked: Asked) -> None:
-        if asked.bins is not None and not 2 <= asked.bins <= BINS_CAP:
-            raise InputError(f"--bins {asked.bins}: allowed: 2 to {BINS_CAP}")
+        check_bins(asked.bins)
         self._images = images
         self._asked = asked
         self._tables: list[str] = []
@@ -101,7 +88,7 @@ class Labels:
         """The column that names the images, by a table's first rows."""
         if (asked := self._asked.key) is not None:
             if asked not in block:
-                raise InputError(f"{where}: --key: {_no_column(asked, list(block))}")
+                raise InputError(f"{where}: --key: {no_column(asked, list(block))}")
             return asked
 
         def named(cells: Sequence[object]) -> int:
@@ -120,10 +107,10 @@ class Labels:
         if not best:
             raise InputError(
                 f"{where}: no column names the images (such as {self._images[0]}); there are: "
-                f"{_some(list(block))}; --key tells which"
+                f"{some(list(block))}; --key tells which"
             )
         if len(best) > 1 and not usual:
-            raise InputError(f"{where}: several columns name the images: {_some(best)}; --key tells which")
+            raise InputError(f"{where}: several columns name the images: {some(best)}; --key tells which")
         return (usual or best)[0]
 
     def check(self) -> None:
@@ -143,9 +130,7 @@ class Labels:
             if name in self._keys:
                 raise InputError(f"--columns: {name} names the images")
             if name not in self._columns:
-                raise InputError(f"{tables}: --columns: {_no_column(name, list(self._columns))}")
-        if len(set(self._asked.columns)) < len(self._asked.columns):
-            raise InputError("--columns: a name is given twice")
+                raise InputError(f"{tables}: --columns: {no_column(name, list(self._columns))}")
 
     def splits(self, allowed: Mapping[str, str]) -> list[str] | None:
         """The split of each image, where a column tells it; InputError for other values than ``allowed``."""
@@ -172,52 +157,9 @@ class Labels:
 
     def labelled(self, training: Sequence[bool]) -> Labelled:
         """The labels of the images; ``training`` says which of these are trained on."""
-        left: dict[str, list[str]] = {}  # names of columns by the reason
-        schema: list[Attribute] = []
-        variants: dict[str, Sequence[int]] = {}
-        notes = [f"labels from {_some(self._tables)}, images named by {_some(sorted(self._keys))}"]
-        asked = self._asked.columns
-        for name in asked or list(self._columns):
-            column = self._columns.pop(name)
-            try:
-                if not name or not name.isprintable() or len(name) > NAME_CAP:
-                    raise LeftOut(
-                        f"a name of no or more than {NAME_CAP} characters, or that cannot be printed"
-                    )
-                attribute, found = column.attribute(self._row_of, training, self._asked.bins)
-            except LeftOut as error:
-                if asked:
-                    raise InputError(f"{self._tables[0]}: column {name!r:.80}: {error}") from error
-                left.setdefault(str(error), []).append(name)
-                continue
-            schema.append(attribute)
-            variants[name] = found
-            if column.binned:
-                notes.append(f"{name}: binned: {_some(list(attribute.names))}")
-        total = sum(attribute.variants for attribute in schema)
-        if len(schema) > ATTRIBUTES_CAP or total > VARIANTS_CAP:
-            raise InputError(
-                f"{self._tables[0]}: {len(schema)} labels of {total} variants; at most {ATTRIBUTES_CAP} of "
-                f"{VARIANTS_CAP} in all are allowed: --columns takes fewer"
-            )
-        unknown = Counter({name: list(found).count(UNKNOWN) for name, found in variants.items()})
-        if +unknown:
-            told = [f"{name} {count}" for name, count in unknown.items() if count]
-            notes.append(f"unknown, of {len(self._images)} samples: {_some(told)}")
-        notes += [f"left out: {_some([repr(name)[1:-1] for name in n])}: {why}" for why, n in left.items()]
-        return Labelled(tuple(schema), variants, tuple(notes))
-
-
-def _no_column(name: str, there: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name[:100], [n[:100] for n in there], n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    return f"no column {name!r:.80}; there are: {_some(there)}{meant}"
-
-
-def _some(names: Sequence[str]) -> str:
-    most = 20
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:80] for name in names[:most]) + more
+        told = f"labels from {some(self._tables)}, images named by {some(sorted(self._keys))}"
+        found = labelled(self._columns, self._asked, self._row_of, training, self._tables[0])
+        return replace(found, notes=(told, *found.notes))
 
 
 def _first(names: Sequence[str], count: int) -> str:

@@ -61,14 +61,14 @@ def test_order_exactly_once_resume_and_world_sizes(data: st.DataObject) -> None:
     folders = data.draw(st.sampled_from(["", "a/", "a.b/c d/", "./x/", "ключ/"]), "folder")
     endings = ("jpg", "png", "webp")
     with tempfile.TemporaryDirectory() as name:
-        wanted: dict[bytes, tuple[int, int]] = {}
+        wanted: dict[bytes, tuple[str, int]] = {}
         for k, group in enumerate(groups):
             members = []
             for place, n in enumerate(group):
-                members += sample(f"{folders}{place}", n, endings[n % 3], age=n % 2)
+                members += sample(f"{folders}{place}", n, endings[n % 3], age=10 * (n % 2))
             members = data.draw(st.permutations(members), "members")
             write(Path(name) / "t" / f"{k}.tar", members, data.draw(st.sampled_from(FORMATS), "format"))
-            wanted |= {reference(n, endings[n % 3]).tobytes(): (n % 3, n % 2) for n in group}
+            wanted |= {reference(n, endings[n % 3]).tobytes(): (f"c{n % 3}", 10 * (n % 2)) for n in group}
         out = Path(name) / "index"
         asked = Asked(columns=("class", "json.age"))
         indexed(out, Path(name) / "t", asked=asked)
@@ -169,7 +169,12 @@ def test_stock_webdataset_writes_and_reads_the_same(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "w.tar"), encoder=True) as sink:
         for n in range(12):
             sink.write(
-                {"__key__": f"some.where/n{n}", "png": image(n, "png"), "cls": n % 3, "json": {"a": n % 2}}
+                {
+                    "__key__": f"some.where/n{n}",
+                    "png": image(n, "png"),
+                    "cls": n % 3,
+                    "json": {"a": 5 * (n % 2)},
+                }
             )
     indexed(tmp_path / "index", tmp_path / "w.tar")
     theirs = list(webdataset.WebDataset(str(tmp_path / "w.tar"), shardshuffle=False).decode("rgb8"))
@@ -345,6 +350,28 @@ def test_splits_of_folders_and_names_are_kept(tmp_path: Path) -> None:
         ):
             one, other = here.read(range(4)), there.read(range(4))
             assert one.keys == other.keys and np.array_equal(one.images, other.images)
+
+
+def test_a_field_may_tell_the_splits(tmp_path: Path) -> None:
+    splits = ("train", "TRAIN", "valid", "test")
+    members = [m for n in range(12) for m in sample(f"k{n}", n, split=splits[n % 4], age=10 * (n % 2))]
+    path = write(tmp_path / "x.tar", members)
+    assert indexed(tmp_path / "index", path).counts == {"train": 6, "val": 3, "test": 3}
+    assert not list(checker.problems(tmp_path / "index"))
+    assert [a.name for a in Index.load(tmp_path / "index").schema] == ["age", "class"]
+    indexed(tmp_path / "label", path, asked=Asked(columns=("split",)))
+    assert Index.load(tmp_path / "label").header.split_by == "key"
+
+
+def test_numbers_are_binned_and_unknown_columns_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", [m for n in range(40) for m in sample(f"k{n}", n, size=n / 8)])
+    assert any("--bins" in note for note in indexed(tmp_path / "none", path).notes)
+    indexed(tmp_path / "index", path, asked=Asked(columns=("json.size",), bins=4))
+    (size,) = Index.load(tmp_path / "index").schema
+    assert size.name == "size" and size.variants == 4
+    assert not list(checker.problems(tmp_path / "index"))
+    with pytest.raises(InputError, match=r"no column 'sise'; there are: .*; did you mean size\?"):
+        indexed(tmp_path / "no", path, asked=Asked(columns=("sise",)))
 
 
 # The check.
