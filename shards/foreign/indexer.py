@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from diffbase.cli import InputError
+from diffbase.explain import explain
 from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
 from shards.header import FILE, Reading, Shard
@@ -68,12 +70,16 @@ def index(
         raise InputError(f"--on-bad {on_bad}: allowed: {', '.join(ON_BAD)}")
     check_asked(asked)
     found = places(given)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder")
+    try:
+        reading = Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field)
+    except ValidationError as error:
+        raise InputError(f"--columns and --image-field: {explain(error, Reading)}") from error
     about = {
         "preprocessing": settings.preprocessing(settings.crop, "source"),
         "val": settings.val,
-        "reading": Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field).model_dump(
-            exclude_none=True
-        ),
+        "reading": reading.model_dump(exclude_none=True),
     }
     if (out / FILE).exists():
         return Summary(_finished(out, found, about), len(found), complete_before=True)

@@ -324,6 +324,10 @@ def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
     assert code == 2 and "has an index already" in told and told.count("\n") == 1
     code, _, told = command(*call[:4], tmp_path / "o", "--columns", "clas", "--jobs", 1)
     assert code == 2 and "clas" in told and told.count("\n") == 1
+    code, _, told = command(*call[:4], tmp_path / "o", "--columns", "a\x01b", "--jobs", 1)
+    assert code == 2 and "--columns" in told and told.count("\n") == 1
+    code, _, told = command(*call[:4], tars / "0.tar", "--jobs", 1)
+    assert code == 2 and "not a folder" in told and told.count("\n") == 1
     code, _, told = command(*call[:-2], "--on-bad", "x")
     assert code == 2 and "--on-bad x" in told
 
