@@ -11,15 +11,13 @@ from zlib import crc32
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from shards.schema import IMAGE_SUFFIXES, Attribute
-from shards.sources.archive import DAMAGE
+from shards.sources.archive import DAMAGE, DEFLATED, HEAD_CAP, HEAD_MEMBERS
 from shards.sources.base import AS_IT_IS, Asked, Sample
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import check_asked, collect, fields_to_read
 from shards.sources.tars.places import Place, names, places
 from shards.sources.tars.samples import LABELS, Tar, scan
 from shards.sources.tars.stream import TAR_CAP, opened
-
-HEAD_MEMBERS = 1000  # among which an image and its labels are looked for
 
 
 class WebDataset:
@@ -110,7 +108,7 @@ def _has_samples(path: Path) -> bool:
     """Whether among the first members of a file there are an image and labels of one name."""
     images, labels = set(), set()
     with suppress(InputError, OSError, *DAMAGE), opened(path, compressed=True) as stream:
-        for member in islice(members(stream, path.stat().st_size * 1032), HEAD_MEMBERS):
+        for member in islice(members(stream, path.stat().st_size * DEFLATED), HEAD_MEMBERS):
             key, _, ending = member.name.rpartition(".")
             if f".{ending.lower()}" in IMAGE_SUFFIXES:
                 images.add(key)
@@ -118,4 +116,6 @@ def _has_samples(path: Path) -> bool:
                 labels.add(key)
             if images & labels:
                 return True
+            if member.start + member.size > HEAD_CAP:
+                break
     return False
