@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import zlib
 from array import array
 from collections import Counter
@@ -70,8 +71,9 @@ class _Image(NamedTuple):
 
 @dataclass(slots=True)
 class _Sample:
-    images: dict[str, _Image] = field(default_factory=dict)  # by ending
-    labels: dict[str, dict[str, Cell]] = field(default_factory=dict)  # by member
+    endings: tuple[str, ...] = ()  # of its images, then of its labels
+    images: tuple[_Image, ...] = ()
+    labels: dict[str, Cell] = field(default_factory=dict)
 
 
 Look = Callable[[bytes, str], object]
@@ -133,7 +135,7 @@ class _Scan:
         size, sha256 = stream.finish()
         bad: list[str] = []
         found = self._found(bad)
-        told = [self._told(key) for key, _ in found]
+        told = [self._samples[key].labels for key, _ in found]
         columns = {name: [one.get(name) for one in told] for name in sorted({n for one in told for n in one})}
         images = [image for _, image in found]
         return Tar(
@@ -159,21 +161,24 @@ class _Scan:
             return
         key, ending = folder + slash + stem, ending.lower()
         where = f"{self._place}: {member.name}"
-        if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
-            images = self._sample(key).images
-            if ending in images:
-                raise InputError(f"{where}: a second one of this name")
-            images[ending] = self._image(member, stream, where)
+        is_image = f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
+        sample = self._samples.setdefault(key, _Sample())
+        if ending in sample.endings:
+            raise InputError(f"{where}: a second one of this name")
+        if is_image:
+            sample.endings = (
+                *sample.endings[: len(sample.images)],
+                sys.intern(ending),
+                *sample.endings[len(sample.images) :],
+            )
+            sample.images += (self._image(member, stream, where),)
         elif ending in LABELS:
-            labels = self._sample(key).labels
-            if ending in labels:
-                raise InputError(f"{where}: a second one of this name")
+            sample.endings += (sys.intern(ending),)
             if member.size > LABELS_CAP:
                 raise InputError(f"{where}: {member.size} bytes; at most {LABELS_CAP} are allowed")
-            labels[ending] = self._labels(ending, _content(member, stream), where)
-
-    def _sample(self, key: str) -> _Sample:
-        return self._samples.setdefault(key, _Sample())
+            fields = self._labels(ending, _content(member, stream), where)
+            # What JSON says of the class is more than its number.
+            sample.labels = sample.labels | fields if ending == "json" else fields | sample.labels
 
     def _image(self, member: Member, stream: Hashed, where: str) -> _Image:
         """Whether it is its sample's, and a fault of it so matters, the whole tar tells."""
@@ -203,15 +208,10 @@ class _Scan:
         if len(self._fields) > FIELDS_CAP:
             raise InputError(f"{self._place}: more than {FIELDS_CAP} fields")
         return {
-            name: _cell(value)
+            sys.intern(name): _cell(value)
             for name, value in fields.items()
             if not self._wanted or name in self._wanted or name.lower() in self._wanted
         }
-
-    def _told(self, key: str) -> dict[str, Cell]:
-        """The fields of a sample. What its JSON says of the class is more than its number in ``cls``."""
-        labels = self._samples[key].labels
-        return {name: cell for ending in LABELS for name, cell in labels.get(ending, {}).items()}
 
     def _found(self, bad: list[str]) -> list[tuple[str, _Image]]:
         """Key and image of the samples in the order of the images; faults of others go to ``bad``."""
@@ -220,7 +220,8 @@ class _Scan:
             if not sample.images:
                 self._passed["sample without an image"] += 1
                 continue
-            image = sample.images[self._chosen(key, list(sample.images))]
+            endings = sample.endings[: len(sample.images)]
+            image = sample.images[endings.index(self._chosen(key, endings))]
             if image.fault is None:
                 found.append((key, image))
             else:
@@ -231,7 +232,7 @@ class _Scan:
             raise InputError(f"{self._place}: {len(found)} samples; at most {SHARD_SIZE_CAP} are allowed")
         return sorted(found, key=lambda one: one[1].start)
 
-    def _chosen(self, key: str, endings: list[str]) -> str:
+    def _chosen(self, key: str, endings: tuple[str, ...]) -> str:
         """Which of a sample's images it is: the one asked for, the only one, or the only plain ending."""
         for ending in self._endings:
             if ending in endings:

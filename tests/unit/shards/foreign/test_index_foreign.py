@@ -24,7 +24,9 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import CorruptSampleError, ShardReader
 from shards.schema import UNKNOWN
+from shards.sources import detect
 from shards.sources.base import AS_IT_IS, Asked
+from shards.sources.tars.webdataset import WebDataset
 from shards.table import Index
 from tests.support.foreign_tars import FORMATS, image, like_img2dataset, sample, write, write_numbers
 from tests.support.tiny_set import Command
@@ -250,6 +252,18 @@ def test_which_of_several_images(tmp_path: Path) -> None:
     both = write(tmp_path / "z.tar", [("a.left.jpg", image(1)), ("b.left.jpg", image(2))])
     indexed(tmp_path / "left", both)
     assert len(Index.load(tmp_path / "left").split("train")) == 2
+
+
+def test_a_source_is_known_by_its_members(tars: Path, packed: Path, tmp_path: Path) -> None:
+    for path in (tars, tars / "0.tar", next(packed.glob("train-*.tar"))):
+        assert detect(path).kind == "webdataset"
+    renamed = (tars / "0.tar").rename(tmp_path / "tars.bin")
+    assert detect(renamed).kind == "webdataset"
+    classes = write(tmp_path / "x.tar", [(f"{c}/{n}.jpg", image(n)) for c in "ab" for n in range(3)])
+    assert not WebDataset.claims(classes)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no.tar").write_bytes(b"no tar")
+    assert not WebDataset.claims(tmp_path / "empty") and not WebDataset.claims(tmp_path / "no.tar")
 
 
 # What is refused, with one line.
