@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     from diffbase.system_error import is_there
     from shards.header import FILE
+    from shards.packing.untrained import untrained
     from shards.packing.verifier import problems
     from shards.table import Index
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         Index.load(folder)  # tells what is missing
     bad: list[str] = []
     counts: dict[str, int] = {}
+    warnings: list[str] = []
     with answer(args) as give:
         try:
             for problem in problems(folder, jobs):
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 bad.append(problem)
             if not bad:
                 counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
+                warnings = untrained(folder)
         except InputError as error:  # the index is there, and damaged
             bad.append(one_line(str(error)))
             print(bad[-1])
@@ -59,8 +62,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:
             samples = ", ".join(f"{count} {name}" for name, count in counts.items())
+            for line in warnings:
+                print(f"{folder}: {line}")
             print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts})
+        give({"folder": folder, "sound": not bad, "problems": bad, "warnings": warnings, "samples": counts})
     if bad:
         sys.exit(1)
 

@@ -6,15 +6,15 @@ import difflib
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
 from shards.schema import ATTRIBUTES_CAP, NAME_CAP, UNKNOWN, VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
-from shards.sources.labels.columns import Column, LeftOut, text_of
-from shards.sources.labels.names import Names
+from shards.sources.labels.columns import Column, LeftOut, shown, text_of
+from shards.sources.labels.names import AMBIGUOUS, Names
 from shards.sources.labels.tables import Block, blocks
 
 KEYS = (
@@ -48,9 +48,11 @@ class Labels:
         if asked.bins is not None and not 2 <= asked.bins <= BINS_CAP:
             raise InputError(f"--bins {asked.bins}: allowed: 2 to {BINS_CAP}")
         self._images = images
-        self._asked = asked
+        named = tuple(map(shown, asked.columns)), None if asked.key is None else shown(asked.key)
+        self._asked = replace(asked, columns=named[0], key=named[1])
         self._tables: list[str] = []
         self._columns: dict[str, Column] = {}
+        self._there: dict[str, None] = {}  # all columns besides those that name the images
         self._keys: set[str] = set()  # columns that name the images
         self._rows = 0
         self._row_of = array("i", [-1]) * len(images)
@@ -70,9 +72,12 @@ class Labels:
             if key not in block:
                 raise InputError(f"{where}: rows without the column {key!r}, which names the images")
             for number, cell in enumerate(block[key], start=self._rows):
-                self._place(number, text_of(cell), names, where)
+                self._place(number, text_of(cell), names, f"{where}: column {key}")
             for name, cells in block.items():
-                if name == key or (self._asked.columns and not self._is_wanted(name)):
+                if name == key:
+                    continue
+                self._there[name] = None
+                if self._asked.columns and not self._is_wanted(name):
                     continue
                 if name not in self._columns:
                     self._columns[name] = Column(name, name in self._asked.columns)
@@ -93,7 +98,7 @@ class Labels:
             if len(self._lost) < 3:
                 self._lost.append("nothing" if text is None else repr(text)[:80])
         elif self._row_of[number] >= 0:
-            raise InputError(f"{where}: two rows for {self._images[number]}")
+            raise InputError(f"{where}: two rows for {self._images[number]}; --key tells another column")
         else:
             self._row_of[number] = row
 
@@ -105,14 +110,8 @@ class Labels:
             return asked
 
         def named(cells: Sequence[object]) -> int:
-            found: set[object] = set()
-            for cell in cells[:TRIED]:
-                if text := text_of(cell):
-                    try:
-                        found.add(names.find(text, where))
-                    except InputError:  # of several images; told when it is the column
-                        found.add(text)
-            return len(found - {None})
+            found = {names.look_up(text) for cell in cells[:TRIED] if (text := text_of(cell))}
+            return len(found - {None, AMBIGUOUS})
 
         shares = {name: named(cells) for name, cells in block.items()}
         best = [name for name, share in shares.items() if share and share == max(shares.values())]
@@ -128,7 +127,7 @@ class Labels:
 
     def check(self) -> None:
         """InputError where rows and images do not fit, or a column is missing."""
-        tables = ", ".join(self._tables[:3]) + ", ..." * (len(self._tables) > 3)
+        tables = _first(self._tables[:3], len(self._tables))
         told = []
         if self._lost_count:
             told.append(
@@ -138,12 +137,15 @@ class Labels:
         if bare:
             told.append(f"{_count(len(bare), 'image')} without a row ({_first(bare[:3], len(bare))})")
         if told:
-            raise InputError(f"{tables}: {', '.join(told)}; allowed: one row for each image")
+            raise InputError(
+                f"{tables}: {', '.join(told)}; allowed: one row for each image, "
+                f"which column {_some(sorted(self._keys))} names (--key tells another)"
+            )
         for name in self._asked.columns:
             if name in self._keys:
                 raise InputError(f"--columns: {name} names the images")
-            if name not in self._columns:
-                raise InputError(f"{tables}: --columns: {_no_column(name, list(self._columns))}")
+            if name not in self._there:
+                raise InputError(f"{tables}: --columns: {_no_column(name, list(self._there))}")
         if len(set(self._asked.columns)) < len(self._asked.columns):
             raise InputError("--columns: a name is given twice")
 
@@ -180,10 +182,8 @@ class Labels:
         for name in asked or list(self._columns):
             column = self._columns.pop(name)
             try:
-                if not name or not name.isprintable() or len(name) > NAME_CAP:
-                    raise LeftOut(
-                        f"a name of no or more than {NAME_CAP} characters, or that cannot be printed"
-                    )
+                if not 1 <= len(name) <= NAME_CAP:
+                    raise LeftOut(f"a name of no or more than {NAME_CAP} characters")
                 attribute, found = column.attribute(self._row_of, training, self._asked.bins)
             except LeftOut as error:
                 if asked:
@@ -204,7 +204,10 @@ class Labels:
         if +unknown:
             told = [f"{name} {count}" for name, count in unknown.items() if count]
             notes.append(f"unknown, of {len(self._images)} samples: {_some(told)}")
-        notes += [f"left out: {_some([repr(name)[1:-1] for name in n])}: {why}" for why, n in left.items()]
+        notes += [
+            f"left out: {_some([name or 'a column without a name' for name in n])}: {why}"
+            for why, n in left.items()
+        ]
         return Labelled(tuple(schema), variants, tuple(notes))
 
 
