@@ -35,14 +35,9 @@ def labelled(
 ) -> Labelled:
     """The labels of the samples that have these ``rows``; ``training`` says which of them are trained on.
 
-    The ``columns`` are used up. InputError, which begins with ``where``, for one that is asked for and is not
-    there or cannot be a label, and for more than an index may tell.
+    The ``columns`` are used up. InputError, which begins with ``where``, for one that is asked for and
+    cannot be a label, and for more than an index may tell.
     """
-    for name in asked.columns:
-        if name not in columns:
-            raise InputError(f"{where}: --columns: {no_column(name, list(columns))}")
-    if len(set(asked.columns)) < len(asked.columns):
-        raise InputError("--columns: a name is given twice")
     left: dict[str, list[str]] = {}  # names of columns by the reason
     schema: list[Attribute] = []
     notes: list[str] = []
@@ -50,10 +45,8 @@ def labelled(
     for name in asked.columns or list(columns):
         column = columns.pop(name)
         try:
-            if not name or not name.isprintable() or len(name) > NAME_CAP:
-                raise LeftOut(
-                    f"a name of no or more than {NAME_CAP} characters, or that cannot be printed"
-                )
+            if not 1 <= len(name) <= NAME_CAP:
+                raise LeftOut(f"a name of no or more than {NAME_CAP} characters")
             attribute, found = column.attribute(rows, training, asked.bins)
         except LeftOut as error:
             if asked.columns:
@@ -74,7 +67,10 @@ def labelled(
     if +unknown:
         told = [f"{name} {count}" for name, count in unknown.items() if count]
         notes.append(f"unknown, of {len(rows)} samples: {some(told)}")
-    notes += [f"left out: {some([repr(name)[1:-1] for name in n])}: {why}" for why, n in left.items()]
+    notes += [
+        f"left out: {some([name or 'a column without a name' for name in n])}: {why}"
+        for why, n in left.items()
+    ]
     return Labelled(tuple(schema), variants, tuple(notes))
 
 

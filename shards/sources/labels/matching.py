@@ -11,8 +11,8 @@ from typing import IO
 from diffbase.cli import InputError
 from shards.sources.base import Asked
 from shards.sources.labels.attributes import Labelled, check_bins, labelled, no_column, some
-from shards.sources.labels.columns import Column, LeftOut, text_of
-from shards.sources.labels.names import Names
+from shards.sources.labels.columns import Column, LeftOut, shown, text_of
+from shards.sources.labels.names import AMBIGUOUS, Names
 from shards.sources.labels.tables import Block, blocks
 
 KEYS = (
@@ -35,9 +35,11 @@ class Labels:
     def __init__(self, images: Sequence[PurePosixPath], asked: Asked) -> None:
         check_bins(asked.bins)
         self._images = images
-        self._asked = asked
+        named = tuple(map(shown, asked.columns)), None if asked.key is None else shown(asked.key)
+        self._asked = replace(asked, columns=named[0], key=named[1])
         self._tables: list[str] = []
         self._columns: dict[str, Column] = {}
+        self._there: dict[str, None] = {}  # all columns besides those that name the images
         self._keys: set[str] = set()  # columns that name the images
         self._rows = 0
         self._row_of = array("i", [-1]) * len(images)
@@ -57,9 +59,12 @@ class Labels:
             if key not in block:
                 raise InputError(f"{where}: rows without the column {key!r}, which names the images")
             for number, cell in enumerate(block[key], start=self._rows):
-                self._place(number, text_of(cell), names, where)
+                self._place(number, text_of(cell), names, f"{where}: column {key}")
             for name, cells in block.items():
-                if name == key or (self._asked.columns and not self._is_wanted(name)):
+                if name == key:
+                    continue
+                self._there[name] = None
+                if self._asked.columns and not self._is_wanted(name):
                     continue
                 if name not in self._columns:
                     self._columns[name] = Column(name, name in self._asked.columns)
@@ -80,7 +85,7 @@ class Labels:
             if len(self._lost) < 3:
                 self._lost.append("nothing" if text is None else repr(text)[:80])
         elif self._row_of[number] >= 0:
-            raise InputError(f"{where}: two rows for {self._images[number]}")
+            raise InputError(f"{where}: two rows for {self._images[number]}; --key tells another column")
         else:
             self._row_of[number] = row
 
@@ -92,14 +97,8 @@ class Labels:
             return asked
 
         def named(cells: Sequence[object]) -> int:
-            found: set[object] = set()
-            for cell in cells[:TRIED]:
-                if text := text_of(cell):
-                    try:
-                        found.add(names.find(text, where))
-                    except InputError:  # of several images; told when it is the column
-                        found.add(text)
-            return len(found - {None})
+            found = {names.look_up(text) for cell in cells[:TRIED] if (text := text_of(cell))}
+            return len(found - {None, AMBIGUOUS})
 
         shares = {name: named(cells) for name, cells in block.items()}
         best = [name for name, share in shares.items() if share and share == max(shares.values())]
@@ -115,7 +114,7 @@ class Labels:
 
     def check(self) -> None:
         """InputError where rows and images do not fit, or a column is missing."""
-        tables = ", ".join(self._tables[:3]) + ", ..." * (len(self._tables) > 3)
+        tables = _first(self._tables[:3], len(self._tables))
         told = []
         if self._lost_count:
             told.append(
@@ -125,12 +124,17 @@ class Labels:
         if bare:
             told.append(f"{_count(len(bare), 'image')} without a row ({_first(bare[:3], len(bare))})")
         if told:
-            raise InputError(f"{tables}: {', '.join(told)}; allowed: one row for each image")
+            raise InputError(
+                f"{tables}: {', '.join(told)}; allowed: one row for each image, "
+                f"which column {some(sorted(self._keys))} names (--key tells another)"
+            )
         for name in self._asked.columns:
             if name in self._keys:
                 raise InputError(f"--columns: {name} names the images")
-            if name not in self._columns:
-                raise InputError(f"{tables}: --columns: {no_column(name, list(self._columns))}")
+            if name not in self._there:
+                raise InputError(f"{tables}: --columns: {no_column(name, list(self._there))}")
+        if len(set(self._asked.columns)) < len(self._asked.columns):
+            raise InputError("--columns: a name is given twice")
 
     def splits(self, allowed: Mapping[str, str]) -> list[str] | None:
         """The split of each image, where a column tells it; InputError for other values than ``allowed``."""

@@ -13,6 +13,7 @@ from shards.schema import Attribute
 from shards.sources.base import Asked
 from shards.sources.labels.attributes import check_bins, labelled, no_column
 from shards.sources.labels.columns import NESTED, Column, LeftOut
+from shards.sources.labels.columns import shown as printed
 from shards.sources.layout import SPLIT_NAMES
 from shards.sources.tars.places import Place, splits
 from shards.sources.tars.samples import CLASS, FIELDS_CAP, TEXT, Tar, plain_key
@@ -68,7 +69,7 @@ def fields_to_read(asked: Asked) -> tuple[str, ...]:
 
 def _wanted(asked: Asked) -> tuple[str, ...]:
     """The columns that a command line names: ``class`` or ``cls``, ``txt``, and fields, also as json.NAME."""
-    return tuple(CLASS if name == "cls" else name.removeprefix("json.") for name in asked.columns)
+    return tuple(CLASS if name == "cls" else printed(name.removeprefix("json.")) for name in asked.columns)
 
 
 def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: Iterable[Tar]) -> Collection:
@@ -98,6 +99,8 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
     keys = _unique(names, kept)
     told, split_by = _splits(places, kept, columns, asked, count)
     _choose_class(columns, asked)
+    if len(set(asked.columns)) < len(asked.columns):
+        raise InputError("--columns: a name is given twice")
     for name in asked.columns:
         if name not in fields and name not in columns:
             raise InputError(f"{where}: --columns: {no_column(name, sorted(fields))}")

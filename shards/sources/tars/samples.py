@@ -28,6 +28,7 @@ from diffbase.system_error import patiently
 from shards.schema import IMAGE_SUFFIXES, LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
 from shards.sources.archive import DAMAGE, MEMBERS_CAP
 from shards.sources.base import IMAGE_CAP, KEY
+from shards.sources.labels.columns import shown as printed
 from shards.sources.tar_members import BadTar, Member, members
 from shards.sources.tars.places import Place
 from shards.sources.tars.stream import TAR_CAP, Hashed, opened
@@ -204,6 +205,7 @@ class _Scan:
             fields = found if isinstance(found, dict) else {"json": ...}
         else:
             fields = {CLASS if ending == "cls" else TEXT: text.strip()}
+        fields = {printed(name): value for name, value in fields.items()}
         self._fields.update(fields)
         if len(self._fields) > FIELDS_CAP:
             raise InputError(f"{self._place}: more than {FIELDS_CAP} fields")
