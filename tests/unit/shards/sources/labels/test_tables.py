@@ -20,8 +20,6 @@ from shards.sources.labels.tables import blocks
 texts = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), max_size=12)
 one_spaced = texts.map(lambda text: " ".join(text.split()))
 headers = st.lists(one_spaced.filter(bool), min_size=2, max_size=5, unique=True)
-    texts.map(lambda text: " ".join(text.split())).filter(bool), min_size=2, max_size=5, unique=True
-)
 
 
 def rows_of(data: bytes) -> list[dict[str, object]]:
