@@ -216,7 +216,8 @@ def test_a_table_is_what_hugging_face_reads(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """The same rows, image by image, through a pack and back, from any form of table."""
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     folder = tmp_path_factory.mktemp("table")
     reserved = {"file_name", "image", "split", "label"}
     named = texts.filter(lambda t: t and t.lower() not in reserved and not t.endswith("file_name"))
