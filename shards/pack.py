@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.packer import describe, pack
+from shards.packing.untrained import untrained
 from shards.packing.workers import worker_count
 from shards.sources import Source
 
@@ -26,17 +29,19 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
     jobs = worker_count(args.jobs)
+    source = flags.source_of(args)
+    name = source if isinstance(source, Path) else shown(source[0])
     settings, asked = flags.settings_of(args), flags.asked_of(args)
 
-    def found(source: Source) -> None:
-        for line in (describe(source), *source.notes):
-            print(f"{args.source}: {line}", flush=True)
+    def found(adapter: Source) -> None:
+        for line in (describe(adapter), *adapter.notes):
+            print(f"{name}: {line}", flush=True)
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
             summary = pack(
-                args.source,
+                source,
                 args.out,
                 settings,
                 kind=args.kind,
@@ -46,11 +51,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 found=found,
             )
         seconds = time.monotonic() - start
+        for line in (warnings := untrained(args.out)):
+            print(f"{args.out}: {line}")
         counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
         again = f"{args.out}: complete already ({counts} samples); nothing to do"
         print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        give({"out": args.out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
+        figures = {"samples": summary.counts, "packed": summary.written, "warnings": warnings}
+        give({"out": args.out, **figures, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -64,10 +64,11 @@ def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
     return {name: len(split) for name, split in index.splits.items()}
 
 
-def check_out(out: Path, source: Path) -> None:
+def check_out(out: Path, sources: Sequence[Path]) -> None:
     """InputError where writing to ``out`` would harm something else."""
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise InputError(f"--out {out}: lies inside the source")
+    for source in sources:
+        if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+            raise InputError(f"--out {out}: lies inside the source")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
     if out.is_dir() and not (out / JOURNAL).exists():

@@ -19,7 +19,7 @@ settings or from another source is refused.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
 from shards.packing.workers import map_in_order, prepare_workers
+from shards.remote.fetch import is_url
 from shards.schema import one_hot_width
 from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
@@ -48,7 +49,7 @@ class Summary:
 
 
 def pack(
-    path: Path,
+    path: Path | Sequence[str],
     out: Path,
     settings: Settings,
     *,
@@ -58,7 +59,7 @@ def pack(
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
 ) -> Summary:
-    """Pack the source at ``path`` into the folder ``out``; see the module's text.
+    """Pack the source at ``path`` (see ``detect``) into the folder ``out``; see the module's text.
 
     ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
     total is None while it is unknown. Raises InputError for a mistake in the source or the settings and
@@ -80,7 +81,7 @@ def pack(
     counts = finished(out, about)
     if counts is not None:
         return Summary(counts, 0, complete_before=True)
-    check_out(out, path)
+    check_out(out, [path] if isinstance(path, Path) else [Path(one) for one in path if not is_url(one)])
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}  # of the shards, in order
     packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
