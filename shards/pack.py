@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from diffbase.cli import Parser, answer, progress_bar, run
 from shards.packing import flags
+from shards.packing.bad import left_out
 from shards.packing.packer import describe, pack
 from shards.packing.workers import worker_count
 from shards.sources import Source
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
     jobs = worker_count(args.jobs)
-    settings, asked = flags.settings_of(args), flags.asked_of(args)
+    settings, asked, on_bad = flags.settings_of(args), flags.asked_of(args), flags.on_bad_of(args)
 
     def found(source: Source) -> None:
         for line in (describe(source), *source.notes):
@@ -41,16 +42,19 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 settings,
                 kind=args.kind,
                 asked=asked,
+                on_bad=on_bad,
                 jobs=jobs,
                 report=report,
                 found=found,
             )
         seconds = time.monotonic() - start
-        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items()) + " samples"
+        counts += left_out(summary.skipped)
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
-        again = f"{args.out}: complete already ({counts} samples); nothing to do"
-        print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        give({"out": args.out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
+        again = f"{args.out}: complete already ({counts}); nothing to do"
+        print(again if summary.complete_before else f"{args.out}: {counts}; {done}")
+        figures = {"samples": summary.counts, "packed": summary.written, "skipped": summary.skipped}
+        give({"out": args.out, **figures, "seconds": seconds})
 
 
 if __name__ == "__main__":

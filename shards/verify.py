@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError, Parser, add_answer, answer, one_line, run
 from diffbase.line import printable
+from shards.packing.bad import left_out
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -45,13 +46,16 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         Index.load(folder)  # tells what is missing
     bad: list[str] = []
     counts: dict[str, int] = {}
+    skipped = 0
     with answer(args) as give:
         try:
             for problem in problems(folder, jobs):
                 print(printable(problem))
                 bad.append(problem)
             if not bad:
-                counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
+                index = Index.load(folder)
+                skipped = index.header.skipped
+                counts = {name: len(split) for name, split in index.splits.items()}
         except InputError as error:  # the index is there, and damaged
             bad.append(one_line(str(error)))
             print(bad[-1])
@@ -59,8 +63,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:
             samples = ", ".join(f"{count} {name}" for name, count in counts.items())
-            print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts})
+            print(f"{folder}: sound ({samples} samples{left_out(skipped)})")
+        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts, "skipped": skipped})
     if bad:
         sys.exit(1)
 
