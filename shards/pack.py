@@ -12,6 +12,7 @@ from pathlib import Path
 from diffbase.cli import Parser, answer, progress_bar, run
 from diffbase.redaction import shown
 from shards.packing import flags
+from shards.packing.bad import left_out
 from shards.packing.packer import describe, pack
 from shards.packing.untrained import untrained
 from shards.packing.workers import worker_count
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     jobs = worker_count(args.jobs)
     source = flags.source_of(args)
     name = source if isinstance(source, Path) else shown(source[0])
-    settings, asked = flags.settings_of(args), flags.asked_of(args)
+    settings, asked, on_bad = flags.settings_of(args), flags.asked_of(args), flags.on_bad_of(args)
 
     def found(adapter: Source) -> None:
         for line in (describe(adapter), *adapter.notes):
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 settings,
                 kind=args.kind,
                 asked=asked,
+                on_bad=on_bad,
                 jobs=jobs,
                 report=report,
                 found=found,
@@ -53,11 +55,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         seconds = time.monotonic() - start
         for line in (warnings := untrained(args.out)):
             print(f"{args.out}: {line}")
-        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items()) + " samples"
+        counts += left_out(summary.skipped)
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
-        again = f"{args.out}: complete already ({counts} samples); nothing to do"
-        print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        figures = {"samples": summary.counts, "packed": summary.written, "warnings": warnings}
+        again = f"{args.out}: complete already ({counts}); nothing to do"
+        print(again if summary.complete_before else f"{args.out}: {counts}; {done}")
+        figures = {"samples": summary.counts, "packed": summary.written, "skipped": summary.skipped}
+        figures["warnings"] = warnings
         give({"out": args.out, **figures, "seconds": seconds})
 
 

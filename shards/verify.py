@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError, Parser, add_answer, answer, one_line, run
 from diffbase.line import printable
+from shards.packing.bad import left_out
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     bad: list[str] = []
     counts: dict[str, int] = {}
     warnings: list[str] = []
+    skipped = 0
     with answer(args) as give:
         try:
             foreign = Index.load(folder).header.is_foreign
@@ -57,8 +59,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 print(printable(problem))
                 bad.append(problem)
             if not bad:
-                counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
-                warnings = untrained(folder)
+                index = Index.load(folder)
+                skipped, warnings = index.header.skipped, untrained(folder)
+                counts = {name: len(split) for name, split in index.splits.items()}
         except InputError as error:  # the index is there, and damaged
             bad.append(one_line(str(error)))
             print(bad[-1])
@@ -68,8 +71,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             samples = ", ".join(f"{count} {name}" for name, count in counts.items())
             for line in warnings:
                 print(f"{folder}: {line}")
-            print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "warnings": warnings, "samples": counts})
+            print(f"{folder}: sound ({samples} samples{left_out(skipped)})")
+        found = {"sound": not bad, "problems": bad, "warnings": warnings}
+        give({"folder": folder, **found, "samples": counts, "skipped": skipped})
     if bad:
         sys.exit(1)
 
