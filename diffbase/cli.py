@@ -89,6 +89,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def place(text: str) -> Path | str:
+    """The type of a flag that takes a path or an address, which stays text: a Path would change it."""
+    return _text(text) if ADDRESS.match(text) else _path(text)
+
+
 def _whole(text: str) -> int:
     if len(text) > line.BITS or (number := int(text)).bit_length() > line.BITS:
         raise ValueError

@@ -1,6 +1,6 @@
 """Pack a source of labelled images into WebDataset tar shards; ``shards.packing.packer`` says how.
 
-python -m shards.pack SOURCE --out DIR [--size 64] [--image png] [--shard-size 1000] [--val 0.02]
+python -m shards.pack SOURCE --out DIR_OR_URL [--size 64] [--image png] [--shard-size 1000] [--val 0.02]
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.redaction import shown
 from shards.packing import flags
-from shards.packing.packer import describe, pack
+from shards.packing.outside import pack_to
+from shards.packing.packer import describe
 from shards.packing.workers import worker_count
 from shards.sources import Source
 
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
     jobs = worker_count(args.jobs)
+    out = shown(args.out)
     settings, asked = flags.settings_of(args), flags.asked_of(args)
 
     def found(source: Source) -> None:
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     start = time.monotonic()
     with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
-            summary = pack(
+            summary = pack_to(
                 args.source,
                 args.out,
                 settings,
@@ -44,13 +47,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 jobs=jobs,
                 report=report,
                 found=found,
+                tell=print,
             )
         seconds = time.monotonic() - start
         counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
-        again = f"{args.out}: complete already ({counts} samples); nothing to do"
-        print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        give({"out": args.out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
+        again = f"{out}: complete already ({counts} samples); nothing to do"
+        print(again if summary.complete_before else f"{out}: {counts} samples; {done}")
+        give({"out": out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -225,6 +225,17 @@ def _check_keys(table: NDArray[np.void], path: Path) -> None:
         )
 
 
+def table_bytes(rows: Sequence[Row], schema: Sequence[Attribute], unknown: bool) -> bytes:
+    """The sample table of a split; ``unknown``: whether any sample of the folder has an unknown label."""
+    width = max((len(row[0]) for row in rows), default=1)
+    stream = io.BytesIO()
+    table = np.array(
+        [(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema, unknown)
+    )
+    np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
 def write_index(
     folder: Path,
     schema: Sequence[Attribute],
@@ -245,13 +256,7 @@ def write_index(
     unknown = [attribute.name for at, attribute in enumerate(schema) if at in lacking]
     variant_names = {a.name: a.names for a in schema if a.names}
     for name, (shards, rows) in splits.items():
-        width = max((len(row[0]) for row in rows), default=1)
-        stream = io.BytesIO()
-        table = np.array(
-            [(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema, bool(unknown))
-        )
-        np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
-        data = stream.getvalue()
+        data = table_bytes(rows, schema, bool(unknown))
         write_atomic(folder / f"{name}-samples.npy", data)
         entries[name] = {
             "count": len(rows),

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
 from shards.packing.workers import map_in_order, prepare_workers
@@ -57,13 +57,15 @@ def pack(
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
+    begin: Callable[[dict[str, Any]], dict[str, int] | None] = lambda about: None,
 ) -> Summary:
     """Pack the source at ``path`` into the folder ``out``; see the module's text.
 
-    ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
-    total is None while it is unknown. Raises InputError for a mistake in the source or the settings and
-    OSError where the disk fails; then no index.json and no temporary file is left, and finished shards stay
-    for the next attempt.
+    ``found(source)`` is called first, once the source is known, then ``begin(about)``, with the index's
+    fields that tell the settings: it may give the counts of a pack that is complete elsewhere.
+    ``report(done, total)`` is called as samples are done; total is None while it is unknown. Raises
+    InputError for a mistake in the source or the settings and OSError where the disk fails; then no
+    index.json and no temporary file is left, and finished shards stay for the next attempt.
     """
     if jobs > 1:
         prepare_workers("shards.codec.encode")  # while this process looks at the source
@@ -77,7 +79,7 @@ def pack(
     source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
-    counts = finished(out, about)
+    counts = begin(about) or finished(out, about)
     if counts is not None:
         return Summary(counts, 0, complete_before=True)
     check_out(out, path)

@@ -147,10 +147,7 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
                     if done + len(chunk) > size:
                         done = 0
                         raise _WrongBytesError(f"more than the {size} bytes of the index")
-                    rest = memoryview(chunk)
-                    while rest:  # a write may take less than it was given
-                        written = os.pwrite(descriptor, rest, done)
-                        rest, done = rest[written:], done + written
+                    done = _write(descriptor, chunk, done)
             if done < size:
                 raise _WrongBytesError(f"{done} bytes came, the index says {size}")
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -161,6 +158,31 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
             raise _WrongBytesError("its SHA-256 differs from the index's")
 
     retried(url, attempt)
+
+
+def copy(url: str, descriptor: int, cap: int) -> int:
+    """Write what is at ``url`` into an empty file, whatever it is; its size, or some number above ``cap``."""
+
+    def attempt() -> int:
+        done = 0
+        with _open(url, 0) as (_, chunks):
+            for chunk in chunks:
+                done = _write(descriptor, chunk, done)
+                if done > cap:
+                    break
+        os.ftruncate(descriptor, done)  # an attempt before this one may have come further
+        return done
+
+    return retried(url, attempt)
+
+
+def _write(descriptor: int, data: bytes, at: int) -> int:
+    """Where the data end that are written at ``at``."""
+    rest = memoryview(data)
+    while rest:  # a write may take less than it was given
+        written = os.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
+    return at
 
 
 def retried(url: str, attempt: Callable[[], T]) -> T:

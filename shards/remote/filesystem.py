@@ -25,6 +25,9 @@ _CREDENTIALS = re.compile(
     "GatedRepo|AuthenticationException"
 )
 _STALE = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # S3's, under 400
+# The address fits not the scheme, or its package is missing.
+_MISTAKES = (ValueError, TypeError, ImportError, NotImplementedError)
+_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 class NotThereError(InputError):
@@ -37,7 +40,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     try:
         with translated(url):
-            return url_to_fs(url)  # some connect at once
+            system, path = url_to_fs(url)  # some connect at once
+            return system, path
     except BrokenError as error:
         if isinstance(error.__cause__, OSError):
             raise
@@ -63,10 +67,12 @@ def translated(url: str) -> Iterator[None]:
     except Exception as error:
         check_descriptors(error)
         text = getattr(error, "strerror", None) or told(error, url) or type(error).__name__
+        if isinstance(error, NotImplementedError):
+            text = "its scheme does not allow this"
         if _is_refusal(error):
             raise InputError(f"{shown(url)}: no access ({text})") from error
-        if isinstance(error, ValueError | TypeError | ImportError | NotImplementedError):
-            raise InputError(f"{shown(url)}: {text}") from error  # the address fits not the scheme
+        if isinstance(error, _MISTAKES) or getattr(error, "errno", None) in _LASTING:
+            raise InputError(f"{shown(url)}: {text}") from error
         name = type(error).__name__
         raise BrokenError(f"{name}: {text}" if text != name else name) from error
 
