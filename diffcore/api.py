@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffbase.cli import InputError, place
+from diffbase.cli import InputError
+from diffbase.files import path_of
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from shards.packing.outside import pack_to
@@ -21,6 +22,7 @@ from shards.packing.plan import Settings
 from shards.packing.workers import worker_count
 from shards.read import ShardReader
 from shards.remote.cache import LIMIT, Cache
+from shards.remote.fetch import is_url
 
 if TYPE_CHECKING:
     from diffcore.memory.plan.plan import Plan
@@ -65,7 +67,8 @@ def pack(
     with _in_keywords():
         settings = Settings(size=size, crop=crop, image=image, shard_size=shard_size, val=val)
         jobs = worker_count(jobs)
-        return pack_to(Path(source), place(str(out)), settings, kind=kind, jobs=jobs, report=report)
+        place = str(out) if is_url(out) else path_of(out, "out")
+        return pack_to(Path(source), place, settings, kind=kind, jobs=jobs, report=report)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from shards.packing.packer import Summary, pack
 from shards.packing.plan import Settings
 from shards.remote.cache import fetch_header
 from shards.remote.fetch import address, fetch_small
-from shards.remote.upload import Target
+from shards.remote.upload import Target, part_of
 from shards.sources import AS_IT_IS, Asked, Source
 
 BEGUN = ".pack.json"
@@ -133,9 +133,9 @@ class _Outgoing:
                 raise InputError(f"{shown(place)}: not of shards.pack")
             refuse_other(shown(url), before, settings)
             return None
-        if there:
+        if others := there.keys() - {part_of(BEGUN)}:
             raise InputError(
-                f"--out {shown(url)}: not empty and not begun by shards.pack (found {min(there)})"
+                f"--out {shown(url)}: not empty and not begun by shards.pack (found {min(others)})"
             )
         shutil.rmtree(self.packed, ignore_errors=True)  # of what somebody has removed there
         self.sent.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,7 @@ class Target:
         def attempt() -> str:
             if self._has_folders:
                 self._system.makedirs(self._path, exist_ok=True)
-                part = f"{self._path}/.{name}.part"
+                part = f"{self._path}/{part_of(name)}"
                 self._system.put_file(str(file), part)
                 self._system.mv(part, place)
             else:
@@ -91,4 +92,11 @@ class Target:
 
 def _mark(entry: Mapping[str, Any]) -> str:
     """By what a file's content is known again: its size, and what the system tells."""
-    return f"{entry.get('size')} {next((entry[name] for name in _MARKS if entry.get(name)), '')}"
+    told = next((entry[name] for name in _MARKS if entry.get(name)), "")
+    # A listing may tell seconds where a look at one file tells a date.
+    return f"{entry.get('size')} {told.timestamp() if isinstance(told, datetime) else told}"
+
+
+def part_of(name: str) -> str:
+    """The name under which a file is written where it could be seen meanwhile."""
+    return f".{name}.part"
