@@ -44,8 +44,11 @@ def repair(folder: Path, path: Path, *, asked: Asked = AS_IT_IS, jobs: int = 1) 
 
 
 def _is_whole(folder: Path, file: Shard | Table) -> bool:
+    path = folder / file.name
     try:
-        return sha256_of(folder / file.name) == file.sha256
+        return sha256_of(path) == file.sha256
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder is in the place of a file; remove it") from None
     except NO_FILE:
         return False
 
