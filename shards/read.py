@@ -144,7 +144,7 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._images = SplitImages(self.index, self.split, self._remote, threads, report)
+        self._images = SplitImages(self.index, self.split, self._remote, threads)
         self._lock = threading.Lock()
         self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
         self._closed = False
