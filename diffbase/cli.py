@@ -82,10 +82,10 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
+    if ADDRESS.match(_text(text)):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     if problem := line.path_fault(text):
         raise argparse.ArgumentTypeError(problem)
-    if ADDRESS.match(text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     return Path(text)
 
 
