@@ -69,7 +69,10 @@ def pack_to(
                 found=found,
                 begin=outgoing.begin,
             )
-        except InputError as error:  # of the folder in the cache, which nobody gave
+        except InputError as error:
+            if outgoing.begun and not outgoing.packed.exists():  # nothing to go on with
+                outgoing.target.remove(BEGUN)
+            # Nobody gave the folder in the cache.
             raise InputError(str(error).replace(f"{outgoing.packed}:", f"{shown(out)}:")) from error
         if not outgoing.complete:
             outgoing.send(tell)
@@ -107,6 +110,7 @@ class _Outgoing:
         self.target, self.folder = target, folder
         self.packed, self.sent = folder / "packed", folder / "sent.jsonl"
         self.complete = False  # before this call
+        self.begun = False  # by this call
 
     def begin(self, about: dict[str, Any]) -> dict[str, int] | None:
         """The counts of what is there, complete and packed with the same settings; else None.
@@ -141,6 +145,7 @@ class _Outgoing:
         self.sent.unlink(missing_ok=True)
         write_json(self.folder / BEGUN, settings)
         self.target.send(self.folder / BEGUN, BEGUN)
+        self.begun = True
         return None
 
     def send(self, tell: Callable[[str], None]) -> None:

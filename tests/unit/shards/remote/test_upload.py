@@ -216,8 +216,7 @@ def test_a_mistake_in_the_source_names_no_folder_of_the_cache(
     (source / "cs3.png").write_bytes(b"no image")
     code, _, err = command(pack_command.main, source, "--out", f"file://{tmp_path}/out", *TINY)
     assert code == 2 and "cs3.png" in err and "outgoing" not in err and err.count("\n") == 1
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [BEGUN]
-    assert not list(home.iterdir())
+    assert not list((tmp_path / "out").iterdir()) and not list(home.iterdir())
 
 
 def test_two_packs_into_one_address_are_told(
