@@ -13,7 +13,6 @@ from diffbase.cli import Parser, answer, progress_bar, run
 from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.bad import left_out
-from shards.packing.outside import pack_to
 from shards.packing.packer import describe
 from shards.packing.workers import worker_count
 from shards.sources import Source
@@ -31,6 +30,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     args = parser(prog).parse_args(argv)
     jobs, out, source = worker_count(args.jobs), shown(args.out), flags.source_of(args)
     name = source if isinstance(source, Path) else shown(source[0])
+
+    from shards.packing.outside import pack_to
 
     def found(adapter: Source) -> None:
         for line in (describe(adapter), *adapter.notes):

@@ -213,10 +213,20 @@ def test_what_cannot_be_written_to_is_one_line_before_the_source_is_read(
 def test_a_mistake_in_the_source_names_no_folder_of_the_cache(
     source: Path, tmp_path: Path, command: Command, home: Path
 ) -> None:
+    (source / "cs3.csv").write_text("no table")
+    code, _, err = command(pack_command.main, source, "--out", f"file://{tmp_path}/out", *TINY)
+    assert code == 2 and "cs3.csv" in err and "outgoing" not in err and err.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir()) and not list(home.iterdir())
+
+
+def test_bad_images_are_named_in_the_cache(
+    source: Path, tmp_path: Path, command: Command, home: Path
+) -> None:
     (source / "cs3.png").write_bytes(b"no image")
     code, _, err = command(pack_command.main, source, "--out", f"file://{tmp_path}/out", *TINY)
-    assert code == 2 and "cs3.png" in err and "outgoing" not in err and err.count("\n") == 1
-    assert not list((tmp_path / "out").iterdir()) and not list(home.iterdir())
+    (bad,) = home.rglob("bad.jsonl")
+    assert code == 2 and "cs3.png" in err and str(bad) in err and err.count("\n") == 1
+    assert not (tmp_path / "out" / "index.json").exists()
 
 
 def test_two_packs_into_one_address_are_told(
