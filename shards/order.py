@@ -40,7 +40,7 @@ ROUNDS, FEW, ROUNDS_OF_FEW = 8, 1024, 24  # small permutations mix slowly: measu
 TAILS = ("wrap", "drop")
 
 
-def _word(*parts: int) -> int:
+def word(*parts: int) -> int:
     """64 bits that depend on every part and on their order (the finaliser of splitmix64)."""
     word = 0
     for part in parts:
@@ -61,7 +61,7 @@ def scramble(key: tuple[int, ...], count: int, places: Places) -> Places:
     a = max(1, int(np.ceil(np.sqrt(count))))
     b = -(-count // a)
     assert a * b >= count and a < 1 << 32
-    keys = [np.uint64(_word(*key, r)) for r in range(ROUNDS if count >= FEW else ROUNDS_OF_FEW)]
+    keys = [np.uint64(word(*key, r)) for r in range(ROUNDS if count >= FEW else ROUNDS_OF_FEW)]
     bounds = (np.uint64(a), np.uint64(b))
 
     def once(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -97,7 +97,7 @@ def full(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
 
 def block(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
     """BLOCK consecutive samples per block, cut anew each epoch so that no two samples always share one."""
-    shift = _word(seed, epoch, 2) % extent.count
+    shift = word(seed, epoch, 2) % extent.count
     return (_blocks(seed, epoch, extent.count, BLOCK, places) + shift) % extent.count
 
 
