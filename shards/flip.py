@@ -16,12 +16,13 @@ FLIP = 5
 
 
 def flipped(seed: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether the samples at the stream's ``positions`` [B] are mirrored, half of them in the long run: [B]."""
+    """Which of the samples at ``positions`` [B] of the stream are mirrored, half in the long run: [B]."""
     # word(seed, FLIP, position) for whole arrays: the finaliser of splitmix64, whose highest bit decides.
     mixed = positions.astype(np.uint64) + np.uint64((word(seed, FLIP) + 0x9E3779B97F4A7C15) % (1 << 64))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(63) == 1
+    highest: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(63)
+    return highest.astype(np.bool_)
 
 
 def flip(images: NDArray[np.uint8], seed: int, positions: NDArray[np.int64]) -> None:

@@ -222,14 +222,22 @@ class ReaderState:
     def from_json(cls, text: str) -> ReaderState:
         """The state that ``to_json`` wrote; InputError for any other text."""
         try:
-            given: dict[str, Any] = json.loads(text)
-            state = cls(**given)
+            given = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"not a reader's state ({error})") from error
+        return cls.of(given)
+
+    @classmethod
+    def of(cls, fields: Any) -> ReaderState:
+        """The state with these ``fields``, a mapping of its own; InputError for anything else."""
+        try:
+            state = cls(**fields)
             whole = [state.position, state.seed, *([] if state.batch is None else [state.batch])]
             if not all(type(value) is int and 0 <= value < 1 << 64 for value in whole):
                 raise ValueError("position, seed and batch are whole numbers")
             if not all(isinstance(v, str) for v in (state.index, state.split, state.order, state.tail)):
                 raise ValueError("index, split, order and tail are text")
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"not a reader's state ({error})") from error
         return state
 

@@ -21,7 +21,11 @@ def test_it_is_the_highest_bit_of_the_hash_of_a_position(seed: int, positions: l
 @given(SEEDS)
 def test_half_are_mirrored_and_neighbours_do_not_depend_on_each_other(seed: int) -> None:
     found = flipped(seed, np.arange(20_000))
-    for share in (found.mean(), (found[1:] == found[:-1]).mean(), (found != flipped(seed ^ 1, np.arange(20_000))).mean()):
+    for share in (
+        found.mean(),
+        (found[1:] == found[:-1]).mean(),
+        (found != flipped(seed ^ 1, np.arange(20_000))).mean(),
+    ):
         assert abs(share - 0.5) < 0.03  # 8 standard deviations
 
 
