@@ -42,7 +42,7 @@ class Data(Section):
     on_error: Identity[Literal["raise", "replace"]] = "raise"
     """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
     flip: Identity[bool] = False
-    """Mirror half of the training images, other ones in every epoch. Labels that know left from right lie then."""
+    """Mirror half of the training images, others each epoch; labels that know left from right do not go with it."""
     replace_limit: int = Field(default=100, ge=0)
     """Corrupt samples that one process may replace; one more ends the run."""
     threads: int = Field(default=2, ge=1, le=256)
