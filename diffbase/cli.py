@@ -180,7 +180,12 @@ def answer(flags: argparse.Namespace, *, survive: bool = False) -> Iterator[Call
             stack.enter_context(redirect_stderr(io.StringIO()))
         yield given.append
     for tree in given if as_json else ():
-        print(json.dumps(finite(tree), indent=1, default=str))
+        print(json_text(tree, indent=1, default=str))
+
+
+def json_text(tree: Any, **settings: Any) -> str:
+    """``tree`` as standard JSON, whatever figures are in it (``finite``); ``settings`` are json.dumps's."""
+    return json.dumps(finite(tree), allow_nan=False, **settings)
 
 
 def finite(tree: Any) -> Any:

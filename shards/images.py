@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import is_passing, open_plain, patiently
 from shards.codec.decode import BadSample, npy_head
-from shards.codec.fast_decode import decoder
+from shards.codec.encode import decode_source, prepare
+from shards.codec.fast_decode import Decoder, decoder
 from shards.codec.inflate import crc32
-from shards.remote.cache import RemoteFolder
+from shards.remote.cache import RemoteShards
 from shards.remote.descriptors import Descriptors
-from shards.remote.fetch import address
 from shards.table import Index, Split
 
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
@@ -46,7 +47,9 @@ Fill = Callable[[int, list[Sample], Any, Bad], None]
 
 
 class SplitImages:
-    """Reads images of one split with ``threads`` threads, from the index's folder or through ``remote``.
+    """Reads images of one split with ``threads`` threads, from where the index tells or through ``remote``.
+
+    Those in the tars of others are cropped and resized as they are read, by the packer's own functions.
 
     ``report`` gets a line where a copy in the cache turned out damaged.
 
@@ -57,13 +60,15 @@ class SplitImages:
         self,
         index: Index,
         split: Split,
-        remote: RemoteFolder | None,
+        remote: RemoteShards | None,
         threads: int,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        encoding = index.header.preprocessing.encoding
+        done = index.header.preprocessing
+        encoding = done.encoding
         self._folder, self._split, self._remote, self._count = str(index.folder), split, remote, threads
-        self._raw, self._decode = encoding == "npy", decoder(encoding)
+        self._raw = encoding == "npy"
+        self._decode = _preparer(done.crop) if index.header.is_foreign else decoder(encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
         self._lock, self._report = threading.Lock(), report
         self._looking = threading.Lock()
@@ -143,14 +148,14 @@ class SplitImages:
             if shard in self._looked_at:
                 return True
             if self._remote.drop_damaged(self._split.shards[shard]):
-                place = shown(address(self._remote.url, self._split.shards[shard].name))
+                place = shown(self._remote.address(self._split.shards[shard]))
                 self._report(f"{place}: its copy in the cache was damaged and is fetched anew")
             self._files.forget(shard)
             self._looked_at.add(shard)
         return True
 
     def _path(self, shard: int) -> str:
-        return f"{self._folder}/{self._split.shards[shard].name}"
+        return f"{self._folder}/{self._split.shards[shard].path}"
 
     def _fill_run(
         self,
@@ -253,6 +258,18 @@ class SplitImages:
         if pool is not None and pool[0] == os.getpid():
             pool[1].shutdown()
         self._files.close()
+
+
+def _preparer(crop: int | None) -> Decoder:
+    """A decoder for an image as somebody else made it."""
+
+    def decode(data: bytes, out: NDArray[np.uint8]) -> None:
+        try:
+            out[...] = prepare(decode_source(data, "image"), "image", crop, len(out))
+        except InputError as error:
+            raise BadSample(str(error).removeprefix("image: ")) from error
+
+    return decode
 
 
 def _rest(descriptor: int, run: bytes, start: int, end: int) -> bytes:

@@ -51,7 +51,7 @@ from shards.codec.decode import BadSample
 from shards.images import Out, SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
-from shards.remote.cache import Cache, RemoteFolder
+from shards.remote.cache import Cache, RemoteFolder, RemoteShards
 from shards.remote.fetch import is_url
 from shards.schema import Attribute
 from shards.table import Index
@@ -109,7 +109,8 @@ class ShardReader:
     depends on the data alone, so the stream stays the same for every world size. ``replaced`` counts them,
     ``report`` gets one line for each, and more than ``replace_limit`` of them in one reader are an error.
 
-    ``folder`` may be a URL; then ``cache`` says where its files are kept meanwhile (``shards.remote.cache``).
+    ``folder`` may be a URL, or its index name tars at URLs; then ``cache`` says where these files are kept
+    meanwhile (``shards.remote.cache``).
 
     Safe to use from several threads, and in a process forked from the one that made it. Raises InputError for
     a bad folder, an unknown or empty split, ValueError for a setting that is not allowed.
@@ -134,12 +135,14 @@ class ShardReader:
             raise ValueError(f"on_error is {on_error!r}; allowed: {', '.join(ON_ERROR)}")
         if not 1 <= threads <= 256:
             raise ValueError(f"threads is {threads}; allowed: 1 to 256")
-        self._remote: RemoteFolder | None = None
+        self._remote: RemoteShards | None = None
         if isinstance(folder, str) and is_url(folder):
             self._remote = RemoteFolder(folder, cache or Cache(), report)
             self.index = self._remote.index
         else:
             self.index = Index.load(Path(folder))
+            if self.index.header.is_elsewhere:
+                self._remote = RemoteShards(self.index, cache or Cache())
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")

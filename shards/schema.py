@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""By which files are taken for images; what they are, their bytes tell (``shards.codec.encode``)."""
+
 # What an index may tell, and a pack therefore make.
 SIZE_CAP = 4096  # pixels, edge of a packed image and of its crop
 SHARD_SIZE_CAP = 1_000_000  # samples of a shard
@@ -17,6 +20,9 @@ ATTRIBUTES_CAP = 256
 VARIANTS_CAP = 65_536  # of one attribute, and of all together
 LABELS_CAP = 1 << 20  # bytes of one label member
 NAME_CAP = 255  # characters of an attribute's or a variant's name
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""By which a file is taken for an image; what it is, its bytes say."""
 
 
 UNKNOWN = -1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError, Parser, add_answer, answer, one_line, run
 from diffbase.line import printable
+from shards.packing.bad import left_out
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -25,7 +26,9 @@ def parser(prog: str = PROG) -> Parser:
         description="Check counts, sizes, hashes, images and labels of a packed folder. "
         "Exit code 1: bad data, 2: bad usage.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder made by shards.pack")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="a folder made by shards.pack or shards.index"
+    )
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     add_answer(parser)
     return parser
@@ -37,21 +40,28 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     folder, jobs = args.folder, worker_count(args.jobs)
 
     from diffbase.system_error import is_there
+    from shards.foreign import checker
     from shards.header import FILE
-    from shards.packing.verifier import problems
+    from shards.packing import verifier
+    from shards.packing.untrained import untrained
     from shards.table import Index
 
     if not is_there(folder / FILE):
         Index.load(folder)  # tells what is missing
     bad: list[str] = []
     counts: dict[str, int] = {}
+    warnings: list[str] = []
+    skipped = 0
     with answer(args) as give:
         try:
-            for problem in problems(folder, jobs):
+            foreign = Index.load(folder).header.is_foreign
+            for problem in (checker if foreign else verifier).problems(folder, jobs):
                 print(printable(problem))
                 bad.append(problem)
             if not bad:
-                counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
+                index = Index.load(folder)
+                skipped, warnings = index.header.skipped, untrained(folder)
+                counts = {name: len(split) for name, split in index.splits.items()}
         except InputError as error:  # the index is there, and damaged
             bad.append(one_line(str(error)))
             print(bad[-1])
@@ -59,8 +69,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:
             samples = ", ".join(f"{count} {name}" for name, count in counts.items())
-            print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts})
+            for line in warnings:
+                print(f"{folder}: {line}")
+            print(f"{folder}: sound ({samples} samples{left_out(skipped)})")
+        found = {"sound": not bad, "problems": bad, "warnings": warnings}
+        give({"folder": folder, **found, "samples": counts, "skipped": skipped})
     if bad:
         sys.exit(1)
 

@@ -45,6 +45,8 @@ class Data(Section):
     """Mirror half of the training images, others each epoch; labels that know left from right do not go with it."""
     replace_limit: int = Field(default=100, ge=0)
     """Corrupt samples that one process may replace; one more ends the run."""
+    judge: Path | None = None
+    """Folder of the judge of these shards (evaluation.train_judge); None: beside them, if there is one."""
     threads: int = Field(default=2, ge=1, le=256)
     """Threads that read and decode a micro batch."""
     prefetch: int = Field(default=4, ge=1, le=1024)

@@ -33,9 +33,7 @@ def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encod
 def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[np.uint8]:
     """Centre crop, antialiased resize and white ground: uint8 [size, size, 3]."""
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-    edge = min(width, height) if crop is None else crop
-    if edge > min(width, height):
-        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
+    edge = edge_of(width, height, where, crop)
     left, top = (width - edge) // 2, (height - edge) // 2
     if isinstance(image, Image.Image):
         try:
@@ -48,6 +46,14 @@ def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[
     # Over white before the resize: at a silhouette's edge the filter overshoots, and colours and alpha, each
     # cut off at 8 bits, would not add up again afterwards (RMS error 1.5 of 255 instead of 0.3).
     return resize(over_white(pixels) if pixels.shape[2] == 4 else pixels, size)
+
+
+def edge_of(width: int, height: int, where: str, crop: int | None) -> int:
+    """Edge of the square that is taken of an image; InputError, naming ``where``, if it is too small."""
+    edge = min(width, height) if crop is None else crop
+    if edge > min(width, height):
+        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
+    return edge
 
 
 def _colours(square: Image.Image) -> NDArray[np.uint8]:
@@ -77,12 +83,7 @@ def decode_source(data: bytes, where: str) -> Picture:
 
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
     """
-    name, dimensions = _head(data)
-    if dimensions is None or 0 in dimensions:
-        raise InputError(f"{where}: not a PNG, JPEG or WebP image")
-    width, height = dimensions
-    if width * height > PIXEL_CAP:
-        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
+    name, *dimensions = check_head(data, where)
     light = png.lightened(data) if name == "PNG" else data
     if not isinstance(light, bytes):
         return light
@@ -92,8 +93,10 @@ def decode_source(data: bytes, where: str) -> Picture:
                 # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves it unusable.
                 Image.open(ImageFile(data), formats=(name,)).verify()
             image: Image.Image = Image.open(ImageFile(light), formats=(name,))
-            if image.size != dimensions:  # a file may have a second head
-                raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
+            if image.size != tuple(dimensions):  # a file may have a second head
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels here, {' x '.join(map(str, dimensions))} there"
+                )
             image.load()
             if name != "PNG":  # a photo that was taken with the camera on its side
                 image = ImageOps.exif_transpose(image)
@@ -102,6 +105,17 @@ def decode_source(data: bytes, where: str) -> Picture:
     if image.mode not in MODES:
         raise InputError(f"{where}: pixel format {image.mode}; allowed: {', '.join(MODES)}")
     return image
+
+
+def check_head(data: bytes, where: str) -> tuple[str, int, int]:
+    """Format, width and height of an image, by its head; InputError for what no pixel is decoded of."""
+    name, dimensions = _head(data)
+    if dimensions is None or 0 in dimensions:
+        raise InputError(f"{where}: not a PNG, JPEG or WebP image")
+    width, height = dimensions
+    if width * height > PIXEL_CAP:
+        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
+    return name, width, height
 
 
 def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:

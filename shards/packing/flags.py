@@ -7,7 +7,9 @@ from pathlib import Path
 
 from diffbase.cli import Parser, add_answer
 from shards.codec import ENCODINGS
+from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
+from shards.remote.fetch import is_url
 from shards.sources import SOURCES, Asked
 
 
@@ -20,7 +22,8 @@ def parser(prog: str) -> Parser:
         "again after a kill, goes on where it was.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="a folder, or a .tgz or .tar of it")
+    several = "a folder, or a .tgz or .tar of it; WebDataset tars also as several paths, patterns, addresses"
+    add("source", nargs="+", metavar="SOURCE", help=several)
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
     add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
@@ -30,6 +33,10 @@ def parser(prog: str) -> Parser:
     add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
     add("--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)")
     add("--jobs", type=int, help="worker processes (default: the cores this process may use)")
+    on_bad = f"bad images, all named in {FILE}: {STOP} with no index, or {SKIP} them (%(default)s)"
+    add("--on-bad", default=STOP, help=on_bad)
+    limit = f"the most to skip (default: {SHARE:.0%}% of the samples, at least {AT_LEAST})"
+    add("--bad-limit", type=int, metavar="N", help=limit)
     add_asked(parser)
     add_answer(parser)
     return parser
@@ -43,6 +50,7 @@ def add_asked(parser: Parser) -> None:
     add("--key", metavar="COLUMN", help="its column with the images' names (default: found out)")
     add("--bins", type=int, help="numbers of many values become so many quantiles (default: left out)")
     add("--depth", type=int, help="levels of class folders (1)")
+    add("--image-field", metavar="A,B", help="endings of the images in tars, where a sample has several")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -52,7 +60,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
+def on_bad_of(args: argparse.Namespace) -> OnBad:
+    """What is done about bad images."""
+    return OnBad(args.on_bad, args.bad_limit)
+
+
 def asked_of(args: argparse.Namespace) -> Asked:
     """How the source is to be read."""
     columns = tuple(name for name in (args.columns or "").split(",") if name)
-    return Asked(args.labels, columns, args.key, args.bins, args.depth)
+    return Asked(args.labels, columns, args.key, args.bins, args.depth, args.image_field)
+
+
+def source_of(args: argparse.Namespace) -> Path | tuple[str, ...]:
+    """What is to be packed: a path, or what names several tars."""
+    first, *others = args.source
+    alone = not others and not is_url(first) and (Path(first).exists() or "{" not in first)
+    return Path(first) if alone else tuple(args.source)

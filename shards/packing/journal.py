@@ -23,6 +23,7 @@ from diffbase.files import plain_only
 from diffbase.formats import json_file
 from diffbase.system_error import named
 from shards.header import FILE, Shard
+from shards.packing.bad import FILE as BAD
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
@@ -43,8 +44,8 @@ class _Done(BaseModel):
     samples: str
 
 
-def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
-    """Samples of each split when ``folder`` is packed already, None when it is not.
+def finished(folder: Path, about: dict[str, Any]) -> Index | None:
+    """The index when ``folder`` is packed already, None when it is not.
 
     InputError when it was packed from something else than ``about`` tells (see ``Settings.about``), or a
     shard is missing or has another size.
@@ -61,13 +62,14 @@ def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
             path = folder / shard.name
             if not path.is_file() or path.stat().st_size != shard.bytes:
                 raise InputError(f"{path}: missing or damaged; pack again into another --out")
-    return {name: len(split) for name, split in index.splits.items()}
+    return index
 
 
-def check_out(out: Path, source: Path) -> None:
+def check_out(out: Path, sources: Sequence[Path]) -> None:
     """InputError where writing to ``out`` would harm something else."""
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise InputError(f"--out {out}: lies inside the source")
+    for source in sources:
+        if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+            raise InputError(f"--out {out}: lies inside the source")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
     if out.is_dir() and not (out / JOURNAL).exists():
@@ -80,8 +82,8 @@ def check_out(out: Path, source: Path) -> None:
 def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a pack into ``out``, for as long as the pack runs.
 
-    It goes when the pack ends well. When it does not, the finished shards stay with it; where there are none,
-    the folders made for it go too.
+    It goes when the pack ends well. When it does not, the finished shards and the names of bad images stay
+    with it; where there are none, the folders made for it go too.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -91,8 +93,9 @@ def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
             stale.unlink()
         yield journal
     except BaseException:
-        journal.close(keep=bool(journal.done))
-        if not journal.done:
+        keep = bool(journal.done) or (out / BAD).exists()
+        journal.close(keep=keep)
+        if not keep:
             with suppress(OSError):  # someone may have put a file there meanwhile
                 for folder in made:
                     folder.rmdir()
@@ -146,6 +149,10 @@ class Journal:
         if not isinstance(before, dict):
             raise InputError(f"{self.path}: not a journal of shards.pack")
         self.done = {entry.name: entry for entry in entries if _SHARD_NAME.fullmatch(entry.name)}
+        if not self.done:  # only bad images were found, by settings that may have been wrong
+            self._file.truncate(0)
+            self._append(settings)
+            return
         _refuse_other(self.folder, before, settings)
         self._file.truncate(len(whole))
 

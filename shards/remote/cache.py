@@ -9,7 +9,8 @@
 3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
    files that were opened longest ago are deleted, never one that somebody holds.
 
-Names come from the index, which holds plain ones only; what may be fetched, and how: ``shards.remote.fetch``.
+Names come from the index, which holds plain ones only, and so do the addresses of the tars of others, whose
+index may lie here or behind a URL; what may be fetched, and how: ``shards.remote.fetch``.
 """
 
 from __future__ import annotations
@@ -241,12 +242,43 @@ def fetch_header(url: str) -> tuple[bytes, Header]:
     place = address(url, FILE)
     data = fetch_small(place, INDEX_CAP)
     try:
-        return data, parse_header(data, Path(FILE))
+        header = parse_header(data, Path(FILE))
+        if not header.is_elsewhere and any(s.place for e in header.splits.values() for s in e.shards):
+            raise InputError("places: paths of the machine that made it; allowed behind a URL: addresses")
+        return data, header
     except InputError as error:
         raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error
 
 
-class RemoteFolder:
+class RemoteShards:
+    """The shards of ``index`` that are not here: they lie beside it, at ``url``, or at their own addresses.
+
+    Raises InputError for an address that is refused.
+    """
+
+    def __init__(self, index: Index, cache: Cache, url: str = "") -> None:
+        self.index, self.cache, self._url = index, cache, url
+        self._folder = cache.folder / index.fingerprint
+        for split in index.splits.values():
+            for shard in split.shards:
+                if shard.place is not None:
+                    check_url(shard.place)
+
+    def address(self, shard: Shard) -> str:
+        """Where a shard is fetched from."""
+        return shard.place or address(self._url, shard.name)
+
+    def drop_damaged(self, shard: Shard) -> bool:
+        """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
+        return self.cache.drop_damaged(self._folder / shard.name, shard.sha256)
+
+    def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
+        """A descriptor of one shard; see ``Cache.open``."""
+        place = self._folder / shard.name
+        return self.cache.open(self.address(shard), place, shard.bytes, shard.sha256, make_way)
+
+
+class RemoteFolder(RemoteShards):
     """A packed folder at ``url``: its index, here, and its shards as they are needed.
 
     ``report`` gets a line where a copy of the index or a table turned out damaged.
@@ -255,14 +287,13 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str, cache: Cache, report: Callable[[str], None] = lambda line: None) -> None:
-        self.url, self.cache = url, cache
         data, header = fetch_header(url)
         folder = cache.folder / hashlib.sha256(data).hexdigest()
         own_folder(cache.folder)
         own_folder(folder)
         tables = [entry.samples for entry in header.splits.values()]
         try:
-            self.index = self._load(folder, tables, data)
+            index = self._load(url, cache, folder, tables, data)
         except InputError:  # a copy may be damaged: fetched again, once
             copies = {FILE: folder.name} | {table.name: table.sha256 for table in tables}
             damaged = [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]
@@ -270,23 +301,14 @@ class RemoteFolder:
                 raise
             for name in damaged:
                 report(f"{shown(address(url, name))}: its copy in the cache was damaged and is fetched anew")
-            self.index = self._load(folder, tables, data)
+            index = self._load(url, cache, folder, tables, data)
+        super().__init__(index, cache, url)
 
-    def _load(self, folder: Path, tables: Sequence[Table], data: bytes) -> Index:
+    @staticmethod
+    def _load(url: str, cache: Cache, folder: Path, tables: Sequence[Table], data: bytes) -> Index:
         with ExitStack() as held:
             for table in tables:  # held, so that nobody makes room with them before the load
-                held.callback(os.close, self._open(folder, table, lambda: 0))
-            held.callback(os.close, self.cache.put(folder / FILE, data))
+                there = address(url, table.name), folder / table.name
+                held.callback(os.close, cache.open(*there, table.bytes, table.sha256))
+            held.callback(os.close, cache.put(folder / FILE, data))
             return Index.load(folder)
-
-    def drop_damaged(self, shard: Shard) -> bool:
-        """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
-        return self.cache.drop_damaged(self.index.folder / shard.name, shard.sha256)
-
-    def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
-        """A descriptor of one shard; see ``Cache.open``."""
-        return self._open(self.index.folder, shard, make_way)
-
-    def _open(self, folder: Path, file: Shard | Table, make_way: Callable[[], int]) -> int:
-        place = address(self.url, file.name)
-        return self.cache.open(place, folder / file.name, file.bytes, file.sha256, make_way)

@@ -135,6 +135,28 @@ def fetch_small(url: str, cap: int) -> bytes:
     return _retried(url, attempt)
 
 
+def stream(url: str, most: int) -> Iterator[bytes]:
+    """The bytes at ``url``, of which there may be at most ``most``, as they come. Errors as ``fetch_small``.
+
+    A connection that is dropped is made again, and goes on where it was.
+    """
+    done = 0
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            with _open(url, done) as (at, chunks):
+                for chunk in chunks:
+                    new = chunk[max(0, done - at) :]  # a server that cannot go on begins again
+                    at += len(chunk)
+                    if at > most:
+                        raise InputError(f"{shown(url)}: larger than {most} bytes")
+                    if new:
+                        done = at
+                        yield new
+            return
+        except BrokenError as error:
+            _pause(url, number, error)
+
+
 def download(url: str, descriptor: int, size: int, sha256: str) -> None:
     """Fill the file with the ``size`` bytes at ``url``."""
     done = 0
@@ -168,14 +190,19 @@ def _retried(url: str, attempt: Callable[[], T]) -> T:
         try:
             return attempt()
         except BrokenError as error:
-            message = f"{error} (gave up after {ATTEMPTS} attempts)"
-            if number == ATTEMPTS and isinstance(error, _WrongBytesError):
-                raise InputError(f"{shown(url)}: {message}") from error
-            if number == ATTEMPTS:
-                # Not a mistake in what was given: the same command may go on when the server is back.
-                raise FetchTimeoutError(errno.ETIMEDOUT, message, shown(url)) from error
-            time.sleep(PAUSE * 2 ** (number - 1))
+            _pause(url, number, error)
     raise AssertionError
+
+
+def _pause(url: str, number: int, error: BrokenError) -> None:
+    """Wait after the failure of attempt ``number``; after the last one, raise what it comes to."""
+    message = f"{error} (gave up after {ATTEMPTS} attempts)"
+    if number == ATTEMPTS and isinstance(error, _WrongBytesError):
+        raise InputError(f"{shown(url)}: {message}") from error
+    if number == ATTEMPTS:
+        # Not a mistake in what was given: the same command may go on when the server is back.
+        raise FetchTimeoutError(errno.ETIMEDOUT, message, shown(url)) from error
+    time.sleep(PAUSE * 2 ** (number - 1))
 
 
 @contextmanager

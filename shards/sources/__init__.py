@@ -8,6 +8,7 @@ Imports neither torch nor numpy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError
@@ -15,21 +16,32 @@ from shards.sources.base import AS_IT_IS, Asked, Sample, Source, checked_key, de
 from shards.sources.cartoonset import CartoonArchive, CartoonFolder
 from shards.sources.cifar10 import CifarArchive
 from shards.sources.imagefolder import ImageFolder
+from shards.sources.tars.webdataset import WebDataset
 
 __all__ = ["AS_IT_IS", "SOURCES", "Asked", "Sample", "Source", "checked_key", "detect", "natural"]
 
 # The adapters of each kind; the first that claims a path takes it, the pickiest come first.
 SOURCES: dict[str, tuple[type[Source], ...]] = {
+    "webdataset": (WebDataset,),
     "cifar10": (CifarArchive,),
     "cartoonset": (CartoonFolder, CartoonArchive),
     "imagefolder": (ImageFolder,),
 }
 
 
-def detect(path: Path, kind: str | None = None, asked: Asked = AS_IT_IS) -> Source:
-    """The adapter for ``path``, found out by itself or named by ``kind``; InputError where none fits."""
+def detect(path: Path | Sequence[str], kind: str | None = None, asked: Asked = AS_IT_IS) -> Source:
+    """The adapter for ``path``, found out by itself or named by ``kind``; InputError where none fits.
+
+    Several paths, patterns and addresses are those of WebDataset tars.
+    """
     if kind is not None and kind not in SOURCES:
         raise InputError(f"--kind {kind}: unknown; allowed: {', '.join(SOURCES)}")
+    if not isinstance(path, Path):
+        if kind not in (None, WebDataset.kind):
+            raise InputError(
+                f"--kind {kind}: only {WebDataset.kind} takes several paths, patterns, addresses"
+            )
+        return WebDataset(path, asked)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     for name in SOURCES if kind is None else [kind]:

@@ -14,8 +14,9 @@ from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 
-# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes.
-KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes. Hugging
+# Face's datasets drop a sample whose name begins with _ or a dot, without a word.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Asked:
     """How many quantiles a column of numbers becomes that has many values."""
     depth: int | None = None
     """Levels of class folders."""
+    image_field: str | None = None
+    """The endings of the members of a tar that are its samples' images."""
 
     def only(self, kind: str, *allowed: str) -> None:
         """InputError for what is asked of a source of ``kind`` that knows only the fields ``allowed``."""
         for one in fields(self):
             if one.name not in allowed and getattr(self, one.name) != one.default:
-                raise InputError(f"--{one.name}: not for a source of kind {kind}")
+                raise InputError(f"--{one.name.replace('_', '-')}: not for a source of kind {kind}")
 
 
 AS_IT_IS = Asked()
@@ -101,7 +104,8 @@ def checked_key(stem: str, where: str) -> str:
     """``stem`` as a sample key; InputError unless it is plain (letters, digits, ``_``, ``-``; 80 at most)."""
     if not KEY.fullmatch(stem):
         raise InputError(
-            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot"
+            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot, and "
+            "no _ or - at its beginning"
         )
     return stem
 

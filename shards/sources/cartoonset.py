@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
+from diffbase.system_error import is_there, read_bytes
 from shards.schema import CARTOON_SET
 from shards.sources.archive import SUFFIXES, Archive
 from shards.sources.base import (
@@ -29,6 +30,9 @@ from shards.sources.base import (
 )
 from shards.sources.cartoon_csv import parse_csv, parse_csv_text
 from shards.sources.tar_members import Stream
+from shards.sources.variant_names import CAP as NAMES_CAP
+from shards.sources.variant_names import FILE as NAMES
+from shards.sources.variant_names import named
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
@@ -58,6 +62,9 @@ class CartoonFolder:
         self.name = path.resolve().name
         files: dict[str, dict[str, Path]] = {".png": {}, ".csv": {}}
         root = path.resolve()
+        if is_there(marker := path / NAMES):
+            check_inside(marker, root)
+            self.schema = named(read_bytes(marker, NAMES_CAP + 1), str(marker))
         for folder in [path, *(path / str(digit) for digit in range(10) if (path / str(digit)).is_dir())]:
             check_inside(folder, root)
             for file in folder.iterdir():

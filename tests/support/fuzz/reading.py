@@ -11,9 +11,14 @@ import numpy as np
 from diffbase.cli import InputError
 from shards.codec.decode import decode_image
 from shards.codec.encode import prepare_image
+from shards.foreign import checker
+from shards.foreign.indexer import index
+from shards.packing.plan import Settings
 from shards.packing.verifier import problems
+from shards.read import ShardReader
 from shards.sources.archive import Archive
-from shards.sources.base import KEY
+from shards.sources.base import AS_IT_IS, KEY
+from shards.table import Index
 from tests.support.fuzz.examples import packed
 
 
@@ -40,6 +45,20 @@ def archive(adapter: Callable[[Path], Archive], name: str) -> Callable[[bytes, P
         return samples
 
     return feed
+
+
+def indexed(folder: Path) -> list[str]:
+    """Tars of others in ``folder``, indexed there: every sample can be read, and the index is sound."""
+    index([str(folder)], folder, Settings(size=4, val=0.2), AS_IT_IS, check=True)
+    keys = []
+    for name, split in Index.load(folder).splits.items():
+        if len(split):
+            with ShardReader(folder, name, order="sequential") as reader:
+                keys += reader.read(range(len(reader))).keys
+    assert len(set(keys)) == len(keys) and all(KEY.fullmatch(key) and key[0] not in "_." for key in keys)
+    faults = list(checker.problems(folder))
+    assert not faults, faults
+    return keys
 
 
 def verified(folder: Path, changed: dict[str, bytes]) -> None:

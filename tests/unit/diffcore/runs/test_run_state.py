@@ -148,7 +148,7 @@ def test_damaged_figures_are_set_aside_and_told(tmp_path: Path, capsys: pytest.C
     )
     (tmp_path / "metrics.jsonl").write_bytes(before)
     Monitor(tmp_path, 2, 10, active=True).close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": NaN}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": null}\n'
     [aside] = tmp_path.glob("metrics.jsonl.damaged-*")
     assert aside.read_bytes() == before
     assert f"3 lines of {tmp_path / 'metrics.jsonl'} cannot be read; it is kept as {aside.name}" in (
