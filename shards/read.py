@@ -48,6 +48,7 @@ from diffbase.cli import InputError
 from diffbase.line import printable
 from diffbase.redaction import shown
 from shards.codec.decode import BadSample
+from shards.header import Shard
 from shards.images import Out, SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
@@ -84,13 +85,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Files:
-    """The same of samples whose images are files as they lie in the shards, whose names are in ``shards``."""
+    """The same, but the images are files as they lie in the shards, whose paths or URLs are ``places``."""
 
     images: list[bytes]
     labels: NDArray[np.int64]
     positions: NDArray[np.int64]
     keys: list[str]
-    shards: list[str]
+    places: list[str]
 
 
 def _warn(line: str) -> None:
@@ -220,8 +221,11 @@ class ShardReader:
         numbers = self.sample_of(positions)
         images = [b""] * len(numbers)
         rest = self._fill(positions, numbers, images)
-        shards = [self.split.shards[shard].name for shard in self.split.shard_of(numbers).tolist()]
-        return Files(images, *rest, shards)
+        places = [self._place(self.split.shards[shard]) for shard in self.split.shard_of(numbers).tolist()]
+        return Files(images, *rest, places)
+
+    def _place(self, shard: Shard) -> str:
+        return shown(self._remote.address(shard)) if self._remote else f"{self.index.folder}/{shard.path}"
 
     def _fill(
         self, positions: Positions, numbers: NDArray[np.int64], images: Out

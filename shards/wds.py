@@ -3,7 +3,8 @@
     pipeline = ShardPipeline("data/demo", batch=256, seed=0).decode("rgb8").to_tuple("png", "json")
     loader = StatefulDataLoader(pipeline.batched(64), batch_size=None, num_workers=2)
 
-The samples are those that webdataset reads from the shards, undecoded; the stream, a rank's share of it and
+The samples are those that webdataset reads from packed shards, undecoded (of other people's tars, the image
+as it is and the labels of the index); the stream, a rank's share of it and
 the state are those of ``shards.torch``. The stages see one step's samples at a time, to their end: so none
 keeps a sample back from one step to the next (webdataset's ``batched`` does, else), a worker has all of a
 step, and a resume is exact. Amid a step it makes that step again and leaves out what came before.
@@ -19,13 +20,12 @@ from typing import Any, Unpack
 import webdataset
 
 from diffbase.cli import InputError
-from diffbase.redaction import shown
+from shards.codec.encode import check_head
 from shards.codec.labels import encode_labels
-from shards.remote.fetch import address, is_url
 from shards.torch import Share, Steps
 
 Members = dict[str, Any]
-"""A sample: ``__key__``, ``__url__``, text; ``png`` (or webp, npy), ``json``, of a class ``cls``, bytes."""
+"""A sample: ``__key__``, ``__url__``, text; ``png`` (webp, npy, jpg), ``json``, of a class ``cls``, bytes."""
 Stages = Callable[[Iterator[Members]], Iterator[Any]]
 END = object()
 
@@ -41,12 +41,14 @@ class ShardSamples(Steps):
         files = self.reader.read_files(self.positions(step))
         names = [attribute.name for attribute in self.schema]
         encoding = self.reader.index.header.preprocessing.encoding
-        for key, shard, variants, image in zip(
-            files.keys, files.shards, files.labels.tolist(), files.images, strict=True
+        foreign = self.reader.index.header.is_foreign
+        for key, place, variants, image in zip(
+            files.keys, files.places, files.labels.tolist(), files.images, strict=True
         ):
             labels, number = encode_labels(dict(zip(names, variants, strict=True)))
             members = {} if number is None else {"cls": number}
-            yield {"__key__": key, "__url__": self._url(shard), **members, "json": labels, encoding: image}
+            ending = _ending(image, key) if foreign else encoding
+            yield {"__key__": key, "__url__": place, **members, "json": labels, ending: image}
 
     def through(self, stages: Stages) -> Iterator[Any]:
         """A new iteration: what ``stages`` make of each step's samples whose turn it is in this worker."""
@@ -87,10 +89,11 @@ class ShardSamples(Steps):
                 f"allowed: the same, or the state at the end of a step"
             )
 
-    def _url(self, shard: str) -> str:
-        folder = self._arguments[0]
-        url = isinstance(folder, str) and is_url(folder)
-        return shown(address(str(folder), shard)) if url else f"{folder}/{shard}"
+
+def _ending(image: bytes, key: str) -> str:
+    """webdataset's for an image as somebody else made it; InputError for one that is none."""
+    name, *_ = check_head(image, f"sample {key}")
+    return {"JPEG": "jpg"}.get(name, name.lower())
 
 
 class ShardPipeline(webdataset.DataPipeline, webdataset.FluidInterface):  # type: ignore[misc]

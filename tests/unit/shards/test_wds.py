@@ -17,9 +17,13 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from diffbase.cli import InputError
+from shards.foreign.indexer import index
 from shards.packing.packer import pack
 from shards.read import CorruptSampleError, ShardReader
+from shards.sources.base import AS_IT_IS
 from shards.wds import ShardPipeline
+from tests.support.foreign_tars import sample as members_of
+from tests.support.foreign_tars import write
 from tests.support.tiny_set import pixels_of, row_of
 
 BATCH = 12
@@ -68,6 +72,26 @@ def test_attributes_without_a_class(packed: Path) -> None:
     for sample in islice(ShardPipeline(packed, batch=BATCH), len(theirs)):
         wanted = theirs[sample["__key__"]]
         assert sample == {name: wanted[name] for name in ("__key__", "__url__", "json", "png")}
+
+
+def test_other_peoples_tars_in_place(tmp_path: Path, tiny: Any) -> None:
+    """Key, image and place are webdataset's; the labels are those of the index."""
+    members = [m for n in range(12) for m in members_of(f"k{n}", n, ("jpg", "png", "webp")[n % 3])]
+    tar = write(tmp_path / "tars" / "a.tar", members)
+    index([str(tar)], tmp_path / "index", tiny(val=0.0, crop=None), AS_IT_IS)
+    theirs = {s["__key__"]: s for s in webdataset.WebDataset([str(tar)], shardshuffle=False)}
+    pipeline = ShardPipeline(tmp_path / "index", batch=4)
+    classes = [attribute.names for attribute in pipeline.samples.schema if attribute.name == "class"]
+    found = list(islice(pipeline, 12))
+    assert {s["__key__"] for s in found} == theirs.keys()
+    for s in found:
+        wanted = theirs[s["__key__"]]
+        [ending] = s.keys() & {"jpg", "png", "webp"}
+        assert s[ending] == wanted[ending]
+        assert Path(s["__url__"]).resolve() == tar.resolve()
+        variant = json.loads(s["json"])["class"]
+        assert classes[0][variant] == wanted["cls"].decode().strip()
+    assert next(iter(pipeline.decode("rgb8")))["__key__"] == found[0]["__key__"]
 
 
 def test_peoples_stages_do_their_work(classes: dict[str, Path]) -> None:
