@@ -82,11 +82,16 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
+    if ADDRESS.match(_text(text)):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     if problem := line.path_fault(text):
         raise argparse.ArgumentTypeError(problem)
-    if ADDRESS.match(text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     return Path(text)
+
+
+def place(text: str) -> Path | str:
+    """The type of a flag that takes a path or an address, which stays text: a Path would change it."""
+    return _text(text) if ADDRESS.match(text) else _path(text)
 
 
 def _whole(text: str) -> int:

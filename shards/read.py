@@ -143,7 +143,7 @@ class ShardReader:
         else:
             self.index = Index.load(Path(folder))
             if self.index.header.is_elsewhere:
-                self._remote = RemoteShards(self.index, cache or Cache())
+                self._remote = RemoteShards(self.index, cache or Cache(), report=report)
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
@@ -159,7 +159,7 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._images = SplitImages(self.index, self.split, self._remote, threads, report)
+        self._images = SplitImages(self.index, self.split, self._remote, threads)
         self._lock = threading.Lock()
         self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
         self._closed = False

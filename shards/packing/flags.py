@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffbase.cli import Parser, add_answer
+from diffbase.cli import Parser, add_answer, place
 from shards.codec import ENCODINGS
 from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
@@ -24,7 +24,7 @@ def parser(prog: str) -> Parser:
     add = parser.add_argument
     several = "a folder, or a .tgz or .tar of it; WebDataset tars also as several paths, patterns, addresses"
     add("source", nargs="+", metavar="SOURCE", help=several)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
     add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
     crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
