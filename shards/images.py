@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,9 @@ DAMAGED = "damaged (its checksum differs from the index's)"
 Sample = tuple[int, int, int, int]
 """Row of the batch, start and end in the shard, checksum."""
 Bad = dict[int, BadSample]
-Fill = Callable[[int, list[Sample], NDArray[np.uint8], Bad], None]
+Out = NDArray[np.uint8] | list[bytes]
+"""Where images go: pixels [B, H, W, 3] that they are decoded into, or files as they lie in the shard."""
+Fill = Callable[[int, list[Sample], Any, Bad], None]
 
 
 class SplitImages:
@@ -70,8 +73,8 @@ class SplitImages:
         self._looks: Counter[int] = Counter()  # at a shard's copy in the cache, held against its hash
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
-    def fill(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
-        """Fill ``images`` [B, H, W, 3] with those of the samples ``numbers`` [B]; by row, what is bad."""
+    def fill(self, numbers: NDArray[np.int64], images: Out) -> dict[int, BadSample]:
+        """Fill ``images`` with those of the samples ``numbers`` [B]; by row, what is bad."""
         rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
         if self._count == 1 or len(rows) < 2:
             return self._fill_rows(numbers, rows, images)
@@ -87,9 +90,7 @@ class SplitImages:
             bad.update(task.result())
         return bad
 
-    def _fill_rows(
-        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
-    ) -> Bad:
+    def _fill_rows(self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: Out) -> Bad:
         bad: Bad = {}
         if not len(rows):
             return bad
@@ -104,7 +105,7 @@ class SplitImages:
         of_run = shards[firsts].tolist()
         runs = zip(of_run, firsts, [*firsts[1:], len(rows)], strict=True)
         samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
-        fill = self._fill_raw if self._raw else self._fill_run
+        fill = self._fill_raw if self._raw and not isinstance(images, list) else self._fill_run
         for shard, some in groupby(runs, itemgetter(0)):
             portions = [samples[first:last] for _, first, last in some]
             work = partial(self._fill_shard, shard, portions, images, fill)
@@ -121,9 +122,7 @@ class SplitImages:
                 bad.update((sample[0], error) for portion in portions for sample in portion)
         return bad
 
-    def _fill_shard(
-        self, shard: int, portions: list[list[Sample]], images: NDArray[np.uint8], fill: Fill
-    ) -> Bad:
+    def _fill_shard(self, shard: int, portions: list[list[Sample]], images: Out, fill: Fill) -> Bad:
         """Fill ``images`` with samples of one shard; by row, what is bad.
 
         BadSample where the shard is not there; OSError of the system, after which all can be tried again.
@@ -159,7 +158,7 @@ class SplitImages:
         self,
         descriptor: int,
         samples: list[Sample],
-        images: NDArray[np.uint8],
+        images: Out,
         bad: Bad,
     ) -> None:
         """Fill ``images`` with neighbours in a shard. Tells in ``bad`` which are damaged."""
@@ -180,7 +179,10 @@ class SplitImages:
                     raise BadSample(TRUNCATED)
                 if checksum(image) != crc:
                     raise BadSample(DAMAGED)
-                self._decode(image, images[row])
+                if isinstance(images, list):
+                    images[row] = image
+                else:
+                    self._decode(image, images[row])
             except BadSample as error:
                 bad[row] = error
 
