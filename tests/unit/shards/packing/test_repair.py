@@ -71,9 +71,8 @@ def test_the_command_says_what_it_did(copy: Path, packed: Path, source: Path, co
         f"{copy}: sound (30 train, 10 val samples)",
     ]
     assert contents(copy) == contents(packed)
-    assert command(main, copy, "--repair", source)[1].splitlines() == [
-        f"{copy}: sound (30 train, 10 val samples)"
-    ]
+    again = command(main, copy, "--repair", source)[1]
+    assert "made again" not in again and again.endswith(f"{copy}: sound (30 train, 10 val samples)\n")
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ def test_a_mistake_in_the_source_names_no_folder_of_the_cache(
     (source / "cs3.csv").write_text("no table")
     code, _, err = command(pack_command.main, source, "--out", f"file://{tmp_path}/out", *TINY)
     assert code == 2 and "cs3.csv" in err and "outgoing" not in err and err.count("\n") == 1
-    assert not list((tmp_path / "out").iterdir()) and not list(home.iterdir())
+    assert not list((tmp_path / "out").glob("*")) and not list(home.iterdir())
 
 
 def test_bad_images_are_named_in_the_cache(
