@@ -32,9 +32,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     name = source if isinstance(source, Path) else shown(source[0])
     settings, asked = flags.settings_of(args), flags.asked_of(args)
 
+    told: list[str] = []
+    adapters: list[Source] = []
+
+    def tell(*lines: str) -> None:
+        for line in lines:
+            if line not in told:
+                print(f"{name}: {line}", flush=True)
+            told.append(line)
+
     def found(adapter: Source) -> None:
-        for line in (describe(adapter), *adapter.notes):
-            print(f"{name}: {line}", flush=True)
+        adapters.append(adapter)
+        tell(describe(adapter), *adapter.notes)
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
@@ -49,6 +58,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 report=report,
                 found=found,
             )
+        tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
         counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"

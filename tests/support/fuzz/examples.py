@@ -18,7 +18,7 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
-from shards.sources.cifar10 import CLASSES
+from shards.sources.cifar import CLASSES
 
 CSV = format_csv({a.name: a.variants - 1 for a in CARTOON_SET}).encode()
 
