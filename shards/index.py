@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     settings, asked, jobs = flags.settings_of(args), flags.asked_of(args), worker_count(args.jobs)
 
     from shards.foreign.indexer import index  # numpy and Pillow: --help does without
+    from shards.packing.untrained import untrained
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 jobs=jobs,
                 report=report,
             )
-        for line in (*done.notes, *(f"left out: {fault}" for fault in done.bad)):
+        for line in (*done.notes, *untrained(args.out), *(f"left out: {fault}" for fault in done.bad)):
             print(line)
         counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
         took = "indexed already" if done.complete_before else f"in {time.monotonic() - start:.1f} s"

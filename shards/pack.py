@@ -13,6 +13,7 @@ from diffbase.cli import Parser, answer, progress_bar, run
 from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.packer import describe, pack
+from shards.packing.untrained import untrained
 from shards.packing.workers import worker_count
 from shards.sources import Source
 
@@ -60,11 +61,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             )
         tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
+        for line in (warnings := untrained(args.out)):
+            print(f"{args.out}: {line}")
         counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
         again = f"{args.out}: complete already ({counts} samples); nothing to do"
         print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        give({"out": args.out, "samples": summary.counts, "packed": summary.written, "seconds": seconds})
+        figures = {"samples": summary.counts, "packed": summary.written, "warnings": warnings}
+        give({"out": args.out, **figures, "seconds": seconds})
 
 
 if __name__ == "__main__":

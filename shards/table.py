@@ -125,6 +125,11 @@ class Index:
         """Edge of the images, pixels."""
         return self.header.preprocessing.size
 
+    @property
+    def shards(self) -> list[Shard]:
+        """Each file once; one of others may hold samples of several splits."""
+        return list({shard.name: shard for split in self.splits.values() for shard in split.shards}.values())
+
     def split(self, name: str) -> Split:
         """The split of that name; InputError names the ones there are."""
         if name not in self.splits:

@@ -42,12 +42,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from shards.foreign import checker
     from shards.header import FILE
     from shards.packing import verifier
+    from shards.packing.untrained import untrained
     from shards.table import Index
 
     if not is_there(folder / FILE):
         Index.load(folder)  # tells what is missing
     bad: list[str] = []
     counts: dict[str, int] = {}
+    warnings: list[str] = []
     with answer(args) as give:
         try:
             foreign = Index.load(folder).header.is_foreign
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 bad.append(problem)
             if not bad:
                 counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
+                warnings = untrained(folder)
         except InputError as error:  # the index is there, and damaged
             bad.append(one_line(str(error)))
             print(bad[-1])
@@ -63,8 +66,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:
             samples = ", ".join(f"{count} {name}" for name, count in counts.items())
+            for line in warnings:
+                print(f"{folder}: {line}")
             print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "samples": counts})
+        give({"folder": folder, "sound": not bad, "problems": bad, "warnings": warnings, "samples": counts})
     if bad:
         sys.exit(1)
 

@@ -34,7 +34,7 @@ def _problems(folder: Path, jobs: int) -> Iterator[str]:
     header, reading = index.header, index.header.reading
     assert reading is not None
     asked = Asked(columns=reading.columns, bins=reading.bins, image_field=reading.image_field)
-    shards = list({shard.name: shard for split in index.splits.values() for shard in split.shards}.values())
+    shards = index.shards
     places: list[Place] = [s.path if s.is_elsewhere else folder / s.path for s in shards]
     work = partial(_attempt, asked=asked, crop=header.preprocessing.crop, size=header.preprocessing.size)
     tars: list[Tar] = []

@@ -20,15 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from diffbase.cli import InputError
+from diffbase.explain import explain
 from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
 from shards.header import FILE, Reading, Shard
 from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
-from shards.sources.tars.collection import Collection, collect, fields_to_read, wanted
+from shards.sources.tars.collection import Collection, check_asked, collect, fields_to_read
 from shards.sources.tars.places import Place, names, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
@@ -66,14 +68,18 @@ def index(
     """
     if on_bad not in ON_BAD:
         raise InputError(f"--on-bad {on_bad}: allowed: {', '.join(ON_BAD)}")
-    asked.only(WebDataset.kind, "columns", "bins", "image_field")
+    check_asked(asked)
     found = places(given)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder")
+    try:
+        reading = Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field)
+    except ValidationError as error:
+        raise InputError(f"--columns and --image-field: {explain(error, Reading)}") from error
     about = {
         "preprocessing": settings.preprocessing(settings.crop, "source"),
         "val": settings.val,
-        "reading": Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field).model_dump(
-            exclude_none=True
-        ),
+        "reading": reading.model_dump(exclude_none=True),
     }
     if (out / FILE).exists():
         return Summary(_finished(out, found, about), len(found), complete_before=True)
@@ -127,9 +133,8 @@ def read(
 
 def scanner(asked: Asked, crop: int | None, size: int | None) -> Callable[[Place], Tar]:
     """``scan`` with what is asked of the labels; it decodes each image where ``size`` is given."""
-    columns = fields_to_read(wanted(asked.columns))
     look = partial(_look, crop=crop, size=size)
-    return partial(scan, columns=columns, image_field=asked.image_field, look=look)
+    return partial(scan, columns=fields_to_read(asked), image_field=asked.image_field, look=look)
 
 
 def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
@@ -142,7 +147,7 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
     for number, labels in enumerate(together.labels):
         rows["labels"][:, number] = labels
     tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
-    told = (split for split, some in zip(together.splits, together.keys, strict=True) for _ in some)
+    told = (split for some in together.splits for split in some)
     where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, keys, strict=True)])
     splits = {}
     for number, split in enumerate(SPLITS):

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
+from diffbase.system_error import read_bytes
 from shards.schema import CARTOON_SET, IMAGE_SUFFIXES
 from shards.sources.archive import Archive
 from shards.sources.base import (
@@ -33,6 +34,9 @@ from shards.sources.base import (
 )
 from shards.sources.cartoon_csv import is_cartoon, parse_csv, parse_csv_bytes
 from shards.sources.imagefolder import walk
+from shards.sources.variant_names import CAP as NAMES_CAP
+from shards.sources.variant_names import FILE as NAMES
+from shards.sources.variant_names import named
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
@@ -67,8 +71,11 @@ class CartoonFolder:
         found, _ = walk(path)
         for below, size in found.items():
             half, file = _half(below), path / below
-            if half is None:
+            if str(below) == NAMES:
+                self.schema = named(read_bytes(file, NAMES_CAP + 1), str(file))
+            elif half is None:
                 others[below.name] += 1
+            if half is None:
                 continue
             sizes[file] = size
             other = halves[half].setdefault(checked_key(file.stem, str(file)), file)

@@ -204,7 +204,7 @@ class Layout:
         depth: int | None,
     ) -> dict[str, Sequence[int]]:
         """The labels that the folders' names give; sets the schema."""
-        where, top, levels = self._tree.where, bool(split_folders), depth or 1
+        where, top, levels = self._tree.where, bool(split_folders), 1 if depth is None else depth
         if not 1 <= levels <= DEPTH_CAP:
             raise InputError(f"--depth {depth}: allowed: 1 to {DEPTH_CAP}")
         inner = {path: path.parts[top:-1] for path in images}

@@ -29,7 +29,7 @@ def sample(key: str, number: int, ending: str = "jpg", **fields: object) -> list
     """A caption, a class of three, the fields as JSON, and an image."""
     return [
         (f"{key}.txt", f"caption number {number}".encode()),
-        (f"{key}.cls", b"%d\n" % (number % 3)),
+        (f"{key}.cls", b"c%d\n" % (number % 3)),
         (f"{key}.json", json.dumps(fields).encode()),
         (f"{key}.{ending}", image(number, ending)),
     ]

@@ -25,6 +25,7 @@ from diffcore.evaluation.quality import distances, drawing, looks
 from diffcore.runs.data import first_samples, held_out, open_reader
 from diffcore.runs.model import TrainedModel
 from shards.read import Batch, ShardReader
+from shards.schema import UNKNOWN
 
 REAL = 5_000
 """Most real images, of each split, that the distances and the background are measured with."""
@@ -194,9 +195,14 @@ def _repeats(
 
 
 def _within(small_NP: NDArray[np.float32], labels_NA: NDArray[np.int64]) -> float:
-    """Mean distance between two real images of the same labels; nan where no two have the same."""
+    """Mean distance between two real images of the same labels; nan where no two have the same.
+
+    Images some of whose labels are unknown are left out.
+    """
     if not labels_NA.shape[1]:
         return looks.spread(small_NP)
+    known_N = (labels_NA != UNKNOWN).all(1)
+    small_NP, labels_NA = small_NP[known_N], labels_NA[known_N]
     _, group_N = np.unique(labels_NA, axis=0, return_inverse=True)
     counts = np.bincount(group_N)
     groups = [small_NP[group_N == g] for g in np.flatnonzero(counts > 1)]

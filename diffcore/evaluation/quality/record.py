@@ -15,8 +15,6 @@ from diffbase.tables import TextTable
 from diffcore.evaluation.quality import report
 from diffcore.evaluation.quality.measure import Quality
 from diffcore.runs.model import TrainedModel
-from shards.header import FILE
-from shards.table import Index
 
 
 def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> dict[str, Any]:
@@ -24,13 +22,7 @@ def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qual
     out.mkdir(parents=True, exist_ok=True)
     figures = {"run": str(run), "weights": weights, **quality.figures}
     write_json(out / "quality.json", finite(figures))
-    data = model.config.data.path
-    names = (
-        {a.name: a.names for a in Index.load(data).schema}
-        if isinstance(data, Path) and (data / FILE).exists()
-        else {}
-    )
-    report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema, names)
+    report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema)
     with SummaryWriter(run / "tensorboard") as writer:
         for tag, value in scalars({k: v for k, v in figures.items() if k != "sampling"}).items():
             writer.add_scalar(f"evaluate/{tag}", value, model.step)

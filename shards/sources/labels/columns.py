@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from diffbase.line import printable
 from shards.schema import NAME_CAP, UNKNOWN, VARIANTS_CAP, Attribute
 from shards.sources.base import natural
 
@@ -156,8 +157,8 @@ class _Seen(dict[Cell, int]):
             return UNKNOWN
         if not text:
             self.fault = "lists, structs or bytes"
-        elif len(text) > NAME_CAP or not text.isprintable():
-            self.fault = f"free text (of more than {NAME_CAP} characters, or of several lines)"
+        elif len(text) > NAME_CAP or len(text := shown(text)) > NAME_CAP:
+            self.fault = f"free text (of more than {NAME_CAP} characters)"
         else:
             # Neither NaN, which is equal to nothing, nor spaces without end get here.
             number = self.texts.setdefault(text, len(self.texts))
@@ -165,6 +166,11 @@ class _Seen(dict[Cell, int]):
                 self[cell] = number
             return number
         return UNKNOWN
+
+
+def shown(text: str) -> str:
+    """A value or a column's name as a name: any spaces are one, what cannot be printed is escaped."""
+    return printable(" ".join(text.split()))
 
 
 def text_of(cell: Cell) -> str | None:

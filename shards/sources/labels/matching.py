@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from array import array
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import IO
 
 from diffbase.cli import InputError
-from shards.schema import ATTRIBUTES_CAP, NAME_CAP, UNKNOWN, VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
-from shards.sources.labels.columns import Column, LeftOut, text_of
-from shards.sources.labels.names import Names
+from shards.sources.labels.attributes import Labelled, check_bins, labelled, no_column, some
+from shards.sources.labels.columns import Column, LeftOut, shown, text_of
+from shards.sources.labels.names import AMBIGUOUS, Names
 from shards.sources.labels.tables import Block, blocks
 
 KEYS = (
@@ -25,16 +23,6 @@ KEYS = (
 SPLIT = "split"
 TRIED = 1000  # rows by which that column is found
 CELLS_CAP = 1 << 27  # of all columns together; one takes four bytes, of many numbers eight
-BINS_CAP = 1000
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What tables tell of the images, in these' order: ``variants`` are each attribute's."""
-
-    schema: tuple[Attribute, ...]
-    variants: dict[str, Sequence[int]]
-    notes: tuple[str, ...]
 
 
 class Labels:
@@ -45,12 +33,13 @@ class Labels:
     """
 
     def __init__(self, images: Sequence[PurePosixPath], asked: Asked) -> None:
-        if asked.bins is not None and not 2 <= asked.bins <= BINS_CAP:
-            raise InputError(f"--bins {asked.bins}: allowed: 2 to {BINS_CAP}")
+        check_bins(asked.bins)
         self._images = images
-        self._asked = asked
+        named = tuple(map(shown, asked.columns)), None if asked.key is None else shown(asked.key)
+        self._asked = replace(asked, columns=named[0], key=named[1])
         self._tables: list[str] = []
         self._columns: dict[str, Column] = {}
+        self._there: dict[str, None] = {}  # all columns besides those that name the images
         self._keys: set[str] = set()  # columns that name the images
         self._rows = 0
         self._row_of = array("i", [-1]) * len(images)
@@ -70,9 +59,12 @@ class Labels:
             if key not in block:
                 raise InputError(f"{where}: rows without the column {key!r}, which names the images")
             for number, cell in enumerate(block[key], start=self._rows):
-                self._place(number, text_of(cell), names, where)
+                self._place(number, text_of(cell), names, f"{where}: column {key}")
             for name, cells in block.items():
-                if name == key or (self._asked.columns and not self._is_wanted(name)):
+                if name == key:
+                    continue
+                self._there[name] = None
+                if self._asked.columns and not self._is_wanted(name):
                     continue
                 if name not in self._columns:
                     self._columns[name] = Column(name, name in self._asked.columns)
@@ -93,7 +85,7 @@ class Labels:
             if len(self._lost) < 3:
                 self._lost.append("nothing" if text is None else repr(text)[:80])
         elif self._row_of[number] >= 0:
-            raise InputError(f"{where}: two rows for {self._images[number]}")
+            raise InputError(f"{where}: two rows for {self._images[number]}; --key tells another column")
         else:
             self._row_of[number] = row
 
@@ -101,18 +93,12 @@ class Labels:
         """The column that names the images, by a table's first rows."""
         if (asked := self._asked.key) is not None:
             if asked not in block:
-                raise InputError(f"{where}: --key: {_no_column(asked, list(block))}")
+                raise InputError(f"{where}: --key: {no_column(asked, list(block))}")
             return asked
 
         def named(cells: Sequence[object]) -> int:
-            found: set[object] = set()
-            for cell in cells[:TRIED]:
-                if text := text_of(cell):
-                    try:
-                        found.add(names.find(text, where))
-                    except InputError:  # of several images; told when it is the column
-                        found.add(text)
-            return len(found - {None})
+            found = {names.look_up(text) for cell in cells[:TRIED] if (text := text_of(cell))}
+            return len(found - {None, AMBIGUOUS})
 
         shares = {name: named(cells) for name, cells in block.items()}
         best = [name for name, share in shares.items() if share and share == max(shares.values())]
@@ -120,15 +106,15 @@ class Labels:
         if not best:
             raise InputError(
                 f"{where}: no column names the images (such as {self._images[0]}); there are: "
-                f"{_some(list(block))}; --key tells which"
+                f"{some(list(block))}; --key tells which"
             )
         if len(best) > 1 and not usual:
-            raise InputError(f"{where}: several columns name the images: {_some(best)}; --key tells which")
+            raise InputError(f"{where}: several columns name the images: {some(best)}; --key tells which")
         return (usual or best)[0]
 
     def check(self) -> None:
         """InputError where rows and images do not fit, or a column is missing."""
-        tables = ", ".join(self._tables[:3]) + ", ..." * (len(self._tables) > 3)
+        tables = _first(self._tables[:3], len(self._tables))
         told = []
         if self._lost_count:
             told.append(
@@ -138,12 +124,15 @@ class Labels:
         if bare:
             told.append(f"{_count(len(bare), 'image')} without a row ({_first(bare[:3], len(bare))})")
         if told:
-            raise InputError(f"{tables}: {', '.join(told)}; allowed: one row for each image")
+            raise InputError(
+                f"{tables}: {', '.join(told)}; allowed: one row for each image, "
+                f"which column {some(sorted(self._keys))} names (--key tells another)"
+            )
         for name in self._asked.columns:
             if name in self._keys:
                 raise InputError(f"--columns: {name} names the images")
-            if name not in self._columns:
-                raise InputError(f"{tables}: --columns: {_no_column(name, list(self._columns))}")
+            if name not in self._there:
+                raise InputError(f"{tables}: --columns: {no_column(name, list(self._there))}")
         if len(set(self._asked.columns)) < len(self._asked.columns):
             raise InputError("--columns: a name is given twice")
 
@@ -172,52 +161,9 @@ class Labels:
 
     def labelled(self, training: Sequence[bool]) -> Labelled:
         """The labels of the images; ``training`` says which of these are trained on."""
-        left: dict[str, list[str]] = {}  # names of columns by the reason
-        schema: list[Attribute] = []
-        variants: dict[str, Sequence[int]] = {}
-        notes = [f"labels from {_some(self._tables)}, images named by {_some(sorted(self._keys))}"]
-        asked = self._asked.columns
-        for name in asked or list(self._columns):
-            column = self._columns.pop(name)
-            try:
-                if not name or not name.isprintable() or len(name) > NAME_CAP:
-                    raise LeftOut(
-                        f"a name of no or more than {NAME_CAP} characters, or that cannot be printed"
-                    )
-                attribute, found = column.attribute(self._row_of, training, self._asked.bins)
-            except LeftOut as error:
-                if asked:
-                    raise InputError(f"{self._tables[0]}: column {name!r:.80}: {error}") from error
-                left.setdefault(str(error), []).append(name)
-                continue
-            schema.append(attribute)
-            variants[name] = found
-            if column.binned:
-                notes.append(f"{name}: binned: {_some(list(attribute.names))}")
-        total = sum(attribute.variants for attribute in schema)
-        if len(schema) > ATTRIBUTES_CAP or total > VARIANTS_CAP:
-            raise InputError(
-                f"{self._tables[0]}: {len(schema)} labels of {total} variants; at most {ATTRIBUTES_CAP} of "
-                f"{VARIANTS_CAP} in all are allowed: --columns takes fewer"
-            )
-        unknown = Counter({name: list(found).count(UNKNOWN) for name, found in variants.items()})
-        if +unknown:
-            told = [f"{name} {count}" for name, count in unknown.items() if count]
-            notes.append(f"unknown, of {len(self._images)} samples: {_some(told)}")
-        notes += [f"left out: {_some([repr(name)[1:-1] for name in n])}: {why}" for why, n in left.items()]
-        return Labelled(tuple(schema), variants, tuple(notes))
-
-
-def _no_column(name: str, there: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name[:100], [n[:100] for n in there], n=1)
-    meant = f"; did you mean {near[0]}?" if near else ""
-    return f"no column {name!r:.80}; there are: {_some(there)}{meant}"
-
-
-def _some(names: Sequence[str]) -> str:
-    most = 20
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:80] for name in names[:most]) + more
+        told = f"labels from {some(self._tables)}, images named by {some(sorted(self._keys))}"
+        found = labelled(self._columns, self._asked, self._row_of, training, self._tables[0])
+        return replace(found, notes=(told, *found.notes))
 
 
 def _first(names: Sequence[str], count: int) -> str:

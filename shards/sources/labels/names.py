@@ -26,12 +26,15 @@ class Names:
         An image ``b/1.png`` is ``b/1.png``, ``b/1``, what ends in these (``a/b/1.png``), or where no other
         image is called so ``1.png`` or ``1``.
         """
-        found = self._paths.get(text)
-        if found is None:
-            found = self._find(unicodedata.normalize("NFC", text.replace("\\", "/")))
+        found = self.look_up(text)
         if found == AMBIGUOUS:
             raise InputError(f"{where}: {text!r:.80} names several images; allowed: their paths")
         return found
+
+    def look_up(self, text: str) -> int | None:
+        """The same, and AMBIGUOUS for several images."""
+        found = self._paths.get(text)
+        return self._find(unicodedata.normalize("NFC", text.replace("\\", "/"))) if found is None else found
 
     def _find(self, text: str) -> int | None:
         if len(text) > TEXT_CAP or text.count("/") > LEVELS_CAP:

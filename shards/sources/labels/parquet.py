@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from diffbase.cli import InputError
 from diffbase.extras import extra
-from shards.sources.labels.columns import NESTED, Cell
+from shards.sources.labels.columns import NESTED, Cell, shown
 
 MAGIC = b"PAR1"
 UNPACKED_CAP = 4 << 30  # bytes that the columns which are read say they have
@@ -37,8 +37,9 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
         # As places in a dictionary: a table may repeat one long text a million times.
         file = parquet.ParquetFile(stream, metadata=metadata, read_dictionary=texts, **limits)
         for batch in file.iter_batches(rows, columns=plain, use_threads=False):
+            batch.validate(full=True)  # arrow takes a damaged dictionary's places as they are
             block: dict[str, Sequence[Cell]] = {
-                name.strip(): cells_of(batch.column(name)) if name in plain else [NESTED] * batch.num_rows
+                shown(name): cells_of(batch.column(name)) if name in plain else [NESTED] * batch.num_rows
                 for name in schema.names
             }
             yield block

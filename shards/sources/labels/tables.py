@@ -14,7 +14,7 @@ from itertools import islice
 from typing import IO, TypeVar
 
 from diffbase.cli import InputError
-from shards.sources.labels.columns import NESTED, Cell
+from shards.sources.labels.columns import NESTED, Cell, shown
 from shards.sources.labels.parquet import MAGIC, parquet_blocks
 
 Block = dict[str, Sequence[Cell]]
@@ -97,7 +97,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 def _csv(lines: Iterator[str], delimiter: str, where: str) -> Iterator[Block]:
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    names = [name.strip() for name in next((row for row in reader if any(map(str.strip, row))), [])]
+    names = [shown(name) for name in next((row for row in reader if any(map(str.strip, row))), [])]
     while names and not names[-1]:  # of a delimiter at the line's end
         names.pop()
     _check_names(names, where)
@@ -129,7 +129,7 @@ def _delimiter(lines: Sequence[str]) -> str:
         except csv.Error:  # what follows may be cut
             pass
         widths = [len(row) for row in rows if any(map(str.strip, row))]
-        return len(set(widths)) == 1, widths[0] if widths else 0
+        return len(set(widths)) == 1 and widths[0] > 1, widths[0] if widths else 0
 
     return max(",\t;|", key=fields)
 
@@ -176,7 +176,7 @@ def _jsonl(lines: Iterator[str], where: str) -> Iterator[Block]:
             yield (
                 len(line),
                 {
-                    name.strip(): NESTED if isinstance(cell, dict | list) else cell
+                    shown(name): NESTED if isinstance(cell, dict | list) else cell
                     for name, cell in row.items()
                 },
             )

@@ -1,18 +1,25 @@
-"""All samples of some tars together: their keys, each another one, and their labels."""
+"""All samples of some tars together: their keys, each another one, their labels and splits."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffbase.cli import InputError
-from shards.schema import VARIANTS_CAP, Attribute
+from diffbase.redaction import shown
+from shards.schema import Attribute
 from shards.sources.base import Asked
-from shards.sources.tars.attributes import attributes
+from shards.sources.labels.attributes import check_bins, labelled, no_column
+from shards.sources.labels.columns import NESTED, Column, LeftOut
+from shards.sources.labels.columns import shown as printed
+from shards.sources.layout import SPLIT_NAMES
 from shards.sources.tars.places import Place, splits
-from shards.sources.tars.samples import CLASS, TEXT, Tar, Value, plain_key
+from shards.sources.tars.samples import CLASS, FIELDS_CAP, TEXT, Tar, plain_key
+
+SPLIT = "split"
+"""A field that may tell the splits, in any case."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +29,14 @@ class Collection:
     places: Sequence[Place]
     names: Sequence[str]
     """A plain file name for each tar."""
-    splits: list[str | None]
-    """The one that a tar's name tells; None: a hash of each key decides."""
     tars: list[Tar]
     keys: list[list[str]]
+    splits: list[list[str | None]]
+    """What a tar's name or a field tells; None: a hash of the key decides."""
+    split_by: str
+    """What decides: source, or key."""
     schema: tuple[Attribute, ...]
-    labels: list[list[int]]
+    labels: list[Sequence[int]]
     """By attribute the variants of all samples, one tar behind the other."""
     notes: tuple[str, ...]
 
@@ -35,11 +44,6 @@ class Collection:
     def total(self) -> int:
         """Samples of all."""
         return sum(map(len, self.keys))
-
-    @property
-    def split_by(self) -> str:
-        """What decides the splits: source, or key."""
-        return "source" if any(self.splits) else "key"
 
     @property
     def bad(self) -> list[str]:
@@ -51,14 +55,21 @@ class Collection:
         return hashlib.sha256("\n".join(tar.sha256 for tar in self.tars).encode()).hexdigest()
 
 
-def wanted(columns: Sequence[str]) -> tuple[str, ...]:
+def check_asked(asked: Asked) -> None:
+    """InputError for what cannot be asked of tars."""
+    asked.only("webdataset", "columns", "bins", "image_field")
+    check_bins(asked.bins)
+
+
+def fields_to_read(asked: Asked) -> tuple[str, ...]:
+    """What a scan must look at, or nothing for all; a class may be told by a text."""
+    columns = _wanted(asked)
+    return (*columns, SPLIT, *([TEXT] if CLASS in columns else [])) if columns else ()
+
+
+def _wanted(asked: Asked) -> tuple[str, ...]:
     """The columns that a command line names: ``class`` or ``cls``, ``txt``, and fields, also as json.NAME."""
-    return tuple(CLASS if name == "cls" else name.removeprefix("json.") for name in columns)
-
-
-def fields_to_read(columns: Sequence[str]) -> tuple[str, ...]:
-    """What a scan must look at for these ``columns``: a class may be told by a text."""
-    return (*columns, TEXT) if CLASS in columns else tuple(columns)
+    return tuple(CLASS if name == "cls" else printed(name.removeprefix("json.")) for name in asked.columns)
 
 
 def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: Iterable[Tar]) -> Collection:
@@ -66,17 +77,38 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
 
     InputError for keys or labels that cannot be told.
     """
-    columns, kept = _Columns(), []
+    asked = replace(asked, columns=_wanted(asked))
+    columns: dict[str, Column] = {}
+    kept: list[Tar] = []
+    fields: set[str] = set()
     passed: Counter[str] = Counter()
+    count, where = 0, shown(places[0])
     for tar in tars:
-        columns.add(tar)
+        for name, cells in tar.columns.items():
+            named = name in asked.columns or (name == TEXT and CLASS in asked.columns)
+            columns.setdefault(name, Column(name, named)).add(
+                (NESTED if cell is ... else cell for cell in cells), count
+            )
+        fields |= tar.fields
+        if len(fields) > FIELDS_CAP:
+            raise InputError(f"{where}: more than {FIELDS_CAP} fields in all tars")
         passed.update(tar.passed_over)
-        tar.columns.clear()  # they are in ``columns`` now
+        tar.columns.clear()
         kept.append(tar)
+        count += len(tar.keys)
     keys = _unique(names, kept)
-    schema, labels, notes = columns.attributes(wanted(asked.columns), asked.bins)
-    some = [f"{count} {what}{'s' * (count > 1)} passed over" for what, count in sorted(passed.items())]
-    return Collection(places, names, splits(places), kept, keys, schema, labels, (*some, *notes))
+    told, split_by = _splits(places, kept, columns, asked, count)
+    _choose_class(columns, asked)
+    if len(set(asked.columns)) < len(asked.columns):
+        raise InputError("--columns: a name is given twice")
+    for name in asked.columns:
+        if name not in fields and name not in columns:
+            raise InputError(f"{where}: --columns: {no_column(name, sorted(fields))}")
+        columns.setdefault(name, Column(name))
+    labels = labelled(columns, asked, range(count), [True] * count, where)
+    some = [f"{number} {what}{'s' * (number > 1)} passed over" for what, number in sorted(passed.items())]
+    variants, notes = list(labels.variants.values()), (*some, *labels.notes)
+    return Collection(places, names, kept, keys, told, split_by, labels.schema, variants, notes)
 
 
 def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
@@ -95,38 +127,37 @@ def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
     return keys
 
 
-class _Columns:
-    """The values of all tars by field, one for each sample. Words are kept once."""
+def _splits(
+    places: Sequence[Place], tars: Sequence[Tar], columns: dict[str, Column], asked: Asked, count: int
+) -> tuple[list[list[str | None]], str]:
+    """By tar the splits of its samples that a field tells, else its name; and what decides."""
+    name = next((n for n in columns if n.lower() == SPLIT and n not in asked.columns), None)
+    found: list[str | None] = []
+    if name is not None:
+        try:
+            found = [SPLIT_NAMES.get((text or "").lower()) for text in columns[name].texts(range(count))]
+        except LeftOut:  # no splits, and no label either
+            found = [None]
+        if None in found or "train" not in found:
+            found = []
+        else:
+            del columns[name]
+    if not found:
+        found = [split for split, tar in zip(splits(places), tars, strict=True) for _ in tar.keys]
+    by = "source" if any(found) else "key"
+    if "val" not in found:
+        # It is cut from the training samples by a hash of their keys.
+        found = [None if split == "train" else split for split in found]
+    told = iter(found)
+    return [[next(told) for _ in tar.keys] for tar in tars], by
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[Value]] = {}
-        self.left_out: dict[str, str] = {}
-        self._words: dict[str, dict[str, str]] = {}
-        self._count = 0
 
-    def add(self, tar: Tar) -> None:
-        self.left_out |= tar.left_out
-        for name in self.left_out.keys() & self.values.keys():
-            del self.values[name]
-        for name in tar.columns.keys() - self.left_out.keys():
-            self.values.setdefault(name, [None] * self._count)
-        for name in list(self.values):
-            words = self._words.setdefault(name, {})
-            self.values[name] += [
-                words.setdefault(value, value) if isinstance(value, str) else value
-                for value in tar.columns.get(name, [None] * len(tar.keys))
-            ]
-            if len(words) > VARIANTS_CAP:
-                del self.values[name]
-                self.left_out[name] = f"more than {VARIANTS_CAP} different texts"
-        self._count += len(tar.keys)
-
-    def attributes(
-        self, columns: Sequence[str], bins: int | None
-    ) -> tuple[tuple[Attribute, ...], list[list[int]], tuple[str, ...]]:
-        """Schema, variants by attribute, and lines about what was left out."""
-        if TEXT in self.values and CLASS not in self.values and TEXT not in columns:
-            self.values[CLASS] = self.values.pop(TEXT)
-        elif CLASS in self.values and TEXT not in columns:
-            self.values.pop(TEXT, None)
-        return attributes(self.values, self.left_out, columns, bins)
+def _choose_class(columns: dict[str, Column], asked: Asked) -> None:
+    """A text is the class where nothing else tells one and it is not asked for itself."""
+    if TEXT in columns and TEXT not in asked.columns:
+        if CLASS not in columns:
+            columns[TEXT].name = CLASS
+            if CLASS in asked.columns:
+                columns[CLASS] = columns.pop(TEXT)
+        else:
+            del columns[TEXT]

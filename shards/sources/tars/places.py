@@ -86,30 +86,33 @@ def _tars(text: str) -> list[Place]:
 def splits(found: Sequence[Place]) -> list[str | None]:
     """The split that each tar's name tells, or its folder's; None where a hash of the keys is to decide.
 
-    Names tell something where one says ``train``. Without ``val`` it is cut from ``train`` as usual.
+    Names tell something where one says ``train``; what says nothing then is of ``train`` too.
     """
     told = [_split(place) for place in found]
     if "train" not in told:
         return [None] * len(told)
-    known = [split or "train" for split in told]
-    return [None if split == "train" and "val" not in known else split for split in known]
+    return [split or "train" for split in told]
 
 
 def _split(place: Place) -> str | None:
-    *_, folder, name = ["", "", *re.split("[?#]", str(place), maxsplit=1)[0].split("/")]
+    *_, folder, name = ["", "", *_path(place).split("/")]
     words = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
     return words.pop() if len(words) == 1 else SPLIT_NAMES.get(folder.lower())
 
 
 def names(found: Sequence[Place]) -> list[str]:
     """A plain file name for each place, no two alike: its own, or one with a hash of more of its path."""
-    paths = [re.split("[?#]", p, maxsplit=1)[0] if isinstance(p, str) else str(whole(p)) for p in found]
+    paths = [_path(place) for place in found]
     ends: list[str] = []
     for parts in range(1, 1 + max((path.count("/") for path in paths), default=0) + 1):
         ends = ["/".join(path.split("/")[-parts:]) for path in paths]
         if len(set(ends)) == len(ends):
             return [end if _PLAIN.fullmatch(end) else _plain(end) for end in ends]
     raise InputError(f"{shown(next(e for e in paths if paths.count(e) > 1))}: given twice")
+
+
+def _path(place: Place) -> str:
+    return re.sub("[?#].*", "", place) if isinstance(place, str) else str(whole(place))
 
 
 def whole(path: Path) -> Path:

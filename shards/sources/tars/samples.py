@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import sys
 import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import EllipsisType
 from typing import NamedTuple
 
 from diffbase.cli import InputError
@@ -27,18 +28,17 @@ from diffbase.system_error import patiently
 from shards.schema import IMAGE_SUFFIXES, LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
 from shards.sources.archive import DAMAGE, MEMBERS_CAP
 from shards.sources.base import IMAGE_CAP, KEY
+from shards.sources.labels.columns import shown as printed
 from shards.sources.tar_members import BadTar, Member, members
 from shards.sources.tars.places import Place
 from shards.sources.tars.stream import TAR_CAP, Hashed, opened
 
-Value = str | int | float | bool | None
+Cell = str | int | float | bool | None | EllipsisType
+"""A field of a sample; ... for a list or an object. Of a long text only so much that it is known as such."""
 FIELDS_CAP = 1000  # of all samples together
-NUMBERS = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 LABELS = ("cls", "json", "txt")
 CLASS, TEXT = "class", "txt"
 """The columns that ``cls`` and ``txt`` become; a field of ``json`` has its own name."""
-CAPTIONS = "texts of more than 255 characters"
-LISTS = "lists or objects"
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Tar:
     """Where the images' bytes begin, how many they are, and their zlib.crc32."""
     sizes: array[int]
     crcs: array[int]
-    columns: dict[str, list[Value]]
+    columns: dict[str, list[Cell]]
     """By field the samples' values."""
-    left_out: dict[str, str]
-    """Fields that cannot be labels, and why."""
+    fields: set[str]
+    """All that are there, also those that nobody wanted."""
     passed_over: Counter[str]
     """What is no sample, by kind."""
     bad: list[str]
@@ -72,8 +72,9 @@ class _Image(NamedTuple):
 
 @dataclass(slots=True)
 class _Sample:
-    images: dict[str, _Image] = field(default_factory=dict)  # by ending
-    labels: dict[str, dict[str, Value]] = field(default_factory=dict)  # by member
+    endings: tuple[str, ...] = ()  # of its images, then of its labels
+    images: tuple[_Image, ...] = ()
+    labels: dict[str, Cell] = field(default_factory=dict)
 
 
 Look = Callable[[bytes, str], object]
@@ -119,11 +120,10 @@ def plain_key(key: str, tar: str = "") -> str:
 class _Scan:
     def __init__(self, place: Place, columns: Sequence[str], image_field: str | None, look: Look) -> None:
         self._place, self._wanted, self._look = shown(place), frozenset(columns), look
-        self._fields = tuple((image_field or "").lower().split(",")) if image_field else ()
+        self._endings = tuple((image_field or "").lower().split(",")) if image_field else ()
         self._samples: dict[str, _Sample] = {}
-        self._left_out: dict[str, str] = {}
         self._passed: Counter[str] = Counter()
-        self._names: set[str] = set()
+        self._fields: set[str] = set()
 
     def read(self, stream: Hashed) -> Tar:
         for number, member in enumerate(members(stream, TAR_CAP)):
@@ -136,7 +136,7 @@ class _Scan:
         size, sha256 = stream.finish()
         bad: list[str] = []
         found = self._found(bad)
-        told = [self._told(key) for key, _ in found]
+        told = [self._samples[key].labels for key, _ in found]
         columns = {name: [one.get(name) for one in told] for name in sorted({n for one in told for n in one})}
         images = [image for _, image in found]
         return Tar(
@@ -147,7 +147,7 @@ class _Scan:
             array("i", [image.size for image in images]),
             array("I", [image.crc for image in images]),
             columns,
-            self._left_out,
+            self._fields,
             self._passed,
             bad,
         )
@@ -162,21 +162,24 @@ class _Scan:
             return
         key, ending = folder + slash + stem, ending.lower()
         where = f"{self._place}: {member.name}"
-        if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
-            images = self._sample(key).images
-            if ending in images:
-                raise InputError(f"{where}: a second one of this name")
-            images[ending] = self._image(member, stream, where)
+        is_image = f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
+        sample = self._samples.setdefault(key, _Sample())
+        if ending in sample.endings:
+            raise InputError(f"{where}: a second one of this name")
+        if is_image:
+            sample.endings = (
+                *sample.endings[: len(sample.images)],
+                sys.intern(ending),
+                *sample.endings[len(sample.images) :],
+            )
+            sample.images += (self._image(member, stream, where),)
         elif ending in LABELS:
-            labels = self._sample(key).labels
-            if ending in labels:
-                raise InputError(f"{where}: a second one of this name")
+            sample.endings += (sys.intern(ending),)
             if member.size > LABELS_CAP:
                 raise InputError(f"{where}: {member.size} bytes; at most {LABELS_CAP} are allowed")
-            labels[ending] = self._labels(ending, _content(member, stream), where)
-
-    def _sample(self, key: str) -> _Sample:
-        return self._samples.setdefault(key, _Sample())
+            fields = self._labels(ending, _content(member, stream), where)
+            # What JSON says of the class is more than its number.
+            sample.labels = sample.labels | fields if ending == "json" else fields | sample.labels
 
     def _image(self, member: Member, stream: Hashed, where: str) -> _Image:
         """Whether it is its sample's, and a fault of it so matters, the whole tar tells."""
@@ -189,7 +192,7 @@ class _Scan:
             fault = str(error)
         return _Image(member.start, member.size, zlib.crc32(data), fault)
 
-    def _labels(self, ending: str, data: bytes, where: str) -> dict[str, Value]:
+    def _labels(self, ending: str, data: bytes, where: str) -> dict[str, Cell]:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -199,45 +202,18 @@ class _Scan:
                 found = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{where}: not JSON") from error
-            fields = found if isinstance(found, dict) else {}
-            if not isinstance(found, dict):
-                self._left_out["json"] = "no objects"
+            fields = found if isinstance(found, dict) else {"json": ...}
         else:
-            text = text.strip()
-            number = ending == "cls" and NUMBERS.fullmatch(text)
-            fields = {CLASS if ending == "cls" else TEXT: int(text) if number else text}
+            fields = {CLASS if ending == "cls" else TEXT: text.strip()}
+        fields = {printed(name): value for name, value in fields.items()}
+        self._fields.update(fields)
+        if len(self._fields) > FIELDS_CAP:
+            raise InputError(f"{self._place}: more than {FIELDS_CAP} fields")
         return {
-            name: value
-            for name, given in fields.items()
-            if not self._wanted or name in self._wanted
-            if (value := self._value(self._named(name), given)) is not None
+            sys.intern(name): _cell(value)
+            for name, value in fields.items()
+            if not self._wanted or name in self._wanted or name.lower() in self._wanted
         }
-
-    def _named(self, name: str) -> str:
-        self._names.add(name)
-        if len(self._names) > FIELDS_CAP:
-            raise InputError(f"{self._place}: more than {FIELDS_CAP} fields; choose some with --columns")
-        return name
-
-    def _value(self, name: str, given: object) -> Value:
-        """A field's content as a label; None where there is none, or where it cannot be one."""
-        if isinstance(given, dict | list):
-            self._left_out[name] = LISTS
-        elif isinstance(given, str) and len(given) > NAME_CAP:
-            self._left_out[name] = CAPTIONS
-        elif isinstance(given, float) and not math.isfinite(given):
-            return None
-        elif isinstance(given, int) and abs(given) >= 1 << 63:
-            self._left_out[name] = "integers of more than 64 bits"
-        elif isinstance(given, str | int | float):
-            return given or (None if given == "" else given)
-        return None
-
-    def _told(self, key: str) -> dict[str, Value]:
-        """The fields of a sample. What its JSON says of the class is more than its number in ``cls``."""
-        labels = self._samples[key].labels
-        told = {name: value for ending in LABELS for name, value in labels.get(ending, {}).items()}
-        return {name: value for name, value in told.items() if name not in self._left_out}
 
     def _found(self, bad: list[str]) -> list[tuple[str, _Image]]:
         """Key and image of the samples in the order of the images; faults of others go to ``bad``."""
@@ -246,7 +222,8 @@ class _Scan:
             if not sample.images:
                 self._passed["sample without an image"] += 1
                 continue
-            image = sample.images[self._chosen(key, list(sample.images))]
+            endings = sample.endings[: len(sample.images)]
+            image = sample.images[endings.index(self._chosen(key, endings))]
             if image.fault is None:
                 found.append((key, image))
             else:
@@ -257,22 +234,28 @@ class _Scan:
             raise InputError(f"{self._place}: {len(found)} samples; at most {SHARD_SIZE_CAP} are allowed")
         return sorted(found, key=lambda one: one[1].start)
 
-    def _chosen(self, key: str, endings: list[str]) -> str:
+    def _chosen(self, key: str, endings: tuple[str, ...]) -> str:
         """Which of a sample's images it is: the one asked for, the only one, or the only plain ending."""
-        for ending in self._fields:
+        for ending in self._endings:
             if ending in endings:
                 return ending
         plain = [ending for ending in endings if "." not in ending]
         some = f"{', '.join(sorted(endings)[:5])}"
-        if self._fields:
+        if self._endings:
             raise InputError(
-                f"{self._place}: sample {key} has no {' or '.join(self._fields)} (--image-field), but {some}"
+                f"{self._place}: sample {key} has no {' or '.join(self._endings)} (--image-field), but {some}"
             )
         if len(endings) > 1 and len(plain) != 1:
             raise InputError(
                 f"{self._place}: sample {key} has several images ({some}); choose one with --image-field"
             )
         return plain[0] if plain else endings[0]
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, str):
+        return value[: NAME_CAP + 1]
+    return value if value is None or isinstance(value, int | float) else ...
 
 
 def _content(member: Member, stream: Hashed) -> bytes:

@@ -13,7 +13,7 @@ from shards.sources.archive import DAMAGE
 from shards.sources.base import AS_IT_IS, Asked, Contents, Sample
 from shards.sources.contents import look
 from shards.sources.tar_members import members
-from shards.sources.tars.collection import collect, fields_to_read, wanted
+from shards.sources.tars.collection import check_asked, collect, fields_to_read
 from shards.sources.tars.places import Place, names, places
 from shards.sources.tars.samples import LABELS, Tar, scan
 from shards.sources.tars.stream import TAR_CAP, opened
@@ -28,10 +28,10 @@ class WebDataset:
     crop: int | None = None
 
     def __init__(self, paths: Path | Sequence[str], asked: Asked = AS_IT_IS) -> None:
-        asked.only(self.kind, "columns", "bins", "image_field")
+        check_asked(asked)
         given = [str(paths)] if isinstance(paths, Path) else paths
         found = places(given)
-        columns = fields_to_read(wanted(asked.columns))
+        columns = fields_to_read(asked)
         scans = (
             scan(place, columns=columns, image_field=asked.image_field, compressed=True) for place in found
         )
@@ -64,10 +64,10 @@ class WebDataset:
         columns = [(a.name, labels) for a, labels in zip(self.schema, self._all.labels, strict=True)]
         self._read = 0
         together = self._all
-        for place, split, tar, keys in zip(
+        for place, splits, tar, keys in zip(
             together.places, together.splits, together.tars, together.keys, strict=True
         ):
-            for key, (where, data) in zip(keys, _images(place, tar), strict=True):
+            for key, split, (where, data) in zip(keys, splits, _images(place, tar), strict=True):
                 labels = {name: variants[self._read] for name, variants in columns}
                 self._read += 1
                 yield Sample(key, where, data, len(data), labels, split=split)

@@ -24,7 +24,9 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import CorruptSampleError, ShardReader
 from shards.schema import UNKNOWN
+from shards.sources import detect
 from shards.sources.base import AS_IT_IS, Asked
+from shards.sources.tars.webdataset import WebDataset
 from shards.table import Index
 from tests.support.foreign_tars import FORMATS, image, like_img2dataset, sample, write, write_numbers
 from tests.support.tiny_set import Command
@@ -61,14 +63,14 @@ def test_order_exactly_once_resume_and_world_sizes(data: st.DataObject) -> None:
     folders = data.draw(st.sampled_from(["", "a/", "a.b/c d/", "./x/", "ключ/"]), "folder")
     endings = ("jpg", "png", "webp")
     with tempfile.TemporaryDirectory() as name:
-        wanted: dict[bytes, tuple[int, int]] = {}
+        wanted: dict[bytes, tuple[str, int]] = {}
         for k, group in enumerate(groups):
             members = []
             for place, n in enumerate(group):
-                members += sample(f"{folders}{place}", n, endings[n % 3], age=n % 2)
+                members += sample(f"{folders}{place}", n, endings[n % 3], age=10 * (n % 2))
             members = data.draw(st.permutations(members), "members")
             write(Path(name) / "t" / f"{k}.tar", members, data.draw(st.sampled_from(FORMATS), "format"))
-            wanted |= {reference(n, endings[n % 3]).tobytes(): (n % 3, n % 2) for n in group}
+            wanted |= {reference(n, endings[n % 3]).tobytes(): (f"c{n % 3}", 10 * (n % 2)) for n in group}
         out = Path(name) / "index"
         asked = Asked(columns=("class", "json.age"))
         indexed(out, Path(name) / "t", asked=asked)
@@ -169,7 +171,12 @@ def test_stock_webdataset_writes_and_reads_the_same(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "w.tar"), encoder=True) as sink:
         for n in range(12):
             sink.write(
-                {"__key__": f"some.where/n{n}", "png": image(n, "png"), "cls": n % 3, "json": {"a": n % 2}}
+                {
+                    "__key__": f"some.where/n{n}",
+                    "png": image(n, "png"),
+                    "cls": n % 3,
+                    "json": {"a": 5 * (n % 2)},
+                }
             )
     indexed(tmp_path / "index", tmp_path / "w.tar")
     theirs = list(webdataset.WebDataset(str(tmp_path / "w.tar"), shardshuffle=False).decode("rgb8"))
@@ -247,6 +254,18 @@ def test_which_of_several_images(tmp_path: Path) -> None:
     assert len(Index.load(tmp_path / "left").split("train")) == 2
 
 
+def test_a_source_is_known_by_its_members(tars: Path, packed: Path, tmp_path: Path) -> None:
+    for path in (tars, tars / "0.tar", next(packed.glob("train-*.tar"))):
+        assert detect(path).kind == "webdataset"
+    renamed = (tars / "0.tar").rename(tmp_path / "tars.bin")
+    assert detect(renamed).kind == "webdataset"
+    classes = write(tmp_path / "x.tar", [(f"{c}/{n}.jpg", image(n)) for c in "ab" for n in range(3)])
+    assert not WebDataset.claims(classes)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no.tar").write_bytes(b"no tar")
+    assert not WebDataset.claims(tmp_path / "empty") and not WebDataset.claims(tmp_path / "no.tar")
+
+
 # What is refused, with one line.
 
 
@@ -319,6 +338,10 @@ def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
     assert code == 2 and "has an index already" in told and told.count("\n") == 1
     code, _, told = command(*call[:4], tmp_path / "o", "--columns", "clas", "--jobs", 1)
     assert code == 2 and "clas" in told and told.count("\n") == 1
+    code, _, told = command(*call[:4], tmp_path / "o", "--columns", "a\x01b", "--jobs", 1)
+    assert code == 2 and "--columns" in told and told.count("\n") == 1
+    code, _, told = command(*call[:4], tars / "0.tar", "--jobs", 1)
+    assert code == 2 and "not a folder" in told and told.count("\n") == 1
     code, _, told = command(*call[:-2], "--on-bad", "x")
     assert code == 2 and "--on-bad x" in told
 
@@ -345,6 +368,28 @@ def test_splits_of_folders_and_names_are_kept(tmp_path: Path) -> None:
         ):
             one, other = here.read(range(4)), there.read(range(4))
             assert one.keys == other.keys and np.array_equal(one.images, other.images)
+
+
+def test_a_field_may_tell_the_splits(tmp_path: Path) -> None:
+    splits = ("train", "TRAIN", "valid", "test")
+    members = [m for n in range(12) for m in sample(f"k{n}", n, split=splits[n % 4], age=10 * (n % 2))]
+    path = write(tmp_path / "x.tar", members)
+    assert indexed(tmp_path / "index", path).counts == {"train": 6, "val": 3, "test": 3}
+    assert not list(checker.problems(tmp_path / "index"))
+    assert [a.name for a in Index.load(tmp_path / "index").schema] == ["age", "class"]
+    indexed(tmp_path / "label", path, asked=Asked(columns=("split",)))
+    assert Index.load(tmp_path / "label").header.split_by == "key"
+
+
+def test_numbers_are_binned_and_unknown_columns_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", [m for n in range(40) for m in sample(f"k{n}", n, size=n / 8)])
+    assert any("--bins" in note for note in indexed(tmp_path / "none", path).notes)
+    indexed(tmp_path / "index", path, asked=Asked(columns=("json.size",), bins=4))
+    (size,) = Index.load(tmp_path / "index").schema
+    assert size.name == "size" and size.variants == 4
+    assert not list(checker.problems(tmp_path / "index"))
+    with pytest.raises(InputError, match=r"no column 'sise'; there are: .*; did you mean size\?"):
+        indexed(tmp_path / "no", path, asked=Asked(columns=("sise",)))
 
 
 # The check.

@@ -80,10 +80,10 @@ def test_keys_are_plain() -> None:
     [
         (["a-train-0.tar", "a-val-0.tar", "test/1.tar"], ["train", "val", "test"]),
         (["http://h/train/0.tar?x", "http://h/dev/0.tar", "x.tar"], ["train", "val", "train"]),
-        (["train-0.tar", "TEST_0.tar"], [None, "test"]),  # val is cut from train
+        (["train-0.tar", "TEST_0.tar"], ["train", "test"]),
         (["dev/0.tar", "dev/1.tar"], [None, None]),  # nothing is called train
         (["trained-0.tar", "tests.tar"], [None, None]),
-        (["train_val.tar", "train.tar"], [None, None]),
+        (["train_val.tar", "train.tar"], ["train", "train"]),
     ],
 )
 def test_splits_that_names_tell(found: list[str], told: list[str | None]) -> None:
