@@ -18,16 +18,20 @@ from shards.sources.cifar import Cifar10Archive, Cifar10Folder, Cifar100Archive,
 from shards.sources.contents import look, said
 from shards.sources.imagearchive import ImageArchive
 from shards.sources.imagefolder import ImageFolder
+from shards.sources.packed import PackedFolder
+from shards.sources.parquet_images import ParquetImages
 from shards.sources.tars.webdataset import WebDataset
 
 __all__ = ["AS_IT_IS", "SOURCES", "Asked", "Sample", "Source", "checked_key", "detect", "natural"]
 
 # The adapters of each kind; the first that claims a path takes it, the pickiest come first.
 SOURCES: dict[str, tuple[type[Source], ...]] = {
+    "shards": (PackedFolder,),
     "cifar10": (Cifar10Folder, Cifar10Archive),
     "cifar100": (Cifar100Folder, Cifar100Archive),
     "cartoonset": (CartoonFolder, CartoonArchive),
     "webdataset": (WebDataset,),
+    "parquet": (ParquetImages,),
     "imagefolder": (ImageFolder, ImageArchive),
 }
 

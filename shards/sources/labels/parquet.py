@@ -21,21 +21,16 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
 
     Of lists, structs and bytes nothing is read: NESTED stands there.
     """
-    with extra("tables", f"{where}, a parquet table,"):
-        import pyarrow
-        from pyarrow import parquet
-    limits = {"thrift_string_size_limit": FOOTER_CAP, "thrift_container_size_limit": FOOTER_CAP}
-    with faults(where):
-        file = parquet.ParquetFile(stream, **limits)
-        schema, metadata = file.schema_arrow, file.metadata
-    if len(set(schema.names)) < len(schema.names):
-        raise InputError(f"{where}: two columns have one name")
+    file = open_parquet(stream, where)
+    import pyarrow
+
+    schema, metadata = file.schema_arrow, file.metadata
     plain = [field.name for field in schema if _is_plain(field.type)]
     check_unpacked(metadata, plain, where)
     texts = [n for n in plain if pyarrow.types.is_string(t := schema.field(n).type) or _is_wide(t)]
     with faults(where):
         # As places in a dictionary: a table may repeat one long text a million times.
-        file = parquet.ParquetFile(stream, metadata=metadata, read_dictionary=texts, **limits)
+        file = open_parquet(stream, where, metadata=metadata, read_dictionary=texts)
         for batch in file.iter_batches(rows, columns=plain, use_threads=False):
             batch.validate(full=True)  # arrow takes a damaged dictionary's places as they are
             block: dict[str, Sequence[Cell]] = {
@@ -43,6 +38,19 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
                 for name in schema.names
             }
             yield block
+
+
+def open_parquet(stream: IO[bytes], where: str, **options: Any) -> Any:
+    """A parquet file of pyarrow's, whose columns' names differ. InputError for what is no such file."""
+    with extra("tables", f"{where}, a parquet table,"):
+        from pyarrow import parquet
+    limits = {"thrift_string_size_limit": FOOTER_CAP, "thrift_container_size_limit": FOOTER_CAP}
+    with faults(where):
+        file = parquet.ParquetFile(stream, **limits, **options)
+        names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: two columns have one name")
+    return file
 
 
 @contextmanager
@@ -62,8 +70,11 @@ def faults(where: str) -> Iterator[None]:
         raise InputError(f"{where}: truncated or damaged parquet ({error})") from error
 
 
-def check_unpacked(metadata: Any, columns: Sequence[str], where: str) -> None:
-    """InputError where ``columns`` are larger, unpacked, than is read, by what the file says of itself."""
+def check_unpacked(metadata: Any, columns: Sequence[str], where: str, most: int = UNPACKED_CAP) -> None:
+    """InputError where ``columns`` are larger, unpacked, than is read, by what the file says of itself.
+
+    ``most``: bytes of all groups of rows together.
+    """
     wanted, total = set(columns), 0
     with faults(where):
         for group in range(metadata.num_row_groups):
@@ -72,10 +83,10 @@ def check_unpacked(metadata: Any, columns: Sequence[str], where: str) -> None:
                 chunk = told.column(number)
                 if chunk.path_in_schema.split(".")[0] in wanted or chunk.path_in_schema in wanted:
                     total += chunk.total_uncompressed_size
-                    if chunk.total_uncompressed_size > GROUP_CAP or total > UNPACKED_CAP:
+                    if chunk.total_uncompressed_size > GROUP_CAP or total > most:
                         raise InputError(
                             f"{where}: column {chunk.path_in_schema}: too large; at most {GROUP_CAP >> 30} "
-                            f"GiB a column and group of rows are read, {UNPACKED_CAP >> 30} GiB in all"
+                            f"GiB a column and group of rows are read, {most >> 30} GiB in all"
                         )
 
 

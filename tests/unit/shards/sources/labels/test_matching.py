@@ -98,7 +98,7 @@ def test_one_of_many_files_named_by_numbers() -> None:
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards.sources.labels import attributes
+    from shards.sources.labels import attributes, matching
 
     monkeypatch.setattr(attributes, "ATTRIBUTES_CAP", 2)
     with pytest.raises(InputError, match=r"3 labels of 10 variants; at most 2 .*: --columns takes fewer"):
