@@ -61,6 +61,7 @@ class ParquetImages:
         self._paths: list[str | None] = []  # what names each image
         self._columns: dict[str, Column] = {}
         self._classes: dict[str, tuple[tuple[str, ...], array[int]]] = {}  # names and numbers of ClassLabels
+        self._there: dict[str, None] = {}  # all columns besides the images
         self._images: list[str] = []  # the image column of each file
         self._counts: list[int] = []
         for file in self._files:
@@ -68,12 +69,15 @@ class ParquetImages:
         total = sum(self._counts)
         for name in asked.columns:
             if name not in self._columns and name not in self._classes:
-                raise InputError(f"{path}: --columns: {no_column(name, [*self._columns, *self._classes])}")
+                raise InputError(f"{path}: --columns: {no_column(name, list(self._there))}")
 
         of_file = splits(self._files)
         told = [split for split, count in zip(of_file, self._counts, strict=True) for _ in range(count)]
         self._splits = told if any(told) else self._splits_of_rows(total)
         self.split_by = "source" if any(self._splits) else "key"
+        if "val" not in self._splits:
+            # It is cut from the training samples by a hash of their keys.
+            self._splits = [None if split == "train" else split for split in self._splits]
         self.schema = self._label([split in (None, "train") for split in self._splits])
         self._keys = self._named()
         self.total: int | None = total
@@ -124,10 +128,10 @@ class ParquetImages:
             has_path = key is None and f"{image}.path" in {
                 file.schema.column(number).path for number in range(len(file.schema))
             }
-            if key is not None and key not in map(shown, file.schema_arrow.names):
-                raise InputError(
-                    f"{where}: --key: {no_column(key, list(map(shown, file.schema_arrow.names)))}"
-                )
+            names = [shown(name) for name in file.schema_arrow.names]
+            self._there |= dict.fromkeys(name for name in names if name != shown(image))
+            if key is not None and key not in names:
+                raise InputError(f"{where}: --key: {no_column(key, names)}")
             rows = 0
             stream.seek(0)
             for block in parquet_blocks(stream, where, ROWS):
@@ -177,12 +181,14 @@ class ParquetImages:
         with suppress(LeftOut):
             texts = self._columns.pop(name).texts(range(total))
         found = [SPLIT_NAMES.get((text or "").lower()) for text in texts]
+        if "train" not in found:
+            raise InputError(f"{self._files[0]}: by the column {name} there is nothing to train on")
         if None in found:
             raise InputError(
                 f"{self._files[0]}: column {name}: {texts[found.index(None)]!r:.40}; allowed: "
                 f"{', '.join(SPLIT_NAMES)}; --columns takes the column as a label"
             )
-        return found if "val" in found else [None if split == "train" else split for split in found]
+        return found
 
     def _label(self, training: Sequence[bool]) -> tuple[Attribute, ...]:
         """The schema; sets the variants of all rows."""

@@ -111,17 +111,15 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < _END.size:
         raise BadZip("it ends without its directory")
-    _, disk, _, _, _, length, first, _ = _END.unpack_from(tail, at)
+    _, disk, _, _, count, length, first, _ = _END.unpack_from(tail, at)
     end = tail_at + at
-    if _IN_ZIP64 in (length, first) and end >= _LOCATOR.size:
-        file.seek(end - _LOCATOR.size)
-        magic, _, place, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
-        file.seek(min(place, size))
-        told = file.read(_END64.size)
-        if magic != b"PK\6\7" or len(told) < _END64.size or not told.startswith(b"PK\6\6"):
+    if _IN_ZIP64 in (length, first) or count == 0xFFFF:
+        end -= _LOCATOR.size + _END64.size
+        file.seek(max(0, end))
+        told = file.read(_END64.size + 4)
+        if not told.startswith(b"PK\6\6") or not told.endswith(b"PK\6\7"):
             raise BadZip("a damaged end")
-        *_, length, first = _END64.unpack(told)
-        end, disk = place, 0
+        *_, length, first = _END64.unpack_from(told)
     if disk:
         raise BadZip("one part of several")
     shift = end - length - first
