@@ -33,9 +33,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     from shards.packing.outside import pack_to
 
+    told: list[str] = []
+    adapters: list[Source] = []
+
+    def tell(*lines: str) -> None:
+        for line in lines:
+            if line not in told:
+                print(f"{name}: {line}", flush=True)
+            told.append(line)
+
     def found(adapter: Source) -> None:
-        for line in (describe(adapter), *adapter.notes):
-            print(f"{name}: {line}", flush=True)
+        adapters.append(adapter)
+        tell(describe(adapter), *adapter.notes)
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
@@ -52,6 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 found=found,
                 tell=print,
             )
+        tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
         for line in summary.warnings:
             print(f"{out}: {line}")

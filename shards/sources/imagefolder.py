@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from diffbase.system_error import reading
 from shards.schema import IMAGE_SUFFIXES
-from shards.sources.base import AS_IT_IS, Asked, Sample, check_inside
+from shards.sources.base import AS_IT_IS, Asked, Contents, Sample, check_inside
 from shards.sources.layout import Layout, Tree
 
 ENTRIES_CAP = 3_000_000  # files and folders; links inside a folder could make any number
 LEVELS_CAP = 64
+LOOKS_LIKE = (
+    "a folder of images, of class folders of them, or with a table of labels, or a zip, .tar or .tgz of it"
+)
 
 
 class ImageFolder:
@@ -24,13 +26,14 @@ class ImageFolder:
     """
 
     kind = "imagefolder"
-    looks_like = "a folder of images, of class folders of them, or with a table of labels"
+    forms: tuple[str, ...] = ("folder",)
+    looks_like = LOOKS_LIKE
     crop: int | None = None
 
     def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
         self.name = path.resolve().name
         self._path = path
-        files, folders = _walk(path, asked.labels)
+        files, folders = walk(path, asked.labels)
         self._layout = Layout(Tree(self._where, files, folders, lambda table: reading(path / table)), asked)
         self.schema = self._layout.schema
         self.split_by = self._layout.split_by
@@ -39,11 +42,9 @@ class ImageFolder:
         self._read = 0
 
     @staticmethod
-    def claims(path: Path) -> bool:
+    def claims(contents: Contents) -> bool:
         """A folder with an image somewhere in it."""
-        return path.is_dir() and any(
-            Path(name).suffix.lower() in IMAGE_SUFFIXES for _, _, names in os.walk(path) for name in names
-        )
+        return has_images(contents)
 
     def digest(self) -> str:
         """Over the paths below the source, sizes and labels of the images: no image is read."""
@@ -64,7 +65,12 @@ class ImageFolder:
         return str(self._path / path)
 
 
-def _walk(path: Path, but: Path | None) -> tuple[dict[PurePosixPath, int], list[PurePosixPath]]:
+def has_images(contents: Contents) -> bool:
+    """Whether there is an image among the first files."""
+    return any(file.suffix.lower() in IMAGE_SUFFIXES for file in contents.files)
+
+
+def walk(path: Path, but: Path | None = None) -> tuple[dict[PurePosixPath, int], list[PurePosixPath]]:
     """Files with their bytes, and folders, below ``path``; without the file ``but``.
 
     Links are followed inside the folder. Of what is hidden nothing is looked at.

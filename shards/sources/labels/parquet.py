@@ -20,21 +20,16 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
 
     Of lists, structs and bytes nothing is read: NESTED stands there.
     """
-    with extra("tables", f"{where}, a parquet table,"):
-        import pyarrow
-        from pyarrow import parquet
-    limits = {"thrift_string_size_limit": FOOTER_CAP, "thrift_container_size_limit": FOOTER_CAP}
-    with faults(where):
-        file = parquet.ParquetFile(stream, **limits)
-        schema, metadata = file.schema_arrow, file.metadata
-    if len(set(schema.names)) < len(schema.names):
-        raise InputError(f"{where}: two columns have one name")
+    file = open_parquet(stream, where)
+    import pyarrow
+
+    schema, metadata = file.schema_arrow, file.metadata
     plain = [field.name for field in schema if _is_plain(field.type)]
     check_unpacked(metadata, where)
     texts = [n for n in plain if pyarrow.types.is_string(t := schema.field(n).type) or _is_wide(t)]
     with faults(where):
         # As places in a dictionary: a table may repeat one long text a million times.
-        file = parquet.ParquetFile(stream, metadata=metadata, read_dictionary=texts, **limits)
+        file = open_parquet(stream, where, metadata=metadata, read_dictionary=texts)
         for batch in file.iter_batches(rows, columns=plain, use_threads=False):
             batch.validate(full=True)  # arrow takes a damaged dictionary's places as they are
             block: dict[str, Sequence[Cell]] = {
@@ -42,6 +37,19 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
                 for name in schema.names
             }
             yield block
+
+
+def open_parquet(stream: IO[bytes], where: str, **options: Any) -> Any:
+    """A parquet file of pyarrow's, whose columns' names differ. InputError for what is no such file."""
+    with extra("tables", f"{where}, a parquet table,"):
+        from pyarrow import parquet
+    limits = {"thrift_string_size_limit": FOOTER_CAP, "thrift_container_size_limit": FOOTER_CAP}
+    with faults(where):
+        file = parquet.ParquetFile(stream, **limits, **options)
+        names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise InputError(f"{where}: two columns have one name")
+    return file
 
 
 @contextmanager

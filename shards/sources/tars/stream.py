@@ -14,18 +14,11 @@ from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import NO_FILE, reading
 from shards.remote.fetch import check_url, stream
+from shards.sources.archive import COMPRESSED
 from shards.sources.tars.places import Place
 
 TAR_CAP = 1 << 40  # bytes of one tar
 PIECE = 1 << 20
-# How compressed files begin, and what they are called.
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "zip",
-}
 
 
 class Hashed:

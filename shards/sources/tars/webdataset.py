@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from shards.schema import IMAGE_SUFFIXES, Attribute
-from shards.sources.archive import DAMAGE, DEFLATED, HEAD_CAP, HEAD_MEMBERS
-from shards.sources.base import AS_IT_IS, Asked, Sample
+from shards.sources.archive import DAMAGE
+from shards.sources.base import AS_IT_IS, Asked, Contents, Sample
+from shards.sources.contents import look
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import check_asked, collect, fields_to_read
 from shards.sources.tars.places import Place, names, places
@@ -24,6 +23,7 @@ class WebDataset:
     """Some tars, each read twice: for the labels, and for the images. ``paths`` as ``places`` takes them."""
 
     kind = "webdataset"
+    forms: tuple[str, ...] = ("folder", "tar")
     looks_like = "WebDataset tars: one, a folder of them, or several paths, patterns or addresses"
     crop: int | None = None
 
@@ -46,13 +46,13 @@ class WebDataset:
         self._read = 0
 
     @staticmethod
-    def claims(path: Path) -> bool:
+    def claims(contents: Contents) -> bool:
         """A tar with labels beside images, or a folder that has such a one among its tars."""
-        if not path.is_dir():
-            return _has_samples(path)
+        if contents.form == "tar":
+            return _has_samples(contents)
         try:
-            return any(_has_samples(place) for place in places([str(path)])[:1] if isinstance(place, Path))
-        except InputError:  # no tars in it
+            return any(_has_samples(look(p)) for p in places([str(contents.path)])[:1] if isinstance(p, Path))
+        except InputError:  # no tars in it, or damaged ones
             return False
 
     def digest(self) -> str:
@@ -104,18 +104,13 @@ def _images(place: Place, tar: Tar) -> Iterator[tuple[str, bytes]]:
         raise changed
 
 
-def _has_samples(path: Path) -> bool:
-    """Whether among the first members of a file there are an image and labels of one name."""
+def _has_samples(contents: Contents) -> bool:
+    """Whether among the first files there are an image and labels of one name."""
     images, labels = set(), set()
-    with suppress(InputError, OSError, *DAMAGE), opened(path, compressed=True) as stream:
-        for member in islice(members(stream, path.stat().st_size * DEFLATED), HEAD_MEMBERS):
-            key, _, ending = member.name.rpartition(".")
-            if f".{ending.lower()}" in IMAGE_SUFFIXES:
-                images.add(key)
-            elif ending in LABELS:
-                labels.add(key)
-            if images & labels:
-                return True
-            if member.start + member.size > HEAD_CAP:
-                break
-    return False
+    for file in contents.files:
+        key, _, ending = str(file).rpartition(".")
+        if f".{ending.lower()}" in IMAGE_SUFFIXES:
+            images.add(key)
+        elif ending in LABELS:
+            labels.add(key)
+    return bool(images & labels)

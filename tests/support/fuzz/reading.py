@@ -16,7 +16,8 @@ from shards.foreign import checker
 from shards.foreign.indexer import index
 from shards.packing.plan import Settings
 from shards.read import ShardReader
-from shards.sources.archive import Archive
+from shards.schema import UNKNOWN
+from shards.sources import Source
 from shards.sources.base import AS_IT_IS, KEY
 from shards.table import Index
 from tests.support.fuzz.examples import packed
@@ -31,8 +32,8 @@ def source_image(data: bytes, folder: Path) -> object:
     return found
 
 
-def archive(adapter: Callable[[Path], Archive], name: str) -> Callable[[bytes, Path], object]:
-    """Archives of a kind: every sample has a key of its own and labels of the schema."""
+def archive(adapter: Callable[[Path], Source], name: str) -> Callable[[bytes, Path], object]:
+    """Archives and files of a kind: every sample has a key of its own and labels of the schema."""
 
     def feed(data: bytes, folder: Path) -> object:
         (folder / name).write_bytes(data)
@@ -41,7 +42,7 @@ def archive(adapter: Callable[[Path], Archive], name: str) -> Callable[[bytes, P
         assert samples and all(KEY.fullmatch(sample.key) for sample in samples)
         assert len({sample.key for sample in samples}) == len(samples)
         variants = {a.name: a.variants for a in source.schema}
-        assert all(0 <= v < variants[name] for s in samples for name, v in s.labels.items())
+        assert all(UNKNOWN <= v < variants[name] for s in samples for name, v in s.labels.items())
         return samples
 
     return feed
