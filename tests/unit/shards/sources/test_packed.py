@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shards.packing.verifier import problems
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.codec import ENCODINGS
 from shards.codec.encode import prepare
 from shards.packing.packer import pack
