@@ -41,7 +41,6 @@ from shards.sources.tars.places import splits
 
 ROWS, IMAGES = 4096, 16  # rows read at a time, of labels and of images
 ROWS_CAP = 100_000_000
-IMAGES_CAP = 1 << 50  # bytes of all images of a file
 SPLIT = "split"
 
 
@@ -307,7 +306,7 @@ def _images(path: Path, column: str) -> Iterator[bytes]:
         file = open_parquet(stream, where, buffer_size=1 << 20)  # not a whole group of rows at once
         nested = types.is_struct(file.schema_arrow.field(column).type)
         leaf = f"{column}.bytes" if nested else column
-        check_unpacked(file.metadata, [leaf], where, IMAGES_CAP)
+        check_unpacked(file.metadata, where)
         for batch in file.iter_batches(IMAGES, columns=[leaf], use_threads=False):
             batch.validate(full=True)
             cells = batch.column(0).field("bytes") if nested else batch.column(0)

@@ -48,11 +48,9 @@ class Labels:
 
     def read(self, stream: IO[bytes], where: str, folder: PurePosixPath = PurePosixPath()) -> None:  # noqa: B008
         """Take in a table, called ``where`` in errors, whose paths begin at ``folder``."""
-        below = {
-            image.relative_to(folder): number
-            for number, image in enumerate(self._images)
-            if image.is_relative_to(folder)
-        }
+        below = {image: number for number, image in enumerate(self._images)}
+        if folder.parts:
+            below = {i.relative_to(folder): n for i, n in below.items() if i.is_relative_to(folder)}
         names, key = Names(below), ""
         for block in blocks(stream, where):
             key = key or self._key(block, names, where)
