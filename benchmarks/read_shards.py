@@ -13,8 +13,8 @@ our rate over each other's; the limits, which are reading the bytes alone, decod
 our own decoder, and one after the other, with the share of that which we reach; and for each order how far
 its neighbours are apart and how many reads a MiB takes.
 
-"foreign64" and "foreign256" are tars of JPEGs of so many pixels, as webdataset writes them: ours reads them in
-place by an index of shards.index, webdataset decodes and resizes them by the same functions.
+"foreign64" and "foreign256" are tars of JPEGs of so many pixels, as webdataset writes them: ours reads them
+in place by an index of shards.index, webdataset decodes and resizes them by the same functions.
 """
 
 from __future__ import annotations
