@@ -7,25 +7,26 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, features
+from PIL.ImageFile import ImageFile as Opened
 
 from diffbase.cli import InputError
 from shards.codec import png
-from shards.codec.decode import ImageFile, jpeg_size, npy_head, webp_size
+from shards.codec.decode import ImageFile, npy_head
+from shards.codec.deep import MODES, PixelFormatError, decoded
+from shards.codec.light import NAMES, Light, lightened
+from shards.codec.orientation import Picture, orientation, upright
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
-# What Pillow gives for images of up to 8 bits per channel.
-Picture = Image.Image | NDArray[np.uint8]  # as Pillow has it, or pixels [H, W, 3 or 4], RGB or RGBA
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 
 
 def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encoding: str = "png") -> bytes:
     """One source image file as a packed one: RGB, ``size`` x ``size`` pixels, over white.
 
     ``crop`` is the edge of the centre crop taken first, None the largest centred square. Raises InputError,
-    naming ``where``, for data that is no whole PNG, JPEG or WebP, has unfit dimensions or more than 8 bits
-    per channel.
+    naming ``where``, for data that is no whole image of a format that is read, or has unfit dimensions or
+    pixels.
     """
     return encode_pixels(prepare(decode_source(data, where), where, crop, size), encoding)
 
@@ -76,41 +77,55 @@ def decode_source(data: bytes, where: str) -> Picture:
     """A source image file, decoded and upright; InputError, naming ``where``, for any other data.
 
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
+    Channels of 16 bits are rounded to 8.
     """
-    name, dimensions = _head(data)
-    if dimensions is None or 0 in dimensions:
-        raise InputError(f"{where}: not a PNG, JPEG or WebP image")
-    width, height = dimensions
-    if width * height > PIXEL_CAP:
-        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
-    light = png.lightened(data) if name == "PNG" else data
-    if not isinstance(light, bytes):
-        return light
+    name = None
     try:
+        name, found = lightened(data)
+        if name == "AVIF" and not features.check("avif"):
+            raise InputError(
+                f"{where}: an AVIF image, which Pillow here cannot read; its wheels from 11.3 on can"
+            )
+        if name != "AVIF":
+            _check_size(found.size or (0, 0), where)
+        if name == "PNG":
+            parts = png.parts(data)
+            light, turned = png.lightened(data, parts), orientation(parts.exif, parts.xmp)
+            if not isinstance(light, bytes):
+                return upright(light, turned)
+            found = Light(found.size, light, turned)
         with warnings.catch_warnings(action="ignore"):  # of its metadata, with no name of a file
-            if name == "PNG" and light is data:
-                # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves it unusable.
-                Image.open(ImageFile(data), formats=(name,)).verify()
-            image: Image.Image = Image.open(ImageFile(light), formats=(name,))
-            if image.size != dimensions:  # a file may have a second head
-                raise ValueError(f"{image.width} x {image.height} pixels here, {width} x {height} there")
-            image.load()
-            if name != "PNG":  # a photo that was taken with the camera on its side
-                image = ImageOps.exif_transpose(image)
+            picture = decoded(lambda data: _opened(data, name, found.size, where), found.data)
+        if name in ("WEBP", "AVIF") and isinstance(picture, Image.Image):
+            exif, xmp = (picture.info.get(key, b"") for key in ("exif", "xmp"))
+            found = found._replace(orientation=orientation(exif, xmp))
+        return upright(picture, found.orientation)
+    except InputError:
+        raise
+    except PixelFormatError as error:
+        raise InputError(f"{where}: pixel format {error}; allowed: {', '.join(MODES)}, 16 bits") from error
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
+        if name is None:
+            raise InputError(f"{where}: not a {NAMES} image") from error
         raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
-    if image.mode not in MODES:
-        raise InputError(f"{where}: pixel format {image.mode}; allowed: {', '.join(MODES)}")
+
+
+def _opened(data: bytes, name: str, size: tuple[int, int] | None, where: str) -> Opened:
+    """An image before its pixels are decoded, of the ``size`` that its head told."""
+    image = Image.open(ImageFile(data), formats=(name,))
+    if size is None:
+        _check_size(image.size, where)
+    elif image.size != size:  # a file may have a second head
+        raise ValueError(f"{image.width} x {image.height} pixels here, {size[0]} x {size[1]} there")
     return image
 
 
-def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
-    """Format and dimensions, in pixels, of an image; the dimensions are None where it is none of ours."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG", jpeg_size(data)
-    if data[:4] == b"RIFF":
-        return "WEBP", webp_size(data)
-    return "PNG", png.size_of(data)
+def _check_size(size: tuple[int, int], where: str) -> None:
+    width, height = size
+    if min(size) < 1:
+        raise InputError(f"{where}: not a {NAMES} image (it has no pixels)")
+    if width * height > PIXEL_CAP:
+        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
 
 
 def _reason(error: Exception) -> str:
