@@ -14,7 +14,7 @@ from diffbase.cli import InputError
 from shards.codec import png
 from shards.codec.decode import ImageFile, npy_head
 from shards.codec.deep import MODES, PixelFormatError, decoded
-from shards.codec.light import NAMES, Light, lightened
+from shards.codec.light import FORMATS, NAMES, Light, format_of
 from shards.codec.orientation import Picture, orientation, upright
 from shards.codec.resample import over_white, resize
 
@@ -79,13 +79,12 @@ def decode_source(data: bytes, where: str) -> Picture:
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
     Channels of 16 bits are rounded to 8.
     """
-    name = None
+    if (name := format_of(data)) is None:
+        raise InputError(f"{where}: not a {NAMES} image")
     try:
-        name, found = lightened(data)
+        found = FORMATS[name][1](data)
         if name == "AVIF" and not features.check("avif"):
-            raise InputError(
-                f"{where}: an AVIF image, which Pillow here cannot read; its wheels from 11.3 on can"
-            )
+            raise InputError(f"{where}: an AVIF image; Pillow here reads none, its wheels from 11.3 on do")
         if name != "AVIF":
             _check_size(found.size or (0, 0), where)
         if name == "PNG":
@@ -105,13 +104,15 @@ def decode_source(data: bytes, where: str) -> Picture:
     except PixelFormatError as error:
         raise InputError(f"{where}: pixel format {error}; allowed: {', '.join(MODES)}, 16 bits") from error
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
-        if name is None:
-            raise InputError(f"{where}: not a {NAMES} image") from error
         raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
 
 
 def _opened(data: bytes, name: str, size: tuple[int, int] | None, where: str) -> Opened:
     """An image before its pixels are decoded, of the ``size`` that its head told."""
+    if name == "AVIF":
+        from PIL import AvifImagePlugin  # older Pillows have none
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the cores have their workers
     image = Image.open(ImageFile(data), formats=(name,))
     if size is None:
         _check_size(image.size, where)

@@ -162,23 +162,19 @@ def _webp(data: bytes) -> Light:
     return Light(webp_size(data), data)  # Pillow looks at its metadata only where it is asked to
 
 
-# Of each format Pillow's name, how a file begins, and what is known of it.
-FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], Light]], ...] = (
-    ("PNG", re.compile(re.escape(png.SIGNATURE)), _png),
-    ("JPEG", re.compile(rb"\xff\xd8\xff"), jpeg),
-    ("WEBP", re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
-    ("GIF", re.compile(rb"GIF8[79]a"), gif),
-    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]"), tiff),
-    ("AVIF", re.compile(rb"\0\0..ftyp(?:....){0,32}?avi[fs]", re.DOTALL), avif),
-    ("BMP", re.compile(rb"BM.{12}[\x0c-\x80]\0\0\0", re.DOTALL), bmp),
-)
-
+# By Pillow's name of each format: how a file begins, and what is known of it.
+FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], Light]]] = {
+    "PNG": (re.compile(re.escape(png.SIGNATURE)), _png),
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), jpeg),
+    "WEBP": (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    "GIF": (re.compile(rb"GIF8[79]a"), gif),
+    "TIFF": (re.compile(rb"II[*+]\0|MM\0[*+]"), tiff),
+    "AVIF": (re.compile(rb"\0\0..ftyp(?:....){0,32}?avi[fs]", re.DOTALL), avif),
+    "BMP": (re.compile(rb"BM.{12}[\x0c-\x80]\0\0\0", re.DOTALL), bmp),
+}
 NAMES = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
 
-def lightened(data: bytes) -> tuple[str, Light]:
-    """Pillow's name of an image's format, and the image; ValueError for data of no such format."""
-    for name, begins, read in FORMATS:
-        if begins.match(data):
-            return name, read(data)
-    raise ValueError("no such format")
+def format_of(data: bytes) -> str | None:
+    """Pillow's name of an image's format, by its first bytes; None for data of no such format."""
+    return next((name for name, (begins, _) in FORMATS.items() if begins.match(data)), None)
