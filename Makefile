@@ -27,7 +27,7 @@ demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
 	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64
 	deepspeed $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
-	python -m diffcore.sample $(RUN) --set hair_color=3 --set glasses=11 --out $(RUN)/samples/asked.png
+	python -m diffcore.sample $(RUN) --set hair_color=auburn --set glasses=none --out $(RUN)/samples/asked.png
 	python -m diffcore.evaluation.colors $(RUN) --samples 256
 	cat $(RUN)/memory.txt
 	python -m diffcore.summary $(RUN)

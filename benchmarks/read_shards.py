@@ -6,11 +6,13 @@ Without --data a stand-in set is drawn and packed first (shards.render, shards.p
 pixels. Contenders run one after another in this process, in interleaved rounds, so that a busy moment hits
 every one; figures are medians. The cache is warm and every contender makes batches of 256. Ours are shuffled
 (order full), but for those "in_order"; the others read in order. "_2" means two threads (here) or two worker
-processes of a DataLoader (the others, and ours as "_workers"), whose start counts. mosaicml-streaming and
-litdata take part where they are installed. Prints one JSON object: the rates; our rate over each other's; the
-limits, which are reading the bytes alone, decoding alone, by OpenCV and by our own decoder, and one after the
-other, with the share of that which we reach; and for each order how far its neighbours are apart and how many
-reads a MiB takes.
+processes of a DataLoader (the others, and ours as "_workers"), whose start counts. "ours_torch" is a loader
+of shards.torch's ShardStream, with as many workers as the webdataset beside it ("_1", "_2"). What needs
+OpenCV, mosaicml-streaming or litdata takes part where they are installed. Prints one JSON object: the rates;
+our rate over each other's; the limits, which are reading the bytes alone, decoding alone, by OpenCV and by
+our own decoder, and one after the other, with the share of that which we reach; and for each order how far
+its neighbours are apart and how many reads a MiB
+takes.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from shards.codec.fast_decode import decoder
 from shards.order import ORDERS, Extent, Order
 from shards.prefetch import prefetch
 from shards.read import ShardReader
+from shards.torch import ShardStream
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 256
@@ -134,6 +138,10 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         with steps.reader:
             return sum(map(len, DataLoader(steps, None, num_workers=2)))
 
+    def ours_torch(workers: int) -> int:
+        loader = DataLoader(ShardStream(folders["png"], batch=BATCH), batch_size=None, num_workers=workers)
+        return min(count, sum(len(batch.images) for batch in islice(loader, -(-count // BATCH))))
+
     def ours_ahead() -> int:
         with ShardReader(folders["png"], threads=2) as reader:
             steps = (range(first, min(first + BATCH, count)) for first in range(0, count, BATCH))
@@ -142,9 +150,10 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     ours_decode = decoder("png")
     contenders: dict[str, Callable[[], int]] = {
         "decoder_alone": lambda: alone(lambda member: ours_decode(member, out)),
-        "opencv_alone": lambda: alone(by_opencv),
         "ours_png_2_prefetch": ours_ahead,
     }
+    if opencv := importlib.util.find_spec("cv2") is not None:
+        contenders["opencv_alone"] = lambda: alone(by_opencv)
     for name in folders:
         contenders[f"bytes_alone_{name}"] = lambda name=name: bytes_alone(folders[name], count)
         contenders[f"ours_{name}_in_order"] = lambda name=name: ours(name, 1, "sequential")
@@ -155,15 +164,19 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     png = folders["png"]
     sources: dict[str, Callable[[], Any]] = {
         "webdataset": lambda: webdataset_of(png, "rgb8"),
-        "webdataset_cv2": lambda: webdataset_of(png, "cv2"),
         "pil_folder": lambda: Folder(files),
     }
     if "npy" in folders:
         sources["webdataset_raw"] = lambda: webdataset_of(folders["npy"], "rgb8", "npy")
-    for workers in (0, 2):
-        ending = "" if workers == 0 else "_2"
+    if opencv:
+        sources["webdataset_cv2"] = lambda: webdataset_of(png, "cv2")
+    for workers in (0, 1, 2):
+        ending = f"_{workers}" if workers else ""
+        contenders[f"ours_torch{ending}"] = lambda workers=workers: ours_torch(workers)
         for name, source in sources.items():
             contenders[name + ending] = lambda source=source, workers=workers: loaded(source(), workers)
+        if workers == 1:
+            continue
         for name, contender in others(members, pixels, workers, scratch).items():
             contenders[name + ending] = contender
 
@@ -181,7 +194,13 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "images_per_second": medians,
         "ratios": ratios(medians),
         "ratios_in_order": ratios(medians, "_in_order"),
-        "share_of_opencv_alone": round(medians["ours_png"] / medians["opencv_alone"], 3),
+        "ratios_torch": {
+            name + ending: round(medians[f"ours_torch{ending}"] / medians[name + ending], 2)
+            for name in ("webdataset", "webdataset_cv2")
+            for ending in ("", "_1", "_2")
+            if name + ending in medians
+        },
+        "share_of_opencv_alone": round(medians["ours_png"] / medians["opencv_alone"], 3) if opencv else None,
         "share_of_decoder_alone": round(medians["ours_png"] / medians["decoder_alone"], 3),
         "limit_png": round(limit, 1),
         "share_of_limit": round(medians["ours_png"] / limit, 3),
@@ -202,7 +221,7 @@ def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
     found = {}
     for name, rate in medians.items():
         two = name.endswith("_2")
-        if "alone" in name or name.startswith("ours") or (two and ending):
+        if "alone" in name or name.startswith("ours") or name.endswith("_1") or (two and ending):
             continue
         ours = f"ours_{'npy' if '_raw' in name else 'png'}{ending}{'_2' * two}"
         if ours in medians:

@@ -5,7 +5,7 @@ Imports ``shards``, never ``launch``. What programs and notebooks use of it is h
     import diffcore
 
     model = diffcore.load_model("runs/demo")
-    diffcore.save_grid(model.sample(16, hair_color=3, seed=0), "grid.png")
+    diffcore.save_grid(model.sample(16, hair_color="auburn", seed=0), "grid.png")
 
 Names are loaded when they are first used, so this imports neither torch nor numpy. Their types are in
 ``__init__.pyi``: imports here, even for types, would be circles, since every module loads this one first.

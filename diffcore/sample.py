@@ -1,4 +1,4 @@
-"""python -m diffcore.sample RUN --set hair_color=3 --guidance 2 --samples 16 --out grid.png
+"""python -m diffcore.sample RUN --set hair_color=blond --guidance 2 --samples 16 --out grid.png
 
 Draws avatars with a run's newest complete checkpoint. What is not set is drawn at random; a JSON beside the
 grid says the attributes of every cell. Reads safetensors and YAML only, and needs no DeepSpeed.
@@ -23,7 +23,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
     cli.add_run(parser, "run folder of diffcore/train.py, a checkpoint or an export")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix an attribute")
+    add("--set", action="append", default=[], metavar="NAME=VARIANT", help="fix an attribute")
     add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
     add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
     interval = "range of t / (T - 1) in which guidance acts"

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
+from diffbase.redaction import ADDRESS
 from shards.schema import (
     ATTRIBUTES_CAP,
     NAME_CAP,
@@ -30,8 +31,9 @@ from shards.schema import (
 FILE = "index.json"
 FORMAT = "diffcore-shards"
 VERSIONS = (2, 3)
-"""2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out. The lowest
-that has all that a folder needs is written: what was packed before is packed to the same bytes."""
+"""2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out, and tars of
+others, which stay where they are. The lowest that has all that a folder needs is written: what was packed
+before is packed to the same bytes."""
 INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
 TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
 
@@ -46,6 +48,14 @@ def _printable(name: str) -> str:
     if not name.isprintable():
         raise ValueError("a name with characters that cannot be printed")
     return name
+
+
+def _place(place: str) -> str:
+    if place.startswith("/"):
+        raise ValueError("an absolute path; allowed: a path that begins at the index's folder, or an address")
+    if place.lower().startswith(("file:", "local:")):
+        raise ValueError("an address of this machine's files; allowed: a path, or an address elsewhere")
+    return _printable(place)
 
 
 def _of_labels(attribute: Attribute) -> Attribute:
@@ -75,12 +85,26 @@ class _Strict(BaseModel):
 
 
 class Shard(_Strict):
-    """One tar file: its name, how many samples and bytes it holds, and its SHA-256."""
+    """One tar file: its name, how many samples of the split and bytes it holds, and its SHA-256.
+
+    ``place`` is where a tar of others lies that is not in the folder: a path from there on, or an address.
+    """
 
     name: PlainName
     count: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     bytes: Count
     sha256: Sha256
+    place: Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(_place)] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it lies, seen from the folder."""
+        return self.place or self.name
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it has an address of its own."""
+        return self.place is not None and ADDRESS.match(self.place) is not None
 
 
 class Table(_Strict):
@@ -102,14 +126,15 @@ class SplitEntry(_Strict):
 class Preprocessing(_Strict):
     """What was done to every image: centre crop and edge in pixels, filter, ground, encoding.
 
-    ``crop`` is None where the largest centred square of each image was taken.
+    ``crop`` is None where the largest centred square of each image was taken. Where the encoding is
+    ``source``, the images are as somebody else made them, and all this is done when one is read.
     """
 
     crop: Annotated[int, Field(ge=1, le=SIZE_CAP)] | None
     size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
     resample: Text
     background: Text
-    encoding: Literal["png", "webp", "npy"]
+    encoding: Literal["png", "webp", "npy", "source"]
 
 
 class SourceEntry(_Strict):
@@ -120,11 +145,20 @@ class SourceEntry(_Strict):
     digest: Sha256
 
 
+class Reading(_Strict):
+    """How the tars of others were read: which fields are attributes, quantiles of numbers, which image."""
+
+    columns: Annotated[tuple[Name, ...], Field(max_length=ATTRIBUTES_CAP)] = ()
+    bins: Annotated[int, Field(ge=1, le=VARIANTS_CAP)] | None = None
+    image_field: Name | None = None
+
+
 class Header(_Strict):
     """The whole of index.json. ``variant_names`` names the variants of some attributes, for people.
 
     ``unknown`` names the attributes that some samples lack; ``split_by`` says whether a hash of the keys
     decided the splits or the source told them; ``skipped`` counts bad images that were left out.
+    ``reading`` is there where the tars are those of others (``is_foreign``).
     """
 
     format: str
@@ -139,6 +173,7 @@ class Header(_Strict):
     unknown: Annotated[tuple[Name, ...], Field(max_length=ATTRIBUTES_CAP)] = ()
     split_by: Literal["key", "source"] = "key"
     skipped: Count = 0
+    reading: Reading | None = None
     shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     val: Annotated[float, Field(ge=0, lt=1)]
     splits: Annotated[dict[SplitName, SplitEntry], Field(max_length=16)]
@@ -147,6 +182,16 @@ class Header(_Strict):
     def labels(self) -> tuple[Attribute, ...]:
         """The attributes with their variants' names."""
         return tuple(replace(a, names=self.variant_names.get(a.name, ())) for a in self.attributes)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the tars are those of others, with images of any size, which stay where they are."""
+        return self.preprocessing.encoding == "source"
+
+    @cached_property
+    def is_elsewhere(self) -> bool:
+        """Whether the shards have addresses of their own."""
+        return any(shard.is_elsewhere for entry in self.splits.values() for shard in entry.shards)
 
 
 def parse_header(data: bytes, path: Path) -> Header:
@@ -179,11 +224,27 @@ def parse_header(data: bytes, path: Path) -> Header:
             raise InputError(f"{path}: variant_names.{name}: not one name for each variant of the schema's")
     if not set(header.unknown) <= set(names):
         raise InputError(f"{path}: unknown: names an attribute that the schema has not")
-    files = [e.samples.name for e in header.splits.values()]
-    files += [shard.name for e in header.splits.values() for shard in e.shards]
-    if len(set(files)) != len(files):
-        raise InputError(f"{path}: a file is named twice")
+    _check_files(header, path)
     for name, entry in header.splits.items():
         if sum(shard.count for shard in entry.shards) != entry.count:
             raise InputError(f"{path}: splits.{name}: count is {entry.count}, its shards hold another number")
     return header
+
+
+def _check_files(header: Header, path: Path) -> None:
+    """InputError unless each file has a name of its own, and only tars of others lie elsewhere."""
+    entries = header.splits.values()
+    tars = [[(shard.name, shard.path, shard.bytes, shard.sha256) for shard in e.shards] for e in entries]
+    flat = [tar for some in tars for tar in some]
+    if header.is_foreign and all(len(set(some)) == len(some) for some in tars):
+        flat = list(set(flat))  # the samples of one may be of several splits
+    files = [e.samples.name for e in entries] + [name for name, *_ in flat]
+    if len(set(files)) != len(files):
+        raise InputError(f"{path}: a file is named twice")
+    shards = [shard for e in entries for shard in e.shards]
+    if not header.is_foreign and any(shard.place for shard in shards):
+        raise InputError(f"{path}: a shard's place: only an index of shards.index tells one")
+    if header.is_foreign != (header.reading is not None):
+        raise InputError(f"{path}: reading: has to be there with the encoding source, and only then")
+    if header.is_elsewhere and not all(shard.is_elsewhere for shard in shards):
+        raise InputError(f"{path}: places: allowed: addresses alone, or paths alone")

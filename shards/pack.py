@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.bad import left_out
-from shards.packing.packer import describe, pack
+from shards.packing.packer import describe
 from shards.packing.workers import worker_count
 from shards.sources import Source
 
@@ -26,35 +28,50 @@ def parser(prog: str = PROG) -> Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
-    jobs = worker_count(args.jobs)
-    settings, asked, on_bad = flags.settings_of(args), flags.asked_of(args), flags.on_bad_of(args)
+    jobs, out, source = worker_count(args.jobs), shown(args.out), flags.source_of(args)
+    name = source if isinstance(source, Path) else shown(source[0])
 
-    def found(source: Source) -> None:
-        for line in (describe(source), *source.notes):
-            print(f"{args.source}: {line}", flush=True)
+    from shards.packing.outside import pack_to
+
+    told: list[str] = []
+    adapters: list[Source] = []
+
+    def tell(*lines: str) -> None:
+        for line in lines:
+            if line not in told:
+                print(f"{name}: {line}", flush=True)
+            told.append(line)
+
+    def found(adapter: Source) -> None:
+        adapters.append(adapter)
+        tell(describe(adapter), *adapter.notes)
 
     start = time.monotonic()
     with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
-            summary = pack(
-                args.source,
+            summary = pack_to(
+                source,
                 args.out,
-                settings,
+                flags.settings_of(args),
                 kind=args.kind,
-                asked=asked,
-                on_bad=on_bad,
+                asked=flags.asked_of(args),
+                on_bad=flags.on_bad_of(args),
                 jobs=jobs,
                 report=report,
                 found=found,
+                tell=print,
             )
+        tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
+        for line in summary.warnings:
+            print(f"{out}: {line}")
         counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items()) + " samples"
         counts += left_out(summary.skipped)
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
-        again = f"{args.out}: complete already ({counts}); nothing to do"
-        print(again if summary.complete_before else f"{args.out}: {counts}; {done}")
+        again = f"{out}: complete already ({counts}); nothing to do"
+        print(again if summary.complete_before else f"{out}: {counts}; {done}")
         figures = {"samples": summary.counts, "packed": summary.written, "skipped": summary.skipped}
-        give({"out": args.out, **figures, "seconds": seconds})
+        give({"out": out, **figures, "warnings": summary.warnings, "seconds": seconds})
 
 
 if __name__ == "__main__":

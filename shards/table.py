@@ -22,7 +22,7 @@ import io
 import json
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,10 @@ from shards.schema import (
 MEMBER_CAP = 64 << 20  # bytes of one image
 
 # One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
-# from the start of the shard to the member's data (not to its header). ``crc`` is zlib.crc32 of the image's
-# bytes: it costs a microsecond, and PNG decoders let damaged pixels pass. After these comes ``labels``, one
-# column of as many integers as the schema has attributes, just wide enough for the largest variant: unsigned
-# ones, or signed ones where some are UNKNOWN.
+# from the start of the shard to the member's data (not to its header); those of labels are 0 in the tars of
+# others. ``crc`` is zlib.crc32 of the image's bytes: it costs a microsecond, and PNG decoders let damaged
+# pixels pass. After these comes ``labels``, one column of as many integers as the schema has attributes, just
+# wide enough for the largest variant: unsigned ones, or signed ones where some are UNKNOWN.
 _COLUMNS = [
     ("image_offset", "<i8"),
     ("label_offset", "<i8"),
@@ -80,6 +80,12 @@ class Split:
     shards: tuple[Shard, ...]
     samples: NDArray[np.void]
     starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, name: str, shards: Sequence[Shard], samples: NDArray[np.void]) -> Split:
+        """The split of these shards and this table."""
+        starts = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
+        return cls(name, tuple(shards), samples, starts)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -118,6 +124,11 @@ class Index:
     def size(self) -> int:
         """Edge of the images, pixels."""
         return self.header.preprocessing.size
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Each file once; one of others may hold samples of several splits."""
+        return list({shard.name: shard for split in self.splits.values() for shard in split.shards}.values())
 
     def split(self, name: str) -> Split:
         """The split of that name; InputError names the ones there are."""
@@ -171,13 +182,15 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
     samples = np.frombuffer(data, dtype, entry.count, start)
     _check_keys(samples, path)
-    starts = np.cumsum([0, *(shard.count for shard in entry.shards)], dtype=np.int64)
+    split = Split.of(name, entry.shards, samples)
     ends = np.repeat(
-        np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(starts)
+        np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(split.starts)
     )  # bytes of each sample's shard
     for member, cap in (("image", MEMBER_CAP), ("label", LABELS_CAP)):
         offset, size = samples[f"{member}_offset"], samples[f"{member}_bytes"].astype(np.int64)
         wrong = (offset < 0) | (size < 1) | (size > cap) | (offset > ends - size)
+        if member == "label" and header.is_foreign:  # they are made of whatever a sample has
+            wrong = (offset != 0) | (size != 0)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(f"{path}: row {row}: the {member}'s bytes lie outside its shard")
@@ -189,7 +202,7 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
                 f"{path}: a sample's {attribute.name} is {most if least >= lowest else least}; "
                 f"allowed: {lowest} to {attribute.variants - 1}"
             )
-    return Split(name, entry.shards, samples, starts)
+    return split
 
 
 def _table_head(
@@ -225,33 +238,47 @@ def _check_keys(table: NDArray[np.void], path: Path) -> None:
         )
 
 
+def table_bytes(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute], unknown: bool) -> bytes:
+    """The sample table of a split, which may be one already, of any width of keys.
+
+    ``unknown``: whether any sample of the folder has an unknown label.
+    """
+    table = _table_of(rows, schema)
+    width = int(np.char.str_len(table["key"]).max(initial=1))
+    stream = io.BytesIO()
+    np.lib.format.write_array(
+        stream, table.astype(sample_dtype(width, schema, unknown)), version=(1, 0), allow_pickle=False
+    )
+    return stream.getvalue()
+
+
+def _table_of(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute]) -> NDArray[np.void]:
+    if isinstance(rows, np.ndarray):
+        return rows
+    widest = sample_dtype(KEY_CAP, schema, unknown=True)
+    return np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], widest)
+
+
 def write_index(
     folder: Path,
     schema: Sequence[Attribute],
     about: dict[str, Any],
-    splits: dict[str, tuple[list[Shard], list[Row]]],
+    splits: Mapping[str, tuple[Sequence[Shard], list[Row] | NDArray[np.void]]],
 ) -> None:
     """Write the sample tables, then index.json, each atomically: index.json last makes the folder whole.
 
     InputError where index.json would be larger than a reader takes.
 
-    ``about`` holds the header's fields preprocessing, source, shard_size and val, and those of split_by and
-    skipped that are not the usual ones.
+    ``about`` holds the header's fields preprocessing, source, shard_size and val, and those of split_by,
+    skipped and reading that are not the usual ones. Rows may be a table already, of any width of keys.
     """
     entries = {}
-    lacking = {
-        at for _, rows in splits.values() for row in rows for at, v in enumerate(row[-1]) if v == UNKNOWN
-    }
-    unknown = [attribute.name for at, attribute in enumerate(schema) if at in lacking]
+    tables = {name: _table_of(rows, schema) for name, (_, rows) in splits.items()}
+    lacking = [(table["labels"] == UNKNOWN).any(axis=0) for table in tables.values()]
+    unknown = [a.name for a, some in zip(schema, np.any(lacking, axis=0).tolist(), strict=True) if some]
     variant_names = {a.name: a.names for a in schema if a.names}
     for name, (shards, rows) in splits.items():
-        width = max((len(row[0]) for row in rows), default=1)
-        stream = io.BytesIO()
-        table = np.array(
-            [(row[0].encode("ascii"), *row[1:]) for row in rows], sample_dtype(width, schema, bool(unknown))
-        )
-        np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
-        data = stream.getvalue()
+        data = table_bytes(tables[name], schema, bool(unknown))
         write_atomic(folder / f"{name}-samples.npy", data)
         entries[name] = {
             "count": len(rows),
@@ -260,11 +287,11 @@ def write_index(
                 "bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
             },
-            "shards": [shard.model_dump() for shard in shards],
+            "shards": [shard.model_dump(exclude_none=True) for shard in shards],
         }
     header = {
         "format": FORMAT,
-        "version": VERSIONS[bool(unknown or about.keys() & {"split_by", "skipped"})],
+        "version": VERSIONS[bool(unknown or about.keys() & {"split_by", "skipped", "reading"})],
         "schema": [{"name": a.name, "variants": a.variants} for a in schema],
         **({"variant_names": variant_names} if variant_names else {}),
         **({"unknown": unknown} if unknown else {}),

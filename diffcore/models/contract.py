@@ -25,7 +25,8 @@ class Network(Protocol):
         """What ``diffusion.target`` says, [B, 3, H, W].
 
         ``x_BCHW``: a noisy image, of unit scale. ``t_B``: timesteps, int64. ``labels_BA``: one label per
-        attribute in the schema's order, int64. ``keep_B``: False where the condition is dropped.
+        attribute in the schema's order, int64; -1 is unknown, and to its attribute what dropping is to all.
+        ``keep_B``: False where the condition is dropped.
         """
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from diffcore.config.models import DdpmModel
 from diffcore.models.embedding import timestep_embedding
-from shards.schema import Attribute
+from shards.schema import UNKNOWN, Attribute
 
 
 class DoubleConvolution(nn.Module):
@@ -130,7 +130,9 @@ class DdpmUNet(nn.Module):
         """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         time_BE = timestep_embedding(t_B, self.embedding).to(x_BCHW.dtype)
         for column, embed in enumerate(self.labels):
-            time_BE = time_BE + embed(labels_BA[:, column]) * keep_B[:, None].to(x_BCHW.dtype)
+            label_B = labels_BA[:, column]
+            seen_B1 = (keep_B & (label_B != UNKNOWN))[:, None].to(x_BCHW.dtype)
+            time_BE = time_BE + embed(label_B.clamp(min=0)) * seen_B1
         h_BCHW = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last))
         skips = []
         for block in self.down:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shards.schema import Attribute, one_hot_offsets, one_hot_width
+from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
 
 
 class LabelEncoder(nn.Module):
-    """Integer labels -> one vector per sample, as one of ``ENCODINGS``; a dropped condition is the zero
-    vector. No parameters.
+    """Integer labels -> one vector per sample, as one of ``ENCODINGS``. No parameters.
+
+    A dropped condition is the zero vector, and an unknown label zeros in its attribute's place.
     """
 
     offsets_A: Tensor
@@ -34,16 +35,18 @@ class LabelEncoder(nn.Module):
         self.register_buffer("variants_A", torch.tensor([a.variants for a in schema]), persistent=False)
 
     def forward(self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype) -> Tensor:
-        """labels int64 [B, A], keep bool [B] (False: dropped) -> [B, V]."""
+        """labels int64 [B, A] (-1: unknown), keep bool [B] (False: dropped) -> [B, V]."""
         return self.encoding.encode(self, labels_BA, dtype) * keep_B[:, None].to(dtype)
 
 
 def _one_hot(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
     encoded_BV = torch.zeros(len(labels_BA), encoder.width, dtype=dtype, device=labels_BA.device)
-    return encoded_BV.scatter_(1, labels_BA + encoder.offsets_A, 1.0)
+    known_BA = (labels_BA != UNKNOWN).to(dtype)
+    return encoded_BV.scatter_(1, labels_BA.clamp(min=0) + encoder.offsets_A, known_BA)
 
 
 def _integer(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
+    assert UNKNOWN == -1  # so that it becomes 0
     return ((labels_BA + 1) / encoder.variants_A).to(dtype)
 
 
@@ -53,7 +56,7 @@ class Encoding:
 
     width: Callable[[Sequence[Attribute]], int]
     encode: Callable[[LabelEncoder, Tensor, torch.dtype], Tensor]
-    """Labels [B, A] -> [B, width], not 0 for any label: that is the dropped condition."""
+    """Labels [B, A] -> [B, width]: 0 for an unknown label, and for no other, as in a dropped condition."""
 
 
 ENCODINGS = {"one_hot": Encoding(one_hot_width, _one_hot), "integer": Encoding(len, _integer)}

@@ -13,6 +13,7 @@ from diffbase.page import pictures
 from diffcore.config.tree import Sampling
 from diffcore.runs.draw import choose_labels
 from diffcore.runs.model import TrainedModel
+from diffcore.runs.sampling import told
 
 
 def write_grid(
@@ -37,9 +38,8 @@ def write_grid(
     for weights, network, scale in rows:
         images.extend(network.draw(labels_BA, sampling.model_copy(update={"guidance": scale}), seed))
         for row in labels_BA.tolist():
-            attributes = {a.name: v for a, v in zip(model.schema, row, strict=True)}
             place = {"row": len(cells) // columns, "column": len(cells) % columns}
-            cells.append({**place, "weights": weights, "guidance": scale, "attributes": attributes})
+            cells.append({**place, "weights": weights, "guidance": scale, **told(model.schema, row)})
     if several:
         tiled = pictures.grid(np.stack(images), columns)
         named = pictures.with_row_names(tiled, [f"{w}, guidance {scale:g}" for w, _, scale in rows])

@@ -48,7 +48,7 @@ class TrainedModel:
     def sample(
         self,
         count: int | None = None,
-        labels: Mapping[str, int] | None = None,
+        labels: Mapping[str, int | str] | None = None,
         *,
         seed: int = 0,
         batch: int = BATCH,
@@ -59,14 +59,15 @@ class TrainedModel:
         guidance_interval: tuple[float, float] | None = None,
         eta: float | None = None,
         clamp: bool | None = None,
-        **attributes: int,
+        **attributes: int | str,
     ) -> NDArray[np.uint8]:
         """Draw ``count`` images: uint8 [N, H, W, 3], as ``python -m diffcore.sample`` draws them.
 
-        Attributes that are asked for are keywords (``hair_color=3``) or in ``labels``, which takes any name,
-        such as ``class`` or ``steps``; the others are drawn at random by ``seed`` (``sample_labels`` tells
-        them). The settings are the fields of ``config.sampling``: what is None is what a sweep recommended to
-        the run, else the run's own. Image i depends on its labels, ``seed`` and i; ``batch``, how many are
+        Attributes that are asked for are keywords (``hair_color=3`` or ``hair_color="blond"``) or in
+        ``labels``, which takes any name, such as ``class`` or ``steps``; the others are drawn at random by
+        ``seed`` (``sample_labels`` tells them). The settings are the fields of ``config.sampling``: what is
+        None is what a sweep recommended to the run, else the run's own. Image i depends on its labels,
+        ``seed`` and i; ``batch``, how many are
         drawn at a time, changes rounding at most. InputError for what is unknown or not allowed.
         """
         given: dict[str, Any] = {
@@ -81,10 +82,10 @@ class TrainedModel:
     def sample_labels(
         self,
         count: int | None = None,
-        labels: Mapping[str, int] | None = None,
+        labels: Mapping[str, int | str] | None = None,
         *,
         seed: int = 0,
-        **attributes: int,
+        **attributes: int | str,
     ) -> NDArray[np.int64]:
         """The labels of the images that ``sample`` draws with the same arguments: int64 [N, A].
 
@@ -96,9 +97,9 @@ class TrainedModel:
     def _labels(
         self,
         count: int | None,
-        labels: Mapping[str, int] | None,
+        labels: Mapping[str, int | str] | None,
         seed: int,
-        attributes: Mapping[str, int],
+        attributes: Mapping[str, int | str],
     ) -> Tensor:
         """What is asked for, and the rest at random: int64 [N, A]."""
         names = [attribute.name for attribute in self.schema]

@@ -6,10 +6,11 @@ import fcntl
 import functools
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffbase import ledger
 from diffbase.cli import InputError
@@ -21,6 +22,7 @@ from diffbase.system_error import is_there, named, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.tree import Config
+from shards.schema import Attribute
 
 if TYPE_CHECKING:
     from shards.table import Index
@@ -35,12 +37,32 @@ STRICT = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class AttributeRecord(BaseModel):
-    """A label: its name and how many variants it has."""
+    """A label: its name, how many variants it has, and what these are called, where they have names."""
 
     model_config = STRICT
 
     name: Annotated[str, Field(min_length=1, max_length=1000)]
     variants: Annotated[int, Field(ge=1, le=10**6)]
+    names: list[Annotated[str, Field(max_length=1000)]] = []
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        if self.names and len(self.names) != self.variants:
+            raise ValueError("names are not one for each variant")
+        return self
+
+    @classmethod
+    def of(cls, schema: Iterable[Attribute]) -> list[dict[str, Any]]:
+        """A schema as JSON."""
+        return [
+            {"name": a.name, "variants": a.variants, **({"names": list(a.names)} if a.names else {})}
+            for a in schema
+        ]
+
+    @property
+    def attribute(self) -> Attribute:
+        """The label as the schema has it."""
+        return Attribute(self.name, self.variants, tuple(self.names))
 
 
 class DataRecord(BaseModel):
@@ -89,7 +111,7 @@ def run_of(path: Path) -> Path:
 
 def data_record(index: Index) -> dict[str, Any]:
     """What a run keeps of its shards: enough to tell them apart, and to draw without them."""
-    schema = [{"name": a.name, "variants": a.variants} for a in index.schema]
+    schema = AttributeRecord.of(index.schema)
     return {"fingerprint": index.fingerprint, "size": index.size, "schema": schema}
 
 
@@ -104,7 +126,9 @@ def check(config: Config, data: dict[str, Any]) -> None:
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
-    identity, fingerprint, now = before.identity, before.data.fingerprint, config.identity()
+    fingerprint, now = before.data.fingerprint, config.identity()
+    # A setting that is younger than the folder was at its default.
+    identity = {key: config.usual(key) for key in now} | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

@@ -42,7 +42,7 @@ class Source:
     @property
     def schema(self) -> tuple[Attribute, ...]:
         """The attributes that the network was trained with."""
-        return tuple(Attribute(a["name"], a["variants"]) for a in self.data["schema"])
+        return tuple(Attribute(a["name"], a["variants"], tuple(a["names"])) for a in self.data["schema"])
 
     @property
     def size(self) -> int:

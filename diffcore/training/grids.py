@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffbase.files import write_json
 from diffbase.page import pictures
 from diffcore.config.tree import Config
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -13,6 +16,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.runs.data import first_samples, held_out
 from diffcore.runs.draw import draw_shared
+from diffcore.runs.sampling import spoken, told
 from diffcore.training.monitor import Monitor
 from shards.table import Index
 
@@ -21,7 +25,7 @@ class SampleGrids:
     """Draws for the labels of the first held-out images; every rank draws its share."""
 
     def __init__(self, config: Config, index: Index) -> None:
-        self.config = config
+        self.config, self.schema = config, index.schema
         self.schedule = NoiseSchedule.of(config.diffusion)
         self.real = first_samples(config, held_out(index), config.sampling.count)
 
@@ -41,6 +45,16 @@ class SampleGrids:
                 with monitor.writing("samples"):
                     folder.mkdir(exist_ok=True)
                     pictures.save_png(tiled, folder / file)
+        self._say_labels(folder / "labels.json", monitor)
+
+    def _say_labels(self, path: Path, monitor: Monitor) -> None:
+        """What the cells of every grid were asked for, once."""
+        if self.schema and not path.exists():
+            rows = self.real.labels.tolist()
+            lines = [f"{number}: {spoken(self.schema, row)}" for number, row in enumerate(rows)]
+            monitor.text("samples/labels", "\n".join(lines))
+            with monitor.writing("samples"):
+                write_json(path, [told(self.schema, row) for row in rows])
 
     def _draw(self, engine: Engine) -> NDArray[np.uint8]:
         return draw_shared(

@@ -61,9 +61,9 @@ def check(config: Config, spec: JobSpec, strict: bool) -> None:
     from shards.table import Index  # numpy takes a tenth of a second: only where there are shards
 
     index = Index.load(config.data.path)
-    for split in index.splits.values() if strict else ():
+    for split in index.splits.values() if strict and not index.header.is_elsewhere else ():
         for shard in split.shards:
-            path = config.data.path / shard.name
+            path = config.data.path / shard.path
             size = path.stat().st_size if path.exists() else None
             if size != shard.bytes:
                 said = "is missing" if size is None else f"has {size} bytes, the index says {shard.bytes}"

@@ -35,7 +35,7 @@ def data(place: str) -> Iterator[Finding]:
             todo = "open that address from here by other means; is there a proxy, are there credentials?"
         yield bad(name, str(error), todo)
         return
-    shards = [shard for split in index.splits.values() for shard in split.shards]
+    shards = index.shards
     counts = ", ".join(f"{len(split):,} {one}" for one, split in index.splits.items())
     yield ok(
         name, f"{shown(place)}: {counts} images of {index.size} x {index.size} in {len(shards):,} shards"
@@ -56,15 +56,15 @@ def _index(place: str) -> Index:
 
 def _shards(place: str, index: Index, shards: Sequence[Shard]) -> Iterator[Finding]:
     name = "shard files"
-    if is_url(place):
+    if is_url(place) or index.header.is_elsewhere:
         step = -(-len(shards) // ASKED) or 1
         some = shards[::step]
         with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(unreachable, [address(place, shard.name) for shard in some])
+            answers = pool.map(unreachable, [shard.place or address(place, shard.name) for shard in some])
             problems = [f"{shard.name}: missing" for shard, why in zip(some, answers, strict=True) if why]
     else:
         some = shards
-        problems = [why for shard in shards if (why := _problem(index.folder / shard.name, shard))]
+        problems = [why for shard in shards if (why := _problem(index.folder / shard.path, shard))]
     if problems:
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         todo = "copy the folder again, or pack it anew; python -m shards.verify says more"
@@ -92,7 +92,8 @@ def _timed(place: str, index: Index) -> Finding:
         return bad(name, "no split holds an image", "pack it anew")
     split = "train" if "train" in splits else splits[0]
     # Behind a URL in packed order, which fetches one shard and no more.
-    order = "sequential" if is_url(place) else "full"
+    far = is_url(place) or index.header.is_elsewhere
+    order = "sequential" if far else "full"
     try:
         with ShardReader(place, split, order=order, threads=THREADS) as reader:
             size, reads = min(BATCH, len(reader)), 0
@@ -105,6 +106,6 @@ def _timed(place: str, index: Index) -> Finding:
     except InputError as error:
         return bad(name, str(error), todo)
     rate = f"{reads * size / passed:,.0f} images/s with {THREADS} threads"
-    if is_url(place):
+    if far:
         return ok(name, f"{rate}, from the cache")
     return ok(name, f"{rate}, in shuffled order")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -34,9 +35,7 @@ def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encod
 def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[np.uint8]:
     """Centre crop, antialiased resize and white ground: uint8 [size, size, 3]."""
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-    edge = min(width, height) if crop is None else crop
-    if edge > min(width, height):
-        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
+    edge = edge_of(width, height, where, crop)
     left, top = (width - edge) // 2, (height - edge) // 2
     if isinstance(image, Image.Image):
         try:
@@ -49,6 +48,14 @@ def prepare(image: Picture, where: str, crop: int | None, size: int) -> NDArray[
     # Over white before the resize: at a silhouette's edge the filter overshoots, and colours and alpha, each
     # cut off at 8 bits, would not add up again afterwards (RMS error 1.5 of 255 instead of 0.3).
     return resize(over_white(pixels) if pixels.shape[2] == 4 else pixels, size)
+
+
+def edge_of(width: int, height: int, where: str, crop: int | None) -> int:
+    """Edge of the square that is taken of an image; InputError, naming ``where``, if it is too small."""
+    edge = min(width, height) if crop is None else crop
+    if edge > min(width, height):
+        raise InputError(f"{where}: {width} x {height} pixels, too small for --crop {edge}")
+    return edge
 
 
 def _colours(square: Image.Image) -> NDArray[np.uint8]:
@@ -79,14 +86,8 @@ def decode_source(data: bytes, where: str) -> Picture:
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
     Channels of 16 bits are rounded to 8.
     """
-    if (name := format_of(data)) is None:
-        raise InputError(f"{where}: not a {NAMES} image")
+    name, found = _head(data, where)
     try:
-        found = FORMATS[name][1](data)
-        if name == "AVIF" and not features.check("avif"):
-            raise InputError(f"{where}: an AVIF image; Pillow here reads none, its wheels from 11.3 on do")
-        if name != "AVIF":
-            _check_size(found.size or (0, 0), where)
         if name == "PNG":
             parts = png.parts(data)
             light, turned = png.lightened(data, parts), orientation(parts.exif, parts.xmp)
@@ -94,39 +95,54 @@ def decode_source(data: bytes, where: str) -> Picture:
                 return upright(light, turned)
             found = Light(found.size, light, turned)
         with warnings.catch_warnings(action="ignore"):  # of its metadata, with no name of a file
-            picture = decoded(lambda data: _opened(data, name, found.size, where), found.data)
+            picture = decoded(partial(_opened, name=name, size=found.size), found.data)
         if name in ("WEBP", "AVIF") and isinstance(picture, Image.Image):
             exif, xmp = (picture.info.get(key, b"") for key in ("exif", "xmp"))
             found = found._replace(orientation=orientation(exif, xmp))
         return upright(picture, found.orientation)
-    except InputError:
-        raise
     except PixelFormatError as error:
         raise InputError(f"{where}: pixel format {error}; allowed: {', '.join(MODES)}, 16 bits") from error
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
         raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
 
 
-def _opened(data: bytes, name: str, size: tuple[int, int] | None, where: str) -> Opened:
+def check_head(data: bytes, where: str) -> tuple[str, int, int]:
+    """Format, width and height of an image, by its head; InputError for what no pixel is decoded of."""
+    name, found = _head(data, where)
+    return name, *(found.size or (0, 0))
+
+
+def _head(data: bytes, where: str) -> tuple[str, Light]:
+    """Format of an image, and the image without its metadata; it has pixels, and not too many."""
+    if (name := format_of(data)) is None:
+        raise InputError(f"{where}: not a {NAMES} image")
+    if name == "AVIF" and not features.check("avif"):
+        raise InputError(f"{where}: an AVIF image; Pillow here reads none, its wheels from 11.3 on do")
+    try:
+        found = FORMATS[name][1](data)
+        if name == "AVIF":  # libavif decodes no pixel to tell it
+            with warnings.catch_warnings(action="ignore"):
+                found = found._replace(size=_opened(found.data, name, None).size)
+    except Exception as error:
+        raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
+    width, height = found.size or (0, 0)
+    if min(width, height) < 1:
+        raise InputError(f"{where}: not a {NAMES} image (it has no pixels)")
+    if width * height > PIXEL_CAP:
+        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
+    return name, found
+
+
+def _opened(data: bytes, name: str, size: tuple[int, int] | None) -> Opened:
     """An image before its pixels are decoded, of the ``size`` that its head told."""
     if name == "AVIF":
         from PIL import AvifImagePlugin  # older Pillows have none
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the cores have their workers
     image = Image.open(ImageFile(data), formats=(name,))
-    if size is None:
-        _check_size(image.size, where)
-    elif image.size != size:  # a file may have a second head
+    if size and image.size != size:  # a file may have a second head
         raise ValueError(f"{image.width} x {image.height} pixels here, {size[0]} x {size[1]} there")
     return image
-
-
-def _check_size(size: tuple[int, int], where: str) -> None:
-    width, height = size
-    if min(size) < 1:
-        raise InputError(f"{where}: not a {NAMES} image (it has no pixels)")
-    if width * height > PIXEL_CAP:
-        raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
 
 
 def _reason(error: Exception) -> str:

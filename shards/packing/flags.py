@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffbase.cli import Parser, add_answer
+from diffbase.cli import Parser, add_answer, place
 from shards.codec import ENCODINGS
 from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
+from shards.remote.fetch import is_url
 from shards.sources import SOURCES, Asked
 
 
@@ -21,8 +22,9 @@ def parser(prog: str) -> Parser:
         "again after a kill, goes on where it was.",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="a folder, or a .tgz or .tar of it")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    several = "a folder, or a .tgz or .tar of it; WebDataset tars also as several paths, patterns, addresses"
+    add("source", nargs="+", metavar="SOURCE", help=several)
+    add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
     add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
     crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
@@ -48,6 +50,7 @@ def add_asked(parser: Parser) -> None:
     add("--key", metavar="COLUMN", help="its column with the images' names (default: found out)")
     add("--bins", type=int, help="numbers of many values become so many quantiles (default: left out)")
     add("--depth", type=int, help="levels of class folders (1)")
+    add("--image-field", metavar="A,B", help="endings of the images in tars, where a sample has several")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -65,4 +68,11 @@ def on_bad_of(args: argparse.Namespace) -> OnBad:
 def asked_of(args: argparse.Namespace) -> Asked:
     """How the source is to be read."""
     columns = tuple(name for name in (args.columns or "").split(",") if name)
-    return Asked(args.labels, columns, args.key, args.bins, args.depth)
+    return Asked(args.labels, columns, args.key, args.bins, args.depth, args.image_field)
+
+
+def source_of(args: argparse.Namespace) -> Path | tuple[str, ...]:
+    """What is to be packed: a path, or what names several tars."""
+    first, *others = args.source
+    alone = not others and not is_url(first) and (Path(first).exists() or "{" not in first)
+    return Path(first) if alone else tuple(args.source)

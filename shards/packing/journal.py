@@ -22,7 +22,7 @@ from diffbase.explain import explain
 from diffbase.files import plain_only
 from diffbase.formats import json_file
 from diffbase.system_error import named
-from shards.header import FILE, Shard
+from shards.header import FILE, Header, Shard
 from shards.packing.bad import FILE as BAD
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
@@ -44,8 +44,8 @@ class _Done(BaseModel):
     samples: str
 
 
-def finished(folder: Path, about: dict[str, Any]) -> Index | None:
-    """The index when ``folder`` is packed already, None when it is not.
+def finished(folder: Path, about: dict[str, Any]) -> Header | None:
+    """The header of the index when ``folder`` is packed already, None when it is not.
 
     InputError when it was packed from something else than ``about`` tells (see ``Settings.about``), or a
     shard is missing or has another size.
@@ -53,22 +53,36 @@ def finished(folder: Path, about: dict[str, Any]) -> Index | None:
     if not (folder / FILE).exists():
         return None
     index = Index.load(folder)
-    given = index.header.model_dump()
-    # The name of the source's folder may change; its content, by digest, may not.
-    source = {**about["source"], "name": given["source"]["name"]}
-    _refuse_other(folder, {name: given[name] for name in about}, {**about, "source": source})
+    check_same(folder, index.header, about)
     for split in index.splits.values():
         for shard in split.shards:
             path = folder / shard.name
             if not path.is_file() or path.stat().st_size != shard.bytes:
                 raise InputError(f"{path}: missing or damaged; pack again into another --out")
-    return index
+    return index.header
 
 
-def check_out(out: Path, source: Path) -> None:
+def check_same(place: Path | str, header: Header, about: dict[str, Any]) -> None:
+    """InputError where the folder at ``place``, of that ``header``, was packed from something else."""
+    given = header.model_dump()
+    # The name of the source's folder may change; its content, by digest, may not.
+    source = {**about["source"], "name": given["source"]["name"]}
+    refuse_other(place, {name: given[name] for name in about}, {**about, "source": source})
+
+
+def begun_with(about: dict[str, Any]) -> dict[str, Any]:
+    """The settings that have to be the same when a pack goes on.
+
+    The source's digest may change between two attempts: the digest of each shard's samples decides.
+    """
+    return {**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}}
+
+
+def check_out(out: Path, sources: Sequence[Path]) -> None:
     """InputError where writing to ``out`` would harm something else."""
-    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise InputError(f"--out {out}: lies inside the source")
+    for source in sources:
+        if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+            raise InputError(f"--out {out}: lies inside the source")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
     if out.is_dir() and not (out / JOURNAL).exists():
@@ -113,8 +127,7 @@ class Journal:
         try:
             with named(self.path):
                 self._lock()
-            # The source's digest may change between two attempts: the digest of each shard's samples decides.
-            self._take_up({**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}})
+            self._take_up(begun_with(about))
         except BaseException:
             self.close(keep=True)
             raise
@@ -152,7 +165,7 @@ class Journal:
             self._file.truncate(0)
             self._append(settings)
             return
-        _refuse_other(self.folder, before, settings)
+        refuse_other(self.folder, before, settings)
         self._file.truncate(len(whole))
 
     def find(self, plan: Plan, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]] | None:
@@ -185,7 +198,7 @@ class Journal:
             self._file.close()
 
 
-def _refuse_other(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other(folder: Path | str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError naming the first setting in which a packed or begun folder differs from what is asked."""
 
     def flat(tree: dict[str, Any]) -> dict[str, Any]:

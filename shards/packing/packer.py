@@ -21,22 +21,24 @@ settings or from another source is refused.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
+from shards.packing.untrained import untrained
 from shards.packing.workers import map_in_order, prepare_workers
+from shards.remote.fetch import is_url
 from shards.schema import one_hot_width
 from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
 if TYPE_CHECKING:
-    from shards.header import Shard
+    from shards.header import Header, Shard
     from shards.packing.portion import Portion
     from shards.packing.tar import Records
     from shards.table import Row
@@ -50,10 +52,11 @@ class Summary:
     written: int  # samples encoded by this call; the rest was there already
     complete_before: bool
     skipped: int = 0  # bad images that were left out
+    warnings: list[str] = field(default_factory=list)
 
 
 def pack(
-    path: Path,
+    path: Path | Sequence[str],
     out: Path,
     settings: Settings,
     *,
@@ -63,17 +66,21 @@ def pack(
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
+    begin: Callable[[dict[str, Any]], Header | None] = lambda about: None,
 ) -> Summary:
-    """Pack the source at ``path`` into the folder ``out``; see the module's text.
+    """Pack the source at ``path`` (see ``detect``) into the folder ``out``; see the module's text.
 
-    ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
-    total is None while it is unknown. Raises InputError for a mistake in the source or the settings, for bad
-    images that ``on_bad`` does not leave out, and OSError where the disk fails; then no index.json and no
-    temporary file is left, and finished shards stay for the next attempt.
+    ``found(source)`` is called first, once the source is known, then ``begin(about)``, with the index's
+    fields that tell the settings: it may give the header of a pack that is complete elsewhere.
+    ``report(done, total)`` is called as samples are done; total is None while it is unknown. Raises
+    InputError for a mistake in the source or the settings, for bad images that ``on_bad`` does not leave out,
+    and OSError where the disk fails; then no index.json and no temporary file is left, and finished shards
+    stay for the next attempt.
     """
     if jobs > 1:
         prepare_workers("shards.codec.encode")  # while this process looks at the source
     # Not on top: --help answers without loading numpy.
+    from shards.header import FILE
     from shards.packing.card import write_card
     from shards.packing.journal import check_out, finished, open_journal
     from shards.packing.portion import encode
@@ -83,11 +90,12 @@ def pack(
     source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
-    index = finished(out, about)
-    if index is not None:
-        counts = {name: len(split) for name, split in index.splits.items()}
-        return Summary(counts, 0, complete_before=True, skipped=index.header.skipped)
-    check_out(out, path)
+    header = begin(about) or finished(out, about)
+    if header is not None:
+        counts = {name: entry.count for name, entry in header.splits.items()}
+        warnings = untrained(out) if (out / FILE).exists() else []
+        return Summary(counts, 0, True, header.skipped, warnings)
+    check_out(out, [path] if isinstance(path, Path) else [Path(one) for one in path if not is_url(one)])
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}  # of the shards, in order
     packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
@@ -183,7 +191,7 @@ def pack(
         )
         write_index(out, source.schema, about, splits)
     counts = {name: len(rows) for name, (_, rows) in splits.items()}
-    return Summary(counts, written, complete_before=False, skipped=skipped)
+    return Summary(counts, written, False, skipped, untrained(out))
 
 
 def describe(source: Source) -> str:

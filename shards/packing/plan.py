@@ -47,17 +47,21 @@ class Settings:
         """Edge of the centre crop; None for the largest centred square of each image."""
         return source.crop if self.crop is None else self.crop
 
+    def preprocessing(self, crop: int | None, encoding: str) -> dict[str, Any]:
+        """What is done to every image, as the index tells it."""
+        return {
+            "crop": crop,
+            "size": self.size,
+            "resample": "bicubic, antialiased, rounded once",
+            "background": "white",
+            "encoding": encoding,
+        }
+
     def about(self, source: Source, digest: str) -> dict[str, Any]:
         """The index's fields that tell how and from what the shards were made."""
         name = os.fsencode(source.name).decode("utf-8", "replace")  # a folder's may be any bytes; JSON's not
         return {
-            "preprocessing": {
-                "crop": self.crop_for(source),
-                "size": self.size,
-                "resample": "bicubic, antialiased, rounded once",
-                "background": "white",
-                "encoding": self.image,
-            },
+            "preprocessing": self.preprocessing(self.crop_for(source), self.image),
             "source": {"kind": source.kind, "name": name, "digest": digest},
             "shard_size": self.shard_size,
             "val": self.val,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from diffbase.cli import InputError
@@ -14,8 +14,9 @@ from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 
-# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes.
-KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+# WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes. Hugging
+# Face's datasets drop a sample whose name begins with _ or a dot, without a word.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Asked:
     """How many quantiles a column of numbers becomes that has many values."""
     depth: int | None = None
     """Levels of class folders."""
+    image_field: str | None = None
+    """The endings of the members of a tar that are its samples' images."""
 
     def only(self, kind: str, *allowed: str) -> None:
         """InputError for what is asked of a source of ``kind`` that knows only the fields ``allowed``."""
         for one in fields(self):
             if one.name not in allowed and getattr(self, one.name) != one.default:
-                raise InputError(f"--{one.name}: not for a source of kind {kind}")
+                raise InputError(f"--{one.name.replace('_', '-')}: not for a source of kind {kind}")
 
 
 AS_IT_IS = Asked()
@@ -61,10 +64,27 @@ class Sample:
         return self.image if isinstance(self.image, bytes) else patiently(self.image.read_bytes, self.image)
 
 
+FORMS = ("folder", "tar", "zip", "parquet")
+"""What a path may be; a gzipped tar is a tar."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies in a folder, an archive or a file, as far as it takes to know what it is."""
+
+    path: Path
+    form: str
+    files: Mapping[PurePosixPath, int]
+    """The first files that are not hidden, and their bytes (0 in a folder)."""
+    tables: Mapping[PurePosixPath, bytes]
+    """The first few small files whose names end in .csv."""
+
+
 class Source(Protocol):
     """What the packer needs of an adapter."""
 
     kind: str
+    forms: tuple[str, ...]  # of FORMS: what a path of this kind may be
     looks_like: str  # what a path of this kind is, for people
     name: str  # the last part of the path only: an index never tells where a machine keeps its data
     schema: tuple[Attribute, ...]
@@ -76,8 +96,8 @@ class Source(Protocol):
     def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None: ...
 
     @staticmethod
-    def claims(path: Path) -> bool:
-        """Whether ``path`` looks like this kind of source."""
+    def claims(contents: Contents) -> bool:
+        """Whether ``contents``, of one of the ``forms``, look like this kind of source."""
 
     def digest(self) -> str:
         """Hex digest by which a source is known again; reads no image of a folder."""
@@ -101,7 +121,8 @@ def checked_key(stem: str, where: str) -> str:
     """``stem`` as a sample key; InputError unless it is plain (letters, digits, ``_``, ``-``; 80 at most)."""
     if not KEY.fullmatch(stem):
         raise InputError(
-            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot"
+            f"{where}: its name is no key; allowed: letters, digits, _ and -, at most 80, no dot, and "
+            "no _ or - at its beginning"
         )
     return stem
 
@@ -112,6 +133,21 @@ def check_size(where: str, size: int, cap: int) -> None:
         raise InputError(f"{where}: an empty file")
     if size > cap:
         raise InputError(f"{where}: {size} bytes; at most {cap} are allowed")
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Whether a file is a hidden one, or in a hidden folder, or what macOS puts beside the files of a zip."""
+    return any(name.startswith(".") or name == "__MACOSX" for name in path.parts)
+
+
+def passed_over(others: Mapping[str, int]) -> tuple[str, ...]:
+    """A line about ``others``, the files that are no part of the data set: how many have each name."""
+    names = sorted(others)
+    if not names:
+        return ()
+    some = f"{', '.join(name[:80] for name in names[:5])}{', ...' if len(names) > 5 else ''}"
+    count = sum(others.values())
+    return (f"{count} other file{'s' * (count > 1)} passed over ({some})",)
 
 
 def check_inside(file: Path, root: Path) -> None:
@@ -132,7 +168,5 @@ def check_inside(file: Path, root: Path) -> None:
 
 def describe(path: Path) -> str:
     """The first names in a folder, for errors."""
-    if not path.is_dir():
-        return "a file" if path.is_file() else "neither a file nor a folder"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
     return f"found {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "an empty folder"

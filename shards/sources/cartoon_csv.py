@@ -17,24 +17,28 @@ _VARIANTS = {attribute.name: attribute.variants for attribute in CARTOON_SET}
 
 
 def parse_csv(path: Path) -> dict[str, int]:
-    """Read one ``csX.csv`` into ``{name: variant}`` in the schema's order.
+    """``parse_csv_bytes`` for a file ``csX.csv``."""
+    return parse_csv_bytes(patiently(path.read_bytes, path), str(path))
 
-    Accepts the official form (a space after each comma) and the form without the space. Raises
-    InputError, with file and line, for a wrong name, a missing or doubled attribute, a variant out of
-    range or a number of variants that differs from the schema's.
-    """
+
+def parse_csv_bytes(data: bytes, where: str) -> dict[str, int]:
+    """``parse_csv_text`` for UTF-8, with or without a byte order mark."""
     try:
-        text = patiently(path.read_bytes, path).decode("utf-8")
+        return parse_csv_text(data.decode("utf-8-sig"), where)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file ({error.reason})") from error
-    return parse_csv_text(text, where=str(path))
+        raise InputError(f"{where}: not a text file ({error.reason})") from error
 
 
 def parse_csv_text(text: str, where: str) -> dict[str, int]:
-    """``parse_csv`` for text already in memory; ``where`` names the origin in errors."""
+    """The labels ``{name: variant}`` in the schema's order; ``where`` names the origin in errors.
+
+    Accepts the official form (a space after each comma) and the form without the space, empty lines and any
+    line ends. Raises InputError, with file and line, for a wrong name, a missing or doubled attribute, a
+    variant out of range or a number of variants that differs from the schema's.
+    """
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line:
+        if not line.strip():
             continue
         try:
             name, variant = _parse_line(line)
@@ -47,6 +51,12 @@ def parse_csv_text(text: str, where: str) -> dict[str, int]:
     if missing:
         raise InputError(f"{where}: attribute missing: {', '.join(missing)}")
     return {name: found[name] for name in _VARIANTS}
+
+
+def is_cartoon(data: bytes) -> bool:
+    """Whether a table has a line of Cartoon Set's, whole or with a wrong number."""
+    lines = data.decode("utf-8-sig", "replace").splitlines()
+    return any(line.split(",", 1)[0].strip(' "') in _VARIANTS and line.count(",") == 2 for line in lines)
 
 
 @lru_cache(maxsize=1024)  # 217 lines are right, in a few spellings: a set of files is these over and over

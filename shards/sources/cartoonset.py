@@ -1,34 +1,42 @@
-"""Google's Cartoon Set in its three forms.
+"""Google's Cartoon Set as files or as an archive.
 
-- A flat folder (cartoonset10k) and a folder with the sub-folders 0 to 9 (cartoonset100k), in natural order
-  of the keys: cs2 before cs10, whatever the sub-folder.
-- The official ``.tgz`` (or ``.tar``), streamed, in the archive's own order: a sample comes when its second
-  half has been seen. The halves may lie apart; the waiting ones are kept in memory, up to ``PENDING_CAP``
-  bytes of images and ``HALVES_CAP`` of the rest.
+- A folder (cartoonset10k) or one with sub-folders (cartoonset100k has 0 to 9), in natural order of the keys:
+  cs2 before cs10, whatever the sub-folder.
+- The official ``.tgz``, or any tar or zip of the files, streamed, in the archive's own order: a sample comes
+  when its second half has been seen. The halves may lie apart; the waiting ones are kept in memory, up to
+  ``PENDING_CAP`` bytes of images and ``HALVES_CAP`` of the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
-from shards.schema import CARTOON_SET
-from shards.sources.archive import SUFFIXES, Archive
+from diffbase.system_error import read_bytes
+from shards.schema import CARTOON_SET, IMAGE_SUFFIXES
+from shards.sources.archive import Archive
 from shards.sources.base import (
     AS_IT_IS,
     IMAGE_CAP,
     Asked,
+    Contents,
     Sample,
-    check_inside,
     check_size,
     checked_key,
     describe,
+    is_hidden,
     natural,
+    passed_over,
 )
-from shards.sources.cartoon_csv import parse_csv, parse_csv_text
-from shards.sources.tar_members import Stream
+from shards.sources.cartoon_csv import is_cartoon, parse_csv, parse_csv_bytes
+from shards.sources.imagefolder import walk
+from shards.sources.variant_names import CAP as NAMES_CAP
+from shards.sources.variant_names import FILE as NAMES
+from shards.sources.variant_names import named
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
@@ -36,66 +44,67 @@ HALVES_CAP = 128 << 20  # bytes of the names and labels of all that waits
 HALF = 2048  # of them, what one costs besides its name, in objects of Python
 SAMPLES_CAP = 1_000_000  # in an archive; Cartoon Set has 100,000
 
-LOOKS_LIKE = "a folder of csX.png and csX.csv pairs, flat or in sub-folders 0 to 9, or their .tgz or .tar"
+LOOKS_LIKE = "Cartoon Set: csX.png and csX.csv pairs in a folder or in folders in it, or a .tgz, .tar or zip"
 
 
 class CartoonFolder:
-    """Cartoon Set as files: ``csX.png`` beside ``csX.csv``, flat or in sub-folders 0 to 9.
+    """Cartoon Set as files: ``csX.png`` beside ``csX.csv``, in one folder or in sub-folders.
 
     Every CSV is read when the adapter is made, so that a bad label is reported before any image is packed.
-    Files that are neither .png nor .csv (a render.json, a licence) and hidden ones are passed over.
+    Whatever is an image or a CSV by its name is to be half of a pair; other files and hidden ones are counted
+    in the notes.
     """
 
     kind = "cartoonset"
+    forms: tuple[str, ...] = ("folder",)
     looks_like = LOOKS_LIKE
     schema = CARTOON_SET
     split_by = "key"
-    notes: tuple[str, ...] = ()
     crop: int | None = 360  # as the data set's first users did
 
     def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
         asked.only(self.kind)
         self.name = path.resolve().name
-        files: dict[str, dict[str, Path]] = {".png": {}, ".csv": {}}
-        root = path.resolve()
-        for folder in [path, *(path / str(digit) for digit in range(10) if (path / str(digit)).is_dir())]:
-            check_inside(folder, root)
-            for file in folder.iterdir():
-                if file.suffix not in files or file.name.startswith("."):
-                    continue
-                check_inside(file, root)
-                if not file.is_file():
-                    raise InputError(f"{file}: not a plain file")
-                other = files[file.suffix].setdefault(checked_key(file.stem, str(file)), file)
-                if other is not file:
-                    raise InputError(f"{file}: {file.stem} is in {other.parent} too; keys must be unique")
-        images, tables = files[".png"], files[".csv"]
+        halves: dict[str, dict[str, Path]] = {"image": {}, "table": {}}
+        others: Counter[str] = Counter()
+        sizes: dict[Path, int] = {}
+        found, _ = walk(path)
+        for below, size in found.items():
+            half, file = _half(below), path / below
+            if str(below) == NAMES:
+                self.schema = named(read_bytes(file, NAMES_CAP + 1), str(file))
+            elif half is None:
+                others[below.name] += 1
+            if half is None:
+                continue
+            sizes[file] = size
+            other = halves[half].setdefault(checked_key(file.stem, str(file)), file)
+            if other is not file:
+                raise InputError(f"{file}: {file.stem} is in {other.parent} too; keys must be unique")
+        images, tables = halves["image"], halves["table"]
         for key in sorted(images.keys() ^ tables.keys(), key=natural)[:1]:
             if key in images:
                 raise InputError(f"{images[key]}: has no {key}.csv beside it")
             raise InputError(f"{tables[key]}: has no {key}.png beside it")
         if not images:
             raise InputError(f"{path}: no csX.png and csX.csv in it ({describe(path)})")
+        self.notes = passed_over(others)
 
         self._files: list[tuple[str, Path, int, tuple[int, ...]]] = []
         for key in sorted(images, key=natural):
             image, table = images[key], tables[key]
             if image.parent != table.parent:
                 raise InputError(f"{image}: its {key}.csv lies in {table.parent}")
-            size = image.stat().st_size
-            check_size(str(image), size, IMAGE_CAP)
-            check_size(str(table), table.stat().st_size, CSV_CAP)
-            self._files.append((key, image, size, tuple(parse_csv(table).values())))
+            check_size(str(image), sizes[image], IMAGE_CAP)
+            check_size(str(table), sizes[table], CSV_CAP)
+            self._files.append((key, image, sizes[image], tuple(parse_csv(table).values())))
         self.total: int | None = len(self._files)
         self._read = 0
 
     @staticmethod
-    def claims(path: Path) -> bool:
-        """A folder with a .csv in it or in one of its sub-folders 0 to 9."""
-        folders = [path, *(path / str(digit) for digit in range(10))]
-        return any(
-            entry.suffix == ".csv" for folder in folders if folder.is_dir() for entry in folder.iterdir()
-        )
+    def claims(contents: Contents) -> bool:
+        """A CSV of Cartoon Set's form beside images."""
+        return _claims(contents)
 
     def digest(self) -> str:
         """Over keys, sizes of the images and labels: an edited label is seen, no image is read."""
@@ -115,7 +124,7 @@ class CartoonFolder:
 
 
 class CartoonArchive(Archive):
-    """Cartoon Set as the official ``.tgz`` or a ``.tar``."""
+    """Cartoon Set as the official ``.tgz``, a tar or a zip."""
 
     kind = "cartoonset"
     looks_like = LOOKS_LIKE
@@ -123,41 +132,41 @@ class CartoonArchive(Archive):
     crop: int | None = CartoonFolder.crop
 
     @staticmethod
-    def claims(path: Path) -> bool:
-        """A file whose name ends in .tgz, .tar.gz or .tar."""
-        return path.is_file() and path.name.endswith(SUFFIXES)
+    def claims(contents: Contents) -> bool:
+        """A CSV of Cartoon Set's form among the first files."""
+        return _claims(contents)
 
-    def _samples(self, stream: Stream) -> Iterator[Sample]:
-        images: dict[str, bytes] = {}  # the halves that wait, by path without suffix
-        tables: dict[str, dict[str, int]] = {}
+    def _samples(self) -> Iterator[Sample]:
+        # The halves that wait, by path without suffix, each with its name for errors.
+        images: dict[str, tuple[str, bytes]] = {}
+        tables: dict[str, tuple[str, dict[str, int]]] = {}
         seen: set[str] = set()
         waiting = halves = 0
-        for path, where, size in self._members(stream, _wanted):
-            half, place = path.suffix, str(path.with_suffix(""))
+        for file in self._files(lambda path: _half(path) is not None):
+            path, where = file.path, file.where
+            half, place = _half(path), str(path.with_suffix(""))
             key = checked_key(path.stem, where)
             if len(seen) == SAMPLES_CAP:
                 raise InputError(
                     f"{where}: more than {SAMPLES_CAP} samples; unpack the archive and pack the folder"
                 )
-            if key in seen or place in (images if half == ".png" else tables):
+            if key in seen or place in (images if half == "image" else tables):
                 raise InputError(f"{where}: {key} appears twice; keys must be unique")
-            check_size(where, size, IMAGE_CAP if half == ".png" else CSV_CAP)
-            data = stream.read(size)
-            if len(data) != size:
-                raise InputError(f"{where}: the archive ends inside it")
-            if half == ".png":
-                images[place] = data
+            check_size(where, file.size, IMAGE_CAP if half == "image" else CSV_CAP)
+            data = file.read()
+            if half == "image":
+                images[place] = where, data
                 waiting += len(data)
             else:
-                tables[place] = parse_csv_text(_text(data, where), where)
+                tables[place] = where, parse_csv_bytes(data, where)
 
             whole = place in images and place in tables
             halves += (HALF + 4 * len(place)) * (-1 if whole else 1)
             if whole:
-                data = images.pop(place)
+                (where, data), (_, labels) = images.pop(place), tables.pop(place)
                 waiting -= len(data)
                 seen.add(key)
-                yield Sample(key, f"{self.path}: {place}.png", data, len(data), tables.pop(place))
+                yield Sample(key, where, data, len(data), labels)
             elif waiting > PENDING_CAP or halves > HALVES_CAP:
                 what = (
                     f"{PENDING_CAP >> 20} MiB of images"
@@ -168,20 +177,20 @@ class CartoonArchive(Archive):
                     f"{where}: more than {what} wait for their CSV or image; "
                     "unpack the archive and pack the folder"
                 )
-        for place in sorted(images)[:1]:
-            raise InputError(f"{self.path}: {place}.png: has no .csv in the archive")
-        for place in sorted(tables)[:1]:
-            raise InputError(f"{self.path}: {place}.csv: has no .png in the archive")
+        for where, _ in islice(images.values(), 1):
+            raise InputError(f"{where}: has no .csv in the archive")
+        for where, _ in islice(tables.values(), 1):
+            raise InputError(f"{where}: has no .png in the archive")
         if not seen:
             raise InputError(f"{self.path}: no csX.png and csX.csv in it")
 
 
-def _wanted(path: PurePosixPath) -> bool:
-    return path.suffix in (".png", ".csv") and not path.name.startswith(".")
+def _half(path: PurePosixPath) -> str | None:
+    """Which half of a pair a file is by its name; None for neither."""
+    suffix = path.suffix.lower()
+    half = "image" if suffix in IMAGE_SUFFIXES else "table" if suffix == ".csv" else None
+    return None if is_hidden(path) else half
 
 
-def _text(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not a text file ({error.reason})") from error
+def _claims(contents: Contents) -> bool:
+    return any(map(is_cartoon, contents.tables.values()))

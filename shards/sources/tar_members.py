@@ -9,13 +9,11 @@ gigabytes of a sparse map. Imports no numpy.
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import Protocol
 
-Stream = IO[bytes] | gzip.GzipFile
 BLOCK = 512  # bytes
 EXTENDED_CAP = 1 << 20  # bytes of one extended header: long names and PAX records
 CHAIN_CAP = 16  # extended headers before one member; tar programs write three at most
@@ -26,6 +24,16 @@ FILES, FOLDER, LINKS = b"0\0007", b"5", b"12346"
 LONG_NAME, LONG_LINK, PAX, GLOBAL, SPARSE = b"L", b"K", b"xX", b"g", b"S"
 EXTENDED = LONG_NAME + LONG_LINK + PAX + GLOBAL
 _RECORD = re.compile(rb"([1-9][0-9]{0,6}) ([^=\n]{1,512})=")
+
+
+class Stream(Protocol):
+    """What members are read from: a file, or bytes that only come one after the other."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes, fewer at the end only."""
+
+    def seek(self, at: int, /) -> int:
+        """Go on to byte ``at``."""
 
 
 class BadTar(ValueError):  # noqa: N818 - not for callers: whoever reads the archive adds its name

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.schema import CARTOON_SET
+from shards.schema import CARTOON_SET, UNKNOWN
 from shards.standin.artwork import BALD_HAIR
 from shards.standin.artwork.geometry import CANVAS, CENTER_X, CHEEK_PLACES, CROP, CROWN_PLACES, Point
 from shards.standin.artwork.palette import FACE, HAIR, RGB
@@ -86,6 +86,7 @@ def agreement(
     has_hair = ~np.isin(labels["hair"], list(BALD_HAIR))
     result: dict[str, float] = {}
     for name, kept in (("face_color", np.ones_like(has_hair)), ("hair_color", has_hair)):
+        kept = kept & (np.asarray(labels[name]) != UNKNOWN)
         asked, seen = np.asarray(labels[name])[kept], read[name][kept]
         random = np.random.default_rng(seed)
         shuffles = [_share(random.permutation(asked) == seen) for _ in range(SHUFFLES)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import json
 import random
 import re
 import tarfile
@@ -32,6 +33,7 @@ from shards.packing.workers import map_in_order
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
 from shards.standin.artwork import ARTWORK_VERSION
+from shards.standin.names import NAMES
 
 T = TypeVar("T")
 
@@ -82,7 +84,8 @@ def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> i
     """
     marker = archive.with_name(archive.name + ".json")
     if archive.exists():
-        if _read_marker(marker) == _description(count, seed, layout):
+        found, wanted = _read_marker(marker) or {}, _description(count, seed, layout)
+        if all(found.get(key) == wanted[key] for key in ("artwork", "count", "layout", "seed")):
             return 0
         raise InputError(f"{archive} exists and is not this set; remove it or choose another --tgz")
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +95,7 @@ def write_tgz(archive: Path, count: int, seed: int, jobs: int, layout: str) -> i
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
+        _add(tar, f"{folder}/{MARKER}", json.dumps(_description(count, seed, layout), indent=2).encode())
         for drawn in _map_batches(partial(_draw_batch, seed), list(range(count)), jobs):
             for index, png, csv in drawn:
                 name = f"{folder}/{stem_of(index, layout)}"
@@ -123,7 +127,7 @@ def _write_batch(out: Path, seed: int, layout: str, indices: list[int]) -> list[
 
 
 def _description(count: int, seed: int, layout: str) -> dict[str, object]:
-    return {"artwork": ARTWORK_VERSION, "count": count, "layout": layout, "seed": seed}
+    return {"artwork": ARTWORK_VERSION, "count": count, "layout": layout, "seed": seed, "names": NAMES}
 
 
 def _write_marker(marker: Path, count: int, seed: int, layout: str) -> None:

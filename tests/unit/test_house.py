@@ -159,6 +159,7 @@ def test_no_module_shadows_another(path: Path) -> None:
         "shards.table",
         "shards.read",
         "shards.pack",
+        "shards.index",
         "launch.ranks",
         "launch.submit",
         "launch.hand_over.submission",

@@ -14,6 +14,7 @@ from diffbase.files import write_atomic
 from diffbase.page.kit import Html, html, percent
 from diffbase.page.pictures import data_uri, grid
 from diffcore.config.samplers import shown_steps
+from diffcore.evaluation.judging.judge import UNREADABLE
 from diffcore.evaluation.quality.measure import Quality
 from shards.schema import Attribute
 from shards.standin.visible import visible
@@ -25,15 +26,13 @@ THIN = 0.008  # of a bar: a mark
 MISSED, FINE, REAL = (200, 30, 30), (255, 255, 255), (60, 60, 60)  # frames
 
 
-def write(
-    path: Path, title: str, quality: Quality, schema: Sequence[Attribute], names: dict[str, Any]
-) -> None:
-    """Write the page. ``names`` are the variants' names where the data has any."""
+def write(path: Path, title: str, quality: Quality, schema: Sequence[Attribute]) -> None:
+    """Write the page."""
     parts = [
         *_headline(quality.figures),
         _figures(quality.figures),
-        *_variants(quality, schema, names),
-        *_misses(quality, schema, names),
+        *_variants(quality, schema),
+        *_misses(quality, schema),
         _repeats(quality),
         _neighbours(quality),
     ]
@@ -50,6 +49,8 @@ def _headline(figures: dict[str, Any]) -> list[Html]:
     if fidelity is None:
         return [html.text(f"{drawn}. Without labels there is no fidelity.")]
     mean, over = fidelity["mean"], fidelity["over"]
+    if mean is None:
+        return [html.text(f"{drawn}. In short: {UNREADABLE}."), _fidelity(fidelity)]
     return [
         html.text(
             html.span("big", percent(mean["mean"])),
@@ -130,11 +131,6 @@ def _figures(figures: dict[str, Any]) -> Html:
     )
 
 
-def _named(attribute: Attribute, variant: int, names: dict[str, Any]) -> str:
-    known = names.get(attribute.name)
-    return f"{variant} ({known[variant]})" if known else str(variant)
-
-
 def _framed(image_HWC: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
     """The image within a border of one pixel."""
     framed = np.pad(image_HWC, ((1, 1), (1, 1), (0, 0)))
@@ -143,7 +139,7 @@ def _framed(image_HWC: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArra
     return framed
 
 
-def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, Any]) -> list[Html]:
+def _variants(quality: Quality, schema: Sequence[Attribute]) -> list[Html]:
     asked = quality.asked
     if not schema or asked.read_NA is None:
         return []
@@ -162,7 +158,7 @@ def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, An
                 _framed(asked.images[i], MISSED if m else FINE) for i, m in zip(drawn, missed, strict=True)
             ]
             strip = grid(np.stack(tiles), columns=1 + EACH, gap=1, least=48)
-            name = _named(attribute, variant, names)
+            name = attribute.said(variant)
             strips.append(html.figure(data_uri(strip), f"{attribute.name} {name}", name))
         opened = attribute.name in over and attribute.variants <= 15
         folders.append(html.folded(attribute.name, html.block("figures", strips), opened))
@@ -173,7 +169,7 @@ def _variants(quality: Quality, schema: Sequence[Attribute], names: dict[str, An
     return [html.section("What every variant looks like", html.text(text), *folders)]
 
 
-def _misses(quality: Quality, schema: Sequence[Attribute], names: dict[str, Any]) -> list[Html]:
+def _misses(quality: Quality, schema: Sequence[Attribute]) -> list[Html]:
     asked = quality.asked
     if asked.scores is None or asked.read_NA is None:
         return []
@@ -184,8 +180,7 @@ def _misses(quality: Quality, schema: Sequence[Attribute], names: dict[str, Any]
     cards = []
     for i in worst[wrong_NA[worst].any(1)]:
         lines = [
-            f"{a.name}: {_named(a, int(asked.labels_NA[i, c]), names)} asked, "
-            f"{_named(a, int(asked.read_NA[i, c]), names)} read"
+            f"{a.name}: {a.said(int(asked.labels_NA[i, c]))} asked, {a.said(int(asked.read_NA[i, c]))} read"
             for c, a in enumerate(schema)
             if wrong_NA[i, c]
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.schema import CARTOON_SET
 from shards.sources.cartoon_csv import format_csv
-from shards.sources.cifar10 import CLASSES
+from shards.sources.cifar import CLASSES
 
 CSV = format_csv({a.name: a.variants - 1 for a in CARTOON_SET}).encode()
 
@@ -61,6 +62,29 @@ def cartoons(folder: str = "s") -> list[tuple[str, bytes]]:
     """Two avatars of Cartoon Set, each an image and a CSV."""
     image = saved(picture(), "PNG")
     return [(f"{folder}/cs{n}.{end}", data) for n in (1, 2) for end, data in (("png", image), ("csv", CSV))]
+
+
+def images(folder: str = "s/") -> list[tuple[str, bytes]]:
+    """Class folders of two images, with a hidden file."""
+    image = saved(picture(), "PNG")
+    names = ("ant/1.png", "bee/a b.png", "bee/.thumb")
+    return [(f"{folder}{name}", image if name.endswith("png") else b"x") for name in names]
+
+
+def tabled() -> list[tuple[str, bytes]]:
+    """Two images with a table of labels."""
+    table = b"file_name,pet,age\n1.png,cat,3\n2.png,dog,\n"
+    image = saved(picture(), "PNG")
+    return [("1.png", image), ("2.png", image), ("metadata.csv", table)]
+
+
+def zipped(files: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A zip file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, data in files:
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    return stream.getvalue()
 
 
 def cifar() -> bytes:

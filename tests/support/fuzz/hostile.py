@@ -118,6 +118,20 @@ def tar(data: bytes, rng: random.Random) -> bytes:
     return b"".join(blocks)
 
 
+def zipped(data: bytes, rng: random.Random) -> bytes:
+    """A zip with other numbers in its headers and directory."""
+    out = bytearray(data)
+    signs = [b"PK\1\2", b"PK\1\2", b"PK\3\4", b"PK\5\6"]
+    places = [at for sign in signs for at in range(len(data)) if data.startswith(sign, at)] or [0]
+    for _ in range(rng.randint(1, 3)):
+        at = rng.choice(places) + rng.randrange(4, 44, 2)
+        number = rng.choice(
+            [0, 1, 2, 8, 14, 40, 0xFFFF, 1 << 20, 1 << 31, 0xFFFFFFFF, len(data), rng.randrange(600)]
+        )
+        out[at : at + 4] = number.to_bytes(4, "little")[: rng.choice([2, 4])]
+    return bytes(out)
+
+
 def png(data: bytes, rng: random.Random) -> bytes:
     """A PNG with other chunks, whose checksums fit: other sizes, a second head, too few pixels."""
     chunks, at = [], 8

@@ -9,11 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.codec.decode import decode_image
 from shards.codec.encode import prepare_image
-from shards.packing.verifier import problems
-from shards.sources.archive import Archive
-from shards.sources.base import KEY
+from shards.foreign import checker
+from shards.foreign.indexer import index
+from shards.packing.plan import Settings
+from shards.read import ShardReader
+from shards.schema import UNKNOWN
+from shards.sources import Source
+from shards.sources.base import AS_IT_IS, KEY
+from shards.table import Index
 from tests.support.fuzz.examples import packed
 
 
@@ -26,8 +32,8 @@ def source_image(data: bytes, folder: Path) -> object:
     return found
 
 
-def archive(adapter: Callable[[Path], Archive], name: str) -> Callable[[bytes, Path], object]:
-    """Archives of a kind: every sample has a key of its own and labels of the schema."""
+def archive(adapter: Callable[[Path], Source], name: str) -> Callable[[bytes, Path], object]:
+    """Archives and files of a kind: every sample has a key of its own and labels of the schema."""
 
     def feed(data: bytes, folder: Path) -> object:
         (folder / name).write_bytes(data)
@@ -36,10 +42,24 @@ def archive(adapter: Callable[[Path], Archive], name: str) -> Callable[[bytes, P
         assert samples and all(KEY.fullmatch(sample.key) for sample in samples)
         assert len({sample.key for sample in samples}) == len(samples)
         variants = {a.name: a.variants for a in source.schema}
-        assert all(0 <= v < variants[name] for s in samples for name, v in s.labels.items())
+        assert all(UNKNOWN <= v < variants[name] for s in samples for name, v in s.labels.items())
         return samples
 
     return feed
+
+
+def indexed(folder: Path) -> list[str]:
+    """Tars of others in ``folder``, indexed there: every sample can be read, and the index is sound."""
+    index([str(folder)], folder, Settings(size=4, val=0.2), AS_IT_IS, check=True)
+    keys = []
+    for name, split in Index.load(folder).splits.items():
+        if len(split):
+            with ShardReader(folder, name, order="sequential") as reader:
+                keys += reader.read(range(len(reader))).keys
+    assert len(set(keys)) == len(keys) and all(KEY.fullmatch(key) and key[0] not in "_." for key in keys)
+    faults = list(checker.problems(folder))
+    assert not faults, faults
+    return keys
 
 
 def verified(folder: Path, changed: dict[str, bytes]) -> None:

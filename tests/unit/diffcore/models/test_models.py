@@ -16,7 +16,7 @@ from diffcore.config import configure
 from diffcore.config import tree as config
 from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.engine.optimizers import build_optimizer
-from shards.schema import CARTOON_SET, Attribute
+from shards.schema import CARTOON_SET, UNKNOWN, Attribute
 
 CONFIGS = REPOSITORY / "configs"
 SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}
@@ -107,6 +107,32 @@ def test_a_dropped_condition_hides_the_labels(name: str) -> None:
         )
         apart = network(x, t_B, labels_BA, ~dropped) - network(x, t_B, labels_BA * 0, ~dropped)
     assert apart[1].abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("encoding", ["one_hot", "integer"])
+@pytest.mark.parametrize("name", SMALL)
+def test_an_unknown_label_is_dropped_alone(name: str, encoding: str) -> None:
+    """All unknown is a dropped condition; one unknown hides its own variant, leaves the others, and learns
+    nothing for its attribute."""
+    torch.manual_seed(0)
+    config = SMALL[name]
+    if "attributes" in type(config).model_fields:
+        config = config.model_copy(update={"attributes": encoding})
+    network = models.build(config, CARTOON_SET, 16)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, t_B, labels_BA, _ = batch(CARTOON_SET, 16)
+    keep, some = torch.ones(2).bool(), labels_BA.clone()
+    some[:, 3] = UNKNOWN
+    with torch.no_grad():
+        nothing = network(x, t_B, torch.full_like(labels_BA, UNKNOWN), keep)
+        torch.testing.assert_close(nothing, network(x, t_B, labels_BA, ~keep))
+        assert (network(x, t_B, some, keep) - nothing).abs().max() > 1e-5
+        assert (network(x, t_B, some, keep) - network(x, t_B, labels_BA, keep)).abs().max() > 1e-6
+    if name == "ddpm":
+        network(x, t_B, some, keep).square().mean().backward()
+        grads = [embedding.weight.grad.abs().max() for embedding in network.labels]
+        assert grads[3] == 0 and grads[2] > 0
 
 
 def plain_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

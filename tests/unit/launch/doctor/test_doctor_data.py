@@ -14,8 +14,12 @@ import pytest
 from launch.doctor import data as module
 from launch.doctor.data import data
 from launch.doctor.finding import Finding
+from shards.foreign.indexer import index
+from shards.packing.plan import Settings
+from shards.sources.base import AS_IT_IS
 from shards.table import Index
 from tests.support import small_set
+from tests.support.foreign_tars import write_numbers
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,17 @@ def found(place: str) -> dict[str, Finding]:
 
 def first_shard(folder: Path) -> Path:
     return folder / Index.load(folder).split("train").shards[0].name
+
+
+def test_tars_of_others(packed: Path, url: str, tmp_path: Path) -> None:
+    for place in (str(write_numbers(packed / "x.tar", range(20))), f"{url}/x.tar"):
+        out = tmp_path / f"index{len(place)}"
+        index([place], out, Settings(size=4, val=0.3), AS_IT_IS)
+        lines = found(str(out))
+        assert [line.status for line in lines.values()] == ["ok"] * 3
+        assert "images of 4 x 4 in 1 shards" in lines["data"].found
+    (packed / "x.tar").unlink()
+    assert found(str(out))["shard files"].status == "bad"  # behind the URL as well
 
 
 def test_a_whole_folder(packed: Path) -> None:

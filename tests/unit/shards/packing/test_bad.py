@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.packing import bad, packer
 from shards.packing.bad import FILE, OnBad, left_out
 from shards.packing.journal import JOURNAL
 from shards.packing.packer import pack
 from shards.packing.plan import split_of
-from shards.packing.verifier import problems
 from shards.sources import Sample
 from shards.table import Index
 from shards.verify import main as verify

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from shards.header import FILE as INDEX
-from shards.packing.card import COLUMNS, FILE, ROWS
+from shards.packing.card import COLUMNS, EXAMPLE, FILE, ROWS
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import ShardReader
@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
     def sheet(self) -> np.ndarray:
-        (source,) = (held["src"] for tag, held in self.tags if tag == "img")
+        source = next(held["src"] for tag, held in self.tags if tag == "img")
         assert source is not None
         head, data = source.split(",")
         assert head == "data:image/png;base64"
@@ -48,10 +48,13 @@ def test_histograms_count_every_label(packed: Path) -> None:
     sections = re.findall(r"<section><h2>(\w+)</h2>(.*?)</section>", text, re.DOTALL)
     assert [name for name, _ in sections] == [a.name for a in CARTOON_SET]
     for (name, section), attribute in zip(sections, CARTOON_SET, strict=True):
-        rows = re.findall(r'<td>(\d+)</td><td class="n">(\d+)</td>', section)
+        rows = re.findall(
+            r'<td>(?:<img alt="" src="[^"]*">)?</td><td>(\d+)</td><td class="n">(\d+)</td>', section
+        )
         values = [labels_of(f"cs{number}")[name] for number in range(40)]
         assert rows == [(str(v), str(values.count(v))) for v in range(attribute.variants)]
         assert "width:100.0%" in section
+        assert section.count("<img") == len(set(values))  # one of each variant that occurs
 
 
 def test_sheet_shows_the_samples(packed: Path) -> None:
@@ -60,6 +63,19 @@ def test_sheet_shows_the_samples(packed: Path) -> None:
         first, second = reader.read([0, 1]).images
     assert np.array_equal(sheet[2:6, 2:6], first) and np.array_equal(sheet[2:6, 8:12], second)
     assert sheet.shape == (4 * 6 + 2, COLUMNS * 6 + 2, 3)  # 40 samples in rows of 12
+
+
+def test_a_variant_shows_the_first_sample_that_has_it(packed: Path) -> None:
+    section = (packed / FILE).read_text().split("<h2>glasses</h2>")[1]
+    shown = re.findall(r'base64,([^"]*)"></td><td>(\d+)</td>', section.split("</section>")[0])
+    with ShardReader(packed, "train", order="sequential") as reader:
+        train = reader.read(range(len(reader)))
+    for data, variant in shown[:3]:
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        of = np.flatnonzero(train.labels[:, [a.name for a in CARTOON_SET].index("glasses")] == int(variant))
+        if len(of):  # else it occurs in val alone
+            first = Image.fromarray(train.images[of[0]]).resize((EXAMPLE, EXAMPLE), Image.Resampling.BICUBIC)
+            assert np.array_equal(image, np.asarray(first))
 
 
 def test_sheet_is_bounded(make_source, tiny, tmp_path: Path) -> None:
@@ -79,9 +95,8 @@ def test_names_are_escaped_and_nothing_is_loaded(tmp_path: Path) -> None:
     assert bad in page.texts and "<b>set (imagefolder)" in page.texts
     assert not {"script", "link", "b", "iframe"} & {tag for tag, _ in page.tags}
     sources = [held["src"] or "" for _, held in page.tags if "src" in held]
-    assert (
-        len(sources) == 1 and sources[0].startswith("data:") and "@import" not in text and "url(" not in text
-    )
+    assert len(sources) == 3 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "@import" not in text and "url(" not in text
     assert not [1 for _, held in page.tags if {"onload", "onerror", "href"} & held.keys()]
 
 

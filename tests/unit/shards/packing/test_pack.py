@@ -127,7 +127,10 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"30 x 7 .*--crop 8",
     ),
     "dotted name": (lambda d: (d / "cs3.png").rename(d / "cs.3.png"), r"cs\.3\.png: its name is no key"),
-    "folder as png": (lambda d: [(d / "cs3.png").unlink(), (d / "cs3.png").mkdir()], "not a plain file"),
+    "folder as png": (
+        lambda d: [(d / "cs3.png").unlink(), (d / "cs3.png").mkdir()],
+        r"cs3\.csv: has no cs3\.png",
+    ),
     "emptied": (lambda d: [shutil.rmtree(d), d.mkdir()], "an empty folder"),
     "gone": (lambda d: shutil.rmtree(d), "no such file or folder"),
     "other files": (lambda d: [shutil.rmtree(d), d.mkdir(), (d / "a.txt").touch()], r"found a\.txt"),

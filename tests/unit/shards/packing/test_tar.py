@@ -86,8 +86,8 @@ def test_read_back_wants_pairs(tmp_path: Path, names: list[str]) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_hugging_face_datasets_agree(make_source, tiny, tmp_path: Path, monkeypatch, encoding: str) -> None:
-    # Not among the test extra's packages: with pyarrow and pandas it weighs 300 MB.
-    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -111,3 +111,26 @@ def test_hugging_face_datasets_agree(make_source, tiny, tmp_path: Path, monkeypa
         assert np.array_equal(np.asarray(row[encoding]), batch.images[0])
         assert [(row["json"] or {})[name] for name in names] == batch.labels[0].tolist()
         assert row.get("cls") == (0 if names == ["class"] else None)
+
+
+def test_hugging_face_datasets_drop_no_row(tmp_path: Path, monkeypatch) -> None:
+    """They pass over names that begin with an underscore, so no key does, whatever the folders are called."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    files = [(folder, name) for folder in ("кошка", "猫", "__x__", "_", "ant") for name in ("1", "_2", "é")]
+    for folder, name in files:
+        (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / folder / f"{name}.png").write_bytes(png_of(f"{folder}/{name}"))
+    pack(tmp_path / "set", tmp_path / "out", Settings(size=4, val=0))
+    stock = datasets.load_dataset(
+        "webdataset",
+        data_files={"train": str(tmp_path / "out" / "train-*.tar")},
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    with ShardReader(tmp_path / "out", order="sequential") as reader:
+        batch = reader.read(range(len(files)))
+    assert stock["__key__"] == batch.keys and len(set(batch.keys)) == len(files)
+    assert stock["cls"] == batch.labels[:, 0].tolist()
+    assert all(np.array_equal(np.asarray(a), b) for a, b in zip(stock["png"], batch.images, strict=True))

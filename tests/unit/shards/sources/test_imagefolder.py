@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import Attribute
 from shards.sources import detect
 from shards.sources.base import KEY
-from shards.sources.imagefolder import ImageFolder, key_of
+from shards.sources.imagefolder import ImageFolder
+from shards.sources.layout import key_of
 from shards.table import Index
 from tests.support.tiny_set import Command, contents, keys_of, pixels_of
 
@@ -180,7 +181,7 @@ def test_a_set_with_tables_is_cartoon_set(classes: Path, make_source, tmp_path: 
     digits.mkdir(parents=True)
     (digits / "a.png").write_bytes(picture())
     assert detect(digits.parent).kind == "imagefolder"
-    with pytest.raises(InputError, match="not a source that can be packed as cifar10"):
+    with pytest.raises(InputError, match=r"data_batch_1\.bin is missing"):
         detect(classes, "cifar10")
 
 
@@ -194,16 +195,17 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
     )
 )
 def test_keys_are_safe_and_unique(files: set[tuple[str, str]]) -> None:
-    keys = [key_of(f"{stem}.png", group) for group, stem in files]
+    keys = [key_of(PurePosixPath(group, f"{stem}.png")) for group, stem in files]
     assert all(KEY.fullmatch(key) for key in keys)
     assert len(set(keys)) == len(files)
 
 
 def test_plain_names_stay_readable() -> None:
-    assert key_of("0001.jpg", None) == "0001"
-    assert key_of("n01_7.JPEG", "n01") == "n01__n01_7"
-    assert re.fullmatch("hot_dog__a-b-[0-9a-f]{16}", key_of("a b.png", "hot_dog"))
-    assert re.fullmatch("image-[0-9a-f]{16}", key_of("….png", None))
+    assert key_of(PurePosixPath("0001.jpg")) == "0001"
+    assert key_of(PurePosixPath("n01/n01_7.JPEG")) == "n01__n01_7"
+    assert re.fullmatch("hot_dog__a-b-[0-9a-f]{16}", key_of(PurePosixPath("hot_dog/a b.png")))
+    assert re.fullmatch("image-[0-9a-f]{16}", key_of(PurePosixPath("….png")))
+    assert re.fullmatch("a-[0-9a-f]{16}", key_of(PurePosixPath("кошка/a.png")))
 
 
 def test_digest_tells_another_content(classes: Path) -> None:
@@ -264,6 +266,6 @@ def test_links_that_lead_out_are_refused(
 
 
 def test_class_folders_are_bounded(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.sources.imagefolder.VARIANTS_CAP", 2)
+    monkeypatch.setattr("shards.sources.layout.VARIANTS_CAP", 2)
     with pytest.raises(InputError, match="3 class folders; at most 2 are allowed"):
         ImageFolder(classes)

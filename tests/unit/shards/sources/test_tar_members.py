@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
-from shards.sources import archive, cartoonset, detect
+from shards.sources import archive, cartoonset, contents, detect
 from shards.sources.cartoonset import CartoonArchive
 from shards.sources.tar_members import BadTar, members
 from tests.support.fuzz import examples
@@ -186,7 +186,7 @@ def test_gzip_bombs_stay_below_a_gibibyte(bomb, tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path; from shards.sources import detect\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "from diffbase.cli import run\n"
-        "run(lambda: list(detect(Path(sys.argv[1])).samples()))"
+        "run(lambda: list(detect(Path(sys.argv[1]), 'cartoonset').samples()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=120, cwd=REPOSITORY
@@ -208,15 +208,19 @@ def test_counts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 list(CartoonArchive(path).samples())
 
 
-def test_first_file_is_looked_for_in_the_head_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_is_found_out_by_the_head_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(header(b"5", bytes(12), b"d") * 1500 + examples.tar(examples.cartoons()))
-    assert archive.first_file(path) is None
     assert len(list(detect(path).samples())) == 2
+    monkeypatch.setattr(contents, "HEAD_CAP", 4000)
+    assert not contents.look(path).files
+    with pytest.raises(InputError, match="an empty tar"):
+        detect(path)
+    assert len(list(detect(path, "cartoonset").samples())) == 2
     path.write_bytes(examples.tar([(".hidden", bytes(5000)), ("a.png", b"1")]))
-    assert str(archive.first_file(path)) == "a.png"
-    monkeypatch.setattr(archive, "HEAD_CAP", 4000)
-    assert archive.first_file(path) is None
+    assert not contents.look(path).files
+    monkeypatch.setattr(contents, "HEAD_CAP", 8000)
+    assert [str(file) for file in contents.look(path).files] == ["a.png"]
 
 
 def test_sums_of_signed_bytes() -> None:

@@ -138,8 +138,10 @@ def test_tgz_is_the_folder_and_always_the_same_bytes(tmp_path: Path, layout: str
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
         found = {member.name: tar.extractfile(member).read() for member in members}  # type: ignore[union-attr]
+    marker = json.loads(found.pop("set10/render.json"))
+    assert marker == json.loads((tmp_path / "folder/render.json").read_text())
     assert found == {f"set10/{name}": data for name, data in files(tmp_path / "folder").items()}
-    assert [Path(member.name).name for member in members] == [
+    assert [Path(member.name).name for member in members[1:]] == [
         f"cs{number}.{half}" for number in range(40) for half in ("csv", "png")
     ]
     assert {member.mtime for member in members} == {0}

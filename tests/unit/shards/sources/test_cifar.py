@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.sources import detect
-from shards.sources.cifar10 import CLASSES, CifarArchive
+from shards.sources.cifar import CLASSES, Cifar10Archive
 from shards.table import Index
 from tests.support.tiny_set import Command, contents, keys_of, resized_in_floats
 
@@ -119,25 +119,25 @@ def change(files: list[tuple[str, bytes]], name: str, data: bytes | None) -> lis
         ("data_batch_4.bin", b"", r"data_batch_4\.bin: 0 bytes; allowed"),
         ("data_batch_4.bin", bytes(3072), r"data_batch_4\.bin: 3072 bytes; allowed"),
         ("data_batch_4.bin", bytes(10_001 * 3073), "allowed: 1 to 10000 records"),
-        ("data_batch_4.bin", bytes([10]) + bytes(3072), "record 0: label 10; allowed: 0 to 9"),
+        ("data_batch_4.bin", bytes([10]) + bytes(3072), "record 0: class 10; allowed: 0 to 9"),
         ("batches.meta.txt", b"cat\ndog\n", "other classes than CIFAR-10's"),
         ("batches.meta.txt", b"\xff" * 10_000, "other classes than CIFAR-10's"),
     ],
 )
 def test_bad_archives(tmp_path: Path, name: str, data: bytes | None, told: str) -> None:
     archive = archive_of(tmp_path / "x.tar.gz", change(official(), name, data))
-    assert isinstance(detect(archive), CifarArchive)
+    assert isinstance(detect(archive), Cifar10Archive)
     with pytest.raises(InputError, match=told):
-        list(CifarArchive(archive).samples())
+        list(Cifar10Archive(archive).samples())
 
 
 def test_cut_archive(cifar: Path) -> None:
     cifar.write_bytes(cifar.read_bytes()[:-500])
     with pytest.raises(InputError, match=r"truncated or damaged archive|ends inside"):
-        list(CifarArchive(cifar).samples())
+        list(Cifar10Archive(cifar).samples())
 
 
 def test_batch_twice(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "x.tar.gz", [*official(), ("data_batch_1.bin", batch_of("data_batch_1"))])
     with pytest.raises(InputError, match=r"data_batch_1\.bin: appears twice"):
-        list(CifarArchive(archive).samples())
+        list(Cifar10Archive(archive).samples())

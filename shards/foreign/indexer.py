@@ -1,0 +1,206 @@
+"""An index beside tars that others wrote; nothing of them is copied.
+
+1. Worker processes read each tar once, from its first byte to its last: where each sample's image lies, its
+   checksum and head, what the sample's other members say, and the tar's SHA-256 (shards.sources.tars).
+2. The fields of all samples become attributes, the keys are made plain and another one for each sample, and a
+   hash of the key sends it to ``train`` or ``val`` (a tar may so hold samples of both), unless the tars'
+   names tell the split.
+3. The tables and index.json are written. A row tells where the image lies in its tar, the index where the tar
+   lies: seen from the index's folder, or behind which address.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from diffbase.cli import InputError
+from diffbase.explain import explain
+from diffbase.redaction import ADDRESS, shown
+from shards.codec.encode import check_head, decode_source, edge_of, prepare
+from shards.header import FILE, Reading, Shard
+from shards.packing.plan import SPLITS, Settings, split_of
+from shards.packing.workers import map_in_order
+from shards.sources.base import Asked
+from shards.sources.tars.collection import Collection, check_asked, collect, fields_to_read
+from shards.sources.tars.places import Place, names, places, whole
+from shards.sources.tars.samples import Tar, scan
+from shards.sources.tars.webdataset import WebDataset, source_name
+from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
+
+ON_BAD = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was indexed: samples of each split, of how many tars, lines for people, bad images left out."""
+
+    counts: dict[str, int]
+    tars: int
+    notes: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
+    complete_before: bool = False
+
+
+def index(
+    given: Sequence[str],
+    out: Path,
+    settings: Settings,
+    asked: Asked,
+    *,
+    check: bool = False,
+    on_bad: str = "stop",
+    jobs: int = 1,
+    report: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Summary:
+    """Index the tars that ``given`` names (see ``places``) in the folder ``out``; see the module's text.
+
+    ``check`` decodes every image instead of looking at its head; ``on_bad`` says whether a bad one is an
+    error or left out. InputError for what cannot be indexed, and for a folder that has another index.
+    """
+    if on_bad not in ON_BAD:
+        raise InputError(f"--on-bad {on_bad}: allowed: {', '.join(ON_BAD)}")
+    check_asked(asked)
+    found = places(given)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder")
+    try:
+        reading = Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field)
+    except ValidationError as error:
+        raise InputError(f"--columns and --image-field: {explain(error, Reading)}") from error
+    about = {
+        "preprocessing": settings.preprocessing(settings.crop, "source"),
+        "val": settings.val,
+        "reading": reading.model_dump(exclude_none=True),
+    }
+    if (out / FILE).exists():
+        return Summary(_finished(out, found, about), len(found), complete_before=True)
+    together = read(found, settings, asked, check=check, jobs=jobs, report=report)
+    if together.bad and on_bad == "stop":
+        more = f" (and {len(together.bad) - 1} more; --on-bad skip leaves them out)"
+        raise InputError(together.bad[0] + more * (len(together.bad) > 1))
+    if not together.total:
+        raise InputError(f"{shown(found[0])}: no image that can be read")
+    out.mkdir(parents=True, exist_ok=True)
+    splits = tables(together, settings.val, out)
+    train = splits["train"]
+    write_index(
+        out,
+        together.schema,
+        {
+            **about,
+            "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
+            "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
+            **({"split_by": together.split_by} if together.split_by != "key" else {}),
+            **({"skipped": len(together.bad)} if together.bad else {}),
+        },
+        {name: (split.shards, split.samples) for name, split in splits.items()},
+    )
+    counts = {name: len(split) for name, split in splits.items()}
+    return Summary(counts, len(found), together.notes, tuple(together.bad))
+
+
+def read(
+    found: Sequence[Place],
+    settings: Settings,
+    asked: Asked,
+    *,
+    check: bool,
+    jobs: int,
+    report: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Collection:
+    """All that is in the tars at the places ``found``, read by ``jobs`` processes."""
+    work = scanner(asked, settings.crop, settings.size if check else None)
+    done = 0
+
+    def counted(tar: Tar) -> Tar:
+        nonlocal done
+        done += 1
+        report(done, len(found))
+        return tar
+
+    with closing(map_in_order(work, found, min(jobs, len(found)))) as tars:
+        return collect(found, names(found), asked, map(counted, tars))
+
+
+def scanner(asked: Asked, crop: int | None, size: int | None) -> Callable[[Place], Tar]:
+    """``scan`` with what is asked of the labels; it decodes each image where ``size`` is given."""
+    look = partial(_look, crop=crop, size=size)
+    return partial(scan, columns=fields_to_read(asked), image_field=asked.image_field, look=look)
+
+
+def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
+    """The splits of an index in ``out``; the keys of their tables have the full width."""
+    rows = np.zeros(together.total, sample_dtype(KEY_CAP, together.schema, unknown=True))
+    keys = [key for some in together.keys for key in some]
+    rows["key"] = [key.encode("ascii") for key in keys]
+    for name, column in (("image_offset", "starts"), ("image_bytes", "sizes"), ("crc", "crcs")):
+        rows[name] = np.concatenate([np.asarray(getattr(tar, column)) for tar in together.tars])
+    for number, labels in enumerate(together.labels):
+        rows["labels"][:, number] = labels
+    tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
+    told = (split for some in together.splits for split in some)
+    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, keys, strict=True)])
+    splits = {}
+    for number, split in enumerate(SPLITS):
+        mine = where == number
+        if split not in ("train", "val") and not mine.any():  # these are always there, though empty
+            continue
+        counts = np.bincount(tar_of[mine], minlength=len(together.tars)).tolist()
+        shards = [
+            Shard(
+                name=name, count=count, bytes=tar.bytes, sha256=tar.sha256, place=_seen_from(out, place, name)
+            )
+            for name, place, tar, count in zip(
+                together.names, together.places, together.tars, counts, strict=True
+            )
+            if count
+        ]
+        splits[split] = Split.of(split, shards, rows[mine])
+    return splits
+
+
+def _seen_from(out: Path, place: Place, name: str) -> str | None:
+    """A shard's place in an index in ``out``; None for the file ``name`` beside it."""
+    if isinstance(place, str):
+        return place
+    path = os.path.relpath(whole(place), out.resolve())
+    if path == name:
+        return None
+    return f"./{path}" if ADDRESS.match(path) else path
+
+
+def _look(data: bytes, where: str, *, crop: int | None, size: int | None) -> None:
+    """InputError for an image that cannot be prepared, by its head, or where ``size`` is given by itself."""
+    if size is None:
+        _, width, height = check_head(data, where)
+        edge_of(width, height, where, crop)
+    else:
+        prepare(decode_source(data, where), where, crop, size)
+
+
+def _finished(out: Path, found: Sequence[Place], about: dict[str, Any]) -> dict[str, int]:
+    """Samples of each split where ``out`` has an index of these tars; InputError where it has another one."""
+    there = Index.load(out)
+    header = there.header.model_dump()
+    asked = {**about, "reading": {**Reading().model_dump(), **about["reading"]}}
+    if any(header[name] != value for name, value in asked.items()):
+        raise InputError(f"--out {out}: has an index already, with other settings; choose another --out")
+    sizes = {shard.path: shard.bytes for split in there.splits.values() for shard in split.shards}
+    now = {
+        _seen_from(out, place, name) or name: sizes.get(str(place), 0)
+        if isinstance(place, str)
+        else place.stat().st_size
+        for place, name in zip(found, names(found), strict=True)
+    }
+    if sizes != now:
+        raise InputError(f"--out {out}: has an index already, of other tars; choose another --out")
+    return {name: len(split) for name, split in there.splits.items()}

@@ -1,0 +1,53 @@
+"""Index the WebDataset tars of others, so that runs train on them where they lie.
+
+python -m shards.index TARS... --out DIR [--size 64] [--columns class,json.age] [--val 0.02]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from diffbase.cli import Parser, answer, progress_bar, run
+from shards.foreign import flags
+from shards.packing.workers import worker_count
+
+PROG = "python -m shards.index"
+
+
+def parser(prog: str = PROG) -> Parser:
+    """The command's flags."""
+    return flags.parser(prog)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
+    """The command line; see ``--help``."""
+    args = flags.parser(prog).parse_args(argv)
+    settings, asked, jobs = flags.settings_of(args), flags.asked_of(args), worker_count(args.jobs)
+
+    from shards.foreign.indexer import index  # numpy and Pillow: --help does without
+    from shards.packing.untrained import untrained
+
+    start = time.monotonic()
+    with answer(args, survive=True) as give:
+        with progress_bar("indexing") as report:
+            done = index(
+                args.tars,
+                args.out,
+                settings,
+                asked,
+                check=args.check,
+                on_bad=args.on_bad,
+                jobs=jobs,
+                report=report,
+            )
+        for line in (*done.notes, *untrained(args.out), *(f"left out: {fault}" for fault in done.bad)):
+            print(line)
+        counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
+        took = "indexed already" if done.complete_before else f"in {time.monotonic() - start:.1f} s"
+        print(f"{args.out}: {counts} samples of {done.tars} tar{'s' * (done.tars > 1)}, {took}")
+        give({"out": args.out, "samples": done.counts, "tars": done.tars, "skipped": len(done.bad)})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""The WebDataset tars of others: where they lie, their samples, and what their fields say."""
