@@ -12,11 +12,12 @@ from shards.schema import LABELS_CAP, UNKNOWN, Attribute
 def encode_labels(labels: Mapping[str, int]) -> tuple[bytes, bytes | None]:
     """The ``.json`` member, and the ``.cls`` member where the only label is ``class``.
 
-    An unknown label is null there, and an unknown class has no ``.cls``.
+    An unknown label is null there. An unknown class has a ``.cls`` of -1, which means the same to Hugging
+    Face's datasets: they refuse tars whose samples have different members.
     """
     told = {name: None if variant == UNKNOWN else variant for name, variant in labels.items()}
-    number = told["class"] if labels.keys() == {"class"} else None
-    return json.dumps(told, sort_keys=True).encode(), None if number is None else b"%d" % number
+    cls = b"%d" % labels["class"] if labels.keys() == {"class"} else None
+    return json.dumps(told, sort_keys=True).encode(), cls
 
 
 def decode_labels(data: bytes, schema: Sequence[Attribute]) -> tuple[int, ...]:

@@ -204,7 +204,9 @@ class _Scan:
                 raise InputError(f"{where}: not JSON") from error
             fields = found if isinstance(found, dict) else {"json": ...}
         else:
-            fields = {CLASS if ending == "cls" else TEXT: text.strip()}
+            text = text.strip()
+            # As our own packer and Hugging Face's datasets write an unknown class.
+            fields = {CLASS: None if text == "-1" else text} if ending == "cls" else {TEXT: text}
         fields = {printed(name): value for name, value in fields.items()}
         self._fields.update(fields)
         if len(self._fields) > FIELDS_CAP:

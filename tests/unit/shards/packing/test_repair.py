@@ -110,7 +110,7 @@ def test_what_was_not_packed_is_one_line(
 ) -> None:
     FAULTS["one bit"](copy / "train-000001.tar")
     before = contents(copy)
-    folder, given, says = copy, source, "not a source that can be packed as cartoonset"
+    folder, given, says = copy, source, "a.png: has no a.csv beside it"
     if what in ("labels", "kind"):
         given = tmp_path / "flat"
         given.mkdir()
@@ -127,7 +127,7 @@ def test_what_was_not_packed_is_one_line(
     elif what == "nothing":
         given, says = tmp_path / "absent", "no such file or folder"
     elif what == "inside":
-        given = copy
+        given, says = copy, "no csX.png and csX.csv in it"
     code, _, err = command(main, folder, "--repair", given, "--jobs", 1)
     assert code == 2 and err.count("\n") == 1 and says in err
     assert contents(copy) == before

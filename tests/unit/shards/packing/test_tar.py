@@ -16,6 +16,7 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.packing.tar import read_back
 from shards.read import ShardReader
+from shards.schema import UNKNOWN
 from shards.table import Index
 from tests.support.tiny_set import labels_of, pixels_of, png_of
 
@@ -84,33 +85,63 @@ def test_read_back_wants_pairs(tmp_path: Path, names: list[str]) -> None:
         read_back(tmp_path / "x.tar", ())
 
 
+def sources(folder: Path) -> dict[str, Path]:
+    """Images without labels, with classes, with attributes, and with labels that some lack."""
+    for name in ("none", "class", "unknown"):
+        for number in range(9):
+            path = (
+                folder
+                / name
+                / (f"{'ant' if number % 2 else 'é bee'}" if name == "class" else "")
+                / f"{number}.png"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png_of(f"{name}{number}"))
+    rows = "".join(f"{n}.png,{'cat' if n % 2 else 'dog'},{n % 3 if n % 4 else ''}\n" for n in range(9))
+    (folder / "unknown" / "metadata.csv").write_text(f"file_name,pet,the size\n{rows}")
+    only = folder / "unknown class"
+    shutil.copytree(folder / "none", only)
+    rows = "".join(f"{n}.png,{'' if n % 4 == 0 else n % 2}\n" for n in range(9))
+    (only / "metadata.csv").write_text(f"file_name,class\n{rows}")
+    return {path.name: path for path in folder.iterdir()}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_hugging_face_datasets_agree(make_source, tiny, tmp_path: Path, monkeypatch, encoding: str) -> None:
+def test_every_form_is_read_by_stock_readers(make_source, tmp_path: Path, monkeypatch, encoding: str) -> None:
+    """Count, images and labels, by webdataset and by Hugging Face's datasets."""
     import datasets
+    import webdataset
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    (flat / "a.png").write_bytes(png_of("a"))
-    (tmp_path / "classes").mkdir()
-    shutil.copytree(flat, tmp_path / "classes" / "ant")
-    for source in (make_source(tmp_path / "cartoon", range(9)), flat, tmp_path / "classes"):
-        out = tmp_path / f"{source.name}-out"
-        pack(source, out, tiny(image=encoding, val=0.0, shard_size=100))
-        (row, *_), batch = (
-            datasets.load_dataset(
-                "webdataset",
-                data_files={"train": str(out / "train-*.tar")},
-                split="train",
-                cache_dir=str(tmp_path / "cache"),
-            ),
-            ShardReader(out, order="sequential").read([0]),
+    (tmp_path / "sources").mkdir()
+    found = {**sources(tmp_path / "sources"), "attributes": make_source(tmp_path / "attributes", range(9))}
+    for kind, source in found.items():
+        out = tmp_path / f"{kind} out"
+        pack(source, out, Settings(size=4, crop=12, image=encoding, shard_size=4, val=0))
+        with ShardReader(out, order="sequential") as reader:
+            batch, schema = reader.read(range(9)), reader.schema
+        labels = [
+            {a.name: None if v == UNKNOWN else v for a, v in zip(schema, row, strict=True)}
+            for row in batch.labels.tolist()
+        ]
+        assert any(None in row.values() for row in labels) == kind.startswith("unknown")
+        classed = [a.name for a in schema] == ["class"]
+
+        tars = sorted(str(path) for path in out.glob("train-*.tar"))
+        stock = list(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8"))
+        rows = datasets.load_dataset(
+            "webdataset", data_files={"train": tars}, split="train", cache_dir=str(tmp_path / f"{kind} cache")
         )
-        names = [attribute.name for attribute in Index.load(out).schema]
-        assert row["__key__"] == batch.keys[0]
-        assert np.array_equal(np.asarray(row[encoding]), batch.images[0])
-        assert [(row["json"] or {})[name] for name in names] == batch.labels[0].tolist()
-        assert row.get("cls") == (0 if names == ["class"] else None)
+        assert len(stock) == len(rows) == 9, kind
+        for number, (theirs, row) in enumerate(zip(stock, rows, strict=True)):
+            wanted = labels[number]
+            assert theirs["__key__"] == row["__key__"] == batch.keys[number]
+            for image in (theirs[encoding], row[encoding]):
+                assert np.array_equal(np.asarray(image), batch.images[number]), kind
+            assert theirs["json"] == wanted and (row["json"] or {}) == wanted, kind
+            cls = int(batch.labels[number, 0]) if classed else None
+            assert theirs.get("cls") == row.get("cls") == cls, kind
 
 
 def test_hugging_face_datasets_drop_no_row(tmp_path: Path, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""CIFAR-10's binary archive, in its official form and small."""
+"""CIFAR-10 and CIFAR-100 in their official forms, and small: binary archives and what they unpack to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shards.pack import main
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import ShardReader
-from shards.sources import detect
-from shards.sources.cifar import CLASSES, Cifar10Archive
+from shards.sources import Source, detect
+from shards.sources.cifar import CLASSES, COARSE, FINE, Cifar10Archive
 from shards.table import Index
 from tests.support.tiny_set import Command, contents, keys_of, resized_in_floats
 
@@ -141,3 +141,103 @@ def test_batch_twice(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "x.tar.gz", [*official(), ("data_batch_1.bin", batch_of("data_batch_1"))])
     with pytest.raises(InputError, match=r"data_batch_1\.bin: appears twice"):
         list(Cifar10Archive(archive).samples())
+
+
+def test_the_official_test_batch_is_the_split_test(cifar: Path, tmp_path: Path, command: Command) -> None:
+    code, out, _ = command(main, cifar, "--out", tmp_path / "out", "--val", 0.2, "--jobs", 1)
+    index = Index.load(tmp_path / "out")
+    assert code == 0 and "1 other file passed over (readme.html)" in out
+    assert index.header.split_by == "source" and list(problems(tmp_path / "out")) == []
+    assert keys_of(tmp_path / "out", "test") == [f"test_batch_{n:05d}" for n in range(RECORDS)]
+    assert len(index.split("train")) + len(index.split("val")) == 5 * RECORDS and len(index.split("val"))
+
+
+def unpacked(folder: Path, files: list[tuple[str, bytes]]) -> Path:
+    folder.mkdir(parents=True)
+    for name, data in files:
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("inner", ["", FOLDER])
+def test_the_unpacked_archive_is_the_same(cifar: Path, tmp_path: Path, inner: str) -> None:
+    unpacked(tmp_path / "set" / inner / ".", official())
+    folder = detect(tmp_path / "set")
+    assert (folder.kind, folder.total) == ("cifar10", 6 * RECORDS)
+    assert folder.notes == ("1 other file passed over (readme.html)",)
+
+    def told(source: Source) -> list[tuple[object, ...]]:
+        return sorted((s.key, s.image, s.planes, s.labels["class"], s.split or "") for s in source.samples())
+
+    assert told(folder) == told(detect(cifar)) and folder.fraction() == 1
+    before = folder.digest()
+    (tmp_path / "set" / inner / "data_batch_2.bin").write_bytes(batch_of("other"))
+    assert detect(tmp_path / "set").digest() != before
+    (tmp_path / "set" / inner / "data_batch_2.bin").unlink()
+    with pytest.raises(InputError, match=r"data_batch_2\.bin is missing"):
+        detect(tmp_path / "set")
+
+
+def hundred() -> list[tuple[str, bytes]]:
+    """CIFAR-100's files with a few records: superclass, class, pixels."""
+
+    def records(count: int, first: int) -> bytes:
+        return b"".join(
+            bytes([n % 20, (first + n) % 100]) + record("x", n)[1].tobytes() for n in range(count)
+        )
+
+    names = [("fine_label_names.txt", FINE), ("coarse_label_names.txt", COARSE)]
+    return [
+        ("train.bin", records(30, 75)),
+        *((name, "\n".join(words).encode() + b"\n") for name, words in names),
+        ("test.bin", records(4, 0)),
+    ]
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "folder"])
+def test_hundred_classes_and_their_superclasses(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("x.bin" if form == "tar.gz" else "set")
+    if form == "tar.gz":
+        archive_of(path, hundred(), "any folder")
+    else:
+        unpacked(path, hundred())
+    pack(path, tmp_path / "out", Settings(size=32, val=0))
+    index = Index.load(tmp_path / "out")
+    assert index.header.source.kind == "cifar100" and list(problems(tmp_path / "out")) == []
+    assert [(a.name, a.names) for a in index.schema] == [("superclass", COARSE), ("class", FINE)]
+    assert keys_of(tmp_path / "out", "test") == [f"test_{n:05d}" for n in range(4)]
+    with ShardReader(tmp_path / "out", order="sequential") as reader:
+        batch = reader.read(range(30))
+    assert batch.labels.tolist() == [[n % 20, (75 + n) % 100] for n in range(30)]
+    for number, image in enumerate(batch.images):
+        assert np.array_equal(image, record("x", number)[1].reshape(3, 32, 32).transpose(1, 2, 0))
+
+
+def test_official_names() -> None:
+    assert len(set(FINE)) == 100 and len(set(COARSE)) == 20
+    assert sorted(FINE) == list(FINE) and sorted(COARSE) == list(COARSE)  # as the official files have them
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("train.bin", None, r"train\.bin is missing"),
+        ("train.bin", bytes(3073), r"train\.bin: 3073 bytes; allowed: 1 to 50000 records"),
+        ("train.bin", bytes([20, 0]) + bytes(3072), "record 0: superclass 20; allowed: 0 to 19"),
+        ("test.bin", bytes([0, 100]) + bytes(3072), "record 0: class 100; allowed: 0 to 99"),
+        ("fine_label_names.txt", b"apple\nfox\n", "other classes than CIFAR-100's apple"),
+    ],
+)
+def test_bad_hundred(tmp_path: Path, name: str, data: bytes | None, told: str) -> None:
+    files = change(hundred(), name, data)
+    for path in (archive_of(tmp_path / "x", files, "cifar-100-binary"), unpacked(tmp_path / "set", files)):
+        with pytest.raises(InputError, match=told):
+            list(detect(path).samples())
+
+
+def test_pickled_hundred_and_folders_are_refused(tmp_path: Path) -> None:
+    files = [(name, pickle.dumps({})) for name in ("meta", "train", "test")]
+    archive = archive_of(tmp_path / "x.tar.gz", files, "cifar-100-python")
+    for path in (archive, unpacked(tmp_path / "any", files), unpacked(tmp_path / "cifar-10-batches-py", [])):
+        with pytest.raises(InputError, match=r"the pickled CIFAR-10.*take cifar-10.*-binary\.tar\.gz from"):
+            detect(path)

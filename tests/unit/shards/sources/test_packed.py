@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shards.packing.verifier import problems
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.codec import ENCODINGS
 from shards.codec.encode import prepare
 from shards.packing.packer import pack
@@ -91,3 +91,16 @@ def test_damage_is_told(folder: Path, tmp_path: Path) -> None:
     index.write_bytes(index.read_bytes().replace(b'"version": 3', b'"version": 9'))
     with pytest.raises(InputError, match="version 9"):
         detect(tmp_path / "set")
+
+
+def test_an_unknown_class_is_unknown_to_who_takes_our_tars_for_others(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for n in range(6):
+        (tmp_path / "set" / f"{n}.png").write_bytes(png(pixels(n)))
+    rows = "".join(f"{n}.png,{('', 'cat', 'dog')[n % 3]}\n" for n in range(6))
+    (tmp_path / "set" / "metadata.csv").write_text(f"file_name,class\n{rows}")
+    pack(tmp_path / "set", tmp_path / "out", Settings(size=4, val=0))
+    source = detect(tmp_path / "out" / "train-000000.tar")
+    assert source.kind == "webdataset" and source.schema[0].variants == 2
+    labels = {int(s.key): s.labels["class"] for s in source.samples()}
+    assert labels == {n: (UNKNOWN, 0, 1)[n % 3] for n in range(6)}

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
-from shards.packing.verifier import problems
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.read import ShardReader
 from shards.schema import UNKNOWN, Attribute

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import re
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 from diffbase.cli import InputError
 from shards.pack import main
 from shards.packing.packer import pack
-from shards.sources import cartoonset
+from shards.sources import SOURCES, cartoonset, detect
 from shards.sources.cartoon_csv import format_csv
 from shards.sources.cartoonset import CartoonArchive, CartoonFolder
 from shards.table import Index
@@ -202,3 +205,108 @@ def _mutable_tar() -> bytes:
 
 
 MUTABLE_TAR = _mutable_tar()
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "zip"])
+def test_spellings_of_cartoon_set(make_source, tmp_path: Path, form: str) -> None:
+    """Upper case, other folders and images, byte order marks, line ends, spaces at the end: all are read."""
+    plain = make_source(tmp_path / "plain", range(12))
+    files = dict(sorted((path.name, path.read_bytes()) for path in plain.iterdir()))
+    odd: dict[str, bytes] = {"LICENSE": b"", ".DS_Store": b"", "sub/notes.txt": b""}
+    for number in range(12):
+        table = files[f"cs{number}.csv"]
+        table = [b"\xef\xbb\xbf" + table, table.replace(b"\n", b"\r\n"), table + b"   \n \t", table.rstrip()][
+            number % 4
+        ]
+        image, end = (("PNG", "CSV"), ("png", "csv"))[number % 2]
+        folder = ("", "10/", "train/deep/")[number % 3]
+        odd |= {f"{folder}cs{number}.{image}": files[f"cs{number}.png"], f"{folder}cs{number}.{end}": table}
+    path = tmp_path / "odd"
+    if form == "folder":
+        for name, data in odd.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    elif form == "tar":
+        archive_of(path, list(odd.items()))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in odd.items():
+                archive.writestr(name, data)
+    source = detect(path)
+    found = {s.key: (s.read_image(), s.labels) for s in source.samples()}
+    assert source.kind == "cartoonset"
+    assert found == {s.key: (s.read_image(), s.labels) for s in CartoonFolder(plain).samples()}
+    assert source.notes == ("3 other files passed over (.DS_Store, LICENSE, notes.txt)",)
+
+
+@pytest.mark.parametrize("name", ["cs1.jpg", "extra.csv", "10/cs99.PNG", "x/y/a.gif"])
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_nothing_of_cartoon_set_is_passed_over(make_source, tmp_path: Path, name: str, form: str) -> None:
+    folder = make_source(tmp_path / "set", range(3))
+    if name == "cs1.jpg":  # another one of the same name
+        told = r"cs1 (is in .* too|appears twice)"
+    else:
+        told = rf"{Path(name).name}: has no .*(csv|png)"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(format_csv(labels_of("a")).encode() if name.endswith("csv") else png_of("a"))
+    path = folder
+    if form == "tar":
+        files = [
+            (str(p.relative_to(folder)), p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()
+        ]
+        path = archive_of(tmp_path / "x.tar", files)
+    with pytest.raises(InputError, match=told):
+        list(detect(path).samples())
+
+
+def test_what_is_not_cartoon_set_is_not_taken_for_it(make_source, tmp_path: Path, command: Command) -> None:
+    images = [(f"{n}.png", png_of(f"{n}")) for n in range(3)]
+    table = ("metadata.csv", b"file_name,eye_angle\n0.png,1\n1.png,2\n2.png,1\n")
+    samples = [*images, *((f"{n}.json", b'{"a": 1}') for n in range(3))]
+    for files, kind in (
+        (images, "imagefolder"),
+        ([*images, table], "imagefolder"),
+        (samples, "webdataset"),
+        (files_of(make_source(tmp_path / "source", range(3))), "cartoonset"),
+    ):
+        assert detect(archive_of(tmp_path / "x.tar", files)).kind == kind
+        assert detect(archive_of(tmp_path / "x.tgz", files).rename(tmp_path / "no suffix")).kind == kind
+    other = [(name, b"a,b\n1,2\n" if name.endswith("csv") else data) for name, data in files]
+    with pytest.raises(InputError, match=r"cs0\.csv: not an image by its name"):
+        detect(archive_of(tmp_path / "x.tar", other))
+    with pytest.raises(InputError, match=r'cs0\.csv, line 1: expected "name", variant'):
+        list(detect(archive_of(tmp_path / "x.tar", other), "cartoonset").samples())
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"hello", "neither a tar .*, a zip nor parquet"),
+        (b"", "neither a tar .*, a zip nor parquet"),
+        (bytes(1024), "an empty tar"),
+        (bz2.compress(b"x"), "compressed by bzip2; allowed: tars, plain or gzipped"),
+        (lzma.compress(b"x"), "compressed by xz; allowed"),
+        (gzip.compress(b"x"), "truncated or damaged archive"),
+        (b"PK\5\6" + bytes(18), "an empty zip"),
+    ],
+)
+def test_what_is_not_known_is_said(tmp_path: Path, command: Command, data: bytes, told: str) -> None:
+    (tmp_path / "x.bin").write_bytes(data)
+    code, out, err = command(main, tmp_path / "x.bin", "--out", tmp_path / "out")
+    assert (code, out, err.count("\n")) == (2, "", 1) and re.search(told, err), err
+
+
+def test_what_is_seen_and_allowed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("b.doc", "a.txt"):
+        (tmp_path / "set" / name).touch()
+    archive = archive_of(tmp_path / "x.zip", [("in/b.doc", b"x"), ("in/a.txt", b"x")])
+    for path, seen in (
+        (tmp_path / "set", "found a.txt, b.doc"),
+        (archive, "an archive of in/a.txt, in/b.doc"),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"({seen}); allowed: ")) as error:
+            detect(path)
+        assert all(f"({kind})" in str(error.value) for kind in SOURCES)
+        with pytest.raises(InputError, match=r"can be packed as cifar10|is missing"):
+            list(detect(path, "cifar10").samples())
