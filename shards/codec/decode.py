@@ -17,7 +17,6 @@ from PIL import Image
 from shards.codec import png
 
 READS_CAP = 1 << 18
-SEGMENTS_CAP = 1 << 16  # before a JPEG's frame header
 
 
 class ImageFile(BytesIO):
@@ -91,29 +90,4 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         case b"VP8X":  # extended: 24 bits each, less one
             return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    return None
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels in a JPEG's frame header; None for data that has none.
-
-    By hand: Pillow warns of large pictures, or refuses to open them, before it tells their size.
-    """
-    at = 2
-    for _ in range(SEGMENTS_CAP):
-        if data[:2] != b"\xff\xd8" or at + 9 > len(data):
-            break
-        kind = data[at + 1]
-        if data[at] != 0xFF:  # some cameras leave a few bytes between the segments
-            at = data.find(b"\xff", at) % (len(data) + 1)
-        elif kind == 0xFF:  # a byte to fill up
-            at += 1
-        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        elif kind in (0xD9, 0xDA):  # the end, or pixels
-            return None
-        else:
-            length = int.from_bytes(data[at + 2 : at + 4], "big")
-            at += 2 + max(length, 2) * (kind != 0x01 and not 0xD0 <= kind <= 0xD8)
     return None

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, features
+from PIL.ImageFile import ImageFile as Opened
 
 from diffbase.cli import InputError
 from shards.codec import png
-from shards.codec.decode import ImageFile, jpeg_size, npy_head, webp_size
+from shards.codec.decode import ImageFile, npy_head
+from shards.codec.deep import MODES, PixelFormatError, decoded
+from shards.codec.light import FORMATS, NAMES, Light, format_of
+from shards.codec.orientation import Picture, orientation, upright
 from shards.codec.resample import over_white, resize
 
 PIXEL_CAP = 1 << 26  # pixels of a source image (8192 x 8192): a decompression bomb stops here
-# What Pillow gives for images of up to 8 bits per channel.
-Picture = Image.Image | NDArray[np.uint8]  # as Pillow has it, or pixels [H, W, 3 or 4], RGB or RGBA
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
 
 
 def prepare_image(data: bytes, where: str, *, crop: int | None, size: int, encoding: str = "png") -> bytes:
     """One source image file as a packed one: RGB, ``size`` x ``size`` pixels, over white.
 
     ``crop`` is the edge of the centre crop taken first, None the largest centred square. Raises InputError,
-    naming ``where``, for data that is no whole PNG, JPEG or WebP, has unfit dimensions or more than 8 bits
-    per channel.
+    naming ``where``, for data that is no whole image of a format that is read, or has unfit dimensions or
+    pixels.
     """
     return encode_pixels(prepare(decode_source(data, where), where, crop, size), encoding)
 
@@ -82,49 +84,65 @@ def decode_source(data: bytes, where: str) -> Picture:
     """A source image file, decoded and upright; InputError, naming ``where``, for any other data.
 
     The dimensions are checked before any pixel is decoded. Of an animation, the first picture is taken.
+    Channels of 16 bits are rounded to 8.
     """
-    name, *dimensions = check_head(data, where)
-    light = png.lightened(data) if name == "PNG" else data
-    if not isinstance(light, bytes):
-        return light
+    name, found = _head(data, where)
     try:
+        if name == "PNG":
+            parts = png.parts(data)
+            light, turned = png.lightened(data, parts), orientation(parts.exif, parts.xmp)
+            if not isinstance(light, bytes):
+                return upright(light, turned)
+            found = Light(found.size, light, turned)
         with warnings.catch_warnings(action="ignore"):  # of its metadata, with no name of a file
-            if name == "PNG" and light is data:
-                # Decoding alone would let a cut end or a wrong checksum pass; verify() leaves it unusable.
-                Image.open(ImageFile(data), formats=(name,)).verify()
-            image: Image.Image = Image.open(ImageFile(light), formats=(name,))
-            if image.size != tuple(dimensions):  # a file may have a second head
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels here, {' x '.join(map(str, dimensions))} there"
-                )
-            image.load()
-            if name != "PNG":  # a photo that was taken with the camera on its side
-                image = ImageOps.exif_transpose(image)
+            picture = decoded(partial(_opened, name=name, size=found.size), found.data)
+        if name in ("WEBP", "AVIF") and isinstance(picture, Image.Image):
+            exif, xmp = (picture.info.get(key, b"") for key in ("exif", "xmp"))
+            found = found._replace(orientation=orientation(exif, xmp))
+        return upright(picture, found.orientation)
+    except PixelFormatError as error:
+        raise InputError(f"{where}: pixel format {error}; allowed: {', '.join(MODES)}, 16 bits") from error
     except Exception as error:  # Pillow raises whatever the damaged bytes lead to
         raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
-    if image.mode not in MODES:
-        raise InputError(f"{where}: pixel format {image.mode}; allowed: {', '.join(MODES)}")
-    return image
 
 
 def check_head(data: bytes, where: str) -> tuple[str, int, int]:
     """Format, width and height of an image, by its head; InputError for what no pixel is decoded of."""
-    name, dimensions = _head(data)
-    if dimensions is None or 0 in dimensions:
-        raise InputError(f"{where}: not a PNG, JPEG or WebP image")
-    width, height = dimensions
+    name, found = _head(data, where)
+    return name, *(found.size or (0, 0))
+
+
+def _head(data: bytes, where: str) -> tuple[str, Light]:
+    """Format of an image, and the image without its metadata; it has pixels, and not too many."""
+    if (name := format_of(data)) is None:
+        raise InputError(f"{where}: not a {NAMES} image")
+    if name == "AVIF" and not features.check("avif"):
+        raise InputError(f"{where}: an AVIF image; Pillow here reads none, its wheels from 11.3 on do")
+    try:
+        found = FORMATS[name][1](data)
+        if name == "AVIF":  # libavif decodes no pixel to tell it
+            with warnings.catch_warnings(action="ignore"):
+                found = found._replace(size=_opened(found.data, name, None).size)
+    except Exception as error:
+        raise InputError(f"{where}: truncated or damaged {name} ({_reason(error)})") from error
+    width, height = found.size or (0, 0)
+    if min(width, height) < 1:
+        raise InputError(f"{where}: not a {NAMES} image (it has no pixels)")
     if width * height > PIXEL_CAP:
         raise InputError(f"{where}: {width} x {height} pixels; at most {PIXEL_CAP} in all are allowed")
-    return name, width, height
+    return name, found
 
 
-def _head(data: bytes) -> tuple[str, tuple[int, int] | None]:
-    """Format and dimensions, in pixels, of an image; the dimensions are None where it is none of ours."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "JPEG", jpeg_size(data)
-    if data[:4] == b"RIFF":
-        return "WEBP", webp_size(data)
-    return "PNG", png.size_of(data)
+def _opened(data: bytes, name: str, size: tuple[int, int] | None) -> Opened:
+    """An image before its pixels are decoded, of the ``size`` that its head told."""
+    if name == "AVIF":
+        from PIL import AvifImagePlugin  # older Pillows have none
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the cores have their workers
+    image = Image.open(ImageFile(data), formats=(name,))
+    if size and image.size != size:  # a file may have a second head
+        raise ValueError(f"{image.width} x {image.height} pixels here, {size[0]} x {size[1]} there")
+    return image
 
 
 def _reason(error: Exception) -> str:

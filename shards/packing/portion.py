@@ -10,7 +10,8 @@ import numpy as np
 from diffbase.cli import InputError
 from diffbase.machine import malloc
 from diffbase.system_error import DISK
-from shards.codec.encode import Picture, decode_source, encode_pixels, prepare
+from shards.codec.encode import decode_source, encode_pixels, prepare
+from shards.codec.orientation import Picture
 from shards.packing.bad import Bad
 from shards.packing.tar import Records, records
 from shards.sources import Sample

@@ -96,14 +96,10 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def gif() -> bytes:
+def floats() -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (12, 12)).save(stream, "GIF")
+    Image.new("F", (12, 12)).save(stream, "TIFF")
     return stream.getvalue()
-
-
-def deep() -> bytes:
-    return png(np.zeros((12, 12), np.uint16))
 
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -123,9 +119,9 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut end": (lambda d: (d / "cs3.png").write_bytes((d / "cs3.png").read_bytes()[:-6]), r"cs3\.png: trunc"),
     "empty": (lambda d: (d / "cs3.png").write_bytes(b""), r"cs3\.png: an empty file"),
-    "gif": (lambda d: (d / "cs3.png").write_bytes(gif()), r"cs3\.png: not a PNG"),
+    "no image": (lambda d: (d / "cs3.png").write_bytes(b"%PDF-1.4"), r"cs3\.png: not a PNG, JPEG, WebP, GIF"),
     "bomb": (lambda d: (d / "cs3.png").write_bytes(bomb()), r"cs3\.png: 20000 x 6000 pixels; at most"),
-    "16 bits": (lambda d: (d / "cs3.png").write_bytes(deep()), r"cs3\.png: pixel format"),
+    "floats": (lambda d: (d / "cs3.png").write_bytes(floats()), r"cs3\.png: pixel format F"),
     "too small": (
         lambda d: (d / "cs3.png").write_bytes(png(np.zeros((7, 30, 4), np.uint8))),
         r"30 x 7 .*--crop 8",
