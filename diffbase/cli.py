@@ -82,11 +82,16 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
+    if ADDRESS.match(_text(text)):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     if problem := line.path_fault(text):
         raise argparse.ArgumentTypeError(problem)
-    if ADDRESS.match(text):
-        raise argparse.ArgumentTypeError(f"{shown(text)} is an address; allowed: a path")
     return Path(text)
+
+
+def place(text: str) -> Path | str:
+    """The type of a flag that takes a path or an address, which stays text: a Path would change it."""
+    return _text(text) if ADDRESS.match(text) else _path(text)
 
 
 def _whole(text: str) -> int:
@@ -180,7 +185,12 @@ def answer(flags: argparse.Namespace, *, survive: bool = False) -> Iterator[Call
             stack.enter_context(redirect_stderr(io.StringIO()))
         yield given.append
     for tree in given if as_json else ():
-        print(json.dumps(finite(tree), indent=1, default=str))
+        print(json_text(tree, indent=1, default=str))
+
+
+def json_text(tree: Any, **settings: Any) -> str:
+    """``tree`` as standard JSON, whatever figures are in it (``finite``); ``settings`` are json.dumps's."""
+    return json.dumps(finite(tree), allow_nan=False, **settings)
 
 
 def finite(tree: Any) -> Any:

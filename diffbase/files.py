@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from diffbase import line
-from diffbase.cli import InputError
-from diffbase.system_error import NoPlainFileError, named
+from diffbase.cli import InputError, json_text
+from diffbase.system_error import NoPlainFileError, is_there, named
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The folder of the packages: the checkout, what a launcher copied of it, or site-packages."""
@@ -72,8 +72,23 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, tree: Any, *, indent: int | None = 1, sort_keys: bool = False) -> None:
-    """Make ``tree`` the whole of ``path`` as JSON, as ``open_atomic`` does."""
-    write_atomic(path, (json.dumps(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
+    """Make ``tree`` the whole of ``path`` as JSON, as ``open_atomic`` does; what is not finite is null."""
+    write_atomic(path, (json_text(tree, indent=indent, sort_keys=sort_keys) + "\n").encode())
+
+
+def check_writable(*folders: Path) -> None:
+    """Said before long work whose results go there: that each folder takes files, or can be made.
+
+    OSError, which names the folder. Nothing is left there, and no folder is made.
+    """
+    for folder in folders:
+        # What is missing of it is made in the nearest folder above that is there.
+        there = next(path for path in (folder, *folder.absolute().parents) if is_there(path))
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            error.filename = str(folder)  # not the temporary file's
+            raise
 
 
 def plain_only(path: str, flags: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 # Control characters, line ends, halves of characters (bytes that are no UTF-8), what turns text around.
 _ACTS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
 LONGEST = 4096
 """Bytes: Linux allows no longer path."""
 LONGEST_NAME = 255
@@ -38,9 +39,14 @@ def fault(text: str) -> str | None:
 
 
 def path_fault(text: str) -> str | None:
-    """What is wrong with a path, in words: as a line, or with a name in it that no file can have."""
+    """What is wrong with a path, in words: as a line, or with a name in it that no file can have.
+
+    An address is none, nor what a Path makes of one, which has one slash: it would become a folder ``s3:``.
+    """
     if problem := fault(text):
         return problem
+    if _ADDRESS.match(text):
+        return "is an address, or was one; allowed: a path"
     longest = max(len(name.encode()) for name in text.split("/"))
     return f"has a name of {longest} bytes; allowed are {LONGEST_NAME}" if longest > LONGEST_NAME else None
 

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffbase.cli import InputError
+from diffbase.files import path_of
 from diffcore.config import configure
 from diffcore.config.tree import Config
-from shards.packing import packer
+from shards.packing.outside import pack_to
 from shards.packing.packer import Summary
 from shards.packing.plan import Settings
 from shards.packing.workers import worker_count
 from shards.read import ShardReader
 from shards.remote.cache import LIMIT, Cache
+from shards.remote.fetch import is_url
 
 if TYPE_CHECKING:
     from diffcore.memory.plan.plan import Plan
@@ -49,7 +51,9 @@ def pack(
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Summary:
-    """Pack a folder or an archive of labelled images into the folder ``out``, as ``python -m shards.pack``.
+    """Pack a folder or an archive of labelled images into ``out``, as ``python -m shards.pack``.
+
+    ``out`` is a folder, or its URL.
 
     ``size`` and ``crop``: edges of the packed images and of the centre crop, pixels (None: the source's usual
     one). ``image``: png, webp or npy. ``shard_size``: samples in a shard. ``val``: share of validation
@@ -63,7 +67,8 @@ def pack(
     with _in_keywords():
         settings = Settings(size=size, crop=crop, image=image, shard_size=shard_size, val=val)
         jobs = worker_count(jobs)
-        return packer.pack(Path(source), Path(out), settings, kind=kind, jobs=jobs, report=report)
+        place = str(out) if is_url(out) else path_of(out, "out")
+        return pack_to(Path(source), place, settings, kind=kind, jobs=jobs, report=report)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
     parser.add_argument("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception, if at hand")
-    parser.add_argument("--out", type=Path, help="folder for quality.json and .html (default: RUN)")
+    parser.add_argument("--out", type=Path, help="folder for what is written (default: RUN)")
     return parser
 
 
@@ -40,21 +40,20 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     a = parser(prog).parse_args(argv)
     flags.check(a)
 
-    from diffcore.evaluation.judging.judge import judge_of
+    from diffcore.evaluation.judging.judge import open_run
     from diffcore.evaluation.quality import drawing, measure, record, report
-    from diffcore.runs.model import load_model
     from diffcore.runs.source import config_of
 
     config_of(a.run)
+    out = a.out or a.run
+    flags.check_out(out)
     with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
-        model = load_model(a.run, weights=a.weights, checkpoint=a.checkpoint)
-        judge = judge_of(model, a.judge)
+        model, judge = open_run(a.run, a.judge, a.data, weights=a.weights, checkpoint=a.checkpoint)
         sampling = sampling_of(model.config, a)
         measured = measure.measure(
             model, judge, sampling, world, samples=a.samples, seed=a.seed, inception=a.inception
         )
         if world.main:
-            out = a.out or a.run
             figures = record.write(out, a.run, a.weights, model, measured)
             record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
             print(f"report: {out / report.FILE}")

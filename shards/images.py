@@ -8,18 +8,19 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffbase.cli import InputError
-from diffbase.redaction import shown
 from diffbase.system_error import is_passing, open_plain, patiently
 from shards.codec.decode import BadSample, npy_head
 from shards.codec.encode import decode_source, prepare
@@ -32,6 +33,7 @@ from shards.table import Index, Split
 OPEN_SHARDS = 128  # descriptors kept; the usual limit of a process is 1,024
 OPEN_REMOTE = 32  # of cached shards: two windows of the order ``shards``; the cache cannot drop an open one
 GAP = 4096  # bytes between two members that are read along rather than skipped: less than a seek costs
+LOOKS = 8  # at a copy in the cache that was damaged each time: a disk that damages all is no cache
 RUN_CAP = 1 << 20  # bytes of one read
 TRUNCATED = "the shard ends before it does (truncated)"
 DAMAGED = "damaged (its checksum differs from the index's)"
@@ -40,15 +42,15 @@ DAMAGED = "damaged (its checksum differs from the index's)"
 Sample = tuple[int, int, int, int]
 """Row of the batch, start and end in the shard, checksum."""
 Bad = dict[int, BadSample]
-Fill = Callable[[int, list[Sample], NDArray[np.uint8], Bad], None]
+Out = NDArray[np.uint8] | list[bytes]
+"""Where images go: pixels [B, H, W, 3] that they are decoded into, or files as they lie in the shard."""
+Fill = Callable[[int, list[Sample], Any, Bad], None]
 
 
 class SplitImages:
     """Reads images of one split with ``threads`` threads, from where the index tells or through ``remote``.
 
     Those in the tars of others are cropped and resized as they are read, by the packer's own functions.
-
-    ``report`` gets a line where a copy in the cache turned out damaged.
 
     Safe to use from several threads, and in a process forked from the one that made it.
     """
@@ -59,7 +61,6 @@ class SplitImages:
         split: Split,
         remote: RemoteShards | None,
         threads: int,
-        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         done = index.header.preprocessing
         encoding = done.encoding
@@ -67,13 +68,13 @@ class SplitImages:
         self._raw = encoding == "npy"
         self._decode = _preparer(done.crop) if index.header.is_foreign else decoder(encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
-        self._lock, self._report = threading.Lock(), report
+        self._lock = threading.Lock()
         self._looking = threading.Lock()
-        self._looked_at: set[int] = set()  # shards whose copy in the cache was held against its hash
+        self._looks: Counter[int] = Counter()  # at a shard's copy in the cache, held against its hash
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
-    def fill(self, numbers: NDArray[np.int64], images: NDArray[np.uint8]) -> dict[int, BadSample]:
-        """Fill ``images`` [B, H, W, 3] with those of the samples ``numbers`` [B]; by row, what is bad."""
+    def fill(self, numbers: NDArray[np.int64], images: Out) -> dict[int, BadSample]:
+        """Fill ``images`` with those of the samples ``numbers`` [B]; by row, what is bad."""
         rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
         if self._count == 1 or len(rows) < 2:
             return self._fill_rows(numbers, rows, images)
@@ -89,9 +90,7 @@ class SplitImages:
             bad.update(task.result())
         return bad
 
-    def _fill_rows(
-        self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: NDArray[np.uint8]
-    ) -> Bad:
+    def _fill_rows(self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: Out) -> Bad:
         bad: Bad = {}
         if not len(rows):
             return bad
@@ -106,24 +105,24 @@ class SplitImages:
         of_run = shards[firsts].tolist()
         runs = zip(of_run, firsts, [*firsts[1:], len(rows)], strict=True)
         samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
-        fill = self._fill_raw if self._raw else self._fill_run
+        fill = self._fill_raw if self._raw and not isinstance(images, list) else self._fill_run
         for shard, some in groupby(runs, itemgetter(0)):
             portions = [samples[first:last] for _, first, last in some]
             work = partial(self._fill_shard, shard, portions, images, fill)
             again = partial(self._files.forget, shard)  # opened by its name: ESTALE asks for it
-            known = shard in self._looked_at
+            looks = self._looks[shard]
             try:
                 found = patiently(work, self._path(shard), again)
-                if found and self._opens_anew(shard, known):
+                if found and self._opens_anew(shard, looks):
                     found = patiently(work, self._path(shard), again)
+                    if found:  # bad where they come from
+                        self._looks[shard] = LOOKS
                 bad.update(found)
             except BadSample as error:
                 bad.update((sample[0], error) for portion in portions for sample in portion)
         return bad
 
-    def _fill_shard(
-        self, shard: int, portions: list[list[Sample]], images: NDArray[np.uint8], fill: Fill
-    ) -> Bad:
+    def _fill_shard(self, shard: int, portions: list[list[Sample]], images: Out, fill: Fill) -> Bad:
         """Fill ``images`` with samples of one shard; by row, what is bad.
 
         BadSample where the shard is not there; OSError of the system, after which all can be tried again.
@@ -137,22 +136,19 @@ class SplitImages:
             self._files.release(shard, descriptor)
         return bad
 
-    def _opens_anew(self, shard: int, known: bool) -> bool:
+    def _opens_anew(self, shard: int, looks: int) -> bool:
         """Whether bad samples of a shard may be its copy's in the cache, and it is to be read again.
 
-        The first time the copy is held against its hash, and dropped if it is damaged. It may also have been,
-        by another process, or by another thread since the caller began: ``known`` tells whether before.
+        The copy is held against its hash, and dropped if it is damaged. It may also have been, by another
+        process, or by another thread since the caller began, when there had been so many ``looks``.
         """
-        if self._remote is None or known:
+        if self._remote is None or looks >= LOOKS:
             return False
         with self._looking:
-            if shard in self._looked_at:
-                return True
-            if self._remote.drop_damaged(self._split.shards[shard]):
-                place = shown(self._remote.address(self._split.shards[shard]))
-                self._report(f"{place}: its copy in the cache was damaged and is fetched anew")
-            self._files.forget(shard)
-            self._looked_at.add(shard)
+            if self._looks[shard] == looks:
+                self._remote.drop_damaged(self._split.shards[shard])
+                self._files.forget(shard)
+                self._looks[shard] += 1
         return True
 
     def _path(self, shard: int) -> str:
@@ -162,7 +158,7 @@ class SplitImages:
         self,
         descriptor: int,
         samples: list[Sample],
-        images: NDArray[np.uint8],
+        images: Out,
         bad: Bad,
     ) -> None:
         """Fill ``images`` with neighbours in a shard. Tells in ``bad`` which are damaged."""
@@ -183,7 +179,10 @@ class SplitImages:
                     raise BadSample(TRUNCATED)
                 if checksum(image) != crc:
                     raise BadSample(DAMAGED)
-                self._decode(image, images[row])
+                if isinstance(images, list):
+                    images[row] = image
+                else:
+                    self._decode(image, images[row])
             except BadSample as error:
                 bad[row] = error
 

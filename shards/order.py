@@ -40,7 +40,7 @@ ROUNDS, FEW, ROUNDS_OF_FEW = 8, 1024, 24  # small permutations mix slowly: measu
 TAILS = ("wrap", "drop")
 
 
-def _word(*parts: int) -> int:
+def word(*parts: int) -> int:
     """64 bits that depend on every part and on their order (the finaliser of splitmix64)."""
     word = 0
     for part in parts:
@@ -61,7 +61,7 @@ def scramble(key: tuple[int, ...], count: int, places: Places) -> Places:
     a = max(1, int(np.ceil(np.sqrt(count))))
     b = -(-count // a)
     assert a * b >= count and a < 1 << 32
-    keys = [np.uint64(_word(*key, r)) for r in range(ROUNDS if count >= FEW else ROUNDS_OF_FEW)]
+    keys = [np.uint64(word(*key, r)) for r in range(ROUNDS if count >= FEW else ROUNDS_OF_FEW)]
     bounds = (np.uint64(a), np.uint64(b))
 
     def once(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -97,7 +97,7 @@ def full(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
 
 def block(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
     """BLOCK consecutive samples per block, cut anew each epoch so that no two samples always share one."""
-    shift = _word(seed, epoch, 2) % extent.count
+    shift = word(seed, epoch, 2) % extent.count
     return (_blocks(seed, epoch, extent.count, BLOCK, places) + shift) % extent.count
 
 
@@ -222,14 +222,22 @@ class ReaderState:
     def from_json(cls, text: str) -> ReaderState:
         """The state that ``to_json`` wrote; InputError for any other text."""
         try:
-            given: dict[str, Any] = json.loads(text)
-            state = cls(**given)
+            given = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"not a reader's state ({error})") from error
+        return cls.of(given)
+
+    @classmethod
+    def of(cls, fields: Any) -> ReaderState:
+        """The state with these ``fields``, a mapping of its own; InputError for anything else."""
+        try:
+            state = cls(**fields)
             whole = [state.position, state.seed, *([] if state.batch is None else [state.batch])]
             if not all(type(value) is int and 0 <= value < 1 << 64 for value in whole):
                 raise ValueError("position, seed and batch are whole numbers")
             if not all(isinstance(v, str) for v in (state.index, state.split, state.order, state.tail)):
                 raise ValueError("index, split, order and tail are text")
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"not a reader's state ({error})") from error
         return state
 

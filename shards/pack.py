@@ -12,8 +12,8 @@ from pathlib import Path
 from diffbase.cli import Parser, answer, progress_bar, run
 from diffbase.redaction import shown
 from shards.packing import flags
-from shards.packing.packer import describe, pack
-from shards.packing.untrained import untrained
+from shards.packing.bad import left_out
+from shards.packing.packer import describe
 from shards.packing.workers import worker_count
 from shards.sources import Source
 
@@ -28,10 +28,10 @@ def parser(prog: str = PROG) -> Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
-    jobs = worker_count(args.jobs)
-    source = flags.source_of(args)
+    jobs, out, source = worker_count(args.jobs), shown(args.out), flags.source_of(args)
     name = source if isinstance(source, Path) else shown(source[0])
-    settings, asked = flags.settings_of(args), flags.asked_of(args)
+
+    from shards.packing.outside import pack_to
 
     told: list[str] = []
     adapters: list[Source] = []
@@ -49,26 +49,29 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     start = time.monotonic()
     with answer(args, survive=True) as give:
         with progress_bar("packing") as report:
-            summary = pack(
+            summary = pack_to(
                 source,
                 args.out,
-                settings,
+                flags.settings_of(args),
                 kind=args.kind,
-                asked=asked,
+                asked=flags.asked_of(args),
+                on_bad=flags.on_bad_of(args),
                 jobs=jobs,
                 report=report,
                 found=found,
+                tell=print,
             )
         tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
-        for line in (warnings := untrained(args.out)):
-            print(f"{args.out}: {line}")
-        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+        for line in summary.warnings:
+            print(f"{out}: {line}")
+        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items()) + " samples"
+        counts += left_out(summary.skipped)
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
-        again = f"{args.out}: complete already ({counts} samples); nothing to do"
-        print(again if summary.complete_before else f"{args.out}: {counts} samples; {done}")
-        figures = {"samples": summary.counts, "packed": summary.written, "warnings": warnings}
-        give({"out": args.out, **figures, "seconds": seconds})
+        again = f"{out}: complete already ({counts}); nothing to do"
+        print(again if summary.complete_before else f"{out}: {counts}; {done}")
+        figures = {"samples": summary.counts, "packed": summary.written, "skipped": summary.skipped}
+        give({"out": out, **figures, "warnings": summary.warnings, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ from diffbase.cli import InputError
 from diffbase.line import printable
 from diffbase.redaction import shown
 from shards.codec.decode import BadSample
-from shards.images import SplitImages
+from shards.header import Shard
+from shards.images import Out, SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
@@ -80,6 +81,17 @@ class Batch:
     labels: NDArray[np.int64]  # [B, A], columns in the schema's order
     positions: NDArray[np.int64]  # [B], positions in the stream
     keys: list[str]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The same, but the images are files as they lie in the shards, whose paths or URLs are ``places``."""
+
+    images: list[bytes]
+    labels: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    keys: list[str]
+    places: list[str]
 
 
 def _warn(line: str) -> None:
@@ -131,7 +143,7 @@ class ShardReader:
         else:
             self.index = Index.load(Path(folder))
             if self.index.header.is_elsewhere:
-                self._remote = RemoteShards(self.index, cache or Cache())
+                self._remote = RemoteShards(self.index, cache or Cache(), report=report)
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
@@ -147,7 +159,7 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._images = SplitImages(self.index, self.split, self._remote, threads, report)
+        self._images = SplitImages(self.index, self.split, self._remote, threads)
         self._lock = threading.Lock()
         self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
         self._closed = False
@@ -201,17 +213,36 @@ class ShardReader:
         InputError beyond the limit of replacements, ValueError for a bad position.
         """
         numbers = self.sample_of(positions)
+        images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
+        return Batch(images, *self._fill(positions, numbers, images))
+
+    def read_files(self, positions: Positions) -> Files:
+        """As ``read``, but no image is decoded, and none is bad whose checksum is right."""
+        numbers = self.sample_of(positions)
+        images = [b""] * len(numbers)
+        rest = self._fill(positions, numbers, images)
+        places = [self._place(self.split.shards[shard]) for shard in self.split.shard_of(numbers).tolist()]
+        return Files(images, *rest, places)
+
+    def _place(self, shard: Shard) -> str:
+        return shown(self._remote.address(shard)) if self._remote else f"{self.index.folder}/{shard.path}"
+
+    def _fill(
+        self, positions: Positions, numbers: NDArray[np.int64], images: Out
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+        """Fill ``images``; labels, positions and keys. ``numbers`` become those that were read instead."""
         if len(numbers):
             self._read_ahead(int(np.min(positions)))
         if self.replaced:
-            numbers = np.array([self.replaced.get(n, n) for n in numbers.tolist()], np.int64)
-        images = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
+            numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
         bad = self._images.fill(numbers, images)
         for i in sorted(bad):
-            numbers[i] = self._replace(int(numbers[i]), bad[i], images[i : i + 1])
+            other = images[i : i + 1]
+            numbers[i] = self._replace(int(numbers[i]), bad[i], other)
+            images[i : i + 1] = other
         table = self.split.samples[numbers]
         keys = [key.decode("ascii") for key in table["key"].tolist()]
-        return Batch(images, table["labels"].astype(np.int64), np.array(positions, np.int64), keys)
+        return table["labels"].astype(np.int64), np.array(positions, np.int64), keys
 
     def batches(
         self, start: int = 0, stop: int | None = None, *, ahead: int = 2
@@ -270,7 +301,7 @@ class ShardReader:
             with suppress(InputError, OSError):
                 os.close(self._remote.open(self.split.shards[shard], lambda: 0))
 
-    def _replace(self, number: int, error: BadSample, images: NDArray[np.uint8]) -> int:
+    def _replace(self, number: int, error: BadSample, images: Out) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""
         bad = self._error(number, error)
         if self.on_error == "raise":

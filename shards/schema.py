@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""By which files are taken for images; what they are, their bytes tell (``shards.codec.encode``)."""
+
 # What an index may tell, and a pack therefore make.
 SIZE_CAP = 4096  # pixels, edge of a packed image and of its crop
 SHARD_SIZE_CAP = 1_000_000  # samples of a shard

@@ -238,6 +238,27 @@ def _check_keys(table: NDArray[np.void], path: Path) -> None:
         )
 
 
+def table_bytes(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute], unknown: bool) -> bytes:
+    """The sample table of a split, which may be one already, of any width of keys.
+
+    ``unknown``: whether any sample of the folder has an unknown label.
+    """
+    table = _table_of(rows, schema)
+    width = int(np.char.str_len(table["key"]).max(initial=1))
+    stream = io.BytesIO()
+    np.lib.format.write_array(
+        stream, table.astype(sample_dtype(width, schema, unknown)), version=(1, 0), allow_pickle=False
+    )
+    return stream.getvalue()
+
+
+def _table_of(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute]) -> NDArray[np.void]:
+    if isinstance(rows, np.ndarray):
+        return rows
+    widest = sample_dtype(KEY_CAP, schema, unknown=True)
+    return np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], widest)
+
+
 def write_index(
     folder: Path,
     schema: Sequence[Attribute],
@@ -252,22 +273,12 @@ def write_index(
     skipped and reading that are not the usual ones. Rows may be a table already, of any width of keys.
     """
     entries = {}
-    widest = sample_dtype(KEY_CAP, schema, unknown=True)
-    tables = {
-        name: rows
-        if isinstance(rows, np.ndarray)
-        else np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], widest)
-        for name, (_, rows) in splits.items()
-    }
+    tables = {name: _table_of(rows, schema) for name, (_, rows) in splits.items()}
     lacking = [(table["labels"] == UNKNOWN).any(axis=0) for table in tables.values()]
     unknown = [a.name for a, some in zip(schema, np.any(lacking, axis=0).tolist(), strict=True) if some]
     variant_names = {a.name: a.names for a in schema if a.names}
     for name, (shards, rows) in splits.items():
-        width = int(np.char.str_len(tables[name]["key"]).max(initial=1))
-        stream = io.BytesIO()
-        table = tables[name].astype(sample_dtype(width, schema, bool(unknown)))
-        np.lib.format.write_array(stream, table, version=(1, 0), allow_pickle=False)
-        data = stream.getvalue()
+        data = table_bytes(tables[name], schema, bool(unknown))
         write_atomic(folder / f"{name}-samples.npy", data)
         entries[name] = {
             "count": len(rows),

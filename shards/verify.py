@@ -1,4 +1,6 @@
-"""Check a packed folder against its index, sample by sample: ``python -m shards.verify DIR [--jobs J]``.
+"""Check a packed folder, or one behind a URL, against its index: ``python -m shards.verify DIR [--jobs J]``.
+
+``--repair SOURCE`` first makes again what is damaged or missing (``shards.checking.repair``).
 
 Prints one line for each thing that is wrong, with its shard and sample, in an order that does not depend on
 ``--jobs``. Exit code 0 for a sound folder, 1 for bad data, 2 for bad usage (no such folder, or one that was
@@ -9,10 +11,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from diffbase.cli import InputError, Parser, add_answer, answer, one_line, run
+from diffbase import cli
+from diffbase.cli import Parser, add_answer, answer, run
 from diffbase.line import printable
+from diffbase.redaction import shown
+from shards.packing.bad import left_out
+from shards.packing.flags import add_asked, asked_of
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -26,8 +33,11 @@ def parser(prog: str = PROG) -> Parser:
         "Exit code 1: bad data, 2: bad usage.",
     )
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="a folder made by shards.pack or shards.index"
+        "folder", type=cli.place, metavar="DIR", help="a folder of shards.pack or shards.index, or its URL"
     )
+    made_again = "make damaged shards and tables again from the source, to the same bytes"
+    parser.add_argument("--repair", type=Path, metavar="SOURCE", help=made_again)
+    add_asked(parser)
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     add_answer(parser)
     return parser
@@ -36,40 +46,27 @@ def parser(prog: str = PROG) -> Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     args = parser(prog).parse_args(argv)
-    folder, jobs = args.folder, worker_count(args.jobs)
+    jobs, place, asked = worker_count(args.jobs), shown(args.folder), asked_of(args)
 
-    from diffbase.system_error import is_there
-    from shards.foreign import checker
-    from shards.header import FILE
-    from shards.packing import verifier
-    from shards.packing.untrained import untrained
-    from shards.table import Index
+    from shards.checking.verdict import check
 
-    if not is_there(folder / FILE):
-        Index.load(folder)  # tells what is missing
-    bad: list[str] = []
-    counts: dict[str, int] = {}
-    warnings: list[str] = []
     with answer(args) as give:
-        try:
-            foreign = Index.load(folder).header.is_foreign
-            for problem in (checker if foreign else verifier).problems(folder, jobs):
-                print(printable(problem))
-                bad.append(problem)
-            if not bad:
-                counts = {name: len(split) for name, split in Index.load(folder).splits.items()}
-                warnings = untrained(folder)
-        except InputError as error:  # the index is there, and damaged
-            bad.append(one_line(str(error)))
-            print(bad[-1])
+        found = check(
+            args.folder,
+            jobs,
+            source=args.repair,
+            asked=asked,
+            tell=lambda line: print(printable(line), flush=True),
+        )
+        bad = found.problems
         if bad:
-            print(f"{folder}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
+            print(f"{place}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
         else:
-            samples = ", ".join(f"{count} {name}" for name, count in counts.items())
-            for line in warnings:
-                print(f"{folder}: {line}")
-            print(f"{folder}: sound ({samples} samples)")
-        give({"folder": folder, "sound": not bad, "problems": bad, "warnings": warnings, "samples": counts})
+            for line in found.warnings:
+                print(f"{place}: {line}")
+            samples = ", ".join(f"{count} {name}" for name, count in found.samples.items())
+            print(f"{place}: sound ({samples} samples{left_out(found.skipped)})")
+        give({"folder": place, "sound": not bad, **asdict(found)})
     if bad:
         sys.exit(1)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffbase.cli import json_text
 from diffbase.files import plain_only
 from diffbase.system_error import patiently, reading
 
@@ -21,12 +22,12 @@ LOCK_SECONDS = 1.0
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Append one line; a new file is its owner's alone.
+    """Append one line, with null for what is not finite; a new file is its owner's alone.
 
     OSError, with nothing of the line left in the file, where the disk does not take all of it. A link is not
     written through. What a kill left of a line before this one is ended first, so that it costs no other.
     """
-    line = (json.dumps(entry) + "\n").encode()
+    line = (json_text(entry) + "\n").encode()
     descriptor = plain_only(str(path), os.O_RDWR | os.O_APPEND | os.O_CREAT)
     try:
         locked = _lock(descriptor)
@@ -112,4 +113,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def text(entries: Iterator[Mapping[str, Any]] | list[dict[str, Any]]) -> str:
     """The lines of a file to be written anew."""
-    return "".join(json.dumps(entry) + "\n" for entry in entries)
+    return "".join(json_text(entry) + "\n" for entry in entries)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from diffbase.cli import InputError
-from diffbase.files import renamed
+from diffbase.files import check_writable, renamed
 
 COLUMNS = 8
 """Images in a row of a grid."""
@@ -58,11 +58,15 @@ def save_grid(images_BHWC: np.ndarray, path: Path | str, columns: int = COLUMNS)
 
 
 def check_png(path: Path) -> None:
-    """InputError unless ``path`` may become a PNG: its suffix says so, and its folder is there."""
+    """InputError unless ``path`` may become a PNG: its suffix says so, and its folder is there.
+
+    OSError where that takes no files.
+    """
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the grid is a PNG; give a name that ends in .png")
     if not path.parent.is_dir():
         raise InputError(f"{path}: folder {path.parent} does not exist")
+    check_writable(path.parent)
 
 
 def save_png(image_HWC: np.ndarray, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import to_jsonable_python
 
 from diffbase import line
 
@@ -43,6 +44,14 @@ class Section(BaseModel):
             elif isinstance(value, Section):
                 found |= dict(flatten(value.identity(), f"{name}."))
         return found
+
+    def usual(self, key: str) -> Any:
+        """The default of the field with that dotted key, as ``identity`` tells it; None where it has none."""
+        name, _, rest = key.partition(".")
+        field, value = type(self).model_fields.get(name), getattr(self, name, None)
+        if rest:
+            return value.usual(rest) if isinstance(value, Section) else None
+        return None if field is None or field.is_required() else to_jsonable_python(field.get_default())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -41,8 +41,12 @@ class Data(Section):
     """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
     on_error: Identity[Literal["raise", "replace"]] = "raise"
     """A corrupt sample ends the run, or the next good one of the packed order takes its place."""
+    flip: Identity[bool] = False
+    """Mirror half of the training images, others each epoch; labels of left and right stay as they are."""
     replace_limit: int = Field(default=100, ge=0)
     """Corrupt samples that one process may replace; one more ends the run."""
+    judge: Path | None = None
+    """Folder of the judge of these shards (evaluation.train_judge); None: beside them, if there is one."""
     threads: int = Field(default=2, ge=1, le=256)
     """Threads that read and decode a micro batch."""
     prefetch: int = Field(default=4, ge=1, le=1024)

@@ -28,6 +28,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser = flags.parser(prog, __doc__)
     parser.add_argument("run", type=Path, nargs="?", help="trained already (default: one is made)")
     flags.add_samples(parser, 1000, "images per cell")
+    flags.add_judge(parser)
     parser.add_argument("--scales", default=SCALES, help=f"guidance scales (default {SCALES})")
     parser.add_argument("--out", type=Path, default=Path("guidance.md"), help="the table (guidance.md)")
     return parser
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
     flags.check(a)
+    flags.check_out(flags.folder_of_page(a.out), *filter(None, [a.run]))
     scales = flags.numbers("--scales", a.scales)
 
     from diffcore.evaluation.quality import drawing
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with cli.answer(a, survive=True) as give, drawing.ranks(a.run or a.out.parent) as world:
         say = drawing.teller(world)
         run = a.run or fast_samplers.make_run(world, say)
-        table = table_of(run, None, world, a.samples, 1, a.seed, run / "collapse")
+        table = table_of(run, a.judge, a.data, world, a.samples, 1, a.seed, run / "collapse")
         figures = fast_samplers.compare(table, scales, a.out, say)
         if world.main:
             give(figures)

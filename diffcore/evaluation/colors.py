@@ -22,6 +22,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser = flags.parser(prog, __doc__)
     cli.add_run(parser)
     flags.add_samples(parser, 256, "images drawn")
+    flags.add_data(parser)
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
     parser.add_argument("--steps", type=int, help="network evaluations per image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
@@ -33,11 +34,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     arguments = parser(prog).parse_args(argv)
     arguments.run = cli.given_run(arguments)
     flags.check(arguments, least=1)
+    flags.check_out(arguments.run)
 
     from diffcore.evaluation.studies import color_agreement
+    from diffcore.runs.data import with_data
     from diffcore.runs.model import load_model
 
-    model = load_model(arguments.run)
+    model = with_data(load_model(arguments.run), arguments.data)
     color_agreement.check(arguments.run, model)
     sampling = sampling_of(model.config, arguments)
     result = color_agreement.measure(arguments.run, model, sampling, arguments.samples, arguments.seed)

@@ -24,7 +24,7 @@ import yaml
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
+from diffbase.files import check_writable, write_atomic
 from diffbase.shipped import workplace
 from diffcore.evaluation import flags
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         write_atomic(a.sweep, text.encode())
         print(f"{a.sweep}: {len(points)} points")
         return
+    check_writable(flags.folder_of_page(a.out))
     with cli.answer(a, survive=True) as give:
         measured = findings.repeat(points, a.scale, a.jobs, a.samples, a.collect)
         findings.write(a.out, measured, points, a.scale)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.files import check_writable
+from diffbase.machine.launcher import own_rank
 from diffcore.runs.sampling import check_seed
 
 
@@ -22,7 +24,21 @@ def add_run(parser: cli.Parser, samples: int, of: str) -> None:
     """The run and its judge, how many images (``of`` says of what) and the seed of them."""
     parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     add_samples(parser, samples, of)
-    parser.add_argument("--judge", type=Path, help="the judge's folder (default: beside the shards)")
+    add_judge(parser)
+
+
+def add_judge(parser: cli.Parser) -> None:
+    """The judge's folder, and where the shards are."""
+    judge = "the judge's folder (default: data.judge of the run, or beside the shards)"
+    parser.add_argument("--judge", type=Path, help=judge)
+    add_data(parser)
+
+
+def add_data(parser: cli.Parser) -> None:
+    """Where the run's shards are, if they have moved."""
+    parser.add_argument(
+        "--data", metavar="PLACE", help="the run's shards, where they have moved: folder or URL"
+    )
 
 
 def add_samples(parser: cli.Parser, samples: int, of: str) -> None:
@@ -38,6 +54,22 @@ def check(arguments: argparse.Namespace, least: int = 2) -> None:
     if arguments.samples < least:
         raise InputError(f"--samples {arguments.samples}: at least {least}")
     check_seed(arguments.seed)
+
+
+def check_out(*folders: Path) -> None:
+    """OSError where the results could not be written into ``folders``, before the work that they need.
+
+    Asked by rank 0, which writes them.
+    """
+    if own_rank() == 0:
+        check_writable(*folders)
+
+
+def folder_of_page(out: Path) -> Path:
+    """The folder of a page that is to be written. InputError where a folder has the page's name."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give the page's name in it")
+    return out.parent
 
 
 def numbers(flag: str, text: str) -> list[float]:

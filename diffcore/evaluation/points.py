@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     if a.threads:
         torch.set_num_threads(a.threads)
-    sampling = sampling_of(config_of(a.run), a)
+    config = config_of(a.run)
+    flags.check_out(a.run)
+    sampling = sampling_of(config, a)
     with cli.answer(a, survive=True) as give:
-        points = curve.measure(a.run, sampling, a.judge, samples=a.samples, seed=a.seed, raw=a.raw)
+        points = curve.measure(a.run, sampling, a.judge, a.data, samples=a.samples, seed=a.seed, raw=a.raw)
         print(f"{a.run / curve.FILE}: {len(points)} points")
         give(points)
 

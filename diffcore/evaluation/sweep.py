@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
     flags.check(a)
+    flags.check_out(a.run)
     scales, steps = numbers("--scales", a.scales), [int(n) for n in numbers("--steps", a.steps)]
     if not 2 <= a.repeats <= a.samples:
         raise InputError(f"--repeats {a.repeats}: allowed: 2 to --samples")
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.evaluation.studies import guidance_sweep
 
     with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
-        table = guidance_sweep.table_of(a.run, a.judge, world, a.samples, a.repeats, a.seed)
+        table = guidance_sweep.table_of(a.run, a.judge, a.data, world, a.samples, a.repeats, a.seed)
         samplers = a.samplers.split(",")
         cells, tried, chosen = guidance_sweep.sweep(table, samplers, scales, steps, drawing.teller(world))
         if world.main:

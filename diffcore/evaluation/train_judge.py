@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.files import check_writable
 from diffcore.evaluation import flags
 
 EPOCHS = 24
@@ -33,6 +34,8 @@ def parser(prog: str = PROG) -> cli.Parser:
     )
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
     parser.add_argument("--seed", type=cli.between(0), default=0)
+    kept = "what becomes of corrupt samples, as data.on_error of a run (default raise)"
+    parser.add_argument("--on-error", choices=("raise", "replace"), default="raise", help=kept)
     parser.add_argument("--threads", type=cli.between(1, 1024), help="CPU threads (default: torch's)")
     return parser
 
@@ -49,12 +52,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from shards.remote.fetch import is_url
 
     data: Path | str = arguments.data if is_url(arguments.data) else Path(arguments.data)
-    out = arguments.out or judge.folder_of(data)
+    out = arguments.out or judge.folder_of(data, "--out FOLDER")
+    check_writable(out)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     with cli.answer(arguments, survive=True) as give:
         net, record = training.train(
-            data, epochs=arguments.epochs, width=arguments.width, lr=arguments.lr, seed=arguments.seed
+            data,
+            epochs=arguments.epochs,
+            width=arguments.width,
+            lr=arguments.lr,
+            seed=arguments.seed,
+            on_error=arguments.on_error,
         )
         judge.save(out, net, record)
         training.show(record)

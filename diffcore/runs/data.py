@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 
+from diffbase.cli import InputError
+from diffbase.redaction import shown
+from diffcore.config.configure import replace
 from diffcore.config.tree import Config
+from diffcore.runs.model import TrainedModel
 from shards.read import Batch, ShardReader
 from shards.remote.cache import Cache
 from shards.table import Index
@@ -45,6 +52,33 @@ def first_samples(config: Config, split: str, count: int) -> Batch:
     """The first ``count`` samples of a split in the packed order: the same ones every time."""
     with open_reader(config, split) as reader:
         return reader.read(np.arange(min(count, len(reader))))
+
+
+def held_out_samples(config: Config, count: int) -> Batch:
+    """``first_samples`` of the split val, or of train where val has fewer than the two that are compared."""
+    with open_reader(config, "train") as reader:
+        split = held_out(reader.index, least=2)
+    return first_samples(config, split, count)
+
+
+def with_data(model: TrainedModel, place: Path | str | None = None) -> TrainedModel:
+    """The model with its shards at ``place``, a folder or URL; None: where the run's config says.
+
+    InputError where there are none, or other ones than it was trained on.
+    """
+    config = model.config if place is None else replace(model.config, "data", {"path": place})
+    where = shown(config.data.path)
+    try:
+        with open_reader(config) as reader:
+            known, found = model.fingerprint, reader.fingerprint
+    except InputError as error:
+        raise error if place else InputError(f"{error}; if the shards have moved: --data PLACE") from None
+    if found != known:
+        raise InputError(
+            f"{where}: other shards than {model.path} was trained on (index {found[:12]}, not {known[:12]}); "
+            "give those with --data PLACE"
+        )
+    return dataclasses.replace(model, config=config)
 
 
 def held_out(index: Index, least: int = 1) -> str:

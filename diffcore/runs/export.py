@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from diffbase.cli import InputError
+from diffbase.files import check_writable
 from diffbase.line import markdown
 from diffbase.redaction import shown
 from diffbase.system_error import named
@@ -29,6 +30,7 @@ CLIMBED = 2
 
 def export(run: Path, out: Path, which: str = "newest") -> None:
     """Write the export of one of the run's checkpoints to ``out``, which must not exist."""
+    check_writable(out.parent)
     found = source.find(run, which)
     if found.is_export:
         raise InputError(f"{run}: is an export already; give a run folder or a checkpoint")
@@ -67,7 +69,7 @@ def portable(config: Config, out: Path) -> str:
         tree["data"]["path"] = relative.as_posix() if near else data.name or "data"
     else:
         tree["data"]["path"] = shown(data)
-    tree["data"]["cache"] = None
+    tree["data"]["cache"] = tree["data"]["judge"] = None
     tree["run"] = config.run.name or "run"
     tree["init_from"] = config.init_from and config.init_from.name
     tree["engine"]["deepspeed"] = config.engine.deepspeed and config.engine.deepspeed.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ LARGEST = 2**63
 
 
 def read(run: Path, left_out: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Every line with a step and nothing but numbers, nan among them; ``left_out``: ``jsonl.read``'s."""
-    return jsonl.read(run / FILE, left_out, _is_line)
+    """Every line with a step and nothing but numbers; ``left_out``: ``jsonl.read``'s.
+
+    A figure that was not finite is nan: null in the file, or NaN in an older version's.
+    """
+    for line in jsonl.read(run / FILE, left_out, _is_line):
+        yield {tag: math.nan if value is None else value for tag, value in line.items()}
 
 
 def _is_line(entry: dict[str, Any]) -> bool:
@@ -24,6 +29,6 @@ def _is_line(entry: dict[str, Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     """A whole number of any length parses, and no float holds it."""
-    if isinstance(value, float):
+    if value is None or isinstance(value, float):
         return True
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST

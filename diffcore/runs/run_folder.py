@@ -126,7 +126,9 @@ def check(config: Config, data: dict[str, Any]) -> None:
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
-    identity, fingerprint, now = before.identity, before.data.fingerprint, config.identity()
+    fingerprint, now = before.data.fingerprint, config.identity()
+    # A setting that is younger than the folder was at its default.
+    identity = {key: config.usual(key) for key in now} | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

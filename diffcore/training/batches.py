@@ -17,6 +17,7 @@ from diffcore.config.tree import Config
 from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
+from shards.flip import flip
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 
@@ -53,6 +54,8 @@ def micro_batches(
 
     def ready(positions: np.ndarray) -> MicroBatch:
         batch = reader.read(positions)
+        if config.data.flip:
+            flip(batch.images, config.seed, batch.positions)
         images = to_signal(batch.images)
         draws = Draws.at(
             batch.positions,

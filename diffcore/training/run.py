@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,8 +54,16 @@ LARGER_IS_BETTER = ("quality/fidelity",)
 """Metrics of which train.best wants the largest value; of all others the lowest."""
 
 
-Probe = Callable[[Engine, Ema], dict[str, float]]
-"""Figures by TensorBoard tag, the same on every rank. A collective."""
+class Probe(Protocol):
+    """What judges drawn images."""
+
+    notes: Sequence[str]
+    """Lines for the log, when training begins."""
+
+    def __call__(self, engine: Engine, ema: Ema) -> dict[str, float]:
+        """Figures by TensorBoard tag, the same on every rank. A collective."""
+
+
 Judging = Callable[[Config, Index, World], Probe | None]
 
 
@@ -80,11 +88,14 @@ class Training:
         self.data = run_folder.data_record(self.reader.index)
         run_folder.check(config, self.data)
 
-        # The network: the same weights on every rank, from the seed.
-        torch.manual_seed(config.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # A judge that will not do is told before the run folder is made.
+        self.probe = judge(config, self.reader.index, world)
+
+        # The network: the same weights on every rank, from the seed.
+        torch.manual_seed(config.seed)
         network = models.build(config.model, self.reader.schema, self.reader.size)
         network = models.prepare(network, config.engine)
         self.engine = Engine(network, config, world)
@@ -117,7 +128,6 @@ class Training:
         self.clock = StepClock(world.device)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
         self.validation = Validation(config, self.reader.index)
-        self.probe = judge(config, self.reader.index, world)
         # Where the memory goes: one step is followed, the others are not touched.
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
@@ -132,7 +142,7 @@ class Training:
 
     def _greet(self, skipped: list[str], folder: Any) -> None:
         c, e = self.config, self.engine
-        for line in [*skipped, *self.schedule.warnings]:
+        for line in [*skipped, *self.schedule.warnings, *(self.probe.notes if self.probe else [])]:
             self.monitor.say(line)
         for line in skipped:
             if "no COMPLETE" not in line:  # what a kill cut off is no damage

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from diffbase import cli
 from launch.doctor.checks import checks
@@ -30,7 +31,8 @@ def parser(prog: str = "python -m launch.doctor") -> cli.Parser:
         "--cluster", metavar="NAME", help="check a cluster's profile too, as for launch.submit"
     )
     parser.add_argument("--data", metavar="SHARDS", help="check packed shards too: a folder or a URL")
-    parser.add_argument("--run", metavar="FOLDER", help="where runs will be written (the current folder)")
+    where = "where runs will be written (the current folder)"
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help=where)
     cli.add_answer(parser)
     parser.add_argument(
         "--patience",
@@ -47,8 +49,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m launch.doctor
     flags = parser(prog).parse_args(argv)
     if not 0 < flags.patience <= 3600:
         raise cli.InputError(f"--patience {flags.patience:g}: from more than 0 to 3600 seconds")
-    found = examine(checks(flags.cluster, flags.data, flags.run, flags.patience), flags.patience)
-    findings = cleaned(found, Redaction.here((flags.cluster, flags.data, flags.run)))
+    run = None if flags.run is None else str(flags.run)
+    found = examine(checks(flags.cluster, flags.data, run, flags.patience), flags.patience)
+    findings = cleaned(found, Redaction.here((flags.cluster, flags.data, run)))
     with cli.answer(flags) as give:
         show(as_text(findings))
         give(as_tree(findings))

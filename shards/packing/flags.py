@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffbase.cli import Parser, add_answer
+from diffbase.cli import Parser, add_answer, place
 from shards.codec import ENCODINGS
+from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
 from shards.remote.fetch import is_url
 from shards.sources import SOURCES, Asked
@@ -26,7 +27,7 @@ def parser(prog: str) -> Parser:
         "patterns, addresses"
     )
     add("source", nargs="+", metavar="SOURCE", help=several)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
     add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
     crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
@@ -35,6 +36,10 @@ def parser(prog: str) -> Parser:
     add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
     add("--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)")
     add("--jobs", type=int, help="worker processes (default: the cores this process may use)")
+    on_bad = f"bad images, all named in {FILE}: {STOP} with no index, or {SKIP} them (%(default)s)"
+    add("--on-bad", default=STOP, help=on_bad)
+    limit = f"the most to skip (default: {SHARE:.0%}% of the samples, at least {AT_LEAST})"
+    add("--bad-limit", type=int, metavar="N", help=limit)
     add_asked(parser)
     add_answer(parser)
     return parser
@@ -60,6 +65,11 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
         size=args.size, crop=args.crop, image=args.image, shard_size=args.shard_size, val=args.val
     )
+
+
+def on_bad_of(args: argparse.Namespace) -> OnBad:
+    """What is done about bad images."""
+    return OnBad(args.on_bad, args.bad_limit)
 
 
 def asked_of(args: argparse.Namespace) -> Asked:

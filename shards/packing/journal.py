@@ -22,7 +22,8 @@ from diffbase.explain import explain
 from diffbase.files import plain_only
 from diffbase.formats import json_file
 from diffbase.system_error import named
-from shards.header import FILE, Shard
+from shards.header import FILE, Header, Shard
+from shards.packing.bad import FILE as BAD
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
@@ -43,8 +44,8 @@ class _Done(BaseModel):
     samples: str
 
 
-def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
-    """Samples of each split when ``folder`` is packed already, None when it is not.
+def finished(folder: Path, about: dict[str, Any]) -> Header | None:
+    """The header of the index when ``folder`` is packed already, None when it is not.
 
     InputError when it was packed from something else than ``about`` tells (see ``Settings.about``), or a
     shard is missing or has another size.
@@ -52,16 +53,29 @@ def finished(folder: Path, about: dict[str, Any]) -> dict[str, int] | None:
     if not (folder / FILE).exists():
         return None
     index = Index.load(folder)
-    given = index.header.model_dump()
-    # The name of the source's folder may change; its content, by digest, may not.
-    source = {**about["source"], "name": given["source"]["name"]}
-    _refuse_other(folder, {name: given[name] for name in about}, {**about, "source": source})
+    check_same(folder, index.header, about)
     for split in index.splits.values():
         for shard in split.shards:
             path = folder / shard.name
             if not path.is_file() or path.stat().st_size != shard.bytes:
                 raise InputError(f"{path}: missing or damaged; pack again into another --out")
-    return {name: len(split) for name, split in index.splits.items()}
+    return index.header
+
+
+def check_same(place: Path | str, header: Header, about: dict[str, Any]) -> None:
+    """InputError where the folder at ``place``, of that ``header``, was packed from something else."""
+    given = header.model_dump()
+    # The name of the source's folder may change; its content, by digest, may not.
+    source = {**about["source"], "name": given["source"]["name"]}
+    refuse_other(place, {name: given[name] for name in about}, {**about, "source": source})
+
+
+def begun_with(about: dict[str, Any]) -> dict[str, Any]:
+    """The settings that have to be the same when a pack goes on.
+
+    The source's digest may change between two attempts: the digest of each shard's samples decides.
+    """
+    return {**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}}
 
 
 def check_out(out: Path, sources: Sequence[Path]) -> None:
@@ -81,8 +95,8 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
 def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
     """The journal of a pack into ``out``, for as long as the pack runs.
 
-    It goes when the pack ends well. When it does not, the finished shards stay with it; where there are none,
-    the folders made for it go too.
+    It goes when the pack ends well. When it does not, the finished shards and the names of bad images stay
+    with it; where there are none, the folders made for it go too.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -92,8 +106,9 @@ def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
             stale.unlink()
         yield journal
     except BaseException:
-        journal.close(keep=bool(journal.done))
-        if not journal.done:
+        keep = bool(journal.done) or (out / BAD).exists()
+        journal.close(keep=keep)
+        if not keep:
             with suppress(OSError):  # someone may have put a file there meanwhile
                 for folder in made:
                     folder.rmdir()
@@ -112,8 +127,7 @@ class Journal:
         try:
             with named(self.path):
                 self._lock()
-            # The source's digest may change between two attempts: the digest of each shard's samples decides.
-            self._take_up({**about, "source": {k: v for k, v in about["source"].items() if k != "digest"}})
+            self._take_up(begun_with(about))
         except BaseException:
             self.close(keep=True)
             raise
@@ -147,7 +161,11 @@ class Journal:
         if not isinstance(before, dict):
             raise InputError(f"{self.path}: not a journal of shards.pack")
         self.done = {entry.name: entry for entry in entries if _SHARD_NAME.fullmatch(entry.name)}
-        _refuse_other(self.folder, before, settings)
+        if not self.done:  # only bad images were found, by settings that may have been wrong
+            self._file.truncate(0)
+            self._append(settings)
+            return
+        refuse_other(self.folder, before, settings)
         self._file.truncate(len(whole))
 
     def find(self, plan: Plan, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]] | None:
@@ -180,7 +198,7 @@ class Journal:
             self._file.close()
 
 
-def _refuse_other(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other(folder: Path | str, before: dict[str, Any], now: dict[str, Any]) -> None:
     """InputError naming the first setting in which a packed or begun folder differs from what is asked."""
 
     def flat(tree: dict[str, Any]) -> dict[str, Any]:

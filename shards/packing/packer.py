@@ -8,11 +8,13 @@
    (shards.codec.encode), and those into the bytes of tar members ``<key>.json`` and ``<key>.png``.
 4. The parent writes them, in order. The same input gives the same bytes whatever ``--jobs``. A shard appears
    under its name when it is whole and on the disk (shards.packing.tar).
+   A bad image does not end the run: ``bad.jsonl`` names all of them (shards.packing.bad).
 5. ``.pack.jsonl``, the journal, gets a line for it (shards.packing.journal). ``card.html``, for people
    (shards.packing.card), and the index come last (shards.table) and the journal goes.
 
 After a kill the same command goes on: a shard is kept when the journal has it, its bytes have the hash
-recorded there and its samples (keys, image sizes, labels) are still the same. A folder packed with other
+recorded there and its samples (keys, image sizes, labels) are still the same; of the samples that it lacks,
+which were bad, the images are looked at again. A folder packed with other
 settings or from another source is refused.
 """
 
@@ -21,20 +23,23 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
+from shards.packing.untrained import untrained
 from shards.packing.workers import map_in_order, prepare_workers
 from shards.remote.fetch import is_url
 from shards.schema import one_hot_width
 from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
 if TYPE_CHECKING:
-    from shards.header import Shard
+    from shards.header import Header, Shard
+    from shards.packing.portion import Portion
     from shards.packing.tar import Records
     from shards.table import Row
 
@@ -46,6 +51,8 @@ class Summary:
     counts: dict[str, int]  # samples of each split
     written: int  # samples encoded by this call; the rest was there already
     complete_before: bool
+    skipped: int = 0  # bad images that were left out
+    warnings: list[str] = field(default_factory=list)
 
 
 def pack(
@@ -55,20 +62,25 @@ def pack(
     *,
     kind: str | None = None,
     asked: Asked = AS_IT_IS,
+    on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
+    begin: Callable[[dict[str, Any]], Header | None] = lambda about: None,
 ) -> Summary:
     """Pack the source at ``path`` (see ``detect``) into the folder ``out``; see the module's text.
 
-    ``found(source)`` is called first, once the source is known; ``report(done, total)`` as samples are done,
-    total is None while it is unknown. Raises InputError for a mistake in the source or the settings and
-    OSError where the disk fails; then no index.json and no temporary file is left, and finished shards stay
-    for the next attempt.
+    ``found(source)`` is called first, once the source is known, then ``begin(about)``, with the index's
+    fields that tell the settings: it may give the header of a pack that is complete elsewhere.
+    ``report(done, total)`` is called as samples are done; total is None while it is unknown. Raises
+    InputError for a mistake in the source or the settings, for bad images that ``on_bad`` does not leave out,
+    and OSError where the disk fails; then no index.json and no temporary file is left, and finished shards
+    stay for the next attempt.
     """
     if jobs > 1:
         prepare_workers("shards.codec.encode")  # while this process looks at the source
     # Not on top: --help answers without loading numpy.
+    from shards.header import FILE
     from shards.packing.card import write_card
     from shards.packing.journal import check_out, finished, open_journal
     from shards.packing.portion import encode
@@ -78,16 +90,18 @@ def pack(
     source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
-    counts = finished(out, about)
-    if counts is not None:
-        return Summary(counts, 0, complete_before=True)
+    header = begin(about) or finished(out, about)
+    if header is not None:
+        counts = {name: entry.count for name, entry in header.splits.items()}
+        warnings = untrained(out) if (out / FILE).exists() else []
+        return Summary(counts, 0, True, header.skipped, warnings)
     check_out(out, [path] if isinstance(path, Path) else [Path(one) for one in path if not is_url(one)])
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}  # of the shards, in order
     packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
     waiting: deque[Plan] = deque()  # plans whose samples are being encoded; they come back in this order
-    variants: dict[str, Counter[int]] = {attribute.name: Counter() for attribute in source.schema}
-    done = written = 0
+    bad: dict[str, list[Bad]] = {}  # by the shard that lacks them
+    done = written = skipped = 0
 
     def progress(samples: int) -> None:
         nonlocal done
@@ -95,45 +109,65 @@ def pack(
         share = source.fraction()
         report(done, source.total or (max(done, int(done / share)) if share > 0 else None))
 
+    def all_bad() -> list[Bad]:
+        return [one for shards in names.values() for name in shards for one in bad.get(name, ())]
+
+    def note(name: str, some: list[Bad]) -> None:
+        nonlocal skipped
+        skipped += len(some)
+        bad.setdefault(name, []).extend(some)
+        if skipped > on_bad.allowed(source.total or done):
+            write_bad(out, all_bad())
+            on_bad.refuse(all_bad(), out, all_found=False)
+
     def missing_chunks() -> Iterator[list[Sample]]:
         """The samples of the shards that are still to be written; the others enter ``packed``."""
         for plan in plan_shards(source.samples(), settings):
             names[plan.split].append(plan.name)
-            for sample in plan.samples:
-                for name, variant in sample.labels.items():
-                    variants[name][variant] += 1
             there = journal.find(plan, source.schema)
             if there is not None:
-                packed[plan.name] = there
-                progress(len(plan.samples))
-                continue
+                lacking = plan.without(row[0] for row in there[1])
+                looked_at = work(lacking) if lacking else None
+                if looked_at is None or not looked_at.records.rows:  # else an image has been mended
+                    packed[plan.name] = there
+                    progress(len(plan.samples))
+                    note(plan.name, looked_at.bad if looked_at else [])
+                    continue
             waiting.append(plan)
             yield from plan.chunks()
 
-    def counted(chunks: Iterable[Records]) -> Iterator[Records]:
+    def counted(name: str, chunks: Iterable[Portion]) -> Iterator[Records]:
         nonlocal written
         for chunk in chunks:
-            yield chunk
-            written += len(chunk.rows)
-            progress(len(chunk.rows))
+            if chunk.records.rows:
+                yield chunk.records
+            written += len(chunk.records.rows)
+            progress(len(chunk.records.rows) + len(chunk.bad))
+            note(name, chunk.bad)
 
+    work = partial(encode, crop=settings.crop_for(source), size=settings.size, encoding=settings.image)
     with open_journal(out, about) as journal:
-        work = partial(encode, crop=settings.crop_for(source), size=settings.size, encoding=settings.image)
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:
                 # Exactly this plan's chunks, so that its shard is safe before the next plan's are awaited.
                 plan = waiting.popleft()
                 rest = islice(encoded, len(plan.chunks()) - 1)
-                packed[plan.name] = write_shard(out / plan.name, counted(chain([first], rest)))
+                parts = counted(plan.name, chain([first], rest))
+                if (good := next(parts, None)) is None:  # not one is; a later shard keeps its number
+                    continue
+                packed[plan.name] = write_shard(out / plan.name, chain([good], parts))
                 journal.record(packed[plan.name][0], plan.digest)
+        write_bad(out, all_bad())
+        if skipped and (on_bad.action != SKIP or not packed):
+            on_bad.refuse(all_bad(), out, all_found=True)
         for name in journal.done.keys() - packed.keys():  # of an attempt when the source held more
             (out / name).unlink(missing_ok=True)
+        if skipped:
+            about["skipped"] = skipped
+        whole = {split: [packed[name] for name in some if name in packed] for split, some in names.items()}
         splits = {
-            split: (
-                [packed[name][0] for name in shards],
-                [row for name in shards for row in packed[name][1]],
-            )
-            for split, shards in names.items()
+            split: ([shard for shard, _ in shards], [row for _, rows in shards for row in rows])
+            for split, shards in whole.items()
             if shards or split in ("train", "val")  # which are always there, though empty
         }
         write_card(
@@ -147,18 +181,17 @@ def pack(
                 },
             },
             source.schema,
-            variants,
-            [
-                (packed[name][0], row)
-                for shards in names.values()
-                for name in shards
-                for row in packed[name][1]
-            ],
+            {
+                attribute.name: Counter(row[-1][at] for _, rows in splits.values() for row in rows)
+                for at, attribute in enumerate(source.schema)
+            },
+            [(shard, row) for shards in whole.values() for shard, rows in shards for row in rows],
             settings.size,
             settings.image,
         )
         write_index(out, source.schema, about, splits)
-    return Summary({name: len(rows) for name, (_, rows) in splits.items()}, written, complete_before=False)
+    counts = {name: len(rows) for name, (_, rows) in splits.items()}
+    return Summary(counts, written, False, skipped, untrained(out))
 
 
 def describe(source: Source) -> str:

@@ -93,6 +93,11 @@ class Plan:
         )
         self.digest = hashlib.sha256("".join(lines).encode()).hexdigest()
 
+    def without(self, keys: Iterable[str]) -> list[Sample]:
+        """The samples that are not among those of ``keys``."""
+        others = set(keys)
+        return [sample for sample in self.samples if sample.key not in others]
+
     def chunks(self) -> list[list[Sample]]:
         """The samples in the portions that workers get."""
         return [self.samples[first : first + CHUNK] for first in range(0, len(self.samples), CHUNK)]

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from diffbase.cli import InputError
 from diffbase.machine import malloc
+from diffbase.system_error import DISK
 from shards.codec.encode import Picture, decode_source, encode_pixels, prepare
+from shards.packing.bad import Bad
 from shards.packing.tar import Records, records
 from shards.sources import Sample
+from shards.sources.base import IMAGE_CAP, check_size
 
 
-def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: str) -> Records:
-    """The samples as they stand in a shard; InputError names the first bad image."""
+class Portion(NamedTuple):
+    """The good samples as they stand in a shard, and the bad ones."""
+
+    records: Records
+    bad: list[Bad]
+
+
+def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: str) -> Portion:
+    """The samples as they stand in a shard, without the bad ones. OSError where the disk fails."""
     malloc.keep_images()
+    bad: list[Bad] = []
 
-    def packed(sample: Sample) -> tuple[str, dict[str, int], bytes]:
-        pixels = prepare(_decode(sample), sample.where, crop, size)
-        return sample.key, sample.labels, encode_pixels(pixels, encoding)
+    def packed() -> Iterator[tuple[str, dict[str, int], bytes]]:
+        for sample in samples:
+            try:
+                pixels = prepare(_decode(sample), sample.key, crop, size)
+            except (InputError, OSError) as error:
+                bad.append(Bad(sample.key, sample.where, _reason(error, sample.key)))
+                continue
+            yield sample.key, sample.labels, encode_pixels(pixels, encoding)
 
-    return records(map(packed, samples), encoding)
+    return Portion(records(packed(), encoding), bad)
 
 
 def _decode(sample: Sample) -> Picture:
     data = sample.read_image()
+    # A key is plain and short, where a path may be neither: the reason behind it comes back whole.
+    check_size(sample.key, len(data), IMAGE_CAP)
     if not sample.planes:
-        return decode_source(data, sample.where)
+        return decode_source(data, sample.key)
     planes = np.frombuffer(data, np.uint8).reshape(3, sample.planes, sample.planes)
     return planes.transpose(1, 2, 0)
+
+
+def _reason(error: InputError | OSError, key: str) -> str:
+    """Why an image is bad. An error that tells nothing of it, of a disk that fails, is raised again."""
+    if isinstance(error, InputError):
+        return str(error).removeprefix(f"{key}: ")
+    if error.errno is None or error.errno in DISK:
+        raise error
+    return error.strerror or str(error)

@@ -80,8 +80,15 @@ def _header(name: str, size: int) -> bytes:
     return fields(b"%06o\0 " % sum(fields(b" " * 8)))
 
 
-def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]:
-    """Write one shard, whole and durable or not at all; returns what ``read_back`` gives of it."""
+class OtherBytesError(ValueError):
+    """A shard was made that is not the one that was wanted."""
+
+
+def write_shard(path: Path, parts: Iterable[Records], wanted: str | None = None) -> tuple[Shard, list[Row]]:
+    """Write one shard, whole and durable or not at all; returns what ``read_back`` gives of it.
+
+    OtherBytesError, and what was at ``path`` stays, where ``wanted`` is given and not its SHA-256.
+    """
     rows: list[Row] = []
     digest, size = hashlib.sha256(), 0
     with open_atomic(path) as file:
@@ -98,6 +105,8 @@ def write_shard(path: Path, parts: Iterable[Records]) -> tuple[Shard, list[Row]]
             write(part.data)
         write(bytes(2 * tarfile.BLOCKSIZE))  # the end, and up to a whole record of 10 KiB
         write(bytes(-size % tarfile.RECORDSIZE))
+        if wanted not in (None, digest.hexdigest()):
+            raise OtherBytesError
     return Shard(name=path.name, count=len(rows), bytes=size, sha256=digest.hexdigest()), rows
 
 

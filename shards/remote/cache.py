@@ -20,9 +20,9 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 from diffbase.cli import InputError
@@ -31,7 +31,7 @@ from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
-from shards.header import FILE, INDEX_CAP, Header, Shard, Table, parse_header
+from shards.header import FILE, INDEX_CAP, Header, Shard, parse_header
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import Index
 
@@ -71,44 +71,52 @@ class Cache:
         return default_folder() if self._given is None else Path(self._given)
 
     def open(
-        self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int] = lambda: 0
+        self,
+        url: str,
+        path: Path,
+        size: int,
+        sha256: str,
+        make_way: Callable[[], int] = lambda: 0,
+        tell: Callable[[], None] = lambda: None,
     ) -> int:
         """A descriptor of ``path`` in the cache, fetched from ``url`` if it is not there, held until closed.
 
         ``make_way`` is asked to close what the caller can spare when the cache is full; it returns how many.
+        ``tell`` is called where somebody had cut the copy, which is dropped then: by one process only.
         Raises InputError where the file is not there or finds no room, TimeoutError where its server does not
         answer in spite of some attempts.
         """
-        while (descriptor := self._held(path, size)) is None:
+        while (descriptor := self._held(path, size, tell)) is None:
             self._fetch(url, path, size, sha256, make_way)
         return descriptor
 
-    def put(self, path: Path, data: bytes) -> int:
+    def put(self, path: Path, data: bytes, tell: Callable[[], None] = lambda: None) -> int:
         """Like ``open``, for bytes that are here already."""
-        while (descriptor := self._held(path, len(data))) is None:
+        while (descriptor := self._held(path, len(data), tell)) is None:
             with self._locked():
                 write_atomic(path, data)
         return descriptor
 
-    def drop_damaged(self, path: Path, sha256: str) -> bool:
+    def drop_damaged(self, path: Path, sha256: str, tell: Callable[[], None] = lambda: None) -> bool:
         """Remove ``path`` if its bytes are not those of ``sha256``; whether it was so, or it is gone already.
 
-        OSError of the system after some tries.
+        ``tell`` is called by the one process that removes it. OSError of the system after some tries.
         """
-        return patiently(lambda: self._drop_damaged(path, sha256), path)
+        return patiently(lambda: self._drop_damaged(path, sha256, tell), path)
 
-    def _drop_damaged(self, path: Path, sha256: str) -> bool:
+    def _drop_damaged(self, path: Path, sha256: str, tell: Callable[[], None]) -> bool:
         try:
             with named(path), os.fdopen(os.open(path, READ), "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
                     return False
                 if _is(path, file.fileno()):  # else another process has fetched it anew meanwhile
                     path.unlink()
-        except FileNotFoundError:
+                    tell()
+        except FileNotFoundError:  # gone, or another process was first
             pass
         return True
 
-    def _held(self, path: Path, size: int) -> int | None:
+    def _held(self, path: Path, size: int, tell: Callable[[], None]) -> int | None:
         try:
             descriptor = os.open(path, READ)
         except FileNotFoundError:
@@ -122,8 +130,10 @@ class Cache:
                 if there.st_nlink and there.st_size == size:
                     os.utime(descriptor)  # what was opened longest ago goes first
                     return descriptor
-                if there.st_nlink:  # somebody cut it
-                    path.unlink(missing_ok=True)
+                if there.st_nlink and _is(path, descriptor):  # somebody cut it
+                    with suppress(FileNotFoundError):  # another process was first
+                        path.unlink()
+                        tell()
         except BaseException:
             os.close(descriptor)
             raise
@@ -253,11 +263,14 @@ def fetch_header(url: str) -> tuple[bytes, Header]:
 class RemoteShards:
     """The shards of ``index`` that are not here: they lie beside it, at ``url``, or at their own addresses.
 
-    Raises InputError for an address that is refused.
+    ``report`` gets a line where a copy in the cache turned out damaged. Raises InputError for an address that
+    is refused.
     """
 
-    def __init__(self, index: Index, cache: Cache, url: str = "") -> None:
-        self.index, self.cache, self._url = index, cache, url
+    def __init__(
+        self, index: Index, cache: Cache, url: str = "", report: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.index, self.cache, self._url, self._report = index, cache, url, report
         self._folder = cache.folder / index.fingerprint
         for split in index.splits.values():
             for shard in split.shards:
@@ -270,20 +283,21 @@ class RemoteShards:
 
     def drop_damaged(self, shard: Shard) -> bool:
         """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
-        return self.cache.drop_damaged(self._folder / shard.name, shard.sha256)
+        tell = partial(_tell, self._report, self.address(shard))
+        return self.cache.drop_damaged(self._folder / shard.name, shard.sha256, tell)
 
     def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
         """A descriptor of one shard; see ``Cache.open``."""
-        place = self._folder / shard.name
-        return self.cache.open(self.address(shard), place, shard.bytes, shard.sha256, make_way)
+        place, path = self.address(shard), self._folder / shard.name
+        tell = partial(_tell, self._report, place)
+        return self.cache.open(place, path, shard.bytes, shard.sha256, make_way, tell)
 
 
 class RemoteFolder(RemoteShards):
     """A packed folder at ``url``: its index, here, and its shards as they are needed.
 
-    ``report`` gets a line where a copy of the index or a table turned out damaged.
-
-    Raises InputError for an address that is refused or cannot be reached and for a bad index.
+    ``report`` as RemoteShards'. Raises InputError for an address that is refused or cannot be reached and for
+    a bad index.
     """
 
     def __init__(self, url: str, cache: Cache, report: Callable[[str], None] = lambda line: None) -> None:
@@ -292,23 +306,32 @@ class RemoteFolder(RemoteShards):
         own_folder(cache.folder)
         own_folder(folder)
         tables = [entry.samples for entry in header.splits.values()]
+
+        def tell(name: str) -> Callable[[], None]:
+            return partial(_tell, report, address(url, name))
+
+        def load() -> Index:
+            with ExitStack() as held:
+                for table in tables:  # held, so that nobody makes room with them before the load
+                    there = address(url, table.name), folder / table.name
+                    opened = cache.open(*there, table.bytes, table.sha256, tell=tell(table.name))
+                    held.callback(os.close, opened)
+                held.callback(os.close, cache.put(folder / FILE, data, tell(FILE)))
+                index = Index.load(folder)
+            if index.fingerprint != folder.name:
+                raise InputError(f"{folder / FILE}: damaged")
+            return index
+
         try:
-            index = self._load(url, cache, folder, tables, data)
+            index = load()
         except InputError:  # a copy may be damaged: fetched again, once
             copies = {FILE: folder.name} | {table.name: table.sha256 for table in tables}
-            damaged = [name for name, sha256 in copies.items() if cache.drop_damaged(folder / name, sha256)]
-            if not damaged:
+            dropped = [cache.drop_damaged(folder / name, copies[name], tell(name)) for name in copies]
+            if not any(dropped):
                 raise
-            for name in damaged:
-                report(f"{shown(address(url, name))}: its copy in the cache was damaged and is fetched anew")
-            index = self._load(url, cache, folder, tables, data)
-        super().__init__(index, cache, url)
+            index = load()
+        super().__init__(index, cache, url, report)
 
-    @staticmethod
-    def _load(url: str, cache: Cache, folder: Path, tables: Sequence[Table], data: bytes) -> Index:
-        with ExitStack() as held:
-            for table in tables:  # held, so that nobody makes room with them before the load
-                there = address(url, table.name), folder / table.name
-                held.callback(os.close, cache.open(*there, table.bytes, table.sha256))
-            held.callback(os.close, cache.put(folder / FILE, data))
-            return Index.load(folder)
+
+def _tell(report: Callable[[str], None], place: str) -> None:
+    report(f"{shown(place)}: its copy in the cache was damaged and is fetched anew")

@@ -14,7 +14,6 @@ import errno
 import hashlib
 import http.client
 import os
-import re
 import time
 import urllib.error
 import urllib.request
@@ -22,11 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from diffbase.cli import InputError
 from diffbase.redaction import ADDRESS, IPV6, shown
-from diffbase.system_error import NO_DESCRIPTORS, GaveUpError
+from diffbase.system_error import GaveUpError
+from shards.remote.filesystem import NotThereError, check_descriptors, filesystem, told, translated
 from shards.remote.http_client import OPENER, BrokenError
 
 ATTEMPTS = 6
@@ -42,6 +42,9 @@ REFUSED = (
     *("dir", "async_wrapper", "asyncwrapper", "blockcache", "cached", "filecache", "simplecache"),
     *("zip", "tar", "libarchive"),
 )
+
+SAFE = "/%:@!$&'()*+,;=~"
+"""What stands as it is in the path of an http address."""
 
 T = TypeVar("T")
 
@@ -59,6 +62,11 @@ def is_url(place: str | Path) -> bool:
     return isinstance(place, str) and ADDRESS.match(place) is not None
 
 
+def is_http(url: str) -> bool:
+    """Whether the address is of http or https, which need no fsspec."""
+    return url.lower().startswith(("http:", "https:"))
+
+
 def check_url(url: str) -> None:
     """InputError for an address that could run something, that names no host, or whose scheme is unknown."""
     scheme, _, rest = url.partition(":")
@@ -67,8 +75,8 @@ def check_url(url: str) -> None:
         raise InputError(f"{place}: refused; allowed: http, https and fsspec's schemes, not chained by ::")
     if len(url) > URL_CAP:
         raise InputError(f"{place:.200}...: an address of more than {URL_CAP} characters")
-    if not url.isprintable() or " " in url:
-        raise InputError(f"{place}: an address with spaces or characters that cannot be printed")
+    if not url.isprintable() or url != url.strip():
+        raise InputError(f"{place}: an address with a space at an end, or characters that cannot be printed")
     if scheme not in ("http", "https"):
         from fsspec.registry import available_protocols
 
@@ -83,30 +91,22 @@ def check_url(url: str) -> None:
     except ValueError as error:
         # Its text may repeat a part of a password.
         raise InputError(f"{place}: not an address: its host or its port is none") from error
-    if not host:
+    if not host or " " in parts.netloc:
         raise InputError(f"{place}: an address without a host")
     if "@" in parts.netloc:
         raise InputError(f"{place}: an address with user and password, which http and https do not send")
 
 
-def _told(error: BaseException, url: str) -> str:
-    """The text of an error about ``url``, which may repeat it."""
-    query = url.partition("?")[2]
-    secrets = [query, *(value for _, value in parse_qsl(query) if len(value) >= 8)]
-    for pair in re.findall(r"//([^/@]*)@", url):
-        secrets += [pair, pair.partition(":")[2]]
-    text = str(error).replace(url, shown(url))
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text
-
-
 def address(url: str, name: str) -> str:
-    """The URL of a file of the folder at ``url``; a query (a signature, say) stays behind it."""
-    if not url.startswith(("http:", "https:")):
+    """The URL of a file of the folder at ``url``; a query (a signature, say) stays behind it.
+
+    Of http and https, characters that a request cannot hold are percent-encoded; what is already stays.
+    """
+    if not is_http(url):
         return f"{url.rstrip('/')}/{name}"
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+    path = f"{quote(parts.path, SAFE).rstrip('/')}/{quote(name)}"
+    return urlunsplit(parts._replace(path=path, query=quote(parts.query, SAFE + "?")))
 
 
 def unreachable(url: str) -> str | None:
@@ -132,7 +132,7 @@ def fetch_small(url: str, cap: int) -> bytes:
                     raise InputError(f"{shown(url)}: larger than {cap} bytes")
         return data
 
-    return _retried(url, attempt)
+    return retried(url, attempt)
 
 
 def stream(url: str, most: int) -> Iterator[bytes]:
@@ -169,10 +169,7 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
                     if done + len(chunk) > size:
                         done = 0
                         raise _WrongBytesError(f"more than the {size} bytes of the index")
-                    rest = memoryview(chunk)
-                    while rest:  # a write may take less than it was given
-                        written = os.pwrite(descriptor, rest, done)
-                        rest, done = rest[written:], done + written
+                    done = _write(descriptor, chunk, done)
             if done < size:
                 raise _WrongBytesError(f"{done} bytes came, the index says {size}")
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -182,10 +179,36 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
             done = 0
             raise _WrongBytesError("its SHA-256 differs from the index's")
 
-    _retried(url, attempt)
+    retried(url, attempt)
 
 
-def _retried(url: str, attempt: Callable[[], T]) -> T:
+def copy(url: str, descriptor: int, cap: int) -> int:
+    """Write what is at ``url`` into an empty file, whatever it is; its size, or some number above ``cap``."""
+
+    def attempt() -> int:
+        done = 0
+        with _open(url, 0) as (_, chunks):
+            for chunk in chunks:
+                done = _write(descriptor, chunk, done)
+                if done > cap:
+                    break
+        os.ftruncate(descriptor, done)  # an attempt before this one may have come further
+        return done
+
+    return retried(url, attempt)
+
+
+def _write(descriptor: int, data: bytes, at: int) -> int:
+    """Where the data end that are written at ``at``."""
+    rest = memoryview(data)
+    while rest:  # a write may take less than it was given
+        written = os.pwrite(descriptor, rest, at)
+        rest, at = rest[written:], at + written
+    return at
+
+
+def retried(url: str, attempt: Callable[[], T]) -> T:
+    """What ``attempt`` gives, tried again after a BrokenError; see the module's text."""
     for number in range(1, ATTEMPTS + 1):
         try:
             return attempt()
@@ -208,7 +231,7 @@ def _pause(url: str, number: int, error: BrokenError) -> None:
 @contextmanager
 def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """The bytes at ``url`` from ``start`` on, or from where the server begins instead, and that place."""
-    with (_open_http if url.startswith(("http:", "https:")) else _open_fsspec)(url, start) as opened:
+    with (_open_http if is_http(url) else _open_fsspec)(url, start) as opened:
         yield opened
 
 
@@ -222,15 +245,16 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         message = f"HTTP {error.code} {error.reason}"
         if error.code >= 500 or error.code in (408, 429):
             raise BrokenError(message) from error
-        raise InputError(f"{shown(url)}: {message}") from error
+        kind = NotThereError if error.code in (404, 410) else InputError
+        raise kind(f"{shown(url)}: {message}") from error
     except http.client.InvalidURL as error:
         raise InputError(f"{shown(url)}: not an address") from error
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        _check_descriptors(getattr(error, "reason", error))
-        told = _told(getattr(error, "reason", error), url)
-        raise BrokenError(told or type(error).__name__) from error
+        check_descriptors(getattr(error, "reason", error))
+        text = told(getattr(error, "reason", error), url)
+        raise BrokenError(text or type(error).__name__) from error
     except ValueError as error:
-        raise InputError(f"{shown(url)}: {_told(error, url)}") from error
+        raise InputError(f"{shown(url)}: {told(error, url)}") from error
 
     def chunks() -> Iterator[bytes]:
         try:
@@ -248,43 +272,17 @@ def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         yield start if resumed else 0, chunks()
 
 
-def _check_descriptors(error: object) -> None:
-    """Raise an error of too many open files itself: who asked may have some to spare."""
-    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
-        raise error
-
-
 @contextmanager
 def _open_fsspec(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    from fsspec.core import url_to_fs
-
-    try:
-        system, path = url_to_fs(url)
-    except OSError as error:  # some connect at once
-        raise BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
-    except Exception as error:  # of a package that is missing, or what a backend makes of the address
-        raise InputError(f"{shown(url)}: {_told(error, url) or type(error).__name__}") from error
-
-    @contextmanager
-    def translated() -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise InputError(f"{shown(url)}: {error.strerror or type(error).__name__}") from error
-        except (ValueError, TypeError) as error:  # no trouble of a server's: the address fits not the scheme
-            raise InputError(f"{shown(url)}: {_told(error, url)}") from error
-        except Exception as error:  # every backend has its own
-            _check_descriptors(error)
-            raise BrokenError(f"{type(error).__name__}: {_told(error, url)}") from error
-
-    with translated():
+    system, path = filesystem(url)
+    with translated(url):
         file = system.open(path, "rb")
 
     def chunks() -> Iterator[bytes]:
-        with translated():
+        with translated(url):
             file.seek(start)
         while True:
-            with translated():
+            with translated(url):
                 chunk = file.read(CHUNK)
             if not chunk:
                 return

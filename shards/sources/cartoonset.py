@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
-from diffbase.system_error import read_bytes
+from diffbase.system_error import read_bytes, reading
 from shards.schema import CARTOON_SET, IMAGE_SUFFIXES
-from shards.sources.archive import Archive
+from shards.sources.archive import Archive, damage, files
 from shards.sources.base import (
     AS_IT_IS,
     IMAGE_CAP,
@@ -130,6 +130,14 @@ class CartoonArchive(Archive):
     looks_like = LOOKS_LIKE
     schema = CARTOON_SET
     crop: int | None = CartoonFolder.crop
+
+    def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
+        super().__init__(path, asked)
+        with damage(path), reading(path) as raw:
+            first = next(files(path, raw, NAMES_CAP), None)
+            if first is not None and first.path.name == NAMES:
+                check_size(first.where, first.size, NAMES_CAP)
+                self.schema = named(first.read(), first.where)
 
     @staticmethod
     def claims(contents: Contents) -> bool:

@@ -34,17 +34,19 @@ def wilson(hits: int, count: int, z: float = Z95) -> Share:
     if not count:
         return Share(0, 0, math.nan, math.nan, math.nan)
     share = hits / count
+    return Share(hits, count, share, *_score_interval(share, count, z))
+
+
+def _score_interval(share: float, count: float, z: float) -> tuple[float, float]:
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     # At the ends the formula is exact but for rounding.
-    low = 0.0 if not hits else middle - half
-    high = 1.0 if hits == count else middle + half
-    return Share(hits, count, share, low, high)
+    return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its normal interval."""
+    """A mean with its interval; all nan where nothing was counted."""
 
     mean: float
     low: float
@@ -61,10 +63,26 @@ def mean_of_shares(hit_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_], z: 
     A sample's attributes are not independent (a bad image misses many at once), so the samples are the unit:
     the variance is that of each sample's influence on the mean (the delta method). Attributes that no sample
     counts for are left out; nan where none is left.
+
+    The interval is Wilson's for the effective number of samples, that of which a plain share would have this
+    variance (as in surveys of clusters; Dean & Pagano 2015). A normal interval would leave 0 to 1 near its
+    ends, and have no width at them. Of one attribute it is ``wilson``'s.
     """
     mean, influence_N = _influence(hit_NA, counted_NA)
-    half = z * influence_N.std() / math.sqrt(max(len(influence_N), 1)) if len(influence_N) else math.nan
-    return Mean(mean, mean - half, mean + half)
+    if math.isnan(mean):
+        return Mean(mean, mean, mean)
+    count_A = counted_NA.sum(0)
+    count_A = count_A[count_A > 0]
+    # As if a sample's attributes all went together, and as if each went alone: the variance tells nothing at
+    # 0 and 1, and of few samples it may be nothing by chance.
+    least = len(count_A) / float((1 / count_A).sum())
+    most = least * len(count_A)
+    variance = float(influence_N.var()) / len(influence_N)
+    if mean in (0, 1):
+        effective = least
+    else:
+        effective = mean * (1 - mean) / variance if variance * most > mean * (1 - mean) else most
+    return Mean(mean, *_score_interval(mean, effective, z))
 
 
 def paired_difference(
@@ -74,7 +92,8 @@ def paired_difference(
     first, influence_N = _influence(hit_NA, counted_NA)
     second, other_N = _influence(other_NA, counted_NA)
     half = z * float((influence_N - other_N).std()) / math.sqrt(max(len(influence_N), 1))
-    return Mean(first - second, first - second - half, first - second + half)
+    difference = first - second
+    return Mean(difference, max(difference - half, -1.0), min(difference + half, 1.0))
 
 
 def _influence(hit_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_]) -> tuple[float, NDArray[np.float64]]:

@@ -27,32 +27,38 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import renamed, write_json
 from diffbase.formats import json_file
+from diffbase.redaction import shown
 from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
-from diffcore.runs.model import TrainedModel
+from diffcore.runs.data import with_data
+from diffcore.runs.model import TrainedModel, load_model
 from diffcore.runs.run_folder import STRICT, AttributeRecord
 from diffcore.runs.tensors import load_tensors, open_tensors, write_tensors
-from shards.schema import Attribute, one_hot_offsets, one_hot_width
+from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
 from shards.standin.visible import visible
 from shards.table import Index
 
 VERSION = 1
 READABLE = 0.9
 """An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
+UNREADABLE = (
+    f"the judge tells the variants of no attribute apart in {READABLE:.0%} of the held-out images, so there "
+    "is no mean fidelity; more or larger images or more --epochs for train_judge may help"
+)
 BATCH = 256
 
 
 class Accuracy(BaseModel):
-    """Of an attribute, on held-out real images; nan where none showed it."""
+    """Of an attribute, on held-out real images; None (nan in older records) where none showed it."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     hits: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=0)]
-    share: float
-    low: float
-    high: float
+    share: float | None
+    low: float | None
+    high: float | None
 
 
 class Record(BaseModel):
@@ -143,12 +149,12 @@ def compare(
     labels_NA: NDArray[np.int64],
     among: Sequence[str] | None = None,
 ) -> Scores:
-    """``read`` against ``labels``, both [N, A]; labels that cannot be seen do not count.
+    """``read`` against ``labels``, both [N, A]; labels that are unknown or cannot be seen do not count.
 
     ``among`` names the attributes that the mean is over (default: all); every attribute has its share.
     """
     hit_NA = read_NA == labels_NA
-    counted_NA = visible(schema, labels_NA)
+    counted_NA = visible(schema, labels_NA) & (labels_NA != UNKNOWN)
     shares = {
         a.name: wilson(int((hit_NA & counted_NA)[:, column].sum()), int(counted_NA[:, column].sum()))
         for column, a in enumerate(schema)
@@ -171,8 +177,11 @@ class Judge:
         return list(self.record["readable"])
 
     @property
-    def accuracy(self) -> dict[str, dict[str, float]]:
-        """Of each attribute, on held-out real images: hits, count, share, low, high."""
+    def accuracy(self) -> dict[str, dict[str, Any]]:
+        """Of each attribute, on held-out real images: hits, count, share, low, high.
+
+        The last three are None where no image showed it.
+        """
         return dict(self.record["accuracy"])
 
     def to(self, device: torch.device) -> Judge:
@@ -214,10 +223,13 @@ def split(schema: Sequence[Attribute], logits_BV: Tensor) -> list[Tensor]:
     return [logits_BV[:, s : s + a.variants] for s, a in zip(starts, schema, strict=True)]
 
 
-def folder_of(data: Path | str) -> Path:
-    """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL."""
+def folder_of(data: Path | str, say: str = "--judge FOLDER") -> Path:
+    """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL.
+
+    ``say``: how to say where it lies.
+    """
     if isinstance(data, str):
-        raise InputError(f"{data}: shards behind a URL keep no judge; say where it lies")
+        raise InputError(f"{shown(data)}: shards behind a URL keep no judge; say where it lies ({say})")
     return data / "judge"
 
 
@@ -239,13 +251,15 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     path = folder / "judge.json"
     if not is_there(path):
         raise InputError(
-            f"{path}: no judge here; train one: python -m diffcore.evaluation.train_judge DATA --out {folder}"
+            f"{path}: no judge here; say where it lies (--judge, or data.judge of a run), or train one: "
+            f"python -m diffcore.evaluation.train_judge DATA --out {folder}"
         )
     tree = json_file.read(path, most=256 << 20, nan=True)
     if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version != VERSION:
         raise InputError(f"{path}: version {version}, this code reads {VERSION}")
     record = validated(Record, tree, f"{path}: not a judge's record")
-    known, schema = record.fingerprint, tuple(Attribute(a.name, a.variants) for a in record.attributes)
+    known = record.fingerprint
+    schema = tuple(a.attribute for a in record.attributes)
     wanted = index.fingerprint if index else fingerprint
     if wanted is not None and wanted != known:
         raise InputError(
@@ -275,8 +289,17 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     return Judge(net, schema, tree)
 
 
-def judge_of(model: TrainedModel, folder: Path | None) -> Judge | None:
-    """The judge of the model's shards; None where they have no labels. InputError if it is not theirs."""
+def open_run(
+    run: Path, folder: Path | None, data: str | None, **which: str
+) -> tuple[TrainedModel, Judge | None]:
+    """The network of a run and the judge of its shards, None where they have no labels.
+
+    ``folder``: the judge's, else the run's config says, or it lies beside the shards. ``data``: where they
+    are, if they have moved. ``which``: as ``load_model``. InputError where one of them is not there, or is
+    another's.
+    """
+    model = with_data(load_model(run, **which), data)
     if not model.schema:
-        return None
-    return load(folder or folder_of(model.config.data.path), fingerprint=model.fingerprint).to(model.device)
+        return model, None
+    folder = folder or model.config.data.judge or folder_of(model.config.data.path)
+    return model, load(folder, fingerprint=model.fingerprint).to(model.device)

@@ -6,6 +6,7 @@ The best state on the validation split is kept, and training ends when that no l
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,15 +20,23 @@ from torch.nn import functional as F
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.page.kit import percent
+from diffbase.redaction import shown
 from diffbase.tables import TextTable
 from diffcore.diffusion.pixels import to_signal
 from diffcore.engine.ranks import one_device
 from diffcore.evaluation.judging.judge import BATCH as READ_BATCH
-from diffcore.evaluation.judging.judge import READABLE, Judge, JudgeNet, split
-from diffcore.runs.run_folder import code_version
+from diffcore.evaluation.judging.judge import (
+    READABLE,
+    UNREADABLE,
+    Judge,
+    JudgeNet,
+    split,
+)
+from diffcore.runs.run_folder import AttributeRecord, code_version
 from shards.prefetch import prefetch
 from shards.read import ShardReader
-from shards.schema import Attribute
+from shards.schema import UNKNOWN, Attribute
 
 BATCH = 64
 EPOCHS = 24
@@ -39,6 +48,8 @@ NOISE = 0.06
 """Largest standard deviation of the noise on training images, whose range is 2."""
 HELD_OUT = 20_000
 """Most validation images that are looked at."""
+CONFUSED = 128
+"""Most variants of an attribute whose confusion is recorded: it takes their number squared."""
 
 
 def train(
@@ -49,14 +60,15 @@ def train(
     features: int = 128,
     lr: float = 2e-3,
     seed: int = 0,
+    on_error: str = "raise",
 ) -> tuple[JudgeNet, dict[str, Any]]:
-    """The best network on the validation split, and its record."""
-    reader = ShardReader(data, "train", seed=seed, threads=2)
+    """The best network on the validation split, and its record. ``on_error``: ShardReader's."""
+    reader = ShardReader(data, "train", seed=seed, threads=2, on_error=on_error)
     if not reader.schema:
-        raise InputError(f"{data}: these shards have no labels, so there is nothing to judge by")
+        raise InputError(f"{shown(data)}: these shards have no labels, so there is nothing to judge by")
     if not len(reader.index.split("val")):
-        raise InputError(f"{data}: no validation split: pack with --val above 0")
-    with ShardReader(data, "val", order="sequential") as held_out:
+        raise InputError(f"{shown(data)}: no validation split: pack with --val above 0")
+    with ShardReader(data, "val", order="sequential", on_error=on_error) as held_out:
         real = held_out.read(np.arange(min(len(held_out), HELD_OUT)))
 
     torch.manual_seed(seed)
@@ -66,7 +78,7 @@ def train(
     net = JudgeNet(schema, reader.size, width, features).to(device)
     batch = min(BATCH, max(8, len(reader) // 32))
     total = max(epochs * len(reader) // batch, 20 * epochs)
-    between = max(min(len(reader), ROUND) // batch, total // 30)
+    between = max(min(len(reader), ROUND) // batch, total // 30, 1)
     optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=total, pct_start=0.2)
     positions = (np.arange(step * batch, (step + 1) * batch) for step in range(total))
@@ -97,11 +109,14 @@ def train(
     judge = Judge(net, schema, {"readable": [a.name for a in schema]})
     scores = judge.score(real.images, real.labels)
     accuracy = {name: share.as_dict() for name, share in scores.shares.items()}
-    readable = [name for name, share in scores.shares.items() if share.count and share.share >= READABLE]
+    # Of an attribute with one variant there is nothing to read.
+    readable = [
+        a.name for a in schema if a.variants > 1 and scores.shares[a.name].share >= READABLE
+    ]  # not of one that no image showed, whose share is nan
     read_NA = judge.read(real.images).labels_NA
     record = {
         "fingerprint": reader.fingerprint,
-        "schema": [{"name": a.name, "variants": a.variants} for a in schema],
+        "schema": AttributeRecord.of(schema),
         "size": reader.size,
         "width": width,
         "features": features,
@@ -117,6 +132,7 @@ def train(
         "confusion": {
             a.name: confusion(read_NA[:, i], real.labels[:, i], scores.counted_NA[:, i], a.variants)
             for i, a in enumerate(schema)
+            if a.variants <= CONFUSED
         },
     }
     return net, record
@@ -141,9 +157,18 @@ def augment(x_BCHW: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def loss_of(schema: Sequence[Attribute], logits_BV: Tensor, labels_BA: Tensor) -> Tensor:
-    """Cross-entropy, summed over the attributes."""
-    parts = [F.cross_entropy(part, labels_BA[:, i]) for i, part in enumerate(split(schema, logits_BV))]
-    return torch.stack(parts).sum()
+    """Cross-entropy, summed over the attributes: of each the mean over the samples of which it is known."""
+    loss_A, known_A = _losses_of(schema, logits_BV, labels_BA)
+    return (loss_A / known_A.clamp(min=1)).sum()
+
+
+def _losses_of(schema: Sequence[Attribute], logits_BV: Tensor, labels_BA: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each attribute, summed over the samples of which it is known, and their number."""
+    parts = [
+        F.cross_entropy(part, labels_BA[:, i], ignore_index=UNKNOWN, reduction="sum")
+        for i, part in enumerate(split(schema, logits_BV))
+    ]
+    return torch.stack(parts), (labels_BA != UNKNOWN).sum(0)
 
 
 def _held_out_loss(
@@ -154,14 +179,16 @@ def _held_out_loss(
 ) -> float:
     device = next(net.parameters()).device
     net.eval()
-    total = 0.0
+    loss_A, known_A = torch.zeros(len(schema), dtype=torch.float64), torch.zeros(len(schema))
     with torch.inference_mode():
         for first in range(0, len(images_NHWC), READ_BATCH):
             images = to_signal(images_NHWC[first : first + READ_BATCH]).to(device)
             labels = torch.from_numpy(labels_NA[first : first + READ_BATCH]).to(device)
-            total += loss_of(schema, net(images), labels).item() * len(labels)
+            batch_loss_A, batch_known_A = _losses_of(schema, net(images), labels)
+            loss_A += batch_loss_A.cpu()
+            known_A += batch_known_A.cpu()
     net.train()
-    return total / len(images_NHWC)
+    return float((loss_A / known_A.clamp(min=1)).sum())
 
 
 def confusion(
@@ -181,13 +208,15 @@ def show(record: dict[str, Any]) -> None:
         row = record["accuracy"][attribute["name"]]
         table.add_row(
             attribute["name"],
-            f"{row['share']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{1 / attribute['variants']:.1%}",
+            percent(row["share"]),
+            f"{percent(row['low'])} to {percent(row['high'])}" if row["count"] else "no image shows it",
+            percent(1 / attribute["variants"]),
             "yes" if attribute["name"] in record["readable"] else "no",
         )
     table.print()
     print(
-        f"mean over all attributes {record['mean']['mean']:.2%}, {record['trained_on']:,} images seen, "
-        f"{record['seconds']:.0f} s"
+        f"mean over all attributes {percent(record['mean']['mean'], 2)}, {record['trained_on']:,} images "
+        f"seen, {record['seconds']:.0f} s"
     )
+    if not record["readable"]:
+        print(f"warning: {UNREADABLE}", file=sys.stderr)

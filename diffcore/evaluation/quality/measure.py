@@ -22,7 +22,7 @@ from diffcore.engine.ranks import World, gather_arrays
 from diffcore.evaluation.judging.intervals import wilson
 from diffcore.evaluation.judging.judge import Judge, Scores
 from diffcore.evaluation.quality import distances, drawing, looks
-from diffcore.runs.data import first_samples, held_out, open_reader
+from diffcore.runs.data import held_out, held_out_samples, open_reader
 from diffcore.runs.model import TrainedModel
 from shards.read import Batch, ShardReader
 from shards.schema import UNKNOWN
@@ -74,9 +74,8 @@ def measure(
     images = drawing.draw(model, labels_NA, sampling, seed, world)
     with open_reader(model.config, "train", order="full", seed=seed) as train:
         # Without held-out images training images stand in for them, and the record says so.
-        split = held_out(train.index, least=2)
-        validated = split == "val"
-        real = first_samples(model.config, split, REAL)
+        validated = held_out(train.index, least=2) == "val"
+        real = held_out_samples(model.config, REAL)
         nearest, control = _nearest(train, images, real.images, world)
         background = looks.Background.of(
             train.read(np.arange(first, min(first + CHUNK, REAL, len(train)))).images
@@ -149,9 +148,11 @@ def measure(
 
 
 def _fidelity(judge: Judge, scores: Scores, ceiling: Scores) -> dict[str, Any]:
+    # Of a judge that reads nothing well there is no mean.
+    means = [scores.mean.as_dict(), ceiling.mean.as_dict()] if judge.readable else [None, None]
     return {
-        "mean": scores.mean.as_dict(),
-        "ceiling": ceiling.mean.as_dict(),
+        "mean": means[0],
+        "ceiling": means[1],
         "over": judge.readable,
         "attributes": {
             a.name: {

@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase.cli import InputError
 from diffbase.system_error import is_there
 from diffcore.config.tree import Config
 from diffcore.diffusion import randomness
@@ -19,7 +21,7 @@ from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World
 from diffcore.evaluation.judging import judge
 from diffcore.evaluation.quality import distances
-from diffcore.runs.data import first_samples, held_out
+from diffcore.runs.data import held_out_samples
 from diffcore.runs.draw import draw_shared
 from shards.table import Index
 
@@ -28,22 +30,32 @@ REAL = 1000
 """Most real images that the distance is measured to."""
 
 
-def probe_of(
-    config: Config, index: Index, world: World, *, folder: Path | None = None, samples: int | None = None
-) -> Probe | None:
+def probe_of(config: Config, index: Index, world: World, *, samples: int | None = None) -> Probe | None:
     """The probe of a run, or None where there is nothing to judge: no labels, judge or samples.
 
-    ``samples``: drawn, by default ``validation.drawn``. ``folder``: the judge's; then a missing one is an
-    InputError. One of other shards always is.
+    ``samples``: drawn, by default ``validation.drawn``. InputError for a judge of other shards, for one that
+    is not where ``data.judge`` says, and where ``train.best`` asks for a fidelity that nobody can measure.
     """
     samples = config.validation.drawn if samples is None else samples
-    if not index.schema or not samples:
-        return None
-    if folder is None:
-        if isinstance(config.data.path, str) or not is_there(config.data.path / "judge" / "judge.json"):
-            return None
-        folder = judge.folder_of(config.data.path)
-    return Probe(config, index, world, folder, samples)
+    beside = None if isinstance(config.data.path, str) else judge.folder_of(config.data.path)
+    folder = config.data.judge or (beside if beside and is_there(beside / "judge.json") else None)
+    probe = missing = None
+    if not index.schema:
+        missing = "the shards have no labels"
+    elif not samples:
+        missing = "validation.drawn is 0"
+    elif folder is None:
+        missing = (
+            "there is no judge (train one with diffcore.evaluation.train_judge; data.judge is its folder)"
+        )
+    else:
+        probe = Probe(config, index, world, folder, samples)
+        missing = None if probe.judge.readable else f"of {folder}, {judge.UNREADABLE}"
+        if not config.model.conditional:
+            missing = "the model takes no labels"
+    if missing and config.train.best == "quality/fidelity":
+        raise InputError(f"train.best quality/fidelity: {missing}; allowed then: a validation loss")
+    return probe
 
 
 class Probe:
@@ -55,8 +67,9 @@ class Probe:
         self.judge = judge.load(folder, index).to(world.device)
         self.schedule = NoiseSchedule.of(config.diffusion)
         self.labels_NA = randomness.labels(SEED, range(samples), [a.variants for a in index.schema])
-        real = first_samples(config, held_out(index, least=2), REAL)
-        self.real_NF = self.judge.read(real.images).features_NF
+        self.real_NF = self.judge.read(held_out_samples(config, REAL).images).features_NF
+        readable = self.judge.readable or not config.model.conditional
+        self.notes: Sequence[str] = [] if readable else [f"warning: of {folder}, {judge.UNREADABLE}"]
 
     def __call__(self, engine: Engine, ema: Ema) -> dict[str, float]:
         """Figures by TensorBoard tag, the same on every rank. A collective: all ranks call it."""
@@ -74,7 +87,8 @@ class Probe:
         figures = {"quality/frechet": distances.frechet(self.real_NF, reading.features_NF)}
         if self.config.model.conditional:
             scores = self.judge.score(images, self.labels_NA.numpy(), reading)
-            figures["quality/fidelity"] = scores.mean.mean
+            if self.judge.readable:
+                figures["quality/fidelity"] = scores.mean.mean
             for name, row in scores.shares.items():
                 if name in self.judge.readable and row.count:
                     figures[f"quality/{name}"] = row.share

@@ -8,22 +8,23 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from diffbase.cli import finite
 from diffbase.files import write_json
 from diffbase.line import printable
+from diffbase.page.kit import percent
 from diffbase.tables import TextTable
+from diffcore.evaluation.judging.judge import UNREADABLE
 from diffcore.evaluation.quality import report
 from diffcore.evaluation.quality.measure import Quality
 from diffcore.runs.model import TrainedModel
 
 
 def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Quality) -> dict[str, Any]:
-    """Both files into ``out``, the figures to the run's TensorBoard; returns the figures."""
+    """Both files and TensorBoard's into ``out``; returns the figures."""
     out.mkdir(parents=True, exist_ok=True)
     figures = {"run": str(run), "weights": weights, **quality.figures}
-    write_json(out / "quality.json", finite(figures))
+    write_json(out / "quality.json", figures)
     report.write(out / report.FILE, f"Quality of {run.name}", quality, model.schema)
-    with SummaryWriter(run / "tensorboard") as writer:
+    with SummaryWriter(out / "tensorboard") as writer:
         for tag, value in scalars({k: v for k, v in figures.items() if k != "sampling"}).items():
             writer.add_scalar(f"evaluate/{tag}", value, model.step)
     return figures
@@ -37,20 +38,22 @@ def show(figures: dict[str, Any], title: str) -> None:
         for name, row in fidelity["attributes"].items():
             table.add_row(
                 name,
-                f"{row['share']:.1%}",
-                f"{row['low']:.1%} to {row['high']:.1%}",
-                f"{row['judge_on_real_images']['share']:.1%}",
+                percent(row["share"]),
+                f"{percent(row['low'])} to {percent(row['high'])}",
+                percent(row["judge_on_real_images"]["share"]),
                 "yes" if name in fidelity["over"] else "no",
             )
-        mean, ceiling = fidelity["mean"], fidelity["ceiling"]
-        table.add_section()
-        table.add_row(
-            f"mean of {len(fidelity['over'])}",
-            f"{mean['mean']:.1%}",
-            f"{mean['low']:.1%} to {mean['high']:.1%}",
-            f"{ceiling['mean']:.1%}",
-        )
+        if (mean := fidelity["mean"]) is not None:
+            table.add_section()
+            table.add_row(
+                f"mean of {len(fidelity['over'])}",
+                percent(mean["mean"]),
+                f"{percent(mean['low'])} to {percent(mean['high'])}",
+                percent(fidelity["ceiling"]["mean"]),
+            )
         table.print()
+        if mean is None:
+            print(UNREADABLE)
     others = {name: value for name, value in figures.items() if name not in ("fidelity", "sampling")}
     for name, value in scalars(others).items():
         print(f"{printable(name)} {value:.4g}")

@@ -14,6 +14,7 @@ from diffbase.files import write_atomic
 from diffbase.page.kit import Html, html, percent
 from diffbase.page.pictures import data_uri, grid
 from diffcore.config.samplers import shown_steps
+from diffcore.evaluation.judging.judge import UNREADABLE
 from diffcore.evaluation.quality.measure import Quality
 from shards.schema import Attribute
 from shards.standin.visible import visible
@@ -48,6 +49,8 @@ def _headline(figures: dict[str, Any]) -> list[Html]:
     if fidelity is None:
         return [html.text(f"{drawn}. Without labels there is no fidelity.")]
     mean, over = fidelity["mean"], fidelity["over"]
+    if mean is None:
+        return [html.text(f"{drawn}. In short: {UNREADABLE}."), _fidelity(fidelity)]
     return [
         html.text(
             html.span("big", percent(mean["mean"])),

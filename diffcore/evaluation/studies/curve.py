@@ -12,17 +12,24 @@ from numpy.typing import NDArray
 from diffbase.cli import InputError
 from diffbase.files import write_json
 from diffcore.config.tree import Config, Sampling
-from diffcore.evaluation.judging.judge import Judge, Reading, judge_of
+from diffcore.evaluation.judging.judge import Judge, Reading, open_run
 from diffcore.evaluation.quality import distances, drawing, looks
 from diffcore.runs import checkpoint, metrics
-from diffcore.runs.data import first_samples
+from diffcore.runs.data import held_out_samples
 from diffcore.runs.model import TrainedModel, load_model
 
 FILE = "points.json"
 
 
 def measure(
-    run: Path, sampling: Sampling, judge_folder: Path | None, *, samples: int, seed: int, raw: bool
+    run: Path,
+    sampling: Sampling,
+    judge_folder: Path | None = None,
+    data: str | None = None,
+    *,
+    samples: int,
+    seed: int,
+    raw: bool,
 ) -> list[dict[str, Any]]:
     """A point per checkpoint that the config asks for, the same labels and noise at each; also in
     points.json.
@@ -30,11 +37,10 @@ def measure(
     ``raw``: the raw weights too, not the EMA alone. InputError for shards without labels or judge.
     """
     distances.require()
-    model = load_model(run)
-    judge = judge_of(model, judge_folder)
+    model, judge = open_run(run, judge_folder, data)
     if judge is None:
         raise InputError(f"{run}: its shards have no labels to judge by")
-    real = judge.read(first_samples(model.config, "val", samples).images)
+    real = judge.read(held_out_samples(model.config, samples).images)
     labels_NA = drawing.asked_labels(model, samples, seed)
     points = []
     steps = planned(model.config, checkpoint.complete(run))
@@ -71,12 +77,12 @@ def figures(
     ]
     result: dict[str, Any] = {
         "frechet": distances.frechet(real.features_NF, reading.features_NF),
-        "variety": float(np.mean(ratios)),
+        "variety": float(np.mean(ratios)) if ratios else None,
         "spread": looks.spread(looks.thumbnails(images_NHWC)),
     }
     if model.config.model.conditional:
         scores = judge.score(images_NHWC, labels_NA, reading)
-        result["fidelity"] = scores.mean.mean
+        result["fidelity"] = scores.mean.mean if judge.readable else None
         result["attributes"] = {name: share.as_dict() for name, share in scores.shares.items() if share.count}
     return result
 

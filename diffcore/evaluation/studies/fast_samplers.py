@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffbase.files import write_atomic, write_json
 from diffbase.shipped import shipped
 from diffcore.config import configure
@@ -47,6 +49,7 @@ def compare(
         rivals = [table.cell(say, guidance=scale, **settings) for settings in RIVALS]
         cells.append((reference, rivals))
         if table.world.main:  # after every scale: the table takes a while
+            out.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out, page(table, cells).encode())
             figures = [cell.figures() for one, others in cells for cell in (one, *others)]
             write_json(out.with_suffix(".json"), figures)
@@ -113,4 +116,4 @@ def _interval(mean: Any) -> str:
 
 def _ceiling(table: Table) -> float:
     accuracy = table.judge.accuracy
-    return sum(accuracy[name]["share"] for name in table.judge.readable) / len(table.judge.readable)
+    return float(np.mean([accuracy[name]["share"] for name in table.judge.readable]))

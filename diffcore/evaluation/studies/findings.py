@@ -61,6 +61,7 @@ def repeat(points: list[Point], scale: str, jobs: int | None, samples: int, coll
 
 def write(out: Path, measured: Measured, points: list[Point], scale: str) -> None:
     """The page and its picture beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     drawing = out.with_suffix(".svg")
     write_atomic(drawing, picture(measured).encode())
     made_by = "python -m diffcore.evaluation.findings" + " --scale full" * (scale == "full")
@@ -113,7 +114,7 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
         torch.set_num_threads(1)
     sampling = recommended_sampling(config_of(point.run), point.run)
     raw = point.name == "constant-rate"
-    curve.measure(point.run, sampling, None, samples=samples, seed=SEED, raw=raw)
+    curve.measure(point.run, sampling, samples=samples, seed=SEED, raw=raw)
     say(f"{point.run.name}: {point.name}, seed {point.seed}: done")
 
 

@@ -14,12 +14,11 @@ from diffbase.page import pictures
 from diffcore.config.samplers import SAMPLERS
 from diffcore.engine.ranks import World
 from diffcore.evaluation.judging.intervals import Mean
-from diffcore.evaluation.judging.judge import judge_of
+from diffcore.evaluation.judging.judge import UNREADABLE, open_run
 from diffcore.evaluation.quality.measure import REAL
 from diffcore.evaluation.studies import sweep_page
 from diffcore.evaluation.studies.cells import Cell, Table
-from diffcore.runs.data import first_samples
-from diffcore.runs.model import load_model
+from diffcore.runs.data import held_out_samples
 from diffcore.runs.sampling import RECOMMENDED
 
 SHOWN = 10
@@ -50,6 +49,7 @@ def sweep(
 def table_of(
     run: Path,
     judge_folder: Path | None,
+    data: str | None,
     world: World,
     samples: int,
     repeats: int,
@@ -57,14 +57,13 @@ def table_of(
     keep: Path | None = None,
 ) -> Table:
     """The table of a run: its network, its judge, and the judge's features of held-out images."""
-    model = load_model(run)
+    model, judge = open_run(run, judge_folder, data)
     if not model.config.model.conditional or not model.config.diffusion.label_dropout:
         raise InputError(f"{run}: guidance needs a network that learned with labels and without them")
-    judge = judge_of(model, judge_folder)
     assert judge is not None  # conditional, so there are labels
     if not judge.readable:
-        raise InputError("the judge reads no attribute of these images well enough to compare by")
-    real = first_samples(model.config, "val", REAL)
+        raise InputError(UNREADABLE)
+    real = held_out_samples(model.config, REAL)
     return Table(model, judge, judge.read(real.images).features_NF, world, samples, repeats, seed, keep)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.files import write_json
+from diffbase.files import check_writable, write_json
 from diffcore.evaluation.judging import judge
 from diffcore.evaluation.judging.intervals import wilson
 from shards.codec.encode import prepare
@@ -47,6 +47,7 @@ def measure(data: Path, folder: Path | None, images: int) -> Visibility:
         raise InputError(f"{data}: not avatars")
     folder = folder or judge.folder_of(data)
     trained = judge.load(folder, index)
+    check_writable(folder)
     with ShardReader(data, "val", order="sequential") as reader:
         real = reader.read(np.arange(len(reader)))
     few = min(images, len(real.images))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.files import check_writable
 from diffcore.memory.commands import flags
 from diffcore.memory.commands.flags import settings
 
@@ -25,6 +26,7 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Make three real steps on random data, and write the report of where the memory was."""
     given, config = settings(parser(prog), argv, planned=False)
+    check_writable(given.out)
 
     from diffcore.memory.measure.rehearse import rehearse
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.files import check_writable
 from diffcore.memory.commands import flags
 from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
 
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Print the plan of a rank, a table of plans or whether one fits a card (InputError if not)."""
     known = parser(prog)
     given, config = settings(known, argv)
+    if given.out:
+        check_writable(given.out)
 
     from diffcore.memory import advise, report, tables
     from diffcore.memory.calibration import calibration_named, capacity

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.files import check_writable
 
 PROG = "python -m diffcore.memory seed-table"
 
@@ -20,6 +21,7 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Write docs/seed-memory.md, or what ``--out`` names, and print its path."""
     given = parser(prog).parse_args(argv)
+    check_writable(given.out.parent)
 
     from diffcore.memory.seed_table import write
 

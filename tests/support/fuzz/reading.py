@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.codec.decode import decode_image
 from shards.codec.encode import prepare_image
 from shards.foreign import checker
 from shards.foreign.indexer import index
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import UNKNOWN
 from shards.sources import Source

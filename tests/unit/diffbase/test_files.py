@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from diffbase.files import renamed, write_atomic
+from diffbase.cli import finite
+from diffbase.files import check_writable, renamed, write_atomic, write_json
+from diffbase.formats import json_file, jsonl
+
+TREES = st.recursive(
+    st.floats() | st.integers(-(2**60), 2**60) | st.none() | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -78,3 +89,55 @@ def test_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "replace", replaced)
     write_atomic(tmp_path / "a", b"data")
     assert steps == ["sync file", "rename", "sync folder"]
+
+
+@given(TREES)
+def test_what_is_not_finite_is_null_in_every_json(
+    tmp_path_factory: pytest.TempPathFactory, tree: object
+) -> None:
+    folder = tmp_path_factory.mktemp("json")
+    write_json(folder / "tree.json", tree)
+    assert json_file.read(folder / "tree.json") == finite(tree)  # which takes standard JSON alone
+    jsonl.append(folder / "lines.jsonl", {"figure": tree})
+    assert json_file.read(folder / "lines.jsonl") == {"figure": finite(tree)}
+    (folder / "lines.jsonl").write_text(jsonl.text([{"figure": tree}]))
+    assert json_file.read(folder / "lines.jsonl") == {"figure": finite(tree)}
+
+
+@pytest.fixture
+def closed() -> Iterator[Path]:
+    """A folder that everybody reaches and nobody but root writes into."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o555)
+        yield path
+        path.chmod(0o700)
+
+
+def as_nobody(folder: Path) -> int:
+    """The error number of ``check_writable`` for a user who owns nothing; 0: none."""
+    if not (child := os.fork()):
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            check_writable(folder)
+        except OSError as error:
+            os._exit(error.errno or 255)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_folder_that_takes_no_files_is_told(closed: Path) -> None:
+    assert as_nobody(closed) == as_nobody(closed / "to" / "be" / "made") == errno.EACCES
+    closed.chmod(0o777)
+    assert as_nobody(closed) == as_nobody(closed / "to" / "be" / "made") == 0
+    assert not contents(closed)
+
+
+def test_a_file_in_a_folders_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotADirectoryError) as error:
+            check_writable(folder)
+        assert error.value.filename == str(folder)

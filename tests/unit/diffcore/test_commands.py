@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,27 @@ def test_json_is_all_that_is_printed(
     monkeypatch.setattr("diffcore.memory.advise.CHANGES", advise.CHANGES[:2])
     door.main([command, "--config", str(memory_config), *words, "--json"])
     assert keys <= json.loads(capsys.readouterr().out).keys()
+
+
+def flags_of(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from flags_of(below)
+        else:
+            yield parser, action
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("word", ["s3://bucket/x", "s3:/bucket/x", "file:///tmp/x", "https://host/x"])
+def test_where_a_path_is_wanted_an_address_is_refused(command: str, word: str) -> None:
+    """Else a folder ``s3:`` is made. Where an address is taken, it stays as it is."""
+    parser = importlib.import_module(COMMANDS[command].module).parser(f"diffcore {command}")
+    for owner, action in flags_of(parser):
+        if action.type is Path or (action.type is cli.place and "://" not in word):
+            with pytest.raises(argparse.ArgumentError, match="is an address"):
+                owner._get_value(action, word)
+        elif action.type is cli.place:
+            assert owner._get_value(action, word) == word
+        else:
+            assert action.dest not in ("out", "folder") or action.nargs == 0

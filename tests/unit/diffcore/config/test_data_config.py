@@ -24,7 +24,7 @@ def test_a_url_stays_one_and_a_folder_becomes_a_path() -> None:
 
 def test_another_stream_is_another_experiment() -> None:
     base = configure.load(DEMO)
-    for change in ({"order": "block"}, {"tail": "drop"}, {"on_error": "replace"}):
+    for change in ({"order": "block"}, {"tail": "drop"}, {"on_error": "replace"}, {"flip": True}):
         assert configure.replace(base, "data", change).identity() != base.identity()
     placed = {"threads": 1, "prefetch": 1, "cache": Path("/x"), "cache_bytes": 1, "path": Path("/y")}
     assert configure.replace(base, "data", placed).identity() == base.identity()

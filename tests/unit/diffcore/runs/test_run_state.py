@@ -86,6 +86,18 @@ def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
         run_folder.check(c, DATA | {"fingerprint": "0" * 64})
 
 
+def test_a_setting_that_is_younger_than_the_folder_was_at_its_default(tmp_path: Path) -> None:
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    run_folder.claim(c, DATA).close()
+    record = json.loads((c.run / "run.json").read_text())
+    for key in ("data.flip", "diffusion.pixels", "optimizer.betas"):
+        del record["identity"][key]
+    (c.run / "run.json").write_text(json.dumps(record))
+    run_folder.check(c, DATA)
+    with pytest.raises(InputError, match=r"another experiment \(data\.flip was False, now True\)"):
+        run_folder.check(configure.replace(c, "data", {"flip": True}), DATA)
+
+
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
@@ -136,7 +148,7 @@ def test_damaged_figures_are_set_aside_and_told(tmp_path: Path, capsys: pytest.C
     )
     (tmp_path / "metrics.jsonl").write_bytes(before)
     Monitor(tmp_path, 2, 10, active=True).close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": NaN}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": null}\n'
     [aside] = tmp_path.glob("metrics.jsonl.damaged-*")
     assert aside.read_bytes() == before
     assert f"3 lines of {tmp_path / 'metrics.jsonl'} cannot be read; it is kept as {aside.name}" in (

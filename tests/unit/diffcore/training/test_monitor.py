@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from diffbase.formats import json_file
+from diffcore.runs import metrics
 from diffcore.training import monitor
 
 LINES = [
@@ -56,3 +59,14 @@ def test_the_boards_thread_leaves_no_traceback_of_a_disk(
     thread = type("Writer", (threading.Thread,), {"__module__": f"{of}.writer"})()
     monitor._without_tensorboards(threading.ExceptHookArgs((error, error(28, "no room"), None, thread)))
     assert shown in (said := capsys.readouterr().err) and bool(said) == bool(shown)
+
+
+def test_a_figure_that_is_not_finite_is_null_on_the_disk_and_nan_when_read(tmp_path: Path) -> None:
+    (tmp_path / metrics.FILE).write_text('{"step": 1, "train/loss": NaN}\n')  # an older version's
+    opened = monitor.Monitor(tmp_path, 1, 10, active=True)
+    assert json_file.read(tmp_path / metrics.FILE) == {"step": 1, "train/loss": None}
+    opened.scalars(2, {"train/loss": math.inf, "quality/fidelity": 0.5})
+    opened.close()
+    first, second = metrics.read(tmp_path)
+    assert math.isnan(first["train/loss"]) and math.isnan(second["train/loss"])
+    assert second["quality/fidelity"] == 0.5

@@ -60,7 +60,7 @@ def test_verify_where_the_disk_fails(copy: Path, command: Command, monkeypatch: 
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("shards.packing.verifier.read_back", fail)
+    monkeypatch.setattr("shards.checking.verifier.read_back", fail)
     code, out, err = command(main, copy, "--jobs", 1)
     assert code == 75 and not out and "(EIO, 7 tries)" in err
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards.pack import main
-from shards.packing import plan
+from shards.packing import bad, plan
+from shards.packing.journal import JOURNAL
 from shards.packing.packer import pack
 from shards.packing.plan import split_of
 from shards.sources import natural
@@ -149,7 +150,12 @@ def test_bad_input_is_one_line(make_source, tmp_path: Path, command: Command, wh
     assert (code, err.count("\n")) == (2, 1)
     assert out in ("", f"{source}: cartoonset, 18 labels of 217 variants in all, 5 samples\n")
     assert re.search(told, err), err
-    assert not (tmp_path / "deep").exists()
+    out_folder = tmp_path / "deep" / "out"
+    if bad.FILE in err:  # an image: the good ones are packed
+        assert {bad.FILE, JOURNAL, "train-000000.tar"} <= contents(out_folder).keys()
+        assert not (out_folder / "index.json").exists()
+    else:
+        assert not (tmp_path / "deep").exists()
 
 
 @pytest.mark.parametrize(

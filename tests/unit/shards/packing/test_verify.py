@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from shards.checking.verifier import problems
 from shards.header import FILE, Shard
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.table import Index, Row, write_index
 from shards.verify import main
 from tests.support.tiny_set import Command, png_of, row_of

@@ -6,13 +6,17 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from diffbase import system_error
 from diffbase.cli import InputError
+from shards.header import FILE
 from shards.read import CorruptSampleError, ShardReader
 from shards.remote import fetch
 from shards.remote.cache import Cache
@@ -111,9 +115,9 @@ def test_threads_that_read_a_damaged_copy_at_once_all_read_the_new_one(
         flip(copy, at=start + 40)
     drop = Cache.drop_damaged
 
-    def slowly(self: Cache, path: Path, sha256: str) -> bool:
+    def slowly(self: Cache, path: Path, sha256: str, tell: Callable[[], None]) -> bool:
         time.sleep(0.1)  # the others find their samples damaged meanwhile
-        dropped = drop(self, path, sha256)
+        dropped = drop(self, path, sha256, tell)
         time.sleep(0.1)
         return dropped
 
@@ -125,6 +129,77 @@ def test_threads_that_read_a_damaged_copy_at_once_all_read_the_new_one(
         again = reader.read(range(7))
         assert again.keys == whole.keys and (again.images == whole.images).all() and not reader.replaced
     assert len(said) == 1
+
+
+def test_an_index_that_still_loads_with_a_digit_changed_is_fetched_again(
+    server: Server, cache: Cache
+) -> None:
+    with ShardReader(server.url, cache=cache) as reader:
+        wanted = reader.fingerprint
+    [copy] = cache.folder.glob("*/index.json")
+    text = copy.read_text()
+    at = text.index('"sha256": "', text.index('"shards"')) + len('"sha256": "')  # of the first shard
+    copy.write_text(text[:at] + ("1" if text[at] != "1" else "2") + text[at + 1 :])
+    said: list[str] = []
+    with ShardReader(server.url, order="sequential", cache=cache, report=said.append) as reader:
+        assert reader.fingerprint == wanted and len(reader.read([0]).keys) == 1
+    assert said == [f"{server.url}/index.json: its copy in the cache was damaged and is fetched anew"]
+
+
+def test_copies_that_were_cut_are_told_and_fetched_again(server: Server, cache: Cache) -> None:
+    """Whatever kind of file it is; while somebody has it open, and while nobody does."""
+    said: list[str] = []
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        whole = reader.read(range(len(reader)))
+        names = [FILE, "train-samples.npy", *(shard.name for shard in reader.split.shards)]
+        for name in names[2:]:
+            os.truncate(reader.index.folder / name, 1000)
+        assert (reader.read(range(len(reader))).images == whole.images).all()
+    for name in names:
+        os.truncate(next(cache.folder.glob(f"*/{name}")), 100)
+    with ShardReader(server.url, order="sequential", cache=cache, report=said.append) as reader:
+        for _ in range(2):  # epochs
+            assert (reader.read(range(len(reader))).images == whole.images).all()
+    wanted = [f"{server.url}/{name}: its copy in the cache was damaged and is fetched anew" for name in names]
+    assert sorted(said) == sorted(wanted)
+
+
+def test_a_copy_that_is_damaged_again_is_fetched_again(server: Server, cache: Cache, packed: Path) -> None:
+    said: list[str] = []
+    name = shards_of(packed)[0]
+    with ShardReader(server.url, order="sequential", cache=cache, report=said.append) as reader:
+        whole = reader.read(range(7))
+        for times in (1, 2, 3):
+            os.truncate(reader.index.folder / name, 1000)
+            assert (reader.read(range(7)).images == whole.images).all()
+            assert len(said) == times and server.asked[name] == times + 1
+
+
+def test_of_two_that_find_a_copy_damaged_at_once_one_tells(
+    server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of two processes: each has its reader, and both have hashed the file when the first removes it."""
+    name = shards_of(packed)[0]
+    with ShardReader(server.url, order="sequential", cache=cache) as reader:
+        whole = reader.read(range(7))
+        flip(reader.index.folder / name, at=int(reader.split.samples[0]["image_offset"]) + 40)
+    both, unlink = threading.Barrier(2, timeout=30), Path.unlink
+
+    def together(self: Path, missing_ok: bool = False) -> None:
+        if self.name == name:
+            both.wait()
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", together)
+    said: list[str] = []
+
+    def read(_: int) -> bool:
+        with ShardReader(server.url, order="sequential", cache=cache, report=said.append) as reader:
+            return bool((reader.read(range(7)).images == whole.images).all())
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(read, range(2))) == [True, True]
+    assert said == [f"{server.url}/{name}: its copy in the cache was damaged and is fetched anew"]
 
 
 def test_a_copy_that_another_process_fetched_anew_is_opened_by_its_name(

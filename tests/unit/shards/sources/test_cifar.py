@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.sources import Source, detect
 from shards.sources.cifar import CLASSES, COARSE, FINE, Cifar10Archive

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import Attribute
 from shards.sources import detect
@@ -167,7 +167,7 @@ def test_bad_folder_is_one_line(classes: Path, tmp_path: Path, command: Command,
     code, _, err = command(main, classes, "--out", tmp_path / "out", "--jobs", 1)
     assert (code, err.count("\n")) == (2, 1)
     assert re.search(told, err), err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "index.json").exists()
 
 
 def test_a_set_with_tables_is_cartoon_set(classes: Path, make_source, tmp_path: Path) -> None:

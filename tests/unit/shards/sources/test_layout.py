@@ -12,9 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import UNKNOWN
 from shards.sources.base import KEY, Asked

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.codec import ENCODINGS
 from shards.codec.encode import prepare
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import UNKNOWN
 from shards.sources import detect

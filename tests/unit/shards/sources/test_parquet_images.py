@@ -14,8 +14,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from diffbase.cli import InputError
+from shards.checking.verifier import problems
 from shards.pack import main
-from shards.packing.verifier import problems
 from shards.read import ShardReader
 from shards.schema import UNKNOWN, Attribute
 from shards.sources import Asked, Sample, detect

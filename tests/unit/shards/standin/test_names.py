@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,16 @@ def test_other_files_are_one_line(text: str, told: str) -> None:
     with pytest.raises(InputError, match=told) as error:
         named(text.encode(), "x")
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_brings_them_as_its_first_file(make_source, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "set", range(3))
+    with tarfile.open(tmp_path / "set.tgz", "w:gz") as archive:
+        text = json.dumps({"names": NAMES}).encode()
+        member = tarfile.TarInfo("set/render.json")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+        for path in sorted(source.iterdir()):
+            archive.add(path, f"set/{path.name}")
+    pack(tmp_path / "set.tgz", tmp_path / "out", Settings(size=4, crop=4, val=0))
+    assert {a.name: a.names for a in Index.load(tmp_path / "out").schema} == NAMES

@@ -2,37 +2,74 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
-from diffbase.cli import one_line
+from diffbase.cli import InputError, one_line
 from diffbase.system_error import is_passing, is_there, patiently, reading
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
+from shards.header import FILE, INDEX_CAP, Shard, Table, parse_header
 from shards.packing.plan import split_of
 from shards.packing.tar import read_back
 from shards.packing.workers import map_in_order
 from shards.read import CorruptSampleError, ShardReader
+from shards.remote.fetch import address, check_url, copy, fetch_small
+from shards.remote.filesystem import NotThereError
 from shards.table import Index, Split
 
-Task = tuple[Path, str, int]  # folder, split, number of the shard in it
-Found = tuple[list[str], dict[int, str]]  # faults of a shard, and of its samples by their number
+SLACK = 1 << 20  # bytes that a shard behind a URL may be too long, and is still looked at
+
+Task = tuple[Path, str | None, str, int]  # folder, its URL, split, number of the shard in it
+Found = tuple[
+    list[str], dict[int, str] | None
+]  # faults of a shard, and of its samples by number, if it is there
 
 
-def problems(folder: Path, jobs: int = 1) -> Iterator[str]:
+def problems(folder: Path, jobs: int = 1, url: str | None = None) -> Iterator[str]:
     """Every fault of a packed folder, one line each; InputError where the index itself cannot be read.
 
-    The shards are looked at by ``jobs`` processes.
+    The shards are looked at by ``jobs`` processes. ``url``: where they are, if ``folder`` is that of
+    ``index_of``; each process has one of them here at a time.
     """
-    yield from map(one_line, _problems(folder, jobs))
+    yield from map(one_line, _problems(folder, jobs, url))
 
 
-def _problems(folder: Path, jobs: int) -> Iterator[str]:
+@contextmanager
+def index_of(url: str) -> Iterator[Path]:
+    """A temporary folder with the index and the sample tables of the packed folder at ``url``.
+
+    They may be damaged. InputError where there is no index, or no access; TimeoutError as of ``fetch``.
+    """
+    check_url(url)
+    data = fetch_small(address(url, FILE), INDEX_CAP)
+    with TemporaryDirectory(prefix="diffcore-verify-") as name:
+        folder = Path(name)
+        (folder / FILE).write_bytes(data)
+        with suppress(InputError):  # said by whoever loads it
+            for entry in parse_header(data, folder / FILE).splits.values():
+                _fetch(url, folder, entry.samples)
+        yield folder
+
+
+def _fetch(url: str, folder: Path, file: Shard | Table) -> int:
+    """Have a file of the folder at ``url`` here as it is; its size. NotThereError where it is not there."""
+    with (folder / file.name).open("xb") as here:
+        try:
+            return copy(address(url, file.name), here.fileno(), file.bytes + SLACK)
+        except NotThereError:
+            (folder / file.name).unlink()
+            raise
+
+
+def _problems(folder: Path, jobs: int, url: str | None) -> Iterator[str]:
     index = Index.load(folder)
-    tasks = [(folder, name, n) for name, split in index.splits.items() for n in range(len(split.shards))]
+    tasks = [(folder, url, name, n) for name, split in index.splits.items() for n in range(len(split.shards))]
     by_key = index.header.split_by == "key"
     seen: set[str] = set()
     with (
@@ -40,11 +77,11 @@ def _problems(folder: Path, jobs: int) -> Iterator[str]:
         closing(map_in_order(_look_at, tasks, min(jobs, len(tasks)) or 1)) as results,
     ):
         stack.callback(_opened.cache_clear)  # the folder may change before the next call in this process
-        for (_, name, place), (shard_faults, sample_faults) in zip(tasks, results, strict=True):
+        for (_, _, name, place), (shard_faults, sample_faults) in zip(tasks, results, strict=True):
             split = index.splits[name]
             shard = split.shards[place]
             yield from shard_faults
-            if not is_there(folder / shard.name):
+            if sample_faults is None:
                 continue
             for number in _numbers(split, place):
                 key = split.key(number)
@@ -62,22 +99,32 @@ def _look_at(task: Task) -> Found:
 
     OSError of the system after some tries: it says nothing of what is in the shard.
     """
-    folder, name, place = task
+    folder, url, name, place = task
     index, reader = _opened(folder, name)
-    path = folder / index.splits[name].shards[place].name
+    shard = index.splits[name].shards[place]
+    path = folder / shard.name
     try:
+        if url is None:
+            return patiently(lambda: _faults(path, index, reader, place), path)
+        with suppress(NotThereError):
+            if (size := _fetch(url, folder, shard)) > shard.bytes + SLACK:
+                return [f"{shard.name}: {size} bytes or more; the index says {shard.bytes}"], {}
         return patiently(lambda: _faults(path, index, reader, place), path)
     except OSError as error:
         if is_passing(error):
             raise
         return [f"{path.name}: cannot be read ({error.strerror or error})"], {}
+    finally:
+        if url is not None and path.exists():
+            os.truncate(path, 0)  # the reader may have it open, which would hold the disk's room
+            path.unlink()
 
 
 def _faults(path: Path, index: Index, reader: ShardReader, place: int) -> Found:
     split = reader.split
     shard = split.shards[place]
     if not is_there(path):
-        return [f"{shard.name}: missing, with {shard.count} samples"], {}
+        return [f"{shard.name}: missing, with {shard.count} samples"], None
     faults = list(_shard_faults(path, index, split, place))
     bad: dict[int, str] = {}
     with reading(path) as file:
