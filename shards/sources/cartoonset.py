@@ -133,11 +133,12 @@ class CartoonArchive(Archive):
 
     def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
         super().__init__(path, asked)
+        self._names: PurePosixPath | None = None
         with damage(path), reading(path) as raw:
             first = next(files(path, raw, NAMES_CAP), None)
             if first is not None and first.path.name == NAMES:
                 check_size(first.where, first.size, NAMES_CAP)
-                self.schema = named(first.read(), first.where)
+                self.schema, self._names = named(first.read(), first.where), first.path
 
     @staticmethod
     def claims(contents: Contents) -> bool:
@@ -150,8 +151,10 @@ class CartoonArchive(Archive):
         tables: dict[str, tuple[str, dict[str, int]]] = {}
         seen: set[str] = set()
         waiting = halves = 0
-        for file in self._files(lambda path: _half(path) is not None):
+        for file in self._files(lambda path: _half(path) is not None or path == self._names):
             path, where = file.path, file.where
+            if path == self._names:
+                continue
             half, place = _half(path), str(path.with_suffix(""))
             key = checked_key(path.stem, where)
             if len(seen) == SAMPLES_CAP:

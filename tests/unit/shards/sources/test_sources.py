@@ -259,6 +259,15 @@ def test_nothing_of_cartoon_set_is_passed_over(make_source, tmp_path: Path, name
         list(detect(path).samples())
 
 
+def test_names_that_are_read_are_not_passed_over(make_source, tmp_path: Path) -> None:
+    names = ("set/render.json", b'{"names": {"eye_lid": ["open", "half"]}}')
+    files = files_of(make_source(tmp_path / "source", range(3)))
+    for some, notes in (([names, *files], 0), ([*files, names], 1)):
+        source = detect(archive_of(tmp_path / "x.tar", some))
+        assert len(list(source.samples())) == 3 and len(source.notes) == notes
+        assert any(attribute.names for attribute in source.schema) == (notes == 0)
+
+
 def test_what_is_not_cartoon_set_is_not_taken_for_it(make_source, tmp_path: Path, command: Command) -> None:
     images = [(f"{n}.png", png_of(f"{n}")) for n in range(3)]
     table = ("metadata.csv", b"file_name,eye_angle\n0.png,1\n1.png,2\n2.png,1\n")
