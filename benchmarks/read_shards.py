@@ -11,14 +11,17 @@ of shards.torch's ShardStream, with as many workers as the webdataset beside it 
 OpenCV, mosaicml-streaming or litdata takes part where they are installed. Prints one JSON object: the rates;
 our rate over each other's; the limits, which are reading the bytes alone, decoding alone, by OpenCV and by
 our own decoder, and one after the other, with the share of that which we reach; and for each order how far
-its neighbours are apart and how many reads a MiB
-takes.
+its neighbours are apart and how many reads a MiB takes.
+
+"foreign64" and "foreign256" are tars of JPEGs of so many pixels, as webdataset writes them: ours reads them
+in place by an index of shards.index, webdataset decodes and resizes them by the same functions.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import statistics
@@ -40,14 +43,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards import order
 from shards.codec import ENCODINGS
+from shards.codec.encode import decode_source, prepare
 from shards.codec.fast_decode import decoder
+from shards.foreign.indexer import index
 from shards.order import ORDERS, Extent, Order
+from shards.packing.plan import Settings
 from shards.prefetch import prefetch
 from shards.read import ShardReader
+from shards.sources import AS_IT_IS
 from shards.torch import ShardStream
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 256
+FOREIGN = (64, 256)
 
 
 class Folder(Dataset):
@@ -102,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--images", type=int, default=10_000, help="drawn where no --data is given")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--foreign", type=int, default=2000, help="images in the tars of others")
     parser.add_argument("--data", type=Path, help="a folder packed as png; else one is made")
     parser.add_argument("--webp", type=Path, help="the same packed as webp")
     parser.add_argument("--raw", type=Path, help="the same packed as npy")
@@ -180,12 +189,18 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         for name, contender in others(members, pixels, workers, scratch).items():
             contenders[name + ending] = contender
 
+    counts = dict.fromkeys(contenders, count)
+    for edge in FOREIGN:
+        more = foreign(edge, min(count, arguments.foreign), scratch)
+        counts |= dict.fromkeys(more, min(count, arguments.foreign))
+        contenders |= more
+
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, contender in contenders.items():
             started = time.perf_counter()
             images = contender()
-            assert images == count, name
+            assert images == counts[name], name
             rates[name].append(images / (time.perf_counter() - started))
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
     limit = 1 / (1 / medians["bytes_alone_png"] + 1 / medians["decoder_alone"])
@@ -194,6 +209,11 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "images_per_second": medians,
         "ratios": ratios(medians),
         "ratios_in_order": ratios(medians, "_in_order"),
+        # One process each; ours decodes with two threads, which a run's default is.
+        "ratios_foreign_one_process": {
+            edge: round(medians[f"ours_foreign{edge}_2"] / medians[f"webdataset_foreign{edge}"], 2)
+            for edge in FOREIGN
+        },
         "ratios_torch": {
             name + ending: round(medians[f"ours_torch{ending}"] / medians[name + ending], 2)
             for name in ("webdataset", "webdataset_cv2")
@@ -223,10 +243,52 @@ def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
         two = name.endswith("_2")
         if "alone" in name or name.startswith("ours") or name.endswith("_1") or (two and ending):
             continue
-        ours = f"ours_{'npy' if '_raw' in name else 'png'}{ending}{'_2' * two}"
+        kind = next((f"foreign{edge}" for edge in FOREIGN if f"foreign{edge}" in name), "png")
+        ours = f"ours_{'npy' if '_raw' in name else kind}{ending}{'_2' * two}"
         if ours in medians:
             found[name] = round(medians[ours] / rate, 2)
     return found
+
+
+def foreign(edge: int, count: int, scratch: Path) -> dict[str, Callable[[], int]]:
+    """Readers of tars of JPEGs of ``edge`` pixels, prepared as 64 x 64."""
+    folder = scratch / f"foreign{edge}"
+    folder.mkdir()
+    random = np.random.default_rng(edge)
+    for first in range(0, count, 1000):
+        with wds.TarWriter(str(folder / f"{first // 1000:06d}.tar"), mtime=0) as writer:
+            for number in range(first, min(first + 1000, count)):
+                rough = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
+                smooth = np.asarray(rough.resize((edge, edge), Image.Resampling.BICUBIC), np.int16)
+                pixels = (smooth + random.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+                stream = io.BytesIO()
+                Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+                writer.write({"__key__": f"{number:07d}", "jpg": stream.getvalue(), "cls": number % 10})
+    packed, urls = folder / "index", sorted(map(str, folder.glob("*.tar")))
+    index(urls, packed, Settings(val=0), AS_IT_IS)
+
+    def ours(threads: int) -> int:
+        with ShardReader(packed, threads=threads) as reader:
+            for first in range(0, count, BATCH):
+                reader.read(range(first, min(first + BATCH, count)))
+        return count
+
+    def ours_loaded() -> int:
+        loader = DataLoader(ShardStream(packed, batch=BATCH), batch_size=None, num_workers=2)
+        return min(count, sum(len(batch.images) for batch in islice(loader, -(-count // BATCH))))
+
+    def stock() -> Any:
+        found = wds.WebDataset(urls, shardshuffle=False, nodesplitter=None)
+        how = wds.handle_extension("jpg", lambda data: prepare(decode_source(data, "jpg"), "jpg", None, 64))
+        return found.decode(how).to_tuple("jpg", "cls")
+
+    return {
+        f"ours_foreign{edge}": lambda: ours(1),
+        f"ours_foreign{edge}_2": lambda: ours(2),
+        f"ours_foreign{edge}_workers": ours_loaded,
+        f"webdataset_foreign{edge}": lambda: loaded(stock(), 0),
+        f"webdataset_foreign{edge}_2": lambda: loaded(stock(), 2),
+    }
 
 
 def loaded(source: Any, workers: int) -> int:

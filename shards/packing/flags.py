@@ -22,7 +22,10 @@ def parser(prog: str) -> Parser:
         "again after a kill, goes on where it was.",
     )
     add = parser.add_argument
-    several = "a folder, or a .tgz or .tar of it; WebDataset tars also as several paths, patterns, addresses"
+    several = (
+        "a folder, or a zip, .tar or .tgz of it, or parquet; WebDataset tars also as several paths, patterns, "
+        "addresses"
+    )
     add("source", nargs="+", metavar="SOURCE", help=several)
     add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
@@ -50,7 +53,11 @@ def add_asked(parser: Parser) -> None:
     add("--key", metavar="COLUMN", help="its column with the images' names (default: found out)")
     add("--bins", type=int, help="numbers of many values become so many quantiles (default: left out)")
     add("--depth", type=int, help="levels of class folders (1)")
-    add("--image-field", metavar="A,B", help="endings of the images in tars, where a sample has several")
+    add(
+        "--image-field",
+        metavar="A,B",
+        help="endings of the images in tars, where a sample has several, or parquet's column",
+    )
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
