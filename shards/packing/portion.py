@@ -45,7 +45,7 @@ def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: 
 def _decode(sample: Sample) -> Picture:
     data = sample.read_image()
     # A key is plain and short, where a path may be neither: the reason behind it comes back whole.
-    check_size(sample.key, len(data), IMAGE_CAP)
+    check_size(sample.key, max(len(data), sample.image_bytes), IMAGE_CAP)
     if not sample.planes:
         return decode_source(data, sample.key)
     planes = np.frombuffer(data, np.uint8).reshape(3, sample.planes, sample.planes)

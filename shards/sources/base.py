@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from diffbase.cli import InputError
-from diffbase.system_error import patiently
+from diffbase.system_error import read_bytes
 from shards.schema import Attribute
 
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
@@ -49,7 +49,11 @@ AS_IT_IS = Asked()
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant or UNKNOWN."""
+    """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant or UNKNOWN.
+
+    An image of no bytes, or of ``image_bytes`` beyond IMAGE_CAP, is a bad one for the packer to tell; of the
+    latter a source need not give the bytes.
+    """
 
     key: str
     where: str
@@ -61,7 +65,7 @@ class Sample:
 
     def read_image(self) -> bytes:
         """The encoded image; an unreadable file raises OSError, which names it, after some tries."""
-        return self.image if isinstance(self.image, bytes) else patiently(self.image.read_bytes, self.image)
+        return self.image if isinstance(self.image, bytes) else read_bytes(self.image, IMAGE_CAP + 1)
 
 
 FORMS = ("folder", "tar", "zip", "parquet")

@@ -95,7 +95,6 @@ class CartoonFolder:
             image, table = images[key], tables[key]
             if image.parent != table.parent:
                 raise InputError(f"{image}: its {key}.csv lies in {table.parent}")
-            check_size(str(image), sizes[image], IMAGE_CAP)
             check_size(str(table), sizes[table], CSV_CAP)
             self._files.append((key, image, sizes[image], tuple(parse_csv(table).values())))
         self.total: int | None = len(self._files)

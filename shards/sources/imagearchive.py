@@ -15,7 +15,7 @@ from typing import IO
 from diffbase.cli import InputError
 from diffbase.system_error import reading
 from shards.sources.archive import Archive, File, damage, files
-from shards.sources.base import AS_IT_IS, Asked, Contents, Sample, check_size, is_hidden
+from shards.sources.base import AS_IT_IS, IMAGE_CAP, Asked, Contents, Sample, check_size, is_hidden
 from shards.sources.imagefolder import LOOKS_LIKE, has_images
 from shards.sources.layout import METADATA, SPLIT_NAMES, Layout, Placed, Tree
 from shards.sources.zip_members import MAGIC as ZIP
@@ -83,7 +83,8 @@ class ImageArchive(Archive):
                 if file.size != one.size:
                     raise changed
                 self._read += 1
-                yield Sample(one.key, file.where, file.read(), one.size, one.labels, split=one.split)
+                data = file.read() if one.size <= IMAGE_CAP else b""
+                yield Sample(one.key, file.where, data, one.size, one.labels, split=one.split)
         if self._read != self.total:
             raise changed
 

@@ -32,7 +32,7 @@ from typing import IO
 from diffbase.cli import InputError
 from diffbase.system_error import reading
 from shards.schema import IMAGE_SUFFIXES, NAME_CAP, VARIANTS_CAP, Attribute
-from shards.sources.base import AS_IT_IS, IMAGE_CAP, KEY, Asked, check_size, natural
+from shards.sources.base import AS_IT_IS, KEY, Asked, natural
 from shards.sources.labels.matching import Labels
 
 SPLIT_NAMES = {
@@ -110,8 +110,6 @@ class Layout:
             )
         if not sizes:
             raise InputError(f"{tree.where(ROOT)}: no images in it; {LAYOUT}")
-        for path, size in sizes.items():
-            check_size(tree.where(path), size, IMAGE_CAP)
         images = sorted(sizes, key=_natural)
         tabled = bool(tables) or asked.labels is not None
         if not tabled:

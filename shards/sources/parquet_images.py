@@ -27,7 +27,6 @@ from shards.sources.base import (
     Asked,
     Contents,
     Sample,
-    check_size,
     describe,
     natural,
     passed_over,
@@ -103,13 +102,13 @@ class ParquetImages:
         """The samples, row by row."""
         self._read = 0
         for file, column in zip(self._files, self._images, strict=True):
-            for number, data in enumerate(_images(file, column)):
+            for number, (data, size) in enumerate(_images(file, column)):
                 where = f"{file}: row {number}"
                 at, self._read = self._read, self._read + 1
                 if at == self.total:
                     break
                 labels = {name: variants[at] for name, variants in self._variants.items()}
-                yield Sample(self._keys[at], where, data, len(data), labels, split=self._splits[at])
+                yield Sample(self._keys[at], where, data, size, labels, split=self._splits[at])
         if self._read != self.total:
             raise InputError(f"{self._files[0]}: changed while it was read; run the same command again")
 
@@ -297,11 +296,11 @@ def _image_paths(stream: Any, where: str, column: str) -> Iterator[str | None]:
             yield from map(text_of, batch.column(0).field("path").to_pylist())
 
 
-def _images(path: Path, column: str) -> Iterator[bytes]:
-    """The bytes of the images of a file; InputError for a row without any."""
+def _images(path: Path, column: str) -> Iterator[tuple[bytes, int]]:
+    """The images of a file and their sizes, bytes; no bytes of a row without any, or of one too large."""
     from pyarrow import types
 
-    where, number = str(path), 0
+    where = str(path)
     with reading(path) as stream, faults(where):
         file = open_parquet(stream, where, buffer_size=1 << 20)  # not a whole group of rows at once
         nested = types.is_struct(file.schema_arrow.field(column).type)
@@ -311,8 +310,5 @@ def _images(path: Path, column: str) -> Iterator[bytes]:
             batch.validate(full=True)
             cells = batch.column(0).field("bytes") if nested else batch.column(0)
             for cell in cells:
-                if not cell.is_valid:
-                    raise InputError(f"{where}: row {number}: no image in it")
-                check_size(f"{where}: row {number}", len(cell.as_buffer()), IMAGE_CAP)
-                yield cell.as_py()
-                number += 1
+                size = len(cell.as_buffer()) if cell.is_valid else 0
+                yield cell.as_py() if 0 < size <= IMAGE_CAP else b"", size

@@ -131,7 +131,10 @@ def test_large_files_are_refused(make_source, tmp_path: Path, monkeypatch, cap: 
     source = make_source(tmp_path / "source", range(3))
     archive = archive_of(tmp_path / "set.tar", files_of(source))
     monkeypatch.setattr(cartoonset, cap, 100)
-    for read in (lambda: CartoonFolder(source), lambda: list(CartoonArchive(archive).samples())):
+    readers = [lambda: list(CartoonArchive(archive).samples())]
+    if cap == "CSV_CAP":  # an image in a folder is a bad one, which the packer tells
+        readers.append(lambda: list(CartoonFolder(source).samples()))
+    for read in readers:
         with pytest.raises(InputError, match="at most 100 are allowed"):
             read()
 
