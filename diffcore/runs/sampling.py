@@ -58,7 +58,7 @@ def check_labels(labels: Mapping[str, Any], schema: Sequence[Attribute]) -> dict
     attributes = {a.name: a for a in schema}
     for name in labels:
         if name not in attributes:
-            raise InputError(f"unknown attribute {name!r}; {_allowed(str(name), list(attributes))}")
+            raise InputError(f"unknown attribute {name!r}; allowed: {_allowed(str(name), list(attributes))}")
     return {name: variant_of(attributes[name], value) for name, value in labels.items()}
 
 
@@ -85,7 +85,7 @@ def variant_of(attribute: Attribute, value: Any) -> int:
         return number
     if attribute.names:
         raise InputError(
-            f"{name} has no variant {value!r}; {_allowed(str(value), attribute.names)} (or 0 to {most})"
+            f"{name} has no variant {value!r}; allowed: 0 to {most}, or {_allowed(str(value), attribute.names)}"
         )
     raise InputError(f"{name} must be a whole number, 0 to {most}, not {value!r}")
 
@@ -99,7 +99,7 @@ def _allowed(given: str, names: Sequence[str]) -> str:
     some = ", ".join(names[:SHOWN]) + f", ... ({len(names)} in all)" * (len(names) > SHOWN)
     plain = {_plain(name): name for name in names}
     near = difflib.get_close_matches(_plain(given)[:100], list(plain), 1)
-    return f"allowed: {some or 'none'}" + (f"; nearest: {plain[near[0]]}" if near else "")
+    return (some or "none") + (f"; nearest: {plain[near[0]]}" if near else "")
 
 
 def spoken(schema: Sequence[Attribute], labels: Sequence[int]) -> str:
