@@ -23,8 +23,8 @@ def parser(prog: str) -> Parser:
     )
     add = parser.add_argument
     several = (
-        "a folder, or a zip, .tar or .tgz of it, or parquet; WebDataset tars also as several paths, patterns, "
-        "addresses"
+        "a folder, or a zip, .tar or .tgz of it, or parquet; WebDataset tars also as several paths, "
+        "patterns, addresses"
     )
     add("source", nargs="+", metavar="SOURCE", help=several)
     add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
