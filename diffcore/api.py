@@ -16,6 +16,7 @@ from diffbase.cli import InputError
 from diffbase.files import path_of
 from diffcore.config import configure
 from diffcore.config.tree import Config
+from shards.packing.bad import OnBad
 from shards.packing.outside import pack_to
 from shards.packing.packer import Summary
 from shards.packing.plan import Settings
@@ -48,6 +49,8 @@ def pack(
     shard_size: int = Settings.shard_size,
     val: float = Settings.val,
     kind: str | None = None,
+    on_bad: str = OnBad.action,
+    bad_limit: int | None = None,
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Summary:
@@ -57,9 +60,12 @@ def pack(
 
     ``size`` and ``crop``: edges of the packed images and of the centre crop, pixels (None: the source's usual
     one). ``image``: png, webp or npy. ``shard_size``: samples in a shard. ``val``: share of validation
-    samples. ``kind`` of source: found out by itself. ``jobs``: worker processes; a script that wants more
-    than one must call this under ``if __name__ == '__main__'``, as with all multiprocessing.
-    ``report(done, total)`` is called as samples are done; total is None while it is unknown.
+    samples. ``kind`` of source: found out by itself. ``on_bad``: ``stop`` when all bad images are named in
+    ``bad.jsonl``, or ``skip`` up to ``bad_limit`` of them (None: 1 % of the samples, at least 10).
+
+    ``jobs``: worker processes; a script that wants more than one must call this under
+    ``if __name__ == '__main__'``, as with all multiprocessing. ``report(done, total)`` is called as samples
+    are done; total is None while it is unknown.
 
     The same call goes on after a kill. InputError for a mistake in the source or the settings, OSError where
     the disk fails.
@@ -68,7 +74,8 @@ def pack(
         settings = Settings(size=size, crop=crop, image=image, shard_size=shard_size, val=val)
         jobs = worker_count(jobs)
         place = str(out) if is_url(out) else path_of(out, "out")
-        return pack_to(Path(source), place, settings, kind=kind, jobs=jobs, report=report)
+        bad = OnBad(on_bad, bad_limit)
+        return pack_to(Path(source), place, settings, kind=kind, on_bad=bad, jobs=jobs, report=report)
 
 
 @contextmanager

@@ -241,6 +241,12 @@ MISTAKES: dict[str, Callable[[diffcore.TrainedModel, Path, Path], object]] = {
     "^shard_size 0: allowed: 1 to": lambda model, packed, tmp: diffcore.pack(tmp, tmp / "o", shard_size=0),
     "^jobs 0": lambda model, packed, tmp: diffcore.pack(tmp, tmp / "out", jobs=0),
     "^kind zoo: unknown": lambda model, packed, tmp: diffcore.pack(tmp, tmp / "out", kind="zoo"),
+    "^on_bad ignore: unknown; allowed: stop, skip": lambda model, packed, tmp: diffcore.pack(
+        tmp, tmp / "out", on_bad="ignore"
+    ),
+    "^bad_limit 3: only with on_bad skip": lambda model, packed, tmp: diffcore.pack(
+        tmp, tmp / "out", bad_limit=3
+    ),
     "index.json: not found": lambda model, packed, tmp: diffcore.open_shards(tmp),
     "no split 'test'; allowed: train, val": lambda model, packed, tmp: diffcore.open_shards(packed, "test"),
     "order is 'random'; allowed: full": lambda model, packed, tmp: diffcore.open_shards(
