@@ -85,7 +85,8 @@ def variant_of(attribute: Attribute, value: Any) -> int:
         return number
     if attribute.names:
         raise InputError(
-            f"{name} has no variant {value!r}; allowed: 0 to {most}, or {_allowed(str(value), attribute.names)}"
+            f"{name} has no variant {value!r}; allowed: 0 to {most}, or "
+            f"{_allowed(str(value), attribute.names)}"
         )
     raise InputError(f"{name} must be a whole number, 0 to {most}, not {value!r}")
 
