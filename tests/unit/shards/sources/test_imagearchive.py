@@ -121,7 +121,7 @@ def zip64(data: bytes) -> bytes:
 @given(
     st.dictionaries(st.text("ab/é_. ", min_size=1, max_size=9), st.binary(max_size=300), max_size=6),
     st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
-    st.binary(max_size=40),
+    st.binary(max_size=40).filter(lambda data: b"PK" not in data),  # no zip's own sign
 )
 def test_members_are_those_of_zipfile(files: Files, method: int, before: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
