@@ -111,7 +111,7 @@ def _plain(name: str) -> str:
 def _allowed(given: str, names: Sequence[str]) -> str:
     """What may be given, and what is nearest to what was."""
     plain = {_plain(name): name for name in names}
-    near = difflib.get_close_matches(_plain(given)[:100], list(plain), 1)
+    near = difflib.get_close_matches(_plain(given)[:100], list(plain), 1, cutoff=0.4)
     return f"allowed: {some_of(names) or 'none'}" + (f"; nearest: {plain[near[0]]}" if near else "")
 
 

@@ -44,6 +44,7 @@ def test_a_variant_by_name_or_number(setting: str, wanted: dict[str, int]) -> No
     [
         ("hair color=blnd", "no variant 'blnd'; allowed: black, dark_blond, Blond, .*; nearest: Blond"),
         ("hair colour=1", "unknown attribute 'hair colour'; allowed: .*; nearest: hair color"),
+        ("hair=1", "unknown attribute .hair.; allowed: .*; nearest: hair color"),
         ("hair color=4", r"no variant '4'; .*\(or 0 to 3\)"),
         ("lid=open=open", "must be a whole number, 0 to 1, not 'open'"),
         ("class", "class has no variant ''"),
