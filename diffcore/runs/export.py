@@ -21,6 +21,7 @@ from diffbase.system_error import named
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, source
 from diffcore.runs.model import load_network
+from diffcore.runs.sampling import some_of
 from diffcore.runs.source import DATA, FILES
 from diffcore.runs.tensors import write_tensors, writing
 
@@ -90,7 +91,12 @@ def _card(config: Config, state: Any, folder: Path) -> str:
         "tags": ["diffusion", "image-generation", config.model.kind],
     }
     # What a run folder says may be anybody's: it is text here.
-    attributes = ", ".join(markdown(f"{a['name']} ({a['variants']})") for a in state.data["schema"]) or "none"
+    schema = state.data["schema"]
+    attributes = ", ".join(markdown(f"{a['name']} ({a['variants']})") for a in schema) or "none"
+    variants = "\n".join(
+        f"- {markdown(a['name'])}: {markdown(some_of(a['names']))}" for a in schema if a.get("names")
+    )
+    called = f"\nThe variants, in the order of their numbers:\n\n{variants}\n" if variants else ""
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
     size = markdown(state.data["size"])
     return f"""---
@@ -109,7 +115,7 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |
 | code | {markdown(state.code)} |
 | checkpoint | {markdown(folder.name)} |
-
+{called}
 `model.safetensors` holds the averaged weights, `model.raw.safetensors` the optimizer's, `config.yaml` the
 whole config of the run, with names in the place of paths. `diffcore.export.load_network(folder)` builds the
 network and loads them.

@@ -20,7 +20,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
 from diffcore.runs import source
 from diffcore.runs.draw import BATCH, choose_labels, draw
-from diffcore.runs.sampling import check_labels, check_seed, sampling_with
+from diffcore.runs.sampling import check_labels, check_seed, place_of, sampling_with
 from shards.schema import Attribute
 
 
@@ -67,8 +67,8 @@ class TrainedModel:
         ``labels``, which takes any name, such as ``class`` or ``steps``; the others are drawn at random by
         ``seed`` (``sample_labels`` tells them). The settings are the fields of ``config.sampling``: what is
         None is what a sweep recommended to the run, else the run's own. Image i depends on its labels,
-        ``seed`` and i; ``batch``, how many are
-        drawn at a time, changes rounding at most. InputError for what is unknown or not allowed.
+        ``seed`` and i; ``batch``, how many are drawn at a time, changes rounding at most. InputError for what
+        is unknown or not allowed.
         """
         given: dict[str, Any] = {
             "sampler": sampler, "steps": steps, "guidance": guidance, "guidance_rescale": guidance_rescale,
@@ -103,7 +103,7 @@ class TrainedModel:
     ) -> Tensor:
         """What is asked for, and the rest at random: int64 [N, A]."""
         names = [attribute.name for attribute in self.schema]
-        for name in attributes.keys() - set(names):
+        for name in (one for one in attributes if place_of(one, names) is None):
             settings = ", ".join(name for name in Sampling.model_fields if name not in ("every", "count"))
             raise InputError(f"{name!r} is no attribute ({', '.join(names)}) and no setting ({settings})")
         if twice := attributes.keys() & (labels or {}).keys():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +24,7 @@ from shards.schema import UNKNOWN, Attribute
 RECOMMENDED = "sampling.json"
 """In the run folder: the settings to sample with by default."""
 SHOWN = 24
-"""Names that an error lists."""
+"""Names that an error or a model card lists."""
 
 
 class Recommendation(BaseModel):
@@ -39,10 +40,11 @@ class Recommendation(BaseModel):
 def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[str, int]:
     """``name=value`` strings -> {name: value}. InputError with what is allowed."""
     wanted: dict[str, int] = {}
-    names = {a.name for a in schema}
+    names = [a.name for a in schema]
     for setting in settings:
         cuts = [at for at, sign in enumerate(setting) if sign == "="]  # a name may have one in it
-        cut = next((at for at in cuts if setting[:at] in names), cuts[0] if cuts else len(setting))
+        known = (at for at in cuts if place_of(setting[:at], names) is not None)
+        cut = next(known, cuts[0] if cuts else len(setting))
         try:
             wanted |= check_labels({setting[:cut]: setting[cut + 1 :]}, schema)
         except InputError as error:
@@ -51,15 +53,20 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
 
 
 def check_labels(labels: Mapping[str, Any], schema: Sequence[Attribute]) -> dict[str, int]:
-    """``labels`` by attribute, as plain numbers; see ``variant_of``.
+    """``labels`` by attribute, as the schema calls it and as plain numbers; see ``variant_of``.
 
-    InputError, with what is allowed, for an unknown attribute or a variant that it does not have.
+    Names of attributes are taken as those of variants are. InputError, with what is allowed, for an unknown
+    attribute, one that is given twice, or a variant that it does not have.
     """
-    attributes = {a.name: a for a in schema}
-    for name in labels:
-        if name not in attributes:
-            raise InputError(f"unknown attribute {name!r}; allowed: {_allowed(str(name), list(attributes))}")
-    return {name: variant_of(attributes[name], value) for name, value in labels.items()}
+    names, wanted = [a.name for a in schema], dict[str, int]()
+    for given, value in labels.items():
+        place = place_of(given, names)
+        if place is None:
+            raise InputError(f"unknown attribute {given!r}; allowed: {_allowed(str(given), names)}")
+        if names[place] in wanted:
+            raise InputError(f"attribute {names[place]!r} is given twice")
+        wanted[names[place]] = variant_of(schema[place], value)
+    return wanted
 
 
 def variant_of(attribute: Attribute, value: Any) -> int:
@@ -71,11 +78,8 @@ def variant_of(attribute: Attribute, value: Any) -> int:
     """
     name, most = attribute.name, attribute.variants - 1
     if isinstance(value, str):
-        if value in attribute.names:
-            return attribute.names.index(value)
-        alike = [number for number, one in enumerate(attribute.names) if _plain(one) == _plain(value)]
-        if len(alike) == 1:
-            return alike[0]
+        if (named := place_of(value, attribute.names)) is not None:
+            return named
         if value == "unknown":
             return UNKNOWN
         number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
@@ -91,16 +95,30 @@ def variant_of(attribute: Attribute, value: Any) -> int:
     raise InputError(f"{name} must be a whole number, 0 to {most}, not {value!r}")
 
 
+def place_of(given: Any, names: Sequence[str]) -> int | None:
+    """Where a name stands among ``names``: the very same, else the only one that is alike."""
+    if given in names:
+        return names.index(given)
+    plain = _plain(given) if isinstance(given, str) else None
+    alike = [place for place, name in enumerate(names) if _plain(name) == plain]
+    return alike[0] if len(alike) == 1 else None
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """What two names have in common that are alike: one accented letter has several spellings too."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
 
 
 def _allowed(given: str, names: Sequence[str]) -> str:
     """What may be given, and what is nearest to what was."""
-    some = ", ".join(names[:SHOWN]) + f", ... ({len(names)} in all)" * (len(names) > SHOWN)
     plain = {_plain(name): name for name in names}
-    near = difflib.get_close_matches(_plain(given)[:100], list(plain), 1)
-    return (some or "none") + (f"; nearest: {plain[near[0]]}" if near else "")
+    near = difflib.get_close_matches(_plain(given)[:100], list(plain), 1, cutoff=0.4)
+    return (some_of(names) or "none") + (f"; nearest: {plain[near[0]]}" if near else "")
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first ``SHOWN`` names, and how many there are if there are more."""
+    return ", ".join(names[:SHOWN]) + f", ... ({len(names)} in all)" * (len(names) > SHOWN)
 
 
 def spoken(schema: Sequence[Attribute], labels: Sequence[int]) -> str:

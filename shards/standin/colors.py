@@ -75,15 +75,15 @@ def agreement(
     """How often the colours read from ``images`` are the ones asked for.
 
     ``labels`` are the asked variants: arrays [N] by name (``face_color``, ``hair_color`` and ``hair``), or
-    one array [N, 18] in the schema's order. Bald avatars do not count for ``hair_color``. The ``_shuffled``
-    entries compare with the labels in random orders (mean of 50): a rule that reads nothing scores the
-    same there, and a working one falls to chance (1 in 11, 1 in 10). ``_count`` says how many counted;
-    an accuracy over none is nan.
+    one array [N, 18] in the schema's order. Bald avatars do not count for ``hair_color``, nor does what is
+    unknown. The ``_shuffled`` entries compare with the labels in random orders (mean of 50): a rule that
+    reads nothing scores the same there, and a working one falls to chance (1 in 11, 1 in 10). ``_count``
+    says how many counted; an accuracy over none is nan.
     """
     if not isinstance(labels, Mapping):
         labels = {attribute.name: labels[:, column] for column, attribute in enumerate(CARTOON_SET)}
     read = read_colors(images, crop)
-    has_hair = ~np.isin(labels["hair"], list(BALD_HAIR))
+    has_hair = ~np.isin(labels["hair"], [*BALD_HAIR, UNKNOWN])
     result: dict[str, float] = {}
     for name, kept in (("face_color", np.ones_like(has_hair)), ("hair_color", has_hair)):
         kept = kept & (np.asarray(labels[name]) != UNKNOWN)

@@ -113,7 +113,8 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     )
     names = sorted(p.name for p in (folder / "samples").iterdir())
     assert names == [
-        *("ema-00000002.png", "ema-00000004.png", "raw-00000002.png", "raw-00000004.png", "real.png"),
+        *("ema-00000002.png", "ema-00000004.png", "labels.json"),
+        *("raw-00000002.png", "raw-00000004.png", "real.png"),
     ]
     assert [p.name for p in checkpoint.complete(folder)] == ["step-00000002", "step-00000004"]
 
@@ -126,7 +127,7 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     )
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
     assert {"samples/real", "samples/raw", "samples/ema"} == set(board.Tags()["images"])
-    assert "config/text_summary" in board.Tags()["tensors"]
+    assert {"config/text_summary", "samples/labels/text_summary"} <= set(board.Tags()["tensors"])
 
     report = json.loads((folder / "anatomy.json").read_text())
     count = sum(t.numel() for t in saved(folder)["weights"].values())

@@ -11,6 +11,7 @@ from diffcore import models
 from diffcore.config import configure
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
+from diffcore.runs.run_folder import AttributeRecord
 from shards.schema import CARTOON_SET, Attribute
 
 CONFIG = """
@@ -41,8 +42,7 @@ def write(
         }
         world = World(0, 1, 0, torch.device("cpu"))
         manifest = saver.write_shard(saver.temporary_of(run, step), world, tensors, dict.fromkeys(tensors, 0))
-        attributes = [{"name": a.name, "variants": a.variants} for a in schema]
-        data = {"fingerprint": "0" * 64, "size": size, "schema": attributes}
+        data = {"fingerprint": "0" * 64, "size": size, "schema": AttributeRecord.of(schema)}
         shapes = {name: list(parameter.shape) for name, parameter in named.items()}
         saver.finish(
             run, checkpoint.State(step, 4 * step, step, {}, data, 1, 1, "fp32", "unknown", shapes), manifest

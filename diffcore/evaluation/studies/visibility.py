@@ -17,7 +17,7 @@ from diffcore.evaluation.judging import judge
 from diffcore.evaluation.judging.intervals import wilson
 from shards.codec.encode import prepare
 from shards.read import ShardReader
-from shards.schema import CARTOON_SET
+from shards.schema import CARTOON_SET, UNKNOWN
 from shards.standin.artwork import avatar
 from shards.standin.visible import visible
 from shards.table import Index
@@ -50,6 +50,8 @@ def measure(data: Path, folder: Path | None, images: int) -> Visibility:
     check_writable(folder)
     with ShardReader(data, "val", order="sequential") as reader:
         real = reader.read(np.arange(len(reader)))
+    if (real.labels == UNKNOWN).any():
+        raise InputError(f"{data}: some labels are unknown, so the avatars cannot be drawn with others")
     few = min(images, len(real.images))
     possible_NA = visible(CARTOON_SET, real.labels[:few])
     seen_NA = (_least_changes(data, index, real.images[:few], real.labels) >= PIXELS) & possible_NA

@@ -29,6 +29,7 @@ from diffcore.runs.sampling import RECOMMENDED
 from shards.packing.plan import Settings
 from shards.read import ShardReader
 from shards.schema import CARTOON_SET, Attribute
+from shards.standin.names import NAMES
 from tests.support import small_set, tiny_run
 
 PAGE = (REPOSITORY / "docs" / "api.md").read_text()
@@ -181,6 +182,21 @@ def test_it_draws_what_the_command_draws(
     cells = [list(cell["attributes"].values()) for cell in record["cells"]]
     assert model.sample_labels(**asked).tolist() == cells  # type: ignore[arg-type]
     assert record["steps"] == given.get("steps", 2 if recommended else 3)
+
+
+def test_a_variant_by_its_name(tmp_path: Path) -> None:
+    schema = [Attribute("Hair colour", 3, ("grün", "dark blond", "2")), Attribute("lid", 2)]
+    run = tiny_run.write(tmp_path / "run", 1, schema=schema)
+    model = diffcore.load_model(run)
+    assert model.sample_labels(2, hair_colour="Dark_Blond", lid=1).tolist() == [[1, 1]] * 2
+    assert model.sample_labels(2, {"Hair colour": "unknown", "lid": "0"}).tolist() == [[-1, 0]] * 2
+    flags = ["--set", "Hair colour=dark blond", "--set", "lid=unknown", "--count", "2"]
+    sample.main(["--run", str(run), *flags, "--out", str(tmp_path / "grid.png")])
+    record = json.loads((tmp_path / "grid.json").read_text())
+    assert record["set"] == {"Hair colour": 1, "lid": -1}
+    cell = record["cells"][1]
+    assert cell["attributes"] == record["set"]
+    assert cell["names"] == {"Hair colour": "dark blond", "lid": "unknown"}
 
 
 def test_an_attribute_may_have_any_name(tmp_path: Path) -> None:
@@ -387,7 +403,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 @pytest.fixture
 def home(avatars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with what the page's code finds in it."""
-    tiny_run.write(tmp_path / "runs" / "demo", 500, 1000, best=500)
+    schema = [Attribute(a.name, a.variants, NAMES[a.name]) for a in CARTOON_SET]
+    tiny_run.write(tmp_path / "runs" / "demo", 500, 1000, schema=schema, best=500)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "avatars").symlink_to(avatars)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -407,7 +424,8 @@ def test_the_page_s_code_runs_as_in_a_notebook(home: Path, capfd: pytest.Capture
 
     names = asyncio.run(cells())
     assert len(BLOCKS) >= 8 and (home / "grid.png").stat().st_size > 0
-    assert capfd.readouterr() == ("hair_color must be a whole number, 0 to 9, not 10\n", "")
+    allowed = "allowed: black, ivory, red, blue, gold, green, pink; nearest: blue (or 0 to 6)"
+    assert capfd.readouterr() == (f"glasses_color has no variant 'bleu'; {allowed}\n", "")
     raw, summary, again = names["raw"], names["summary"], names["again"]
     assert isinstance(raw, diffcore.TrainedModel) and raw.step == 1000
     assert isinstance(summary, diffcore.PackSummary) and summary.counts["val"] > 0

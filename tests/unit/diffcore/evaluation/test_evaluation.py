@@ -30,7 +30,7 @@ from diffcore.evaluation.quality import measure as quality
 from diffcore.evaluation.studies import cells, curve
 from shards import pack
 from shards.read import Batch, ShardReader
-from shards.schema import CARTOON_SET, Attribute
+from shards.schema import CARTOON_SET, UNKNOWN, Attribute
 from shards.standin.visible import visible
 from shards.table import Index
 
@@ -136,13 +136,15 @@ def test_the_distances_of_like_sets_are_nearly_nothing() -> None:
 
 
 def test_hidden_attributes_do_not_count() -> None:
-    labels = np.zeros((3, len(CARTOON_SET)), np.int64)
+    labels = np.zeros((4, len(CARTOON_SET)), np.int64)
     names = [a.name for a in CARTOON_SET]
     labels[1, names.index("hair")] = 107  # bald
     labels[2, names.index("glasses")] = 11  # none
+    labels[3, names.index("hair")] = UNKNOWN
     seen = visible(CARTOON_SET, labels)
-    assert [names[i] for i in np.flatnonzero(~seen[1])] == ["hair_color"]
+    assert seen[0].all() and [names[i] for i in np.flatnonzero(~seen[1])] == ["hair_color"]
     assert [names[i] for i in np.flatnonzero(~seen[2])] == ["glasses_color"]
+    assert (seen[3] == seen[1]).all()
     assert visible((Attribute("class", 3),), labels[:, :1]).all()
 
 
@@ -196,6 +198,32 @@ def test_real_images_in_the_generators_slot_score_as_the_judge(
     assert measured["distances"]["frechet"] == pytest.approx(0, abs=1e-3)
     assert measured["background"]["clean_images"]["share"] == 1
     assert measured["neighbours"]["median"] == measured["neighbours"]["held_out_median"]
+
+
+def test_unknown_labels_of_real_images_count_for_nothing(
+    trained: judge.Judge, squares: Path, tmp_path: Path
+) -> None:
+    """The ceiling is over the known ones, and no group of "the same labels" is made of the others."""
+    real = held_out(squares)
+    known = np.arange(len(real.labels)) % 3 > 0
+    labels = np.where(known[:, None], real.labels, UNKNOWN)
+    some = Batch(real.images, labels, real.positions, real.keys)
+    run: Any = RealImages(squares, some)
+    run.schema = [Attribute("class", len(COLORS), tuple(COLORS))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "held_out_samples", lambda config, count: some)
+        measured = quality.measure(run, trained, Sampling(), ALONE, samples=12)
+        patch.setattr(quality, "held_out_samples", lambda config, count: real)
+        whole = quality.measure(run, trained, Sampling(), ALONE, samples=12)
+    ceiling = measured.figures["fidelity"]["attributes"]["class"]["judge_on_real_images"]
+    assert (ceiling["hits"], ceiling["count"]) == (known.sum(), known.sum())
+    alone = looks.thumbnails(real.images[known])
+    wanted = [looks.spread(alone[real.labels[known, 0] == v]) for v in range(3)]
+    assert measured.figures["diversity"]["real_one_condition"] == pytest.approx(np.mean(wanted))
+    for name in ("distances", "neighbours", "background", "variety"):  # these look at images alone
+        assert measured.figures[name] == whole.figures[name]
+    report.write(tmp_path / report.FILE, "gaps", measured, run.schema)
+    assert "unknown" not in (tmp_path / report.FILE).read_text()  # no variant is called so
 
 
 def test_a_judge_of_other_shards_or_with_other_bytes_is_refused(

@@ -135,6 +135,32 @@ def test_an_unknown_label_is_dropped_alone(name: str, encoding: str) -> None:
         assert grads[3] == 0 and grads[2] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_unknown_labels_need_no_shapes_of_their_own(name: str) -> None:
+    """One graph takes known and unknown labels: nothing in it asks which they are."""
+    network = small(name)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(network, backend=backend, dynamic=False, fullgraph=True)
+    x, t_B, labels_BA, keep_B = batch(CARTOON_SET, 16)
+    some = labels_BA.clone()
+    some[:, ::2] = UNKNOWN
+    with torch.no_grad():
+        for labels in (labels_BA, some):
+            torch.testing.assert_close(
+                compiled(x, t_B, labels, keep_B), network(x, t_B, labels, keep_B), rtol=0, atol=0
+            )
+    assert len(graphs) == 1
+    torch.compiler.reset()
+
+
 def plain_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     weights = (query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
     return weights @ values

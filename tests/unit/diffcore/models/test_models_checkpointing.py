@@ -13,7 +13,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from diffcore import models
 from diffcore.config.models import AvatarModel, DdpmModel, DiffusersModel, Model
 from diffcore.models.activation_checkpointing import checkpoint_blocks
-from shards.schema import CARTOON_SET
+from shards.schema import CARTOON_SET, UNKNOWN
 from tests.unit.diffcore.models.test_models import TINY, batch
 
 pytestmark = pytest.mark.numeric
@@ -32,7 +32,9 @@ def learned(name: str, mode: str, hooked: bool) -> tuple[torch.Tensor, dict[str,
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
     checkpoint_blocks(network, mode, hooked=hooked)
-    loss = network(*batch(CARTOON_SET, 16)).square().mean()
+    x, t_B, labels_BA, keep_B = batch(CARTOON_SET, 16)
+    labels_BA[0, ::2] = UNKNOWN
+    loss = network(x, t_B, labels_BA, keep_B).square().mean()
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 

@@ -32,6 +32,23 @@ def test_an_exports_card_shows_names_as_text(run: Path, tmp_path: Path) -> None:
     assert row.replace("\\|", "").count("|") == 3 and "a\\\\nb (2)" in row and "\\[x\\](http" in row
 
 
+def test_an_export_keeps_the_variants_names(tmp_path: Path) -> None:
+    names = ("<b>x", "a|b", "`c`")
+    schema = [
+        Attribute("Цвет волос", 3, names),
+        Attribute("plain", 2),
+        Attribute("many", 99, tuple(map(str, range(99)))),
+    ]
+    run = tiny_run.write(tmp_path / "run", 4, schema=schema)
+    export.export(run, tmp_path / "out")
+    for place in (run, tmp_path / "out"):
+        found = source.find(place).schema
+        assert found == tuple(schema) and [a.names for a in found] == [a.names for a in schema]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\n- Цвет волос: &lt;b&gt;x, a\\|b, \\`c\\`\n- many: 0, 1, 2" in card and "(99 in all)" in card
+    assert "- plain" not in card
+
+
 def test_exports_of_one_checkpoint_are_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in "ab":
         export.export(run, tmp_path / name)

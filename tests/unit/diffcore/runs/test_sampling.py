@@ -30,6 +30,9 @@ SCHEMA = (HAIR, PLAIN, DIGITS)
         ("class=2", {"class": 0}),  # a name counts before a number
         ("class=10", {"class": 1}),
         ("class=0", {"class": 0}),
+        ("Hair-Color=BLOND", {"hair color": 2}),
+        ("Lid=Open=0", {"lid=open": 0}),
+        ("hair color=hell=gru\u0308n", {"hair color": 3}),  # the same letter in two characters
     ],
 )
 def test_a_variant_by_name_or_number(setting: str, wanted: dict[str, int]) -> None:
@@ -44,14 +47,27 @@ def test_a_variant_by_name_or_number(setting: str, wanted: dict[str, int]) -> No
             "no variant 'blnd'; allowed: 0 to 3, or black, dark_blond, Blond, .*; nearest: Blond",
         ),
         ("hair colour=1", "unknown attribute 'hair colour'; allowed: .*; nearest: hair color"),
+        ("hair=1", "unknown attribute .hair.; allowed: .*; nearest: hair color"),
         ("hair color=4", "no variant '4'; allowed: 0 to 3, or "),
         ("lid=open=open", "must be a whole number, 0 to 1, not 'open'"),
         ("class", "class has no variant ''"),
+        ("=", "unknown attribute ''; allowed: hair color, lid=open, class"),
     ],
 )
 def test_a_wrong_one_is_told_what_is_allowed(setting: str, told: str) -> None:
     with pytest.raises(InputError, match=f"--set {setting}: .*{told}"):
         parse_wanted([setting], SCHEMA)
+
+
+def test_names_that_are_alike_are_told_apart() -> None:
+    both = Attribute("a_b", 2, ("x y", "x_y"))
+    assert [variant_of(both, name) for name in both.names] == [0, 1]
+    with pytest.raises(InputError, match="no variant 'x-y'; allowed: x y, x_y"):
+        variant_of(both, "x-y")
+    with pytest.raises(InputError, match="'a_b' is given twice"):
+        check_labels({"a_b": 0, "a b": 1}, [both])
+    with pytest.raises(InputError, match="unknown attribute 5"):
+        check_labels({5: 0}, [both])  # type: ignore[dict-item]
 
 
 def test_long_lists_are_cut() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.schema import CARTOON_SET
+from shards.schema import CARTOON_SET, UNKNOWN
 from shards.standin.artwork import BALD_HAIR, avatar
 from shards.standin.artwork.geometry import CANVAS, CHEEK_PLACES, CROWN_PLACES
 from shards.standin.artwork.palette import FACE, HAIR
@@ -77,6 +77,16 @@ def test_labels_as_one_array_or_by_name(asked: list[dict[str, int]], pictures: l
     by_name = columns(asked[:20])
     matrix = np.stack([by_name[a.name] for a in CARTOON_SET], axis=1)
     assert agreement(images, matrix) == agreement(images, by_name)
+
+
+def test_unknown_labels_do_not_count(asked: list[dict[str, int]], pictures: list[Image.Image]) -> None:
+    images, labels = resized(pictures[:40], 64, Image.Resampling.BILINEAR), columns(asked[:40])
+    known = agreement(images[10:], {name: values[10:] for name, values in labels.items()})
+    for name in ("face_color", "hair_color"):
+        labels[name] = np.where(np.arange(40) < 10, UNKNOWN, labels[name])
+    assert agreement(images, labels) == known
+    labels["hair"] = np.full(40, UNKNOWN)  # bald, perhaps
+    assert agreement(images, labels)["hair_color_count"] == 0
 
 
 def test_every_hair_style_shows_its_color_on_the_crown() -> None:
