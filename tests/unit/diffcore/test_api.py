@@ -424,7 +424,7 @@ def test_the_page_s_code_runs_as_in_a_notebook(home: Path, capfd: pytest.Capture
 
     names = asyncio.run(cells())
     assert len(BLOCKS) >= 8 and (home / "grid.png").stat().st_size > 0
-    allowed = "allowed: black, ivory, red, blue, gold, green, pink; nearest: blue (or 0 to 6)"
+    allowed = "allowed: 0 to 6, or black, ivory, red, blue, gold, green, pink; nearest: blue"
     assert capfd.readouterr() == (f"glasses_color has no variant 'bleu'; {allowed}\n", "")
     raw, summary, again = names["raw"], names["summary"], names["again"]
     assert isinstance(raw, diffcore.TrainedModel) and raw.step == 1000

@@ -62,7 +62,7 @@ def test_a_wrong_one_is_told_what_is_allowed(setting: str, told: str) -> None:
 def test_names_that_are_alike_are_told_apart() -> None:
     both = Attribute("a_b", 2, ("x y", "x_y"))
     assert [variant_of(both, name) for name in both.names] == [0, 1]
-    with pytest.raises(InputError, match="no variant 'x-y'; allowed: x y, x_y"):
+    with pytest.raises(InputError, match="no variant 'x-y'; allowed: 0 to 1, or x y, x_y"):
         variant_of(both, "x-y")
     with pytest.raises(InputError, match="'a_b' is given twice"):
         check_labels({"a_b": 0, "a b": 1}, [both])
