@@ -21,10 +21,6 @@ VARIANTS_CAP = 65_536  # of one attribute, and of all together
 LABELS_CAP = 1 << 20  # bytes of one label member
 NAME_CAP = 255  # characters of an attribute's or a variant's name
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-"""By which a file is taken for an image; what it is, its bytes say."""
-
-
 UNKNOWN = -1
 """In the place of a variant: nobody told it. To a network it is what a dropped label is."""
 
