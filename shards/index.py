@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from diffbase.cli import Parser, answer, progress_bar, run
 from shards.foreign import flags
+from shards.packing.bad import left_out
+from shards.packing.flags import on_bad_of
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.index"
@@ -37,16 +39,17 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 settings,
                 asked,
                 check=args.check,
-                on_bad=args.on_bad,
+                on_bad=on_bad_of(args),
                 jobs=jobs,
                 report=report,
             )
-        for line in (*done.notes, *untrained(args.out), *(f"left out: {fault}" for fault in done.bad)):
+        for line in (*done.notes, *untrained(args.out)):
             print(line)
         counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
         took = "indexed already" if done.complete_before else f"in {time.monotonic() - start:.1f} s"
-        print(f"{args.out}: {counts} samples of {done.tars} tar{'s' * (done.tars > 1)}, {took}")
-        give({"out": args.out, "samples": done.counts, "tars": done.tars, "skipped": len(done.bad)})
+        tars = f"{done.tars} tar{'s' * (done.tars > 1)}"
+        print(f"{args.out}: {counts} samples of {tars}{left_out(done.skipped)}, {took}")
+        give({"out": args.out, "samples": done.counts, "tars": done.tars, "skipped": done.skipped})
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def _problems(folder: Path, jobs: int) -> Iterator[str]:
             elif tar.sha256 != shard.sha256:
                 yield f"{shard.name}: its SHA-256 differs from the index's"
             tars.append(tar)
-    bad = [fault for tar in tars for fault in tar.bad]
+    bad = [one for tar in tars for one in tar.bad]
     if len(bad) != header.skipped:
-        yield from bad
+        yield from (f"{where}: {reason}" for _, where, reason in bad)
     if len(tars) < len(shards):  # the others' labels would be made of a part of the values
         return
     try:

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from diffbase.cli import Parser, add_answer
+from shards.packing.flags import add_prepared, columns_of
 from shards.packing.plan import Settings
 from shards.sources.base import Asked
 
 
 def parser(prog: str) -> Parser:
     """The flags."""
-    defaults = Settings()
     parser = Parser(
         prog=prog,
         description="Write an index of WebDataset tars that somebody else made. Nothing is copied: a run "
@@ -23,14 +23,7 @@ def parser(prog: str) -> Parser:
         "tars", nargs="+", metavar="TARS", help="tars, folders of them, patterns as {000..010}.tar, addresses"
     )
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the index")
-    add(
-        "--size",
-        type=int,
-        default=defaults.size,
-        help="edge of the images as they are read, pixels (%(default)s)",
-    )
-    add("--crop", type=int, help="edge of the centre crop, pixels (default: the shorter side)")
-    add("--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)")
+    add_prepared(parser, "edge of the images as they are read", "the shorter side")
     add(
         "--columns",
         metavar="A,B",
@@ -39,8 +32,6 @@ def parser(prog: str) -> Parser:
     add("--bins", type=int, help="numbers of many values become so many quantiles (default: left out)")
     add("--image-field", metavar="A,B", help="endings of the images, where a sample has several")
     add("--check", action="store_true", help="decode every image now, not its head alone")
-    add("--on-bad", default="stop", help="a bad image is an error (stop), or left out (skip) (%(default)s)")
-    add("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     add_answer(parser)
     return parser
 
@@ -52,5 +43,4 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def asked_of(args: argparse.Namespace) -> Asked:
     """How the tars are read."""
-    columns = tuple(name for name in (args.columns or "").split(",") if name)
-    return Asked(columns=columns, bins=args.bins, image_field=args.image_field)
+    return Asked(columns=columns_of(args), bins=args.bins, image_field=args.image_field)

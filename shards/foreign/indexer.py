@@ -24,9 +24,10 @@ from pydantic import ValidationError
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.redaction import ADDRESS, shown
+from diffbase.redaction import ADDRESS
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
 from shards.header import FILE, Reading, Shard
+from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
@@ -36,17 +37,15 @@ from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
 from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
 
-ON_BAD = ("stop", "skip")
-
 
 @dataclass(frozen=True)
 class Summary:
-    """What was indexed: samples of each split, of how many tars, lines for people, bad images left out."""
+    """What was indexed: samples of each split, of how many tars, lines for people, how many bad images."""
 
     counts: dict[str, int]
     tars: int
     notes: tuple[str, ...] = ()
-    bad: tuple[str, ...] = ()
+    skipped: int = 0
     complete_before: bool = False
 
 
@@ -57,7 +56,7 @@ def index(
     asked: Asked,
     *,
     check: bool = False,
-    on_bad: str = "stop",
+    on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
     report: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Summary:
@@ -66,8 +65,6 @@ def index(
     ``check`` decodes every image instead of looking at its head; ``on_bad`` says whether a bad one is an
     error or left out. InputError for what cannot be indexed, and for a folder that has another index.
     """
-    if on_bad not in ON_BAD:
-        raise InputError(f"--on-bad {on_bad}: allowed: {', '.join(ON_BAD)}")
     check_asked(asked)
     found = places(given)
     if out.exists() and not out.is_dir():
@@ -82,14 +79,15 @@ def index(
         "reading": reading.model_dump(exclude_none=True),
     }
     if (out / FILE).exists():
-        return Summary(_finished(out, found, about), len(found), complete_before=True)
+        counts, skipped = _finished(out, found, about)
+        return Summary(counts, len(found), skipped=skipped, complete_before=True)
     together = read(found, settings, asked, check=check, jobs=jobs, report=report)
-    if together.bad and on_bad == "stop":
-        more = f" (and {len(together.bad) - 1} more; --on-bad skip leaves them out)"
-        raise InputError(together.bad[0] + more * (len(together.bad) > 1))
-    if not together.total:
-        raise InputError(f"{shown(found[0])}: no image that can be read")
     out.mkdir(parents=True, exist_ok=True)
+    bad = [Bad(*one) for one in together.bad]
+    write_bad(out, bad)
+    too_many = len(bad) > on_bad.allowed(together.total + len(bad))
+    if bad and (on_bad.action != SKIP or too_many or not together.total):
+        on_bad.refuse(bad, out, too_many=too_many)
     splits = tables(together, settings.val, out)
     train = splits["train"]
     write_index(
@@ -100,12 +98,12 @@ def index(
             "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
             "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
             **({"split_by": together.split_by} if together.split_by != "key" else {}),
-            **({"skipped": len(together.bad)} if together.bad else {}),
+            **({"skipped": len(bad)} if bad else {}),
         },
         {name: (split.shards, split.samples) for name, split in splits.items()},
     )
     counts = {name: len(split) for name, split in splits.items()}
-    return Summary(counts, len(found), together.notes, tuple(together.bad))
+    return Summary(counts, len(found), together.notes, len(bad))
 
 
 def read(
@@ -187,8 +185,11 @@ def _look(data: bytes, where: str, *, crop: int | None, size: int | None) -> Non
         prepare(decode_source(data, where), where, crop, size)
 
 
-def _finished(out: Path, found: Sequence[Place], about: dict[str, Any]) -> dict[str, int]:
-    """Samples of each split where ``out`` has an index of these tars; InputError where it has another one."""
+def _finished(out: Path, found: Sequence[Place], about: dict[str, Any]) -> tuple[dict[str, int], int]:
+    """Samples of each split and bad images left out, of an index of these tars in ``out``.
+
+    InputError where it has another one.
+    """
     there = Index.load(out)
     header = there.header.model_dump()
     asked = {**about, "reading": {**Reading().model_dump(), **about["reading"]}}
@@ -203,4 +204,4 @@ def _finished(out: Path, found: Sequence[Place], about: dict[str, Any]) -> dict[
     }
     if sizes != now:
         raise InputError(f"--out {out}: has an index already, of other tars; choose another --out")
-    return {name: len(split) for name, split in there.splits.items()}
+    return {name: len(split) for name, split in there.splits.items()}, there.header.skipped

@@ -49,17 +49,19 @@ class OnBad:
             return LISTED
         return max(AT_LEAST, int(SHARE * samples)) if self.limit is None else self.limit
 
-    def refuse(self, found: Sequence[Bad], out: Path, *, all_found: bool) -> None:
+    def refuse(
+        self, found: Sequence[Bad], out: Path, *, all_found: bool = True, too_many: bool = False
+    ) -> None:
         """InputError that names the first of the bad images ``found`` and where the others are named."""
         first = "; ".join(f"{bad.where}: {bad.reason}" for bad in found[:SAID])
         more = "; ..." * (len(found) > SAID)
         count = f"{len(found)} bad image{'s' * (len(found) > 1)}{'' if all_found else ' so far'}"
         if self.action == STOP:
             what = f"mend them, or leave them out with --on-bad {SKIP}"
-        elif all_found:
-            what = "none is good"
-        else:
+        elif too_many:
             what = "more than the limit; --bad-limit allows more"
+        else:
+            what = "none is good"
         raise InputError(f"{first}{more} ({count}, in {out / FILE}: {what})")
 
 

@@ -29,20 +29,25 @@ def parser(prog: str) -> Parser:
     add("source", nargs="+", metavar="SOURCE", help=several)
     add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
-    add("--size", type=int, default=defaults.size, help="edge of the packed images, pixels (%(default)s)")
-    crop = "edge of the centre crop, pixels (default: 360 for cartoonset, else the shorter side)"
-    add("--crop", type=int, help=crop)
+    add_prepared(parser, "edge of the packed images", "360 for cartoonset, else the shorter side")
     add("--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)")
     add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
+    add_asked(parser)
+    add_answer(parser)
+    return parser
+
+
+def add_prepared(parser: Parser, size: str, crop: str) -> None:
+    """The flags that say how images are prepared and split; ``size`` and the default ``crop`` in words."""
+    add, defaults = parser.add_argument, Settings()
+    add("--size", type=int, default=defaults.size, help=f"{size}, pixels (%(default)s)")
+    add("--crop", type=int, help=f"edge of the centre crop, pixels (default: {crop})")
     add("--val", type=float, default=defaults.val, help="share of validation samples (%(default)s)")
     add("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     on_bad = f"bad images, all named in {FILE}: {STOP} with no index, or {SKIP} them (%(default)s)"
     add("--on-bad", default=STOP, help=on_bad)
     limit = f"the most to skip (default: {SHARE:.0%}% of the samples, at least {AT_LEAST})"
     add("--bad-limit", type=int, metavar="N", help=limit)
-    add_asked(parser)
-    add_answer(parser)
-    return parser
 
 
 def add_asked(parser: Parser) -> None:
@@ -74,8 +79,12 @@ def on_bad_of(args: argparse.Namespace) -> OnBad:
 
 def asked_of(args: argparse.Namespace) -> Asked:
     """How the source is to be read."""
-    columns = tuple(name for name in (args.columns or "").split(",") if name)
-    return Asked(args.labels, columns, args.key, args.bins, args.depth, args.image_field)
+    return Asked(args.labels, columns_of(args), args.key, args.bins, args.depth, args.image_field)
+
+
+def columns_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The columns or fields that ``--columns`` names."""
+    return tuple(name for name in (args.columns or "").split(",") if name)
 
 
 def source_of(args: argparse.Namespace) -> Path | tuple[str, ...]:

@@ -118,7 +118,7 @@ def pack(
         bad.setdefault(name, []).extend(some)
         if skipped > on_bad.allowed(source.total or done):
             write_bad(out, all_bad())
-            on_bad.refuse(all_bad(), out, all_found=False)
+            on_bad.refuse(all_bad(), out, all_found=False, too_many=True)
 
     def missing_chunks() -> Iterator[list[Sample]]:
         """The samples of the shards that are still to be written; the others enter ``packed``."""
@@ -159,7 +159,7 @@ def pack(
                 journal.record(packed[plan.name][0], plan.digest)
         write_bad(out, all_bad())
         if skipped and (on_bad.action != SKIP or not packed):
-            on_bad.refuse(all_bad(), out, all_found=True)
+            on_bad.refuse(all_bad(), out)
         for name in journal.done.keys() - packed.keys():  # of an attempt when the source held more
             (out / name).unlink(missing_ok=True)
         if skipped:

@@ -7,13 +7,19 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from shards.foreign.indexer import Summary, index
+from shards.packing.plan import Settings
+from shards.sources.base import AS_IT_IS, Asked
+
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 FORMS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 Member = tuple[str, bytes]
+TINY = Settings(size=5, val=0.0)
 
 
 def image(number: int, ending: str = "jpg") -> bytes:
@@ -77,3 +83,10 @@ def like_img2dataset(folder: Path, shard: int, numbers: Iterable[int], fields: M
     write(folder / f"{shard:05d}.tar", members, tarfile.GNU_FORMAT)
     (folder / f"{shard:05d}_stats.json").write_text('{"count": 1}')
     (folder / f"{shard:05d}.parquet").write_bytes(b"PAR1")
+
+
+def indexed(
+    out: Path, *tars: Path | str, asked: Asked = AS_IT_IS, given: Settings = TINY, **options: Any
+) -> Summary:
+    """An index of the tars in the folder ``out``, of images of 5 pixels."""
+    return index([str(tar) for tar in tars], out, given, asked, **options)

@@ -16,7 +16,7 @@ from shards.sources.labels.columns import NESTED, Column, LeftOut
 from shards.sources.labels.columns import shown as printed
 from shards.sources.layout import SPLIT_NAMES
 from shards.sources.tars.places import Place, splits
-from shards.sources.tars.samples import CLASS, FIELDS_CAP, TEXT, Tar, plain_key
+from shards.sources.tars.samples import CLASS, FIELDS_CAP, TEXT, BadImage, Tar, plain_key
 
 SPLIT = "split"
 """A field that may tell the splits, in any case."""
@@ -46,9 +46,9 @@ class Collection:
         return sum(map(len, self.keys))
 
     @property
-    def bad(self) -> list[str]:
-        """What is wrong with images that are not among the samples."""
-        return [fault for tar in self.tars for fault in tar.bad]
+    def bad(self) -> list[BadImage]:
+        """The images that are not among the samples."""
+        return [one for tar in self.tars for one in tar.bad]
 
     def digest(self) -> str:
         """Hex digest of all tars."""

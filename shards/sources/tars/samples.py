@@ -27,7 +27,7 @@ from diffbase.redaction import shown
 from diffbase.system_error import patiently
 from shards.schema import IMAGE_SUFFIXES, LABELS_CAP, NAME_CAP, SHARD_SIZE_CAP
 from shards.sources.archive import DAMAGE, MEMBERS_CAP
-from shards.sources.base import IMAGE_CAP, KEY
+from shards.sources.base import IMAGE_CAP, KEY, check_size
 from shards.sources.labels.columns import shown as printed
 from shards.sources.tar_members import BadTar, Member, members
 from shards.sources.tars.places import Place
@@ -59,15 +59,19 @@ class Tar:
     """All that are there, also those that nobody wanted."""
     passed_over: Counter[str]
     """What is no sample, by kind."""
-    bad: list[str]
+    bad: list[BadImage]
     """What is wrong with images that are not among the samples."""
+
+
+BadImage = tuple[str, str, str]
+"""Of a sample that is left out: its key, where its image lies, and what is wrong with it."""
 
 
 class _Image(NamedTuple):
     start: int
     size: int
     crc: int
-    fault: str | None
+    fault: tuple[str, str] | None  # where, and what
 
 
 @dataclass(slots=True)
@@ -87,12 +91,13 @@ def scan(
     columns: Sequence[str] = (),
     image_field: str | None = None,
     compressed: bool = False,
-    look: Look = lambda data, where: None,
+    look: Look | None = None,
 ) -> Tar:
     """Read the tar at ``place``; of fields, those in ``columns``, or all.
 
     ``image_field`` names endings, by commas: the first that a sample has is its image. InputError names what
-    is wrong with the tar; OSError of the system as of ``patiently``.
+    is wrong with the tar; OSError of the system as of ``patiently``. Without ``look`` every image is taken,
+    of whatever size: whoever reads it finds out.
     """
 
     def read() -> Tar:
@@ -118,7 +123,9 @@ def plain_key(key: str, tar: str = "") -> str:
 
 
 class _Scan:
-    def __init__(self, place: Place, columns: Sequence[str], image_field: str | None, look: Look) -> None:
+    def __init__(
+        self, place: Place, columns: Sequence[str], image_field: str | None, look: Look | None
+    ) -> None:
         self._place, self._wanted, self._look = shown(place), frozenset(columns), look
         self._endings = tuple((image_field or "").lower().split(",")) if image_field else ()
         self._samples: dict[str, _Sample] = {}
@@ -134,7 +141,7 @@ class _Scan:
             if member.kind == "file":
                 self._take(member, stream)
         size, sha256 = stream.finish()
-        bad: list[str] = []
+        bad: list[BadImage] = []
         found = self._found(bad)
         told = [self._samples[key].labels for key, _ in found]
         columns = {name: [one.get(name) for one in told] for name in sorted({n for one in told for n in one})}
@@ -183,14 +190,16 @@ class _Scan:
 
     def _image(self, member: Member, stream: Hashed, where: str) -> _Image:
         """Whether it is its sample's, and a fault of it so matters, the whole tar tells."""
-        if not 0 < member.size <= IMAGE_CAP:
-            return _Image(0, 0, 0, f"{where}: {member.size} bytes; allowed: 1 to {IMAGE_CAP}")
-        data, fault = _content(member, stream), None
-        try:
-            self._look(data, where)
-        except InputError as error:
-            fault = str(error)
-        return _Image(member.start, member.size, zlib.crc32(data), fault)
+        size = min(member.size, IMAGE_CAP + 1)  # beyond that it matters to nobody how much
+        data = _content(member, stream) if size <= IMAGE_CAP else b""
+        fault = None
+        if self._look is not None:
+            try:
+                check_size(where, size, IMAGE_CAP)
+                self._look(data, where)
+            except InputError as error:
+                fault = where, str(error).removeprefix(f"{where}: ")
+        return _Image(member.start, size, zlib.crc32(data), fault)
 
     def _labels(self, ending: str, data: bytes, where: str) -> dict[str, Cell]:
         try:
@@ -217,8 +226,8 @@ class _Scan:
             if not self._wanted or name in self._wanted or name.lower() in self._wanted
         }
 
-    def _found(self, bad: list[str]) -> list[tuple[str, _Image]]:
-        """Key and image of the samples in the order of the images; faults of others go to ``bad``."""
+    def _found(self, bad: list[BadImage]) -> list[tuple[str, _Image]]:
+        """Key and image of the samples in the order of the images; the others go to ``bad``."""
         found = []
         for key, sample in self._samples.items():
             if not sample.images:
@@ -229,7 +238,7 @@ class _Scan:
             if image.fault is None:
                 found.append((key, image))
             else:
-                bad.append(image.fault)
+                bad.append((plain_key(key), *image.fault))
         if not found and not bad:
             raise InputError(f"{self._place}: no images in it; allowed: {', '.join(IMAGE_SUFFIXES)}")
         if len(found) > SHARD_SIZE_CAP:

@@ -10,7 +10,7 @@ from diffbase.cli import InputError
 from diffbase.redaction import shown
 from shards.schema import IMAGE_SUFFIXES, Attribute
 from shards.sources.archive import DAMAGE
-from shards.sources.base import AS_IT_IS, Asked, Contents, Sample
+from shards.sources.base import AS_IT_IS, IMAGE_CAP, Asked, Contents, Sample
 from shards.sources.contents import look
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import check_asked, collect, fields_to_read
@@ -36,8 +36,6 @@ class WebDataset:
             scan(place, columns=columns, image_field=asked.image_field, compressed=True) for place in found
         )
         self._all = collect(found, names(found), asked, scans)
-        if self._all.bad:
-            raise InputError(self._all.bad[0])
         self.name = source_name(given)
         self.split_by = self._all.split_by
         self.schema: tuple[Attribute, ...] = self._all.schema
@@ -67,10 +65,11 @@ class WebDataset:
         for place, splits, tar, keys in zip(
             together.places, together.splits, together.tars, together.keys, strict=True
         ):
-            for key, split, (where, data) in zip(keys, splits, _images(place, tar), strict=True):
+            images = _images(place, tar)
+            for key, split, size, (where, data) in zip(keys, splits, tar.sizes, images, strict=True):
                 labels = {name: variants[self._read] for name, variants in columns}
                 self._read += 1
-                yield Sample(key, where, data, len(data), labels, split=split)
+                yield Sample(key, where, data, size, labels, split=split)
 
     def fraction(self) -> float:
         """Share of the samples given so far."""
@@ -84,7 +83,10 @@ def source_name(given: Sequence[str]) -> str:
 
 
 def _images(place: Place, tar: Tar) -> Iterator[tuple[str, bytes]]:
-    """The images of a tar that was scanned before, each with its name for errors."""
+    """The images of a tar that was scanned before, each with its name for errors.
+
+    Of one that is too large nothing is read.
+    """
     changed = InputError(f"{shown(place)}: changed while it was read; run the same command again")
     at = 0
     try:
@@ -93,7 +95,7 @@ def _images(place: Place, tar: Tar) -> Iterator[tuple[str, bytes]]:
                 if at == len(tar.starts):
                     return
                 if member.start == tar.starts[at]:
-                    data = stream.read(tar.sizes[at])
+                    data = stream.read(tar.sizes[at]) if tar.sizes[at] <= IMAGE_CAP else b""
                     if crc32(data) != tar.crcs[at]:
                         raise changed
                     at += 1

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from shards import index as index_command
-from shards import pack as pack_command
 from shards.codec.encode import decode_source, prepare
 from shards.foreign import checker
-from shards.foreign.indexer import Summary, index
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import CorruptSampleError, ShardReader
 from shards.schema import UNKNOWN
 from shards.sources import detect
-from shards.sources.base import AS_IT_IS, Asked
+from shards.sources.base import Asked
 from shards.sources.contents import look
 from shards.sources.tars.webdataset import WebDataset
 from shards.table import Index
-from tests.support.foreign_tars import FORMATS, image, like_img2dataset, sample, write, write_numbers
-from tests.support.tiny_set import Command
-
-TINY = Settings(size=5, val=0.0)
-
-
-def indexed(
-    out: Path, *tars: Path | str, asked: Asked = AS_IT_IS, given: Settings = TINY, **options
-) -> Summary:
-    return index([str(tar) for tar in tars], out, given, asked, **options)
+from tests.support.foreign_tars import (
+    FORMATS,
+    image,
+    indexed,
+    like_img2dataset,
+    sample,
+    write,
+    write_numbers,
+)
 
 
 def reference(number: int, ending: str = "jpg", size: int = 5) -> np.ndarray:
     return prepare(decode_source(image(number, ending), ""), "", None, size)
-
-
-@pytest.fixture
-def tars(tmp_path: Path) -> Path:
-    """Thirty samples in three tars."""
-    for k, form in enumerate(FORMATS):
-        write_numbers(tmp_path / "tars" / f"{k}.tar", range(10 * k, 10 * k + 10), form=form)
-    return tmp_path / "tars"
 
 
 # The guarantees of the reader.
@@ -267,188 +252,3 @@ def test_a_source_is_known_by_its_members(tars: Path, packed: Path, tmp_path: Pa
     assert not WebDataset.claims(look(tmp_path / "empty"))
     with pytest.raises(InputError, match=r"no\.tar: truncated or damaged"):
         look(tmp_path / "no.tar")
-
-
-# What is refused, with one line.
-
-
-def test_bad_images_stop_or_are_left_out(tmp_path: Path) -> None:
-    good = [m for n in range(5) for m in sample(f"k{n}", n, age=n % 2)]
-    cut = image(7)[:-200]
-    path = write(tmp_path / "x.tar", [*good, ("bad.jpg", b"no image"), ("empty.png", b""), ("cut.jpg", cut)])
-    with pytest.raises(InputError, match=r"x\.tar: bad\.jpg: not a .*\(and 1 more; --on-bad skip"):
-        indexed(tmp_path / "index", path)
-    assert not (tmp_path / "index").exists()
-    assert len(indexed(tmp_path / "head", path, on_bad="skip").bad) == 2
-    assert len(indexed(tmp_path / "checked", path, on_bad="skip", check=True).bad) == 3
-    header = Index.load(tmp_path / "checked").header
-    assert header.skipped == 3 and header.splits["train"].count == 5
-    assert not list(checker.problems(tmp_path / "checked"))
-    assert any("cut.jpg" in line for line in checker.problems(tmp_path / "head"))
-
-
-@pytest.mark.parametrize(
-    ("members", "told"),
-    [
-        ([("a.txt", b"x")], "no images in it"),
-        ([("a.jpg", image(1)), ("a.json", b"{")], r"a\.json: not JSON"),
-        ([("a.jpg", image(1)), ("a.cls", b"\xff")], r"a\.cls: not text in UTF-8"),
-        ([("a.jpg", image(1)), ("a.jpg", image(1))], r"a\.jpg: a second one of this name"),
-        ([("../a.jpg", image(1))], "a name that leads out"),
-        ([("/a.jpg", image(1))], "a name that leads out"),
-    ],
-)
-def test_what_is_no_webdataset(tmp_path: Path, members: list[tuple[str, bytes]], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        indexed(tmp_path / "index", write(tmp_path / "x.tar", members))
-    assert not (tmp_path / "index").exists()
-
-
-@pytest.mark.parametrize(("mode", "kind"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
-def test_compressed_tars(tmp_path: Path, mode: str, kind: str) -> None:
-    path = write(tmp_path / "x.tar", sample("a", 1), mode=mode)
-    with pytest.raises(InputError, match=rf"compressed \({kind}\), so no image can be read where it lies"):
-        indexed(tmp_path / "index", path)
-    if kind == "gzip":
-        assert pack([str(path)], tmp_path / "packed", TINY).counts == {"train": 1, "val": 0}
-    else:
-        with pytest.raises(InputError, match="allowed: plain tars, and gzipped"):
-            pack([str(path)], tmp_path / "packed", TINY)
-
-
-def test_links_and_cut_ends(tars: Path, tmp_path: Path) -> None:
-    whole = (tars / "0.tar").read_bytes()
-    (tars / "0.tar").write_bytes(whole[:-20_000])
-    with pytest.raises(InputError, match=r"0\.tar: not a whole tar"):
-        indexed(tmp_path / "index", tars)
-    link = tarfile.TarInfo("a.jpg")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with tarfile.open(tars / "0.tar", "w") as archive:
-        archive.addfile(link)
-    with pytest.raises(InputError, match="a link or device"):
-        indexed(tmp_path / "index", tars)
-
-
-def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
-    out = tmp_path / "index"
-    call = (index_command.main, tars / "{0..1}.tar", tars / "2.tar", "--out", out, "--size", 5, "--jobs", 1)
-    code, told, _ = command(*call)
-    assert code == 0 and "samples of 3 tars" in told
-    before = (out / "index.json").read_bytes()
-    code, told, _ = command(*call)
-    assert code == 0 and "indexed already" in told and (out / "index.json").read_bytes() == before
-    code, _, told = command(*call, "--columns", "class")
-    assert code == 2 and "has an index already" in told and told.count("\n") == 1
-    code, _, told = command(*call[:4], tmp_path / "o", "--columns", "clas", "--jobs", 1)
-    assert code == 2 and "clas" in told and told.count("\n") == 1
-    code, _, told = command(*call[:4], tmp_path / "o", "--columns", "a\x01b", "--jobs", 1)
-    assert code == 2 and "--columns" in told and told.count("\n") == 1
-    code, _, told = command(*call[:4], tars / "0.tar", "--jobs", 1)
-    assert code == 2 and "not a folder" in told and told.count("\n") == 1
-    code, _, told = command(*call[:-2], "--on-bad", "x")
-    assert code == 2 and "--on-bad x" in told
-
-
-def test_a_pack_from_several_paths(tars: Path, tmp_path: Path, command: Command) -> None:
-    out = tmp_path / "packed"
-    some = (tars / "0.tar", tars / "1.tar", "--out", out, "--size", 5, "--jobs", 1)
-    code, told, _ = command(pack_command.main, *some)
-    assert code == 0 and "webdataset, 2 labels" in told
-    code, _, told = command(pack_command.main, *some, "--kind", "cifar10")
-    assert code == 2 and "--kind cifar10" in told and told.count("\n") == 1
-
-
-def test_splits_of_folders_and_names_are_kept(tmp_path: Path) -> None:
-    for n, split in enumerate(("train", "validation", "test")):
-        write_numbers(tmp_path / "t" / split / "0.tar", range(10 * n, 10 * n + 4))
-    assert indexed(tmp_path / "index", tmp_path / "t").counts == {"train": 4, "val": 4, "test": 4}
-    assert not list(checker.problems(tmp_path / "index"))
-    pack(tmp_path / "t", tmp_path / "packed", TINY)
-    for split in ("train", "val", "test"):
-        with (
-            ShardReader(tmp_path / "index", split, order="sequential") as here,
-            ShardReader(tmp_path / "packed", split, order="sequential") as there,
-        ):
-            one, other = here.read(range(4)), there.read(range(4))
-            assert one.keys == other.keys and np.array_equal(one.images, other.images)
-
-
-def test_a_field_may_tell_the_splits(tmp_path: Path) -> None:
-    splits = ("train", "TRAIN", "valid", "test")
-    members = [m for n in range(12) for m in sample(f"k{n}", n, split=splits[n % 4], age=10 * (n % 2))]
-    path = write(tmp_path / "x.tar", members)
-    assert indexed(tmp_path / "index", path).counts == {"train": 6, "val": 3, "test": 3}
-    assert not list(checker.problems(tmp_path / "index"))
-    assert [a.name for a in Index.load(tmp_path / "index").schema] == ["age", "class"]
-    indexed(tmp_path / "label", path, asked=Asked(columns=("split",)))
-    assert Index.load(tmp_path / "label").header.split_by == "key"
-
-
-def test_numbers_are_binned_and_unknown_columns_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tar", [m for n in range(40) for m in sample(f"k{n}", n, size=n / 8)])
-    assert any("--bins" in note for note in indexed(tmp_path / "none", path).notes)
-    indexed(tmp_path / "index", path, asked=Asked(columns=("json.size",), bins=4))
-    (size,) = Index.load(tmp_path / "index").schema
-    assert size.name == "size" and size.variants == 4
-    assert not list(checker.problems(tmp_path / "index"))
-    with pytest.raises(InputError, match=r"no column 'sise'; there are: .*; did you mean size\?"):
-        indexed(tmp_path / "no", path, asked=Asked(columns=("sise",)))
-
-
-# The check.
-
-
-def tampered(folder: Path, change: Callable[[dict], None]) -> None:
-    header = json.loads((folder / "index.json").read_text())
-    change(header)
-    (folder / "index.json").write_text(json.dumps(header))
-
-
-def test_verify_finds_what_changed(tars: Path, tmp_path: Path) -> None:
-    out = tmp_path / "index"
-    indexed(out, tars)
-    assert not list(checker.problems(out))
-    whole = (tars / "1.tar").read_bytes()
-    write_numbers(tars / "1.tar", range(10, 19))
-    told = "\n".join(checker.problems(out))
-    assert "1.tar" in told and "k19: no good image where the index says" in told
-    (tars / "1.tar").unlink()
-    assert any("1.tar" in line for line in checker.problems(out))
-    (tars / "1.tar").write_bytes(whole)
-    assert not list(checker.problems(out))
-    tampered(out, lambda header: header.update(val=0.9))
-    assert any("belongs to another split" in line for line in checker.problems(out))
-
-
-@pytest.mark.parametrize(
-    ("place", "told"),
-    [
-        ("/etc/passwd", "absolute"),
-        ("file:///etc/passwd", "address of this machine"),
-        ("local://etc/passwd", "address of this machine"),
-        ("a\nb.tar", "printed"),
-    ],
-)
-def test_places_that_are_refused(tars: Path, tmp_path: Path, place: str, told: str) -> None:
-    indexed(tmp_path / "index", tars)
-    tampered(tmp_path / "index", lambda h: h["splits"]["train"]["shards"][0].update(place=place))
-    with pytest.raises(InputError, match=told):
-        Index.load(tmp_path / "index")
-
-
-def test_an_address_that_runs_something_is_refused(tars: Path, tmp_path: Path) -> None:
-    indexed(tmp_path / "index", tars)
-
-    def change(header: dict) -> None:
-        for shard in header["splits"]["train"]["shards"]:
-            shard["place"] = f"pipe:touch {tmp_path}/done{shard['name']}"
-
-    tampered(tmp_path / "index", change)
-    with pytest.raises(InputError, match="refused"):
-        ShardReader(tmp_path / "index")
-
-
-def test_a_packed_folder_has_no_places(packed: Path, copy: Path) -> None:
-    tampered(copy, lambda h: h["splits"]["train"]["shards"][0].update(place="../x.tar"))
-    with pytest.raises(InputError, match="place"):
-        Index.load(copy)
