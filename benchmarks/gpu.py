@@ -1,6 +1,6 @@
 """Everything that is measured on a GPU, in one go: the programs beside this one, one after another.
 
-    python benchmarks/gpu.py [--out docs/gpu] [--only NAME ...] [--rehearse]
+    python benchmarks/gpu.py [--out docs/gpu] [--only NAME ...] [--seconds 3600] [--rehearse]
 
 A folder OUT gets what each program printed (NAME.json, NAME.log), and OUT.md a page with the device, the
 versions, and each program's command, time, exit code and figures. A program that fails or runs over its
@@ -47,6 +47,13 @@ class Program:
 
 PROGRAMS = (
     Program(
+        "step",
+        "a training step: numbers, speed, waits",
+        "gpu_step.py",
+        "--config {folder}/small.yaml --batch 4 --size 16 --steps 2 --rounds 2 --networks",
+        420,
+    ),
+    Program(
         "numerics", "every ZeRO stage and precision beside a plain loop", "numerics.py --ranks 1", "", 300
     ),
     Program(
@@ -87,8 +94,8 @@ PROGRAMS = (
 )
 
 
-def run(program: Program, out: Path, rehearse: bool) -> dict[str, Any]:
-    """Run a program; what became of it. Its whole process group is gone afterwards."""
+def run(program: Program, out: Path, rehearse: bool, limit: float) -> dict[str, Any]:
+    """Run a program; what became of it. Its whole process group is gone afterwards, ``limit`` seconds on."""
     words = f"{program.command} {program.rehearsal if rehearse else ''}".format(folder=out).split()
     command, env = [sys.executable, str(REPOSITORY / "benchmarks" / words[0]), *words[1:]], dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [env.get("PYTHONPATH")])])
@@ -96,7 +103,7 @@ def run(program: Program, out: Path, rehearse: bool) -> dict[str, Any]:
     with (out / f"{program.name}.json").open("w") as said, (out / f"{program.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=said, stderr=log, env=env, start_new_session=True)
         try:
-            code: int | None = process.wait(program.limit)
+            code: int | None = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = None
         finally:
@@ -136,8 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs" / "gpu")
     parser.add_argument("--only", nargs="+", choices=[program.name for program in PROGRAMS])
+    parser.add_argument("--seconds", type=float, default=3600.0, help="that all of them may take")
     parser.add_argument("--rehearse", action="store_true", help="small, on a CPU")
     a = parser.parse_args(argv)
+    end = time.monotonic() + a.seconds
     out = a.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     if a.rehearse:
@@ -154,7 +163,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for program in PROGRAMS:
         if (a.only and program.name not in a.only) or done.get(program.name, {}).get("code") == 0:
             continue
-        done[program.name] = run(program, out, a.rehearse)
+        if (left := end - time.monotonic()) <= 0:
+            print(f"{program.name}: left out, no time", flush=True)
+            continue
+        done[program.name] = run(program, out, a.rehearse, min(program.limit, left))
         print(f"{program.name}: {done[program.name]}", flush=True)
         ledger.write_text(json.dumps(done, indent=1) + "\n")
         out.with_suffix(".md").write_text(page(where, done, out))

@@ -1,12 +1,13 @@
-"""python benchmarks/gpu_memory.py [--out docs/gpu-memory] [--rehearse]
+"""python benchmarks/gpu_memory.py [--out docs/gpu-memory] [--seconds 540] [--rehearse]
 
 On a GPU, within ten minutes: predicted against measured peaks for the cells of a table, the sum closed
 against NVML with every part outside torch's allocator measured as a difference of NVML readings, and the
 overhead of following a step. Prints an entry for diffcore/memory/calibration.py and writes JSON and the
 report of the last cell.
 
-Each cell and each difference is a process of its own, so that none inherits another's memory. ``--rehearse``
-runs the same program on the CPU with small networks: there is no context, and the total is the resident set.
+Each cell and each difference is a process of its own, so that none inherits another's memory; the same
+command measures what is missing. ``--rehearse`` runs the same program on the CPU with small networks: there
+is no context, and the total is the resident set.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
 MIB = 2**20
-LIMIT = 540.0
-"""Seconds after which no further cell is begun."""
 AVATAR, DDPM, DIFFUSERS = (f"configs/{name}.yaml" for name in ("avatar", "ddpm-cifar10", "diffusers-32"))
 CELLS: list[tuple[str, str]] = [
     (AVATAR, "--zero 0 --precision fp32 --micro-batch 128"),
@@ -90,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=Path("docs/gpu-memory"))
+    parser.add_argument("--seconds", type=float, default=540.0, help="after which no further cell is begun")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small networks")
     given = parser.parse_args()
     import torch
@@ -98,25 +98,30 @@ def main() -> None:
         raise SystemExit("no GPU here: --rehearse runs the program on the CPU")
     began, out = time.monotonic(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    outside = None if given.rehearse else differences()
+    written = out / "gpu-memory.json"
+    before = json.loads(written.read_text()) if written.exists() else {}
+    outside = None if given.rehearse else before.get("outside") or differences()
     result: dict[str, Any] = {
         "schema": "diffcore.gpu-memory/1",
         "outside": outside,
-        "cells": [],
+        "cells": before.get("cells", []),
         "failed": [],
         "rehearsal": given.rehearse,
     }
+    done = {(row["config"], row["flags"]) for row in result["cells"]}
 
     def save() -> None:
         result["seconds"] = round(time.monotonic() - began)
-        (out / "gpu-memory.json").write_text(json.dumps(result, indent=1) + "\n")
+        written.write_text(json.dumps(result, indent=1) + "\n")
 
     if outside:
         found = {name: size // MIB if isinstance(size, int) else size for name, size in outside.items()}
         print(f"outside torch's allocator, MiB: {found}")
     save()
     for config, flags in SMALL if given.rehearse else CELLS:
-        if time.monotonic() - began > LIMIT:
+        if (config, flags) in done:
+            continue
+        if time.monotonic() - began > given.seconds:
             result["failed"].append({"config": config, "flags": flags, "failed": "left out: no time"})
             continue
         row = cell(config, flags, out, outside)
@@ -130,7 +135,7 @@ def main() -> None:
             f"worst error of a peak {result['worst_peak_error']:.2%}, worst residual "
             f"{result['worst_residual']:.2%}"
         )
-    if time.monotonic() - began < LIMIT:
+    if time.monotonic() - began < given.seconds:
         cost = overhead("demo.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128)
         result["overhead"] = cost
         print(f"memory.trace costs {cost['ratio']:.2%} of a run")
@@ -207,13 +212,11 @@ def row_line(row: dict[str, Any]) -> str:
 
 
 def entry(outside: dict[str, Any]) -> str:
-    """For CALIBRATIONS; NCCL's share stays assumed, since one rank alone says nothing of several."""
-    from diffcore.memory.calibration import ASSUMED
-
+    """For CALIBRATIONS; NCCL's share is that of a group of one rank."""
     context = outside["context"] + outside["cublas"] + outside["cudnn"]
     return (
         f"for diffcore/memory/calibration.py:\n    ({outside['gpu']!r}, {outside['cuda']!r}): Calibration("
-        f"{context}, {outside['workspaces']}, {ASSUMED.nccl}, 'benchmarks/gpu_memory.py', measured=True),"
+        f"{context}, {outside['workspaces']}, {outside['nccl']}, 'benchmarks/gpu_memory.py', measured=True),"
     )
 
 

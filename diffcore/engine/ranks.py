@@ -112,4 +112,6 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 def barrier() -> None:
     """Wait until every rank is here."""
-    torch.distributed.barrier()
+    # NCCL would guess the device from the rank, which is another where a task is shown one GPU only.
+    on_gpu = torch.distributed.get_backend() == "nccl"
+    torch.distributed.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)

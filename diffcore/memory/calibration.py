@@ -20,28 +20,42 @@ class Calibration:
     context: int
     """CUDA context and loaded kernels."""
     workspaces: int
-    """cuBLAS's workspace: 8 of 4 MiB, as CUBLAS_WORKSPACE_CONFIG=:4096:8 of engine.start asks; inside torch's
-    allocator. cuDNN's depend on the algorithm it picks and are not in it."""
+    """cuBLAS's workspaces, inside torch's allocator: 8 of 4 MiB (engine.start's CUBLAS_WORKSPACE_CONFIG)
+    for each thread that multiplies (forward's and backward's). cuDNN's depend on the algorithm that it picks
+    and are not in it."""
     nccl: int
-    """NCCL's buffers of one process group, with more than one rank."""
+    """NCCL's buffers of one process group; a group of one rank has them too."""
     source: str
     measured: bool = False
     nccl_measured: bool = False
-    """Only with more than one GPU: one rank's group of its own is far smaller."""
+    """Over more than one GPU; a ``measured`` one is of a group of one rank at least."""
 
-    @property
-    def source_nccl(self) -> str:
+    def nccl_known(self, ranks: int) -> bool:
+        """Whether NCCL's figure was measured for a group of so many ranks."""
+        return self.nccl_measured or (self.measured and ranks == 1)
+
+    def source_nccl(self, ranks: int) -> str:
         """Where NCCL's figure is from."""
-        return self.source if self.nccl_measured else ASSUMED.source
+        if self.nccl_known(ranks) or not self.measured:
+            return self.source
+        return f"{self.source}, of a group of one rank"
 
 
 ASSUMED = Calibration(
     context=520 * MIB,
     workspaces=32 * MIB,
     nccl=600 * MIB,
-    source="assumed: no GPU was measured here; NCCL's issue 964 reports 544 to 688 MB per group",
+    source="assumed: this GPU was not measured; NCCL's issue 964 reports 544 to 688 MB per group",
 )
-CALIBRATIONS: dict[tuple[str, str], Calibration] = {}
+CALIBRATIONS: dict[tuple[str, str], Calibration] = {
+    ("NVIDIA H200", "13.0"): Calibration(
+        context=697 * MIB,
+        workspaces=65 * MIB,
+        nccl=558 * MIB,
+        source="benchmarks/gpu_memory.py, docs/gpu.md",
+        measured=True,
+    ),
+}
 """(NVML's name of the GPU, torch.version.cuda) -> what was measured on it."""
 
 GPUS = {"24GB": 24, "40GB": 40, "80GB": 80, "141GB": 141}

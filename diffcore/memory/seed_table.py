@@ -71,8 +71,8 @@ def _heading() -> list[str]:
     return [
         "# Where the memory of the avatar model goes",
         "",
-        "Made by `python -m diffcore.memory seed-table`. Every figure of ours is planned; none was run on",
-        "a GPU.",
+        "Made by `python -m diffcore.memory seed-table`. Every figure of ours is planned;",
+        "docs/gpu.md has the same configs measured on a GPU.",
         "The model that `configs/avatar.yaml` follows was trained by its author in fp32 at batch 128 and",
         "64 x 64 pixels on an A10G of 24 GB; what is said of it here are that author's published figures.",
         "MiB throughout.",
@@ -123,6 +123,7 @@ def _where(planned: Plan, outputs: int) -> list[str]:
         f"| allocator: rounding, fragments, cache | | {held / MIB:,.0f} |",
         f"| library workspaces (assumed) | | {planned.outside.workspaces / MIB:,.0f} |",
         f"| CUDA context (assumed) | | {planned.outside.context / MIB:,.0f} |",
+        f"| NCCL, of a group of one rank too (assumed) | | {planned.outside.nccl / MIB:,.0f} |",
         f"| nvidia-smi | {SMI:,} | {planned.smi / MIB:,.0f} |",
         f"| left unexplained | {SMI - OUTPUTS - FOLLOWED * 16 / MIB:,.0f} | a plan has no remainder |",
         "",
@@ -148,13 +149,12 @@ def _remedies(planner: Planner) -> list[str]:
     shared: list[tuple[str, dict[str, Any], int]]
     shared = [(f"fp32, ZeRO-{zero} over 8 GPUs", {"zero": zero}, 8) for zero in range(4)]
     shared += [(f"bf16, ZeRO-{z} over 8 GPUs", {"zero": z, "precision": "bf16"}, 8) for z in (1, 2, 3)]
-    nccl = planner.plan(planner.config, 1).outside.nccl // MIB
     lines = [
         "## What each remedy saves",
         "",
-        f"Micro batch {BATCH} on every GPU. Over 8 GPUs NCCL's {nccl} MiB (assumed) come on top, and from",
-        "ZeRO-1 on the buckets of `configs/deepspeed`, which for a model of this size can weigh",
-        "as much as the states that are shared out: a lower `reduce_bucket_size` gives that back.",
+        f"Micro batch {BATCH} on every GPU. From ZeRO-1 on the buckets of `configs/deepspeed` come on top,",
+        "which for a model of this size can weigh as much as the states that are shared out: a lower",
+        "`reduce_bucket_size` gives that back.",
         "",
         "| | states after the step | peak of tensors | nvidia-smi | saved |",
         "|---|---:|---:|---:|---:|",

@@ -30,7 +30,8 @@ class Usage:
     """Of it the driver and the firmware, where ``used`` has them in it."""
     complete: bool = False
     """Whether the figures are NVML's, so that the sum can be closed against them."""
-    ranks: int = 1
+    ranks: int = 0
+    """Of the process group; 0: there is none."""
     outside: Calibration = ASSUMED
     kept: int = 0
     """Of ``used`` freed and kept by malloc, on a CPU."""
@@ -56,8 +57,8 @@ class Usage:
             rows.append(("driver", self.driver, "NVML"))
             rows.append(("CUDA context", outside.context, outside.source))
             explained += (self.others or 0) + self.driver + outside.context
-            if self.ranks > 1:
-                rows.append(("NCCL", outside.nccl, outside.source_nccl))
+            if self.ranks:
+                rows.append(("NCCL", outside.nccl, outside.source_nccl(self.ranks)))
                 explained += outside.nccl
         rows.append(("residual", self.used - explained, "difference"))
         return [{"name": n, "bytes": b, "source": s} for n, b, s in rows]
@@ -69,7 +70,7 @@ def usage(device: torch.device) -> Usage:
         return Usage("cpu", _resident(), "RSS (/proc/self/statm)", kept=malloc.kept())
 
     reserved = torch.cuda.memory_reserved(device)
-    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 0
     try:
         found = nvml.device_memory(str(torch.cuda.get_device_properties(device).uuid))
     except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...

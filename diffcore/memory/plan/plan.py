@@ -120,8 +120,7 @@ class Plan:
         """The number that nvidia-smi will show: segments are not given back, so the largest counts."""
         if self.device == "cpu":
             return self.peak.allocated
-        nccl = self.outside.nccl if self.world > 1 else 0
-        return self.reserved + self.outside.context + self.outside.workspaces + nccl
+        return self.reserved + self.outside.context + self.outside.workspaces + self.outside.nccl
 
     def fits(self, gigabytes: float) -> bool:
         """Whether a card that is sold with so many GB holds it."""
@@ -311,11 +310,11 @@ def closure(plan: Plan) -> list[dict[str, Any]]:
     rows: list[tuple[str, int, str]] = [(name, size, "planned") for name, size in peak.bytes.items() if size]
     if plan.device != "cpu":
         how, nccl = (
-            "measured" if yes else "assumed" for yes in (plan.outside.measured, plan.outside.nccl_measured)
+            "measured" if yes else "assumed"
+            for yes in (plan.outside.measured, plan.outside.nccl_known(plan.world))
         )
         rows.append(("allocator: rounding, fragments, cache", plan.reserved - peak.allocated, "planned"))
         rows.append(("library workspaces", plan.outside.workspaces, how))
         rows.append(("CUDA context", plan.outside.context, how))
-        if plan.world > 1:
-            rows.append(("NCCL", plan.outside.nccl, nccl))
+        rows.append(("NCCL", plan.outside.nccl, nccl))
     return [{"name": name, "bytes": size, "source": source} for name, size, source in rows]

@@ -120,7 +120,9 @@ def test_a_calibration_is_of_a_gpu_and_a_version(gpu: pytest.MonkeyPatch) -> Non
     mine = Calibration(300 * MIB, 32 * MIB, ASSUMED.nccl, "seen", measured=True)
     gpu.setitem(CALIBRATIONS, ("NVIDIA A10G", "12.8"), mine)
     assert calibration("NVIDIA A10G", "12.8") == calibration("NVIDIA A10G") == mine
-    assert mine.source_nccl == ASSUMED.source  # one GPU says nothing of NCCL between several
+    # One GPU says nothing of NCCL between several.
+    assert mine.source_nccl(1) == "seen" and mine.source_nccl(8) == "seen, of a group of one rank"
+    assert mine.nccl_known(1) and not mine.nccl_known(8) and not ASSUMED.nccl_known(1)
     older = calibration("NVIDIA A10G", "12.6")
     assert older.context == mine.context and not older.measured and "CUDA 12.8" in older.source
     assert calibration("another", "12.8") is ASSUMED
@@ -161,9 +163,10 @@ def test_blocks_that_nothing_followed_has() -> None:
     assert unfollowed(segments, [10_000, 90_000, 5]) == (2048 + 4096, 2)
 
 
-def test_several_ranks_have_nccl(gpu: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ranks", [1, 8])
+def test_a_group_has_nccl(gpu: pytest.MonkeyPatch, ranks: int) -> None:
     gpu.setattr(torch.distributed, "is_initialized", lambda: True)
-    gpu.setattr(torch.distributed, "get_world_size", lambda: 8)
+    gpu.setattr(torch.distributed, "get_world_size", lambda: ranks)
     rows = named(measure(gpu, fake({"GPU-abc": {"used": 9000 * MIB}})))
     assert rows["NCCL"] == ASSUMED.nccl // MIB and rows["residual"] > 0
 
