@@ -11,17 +11,18 @@ a level off here and there, more where the filter overshoots.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 ONE = 1 << 15  # the weights' unit
 LINES = 4  # of the result, done by one product: few, for they share most of the lines they are made from
+PRODUCT = 1 << 18  # multiplications of one product; OpenBLAS and MKL share out larger ones over threads
 PIECE = 1 << 22  # pixels computed with at a time: 64 MiB of floats, more than an image of usual size has
 OPAQUE = 0xFF << 24  # least value of a pixel whose alpha is 255, as one little-endian number
 
-# The result's first line that a product makes, the first line it is made from, and the weights [lines, from].
-Band = tuple[int, int, NDArray[np.float32]]
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 def over_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -51,35 +52,44 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     edge, _, channels = pixels.shape
     if edge == size:
         return np.ascontiguousarray(pixels[..., :3])
-    bands = _bands(edge, size)
-    made = np.empty((size, edge * channels), np.float32)
-    for first, low, weights in bands:
-        source, result = pixels[low : low + weights.shape[1]], made[first : first + len(weights)]
-        step = max(PIECE // len(source), 1)
-        for left in range(0, edge, step):
-            lines = source[:, left : left + step].astype(np.float32, "C").reshape(len(source), -1)
-            np.matmul(weights, lines, out=result[:, channels * left : channels * (left + step)])
-    turned = np.ascontiguousarray(made.T).reshape(edge, channels * size)  # [x of the source, channel and y]
-    whole = np.empty((size, 3 * size))  # [x, channel and y]
-    for first, low, weights in bands:
-        columns = turned[low : low + weights.shape[1], : 3 * size].astype(np.float64)
-        np.matmul(weights, columns, out=whole[first : first + len(weights)])
+    index, weights = _bands(edge, size)
+    made = _products(index, weights, pixels.reshape(edge, -1))[:size]
+    # [x of the source, y and channel]
+    turned = made.reshape(size, edge, channels)[..., :3].transpose(1, 0, 2).reshape(edge, -1)
+    whole = _products(index, weights.astype(np.float64), turned)[:size]
     rounded = (whole / ONE**2 + 0.5).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(rounded.reshape(size, 3, size).transpose(2, 0, 1))
+    return np.ascontiguousarray(rounded.reshape(size, size, 3).transpose(1, 0, 2))
+
+
+def _products(index: NDArray[np.intp], weights: NDArray[Float], source: NDArray[Any]) -> NDArray[Float]:
+    """The weighted sums of ``source``'s lines [from, W], in the type of the weights: [lines, W].
+
+    All bands in one call, so that threads seldom wait for each other between two of them; in pieces so small
+    that a BLAS takes no threads of its own.
+    """
+    bands, lines, several = weights.shape
+    made = np.empty((bands, lines, source.shape[1]), weights.dtype)
+    step = max(PRODUCT // (lines * several), 1)
+    for left in range(0, source.shape[1], step):
+        some = source[:, left : left + step][index].astype(weights.dtype)
+        np.matmul(weights, some, out=made[:, :, left : left + step])
+    return made.reshape(bands * lines, -1)
 
 
 @lru_cache(maxsize=16)
-def _bands(edge: int, size: int) -> list[Band]:
-    """The weights by which ``edge`` lines become ``size`` ones."""
-    found = []
-    for first in range(0, size, LINES):
-        rows = [_weights(line, edge, size) for line in range(first, min(first + LINES, size))]
-        low, high = rows[0][0], max(start + len(weights) for start, weights in rows)
-        matrix = np.zeros((len(rows), high - low), np.float32)
-        for row, (start, weights) in zip(matrix, rows, strict=True):
-            row[start - low : start - low + len(weights)] = weights
-        found.append((first, low, matrix))
-    return found
+def _bands(edge: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """How ``edge`` lines become ``size`` ones: the lines that each band of ``LINES`` is made from [bands,
+    from], and the weights [bands, LINES, from]; the last band may have more lines than there are to make."""
+    rows = [_weights(line, edge, size) for line in range(size)]
+    parts = [rows[first : first + LINES] for first in range(0, size, LINES)]
+    reach = [(part[0][0], max(low + len(weights) for low, weights in part)) for part in parts]
+    several = max(high - low for low, high in reach)
+    found = np.zeros((len(parts), LINES, several), np.float32)
+    starts = np.array([min(low, edge - several) for low, _ in reach], np.intp)
+    for band, start, part in zip(found, starts, parts, strict=True):
+        for row, (low, weights) in zip(band, part, strict=False):
+            row[low - start : low - start + len(weights)] = weights
+    return starts[:, None] + np.arange(several), found
 
 
 def _weights(line: int, edge: int, size: int) -> tuple[int, NDArray[np.float64]]:
