@@ -69,7 +69,7 @@ def _products(index: NDArray[np.intp], weights: NDArray[Float], source: NDArray[
     """
     bands, lines, several = weights.shape
     made = np.empty((bands, lines, source.shape[1]), weights.dtype)
-    step = max(PRODUCT // (lines * several), 1)
+    step = max(min(PRODUCT // lines, 4 * PIECE // bands) // several, 1)
     for left in range(0, source.shape[1], step):
         some = source[:, left : left + step][index].astype(weights.dtype)
         np.matmul(weights, some, out=made[:, :, left : left + step])

@@ -43,18 +43,19 @@ def test_resize_is_closer_to_the_exact_one_than_pillow(edge: int, size: int) -> 
 @pytest.mark.parametrize(("edge", "size"), [(360, 64), (7, 20), (3000, 8), (4096, 4096)])
 def test_sums_are_exact_in_any_order(edge: int, size: int) -> None:
     """What makes the pixels independent of the machine: no sum leaves the whole numbers of a float32."""
-    for _, low, weights in _bands(edge, size):
-        assert (weights == np.rint(weights)).all()
-        assert (weights.sum(1) == ONE).all()
-        assert 255 * np.abs(weights).sum(1).max() < 2**24
-        assert 0 <= low <= low + weights.shape[1] <= edge
+    index, bands = _bands(edge, size)
+    weights = bands.reshape(-1, bands.shape[2])
+    assert (weights == np.rint(weights)).all()
+    assert (weights[:size].sum(1) == ONE).all() and not weights[size:].any()
+    assert 255 * np.abs(weights).sum(1).max() < 2**24
+    assert 0 <= index.min() <= index.max() < edge
 
 
 def test_resize_is_the_one_in_whole_numbers() -> None:
     pixels, size = noise(90), 16
     dense = np.zeros((size, 90), np.int64)
-    for first, low, weights in _bands(90, size):
-        dense[first : first + len(weights), low : low + weights.shape[1]] = weights
+    for band, (index, weights) in enumerate(zip(*_bands(90, size), strict=True)):
+        dense[band * len(weights) : (band + 1) * len(weights), index] = weights
     whole = np.einsum("yi,ijc,xj->yxc", dense, pixels.astype(np.int64), dense)
     assert np.array_equal(resize(pixels, size), ((whole + ONE**2 // 2) // ONE**2).clip(0, 255))
 
