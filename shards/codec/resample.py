@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 ONE = 1 << 15  # the weights' unit
 LINES = 4  # of the result, done by one product: few, for they share most of the lines they are made from
-PRODUCT = 1 << 18  # multiplications of one product; OpenBLAS and MKL share out larger ones over threads
+SMALL = 1 << 19  # numbers that all bands are made from: those of an image of some 300 pixels, to 64
 PIECE = 1 << 22  # pixels computed with at a time: 64 MiB of floats, more than an image of usual size has
 OPAQUE = 0xFF << 24  # least value of a pixel whose alpha is 255, as one little-endian number
 
@@ -49,31 +49,34 @@ def _over_white(numbers: NDArray[np.uint32]) -> None:
 
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The first three channels of a square [E, E, C], as [size, size, 3]."""
-    edge, _, channels = pixels.shape
+    edge = len(pixels)
     if edge == size:
         return np.ascontiguousarray(pixels[..., :3])
     index, weights = _bands(edge, size)
     made = _products(index, weights, pixels.reshape(edge, -1))[:size]
-    # [x of the source, y and channel]
-    turned = made.reshape(size, edge, channels)[..., :3].transpose(1, 0, 2).reshape(edge, -1)
-    whole = _products(index, weights.astype(np.float64), turned)[:size]
-    rounded = (whole / ONE**2 + 0.5).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(rounded.reshape(size, size, 3).transpose(1, 0, 2))
+    turned = np.ascontiguousarray(made.T).reshape(edge, -1)  # [x of the source, channel and y]
+    whole = _products(index, weights.astype(np.float64), turned[:, : 3 * size])[:size]
+    rounded = (whole / ONE**2 + 0.5).clip(0, 255).astype(np.uint8)  # [x, channel and y]
+    return np.ascontiguousarray(rounded.reshape(size, 3, size).transpose(2, 0, 1))
 
 
 def _products(index: NDArray[np.intp], weights: NDArray[Float], source: NDArray[Any]) -> NDArray[Float]:
     """The weighted sums of ``source``'s lines [from, W], in the type of the weights: [lines, W].
 
-    All bands in one call, so that threads seldom wait for each other between two of them; in pieces so small
-    that a BLAS takes no threads of its own.
+    Of a small image all bands in one call: between two of them threads wait for each other. Of a large one
+    band by band, which a core's cache holds.
     """
     bands, lines, several = weights.shape
-    made = np.empty((bands, lines, source.shape[1]), weights.dtype)
-    step = max(min(PRODUCT // lines, 4 * PIECE // bands) // several, 1)
-    for left in range(0, source.shape[1], step):
-        some = source[:, left : left + step][index].astype(weights.dtype)
-        np.matmul(weights, some, out=made[:, :, left : left + step])
-    return made.reshape(bands * lines, -1)
+    width = source.shape[1]
+    if bands * several * width <= SMALL:
+        return np.matmul(weights, source[index].astype(weights.dtype)).reshape(-1, width)
+    made = np.empty((bands, lines, width), weights.dtype)
+    step = max(PIECE // several, 1)
+    for result, low, band in zip(made, index[:, 0], weights, strict=True):
+        for left in range(0, width, step):
+            some = source[low : low + several, left : left + step].astype(weights.dtype, "C")
+            np.matmul(band, some, out=result[:, left : left + step])
+    return made.reshape(-1, width)
 
 
 @lru_cache(maxsize=16)
