@@ -68,9 +68,10 @@ def _products(index: NDArray[np.intp], weights: NDArray[Float], source: NDArray[
     """
     bands, lines, several = weights.shape
     width = source.shape[1]
-    if bands * several * width <= SMALL:
-        return np.matmul(weights, source[index].astype(weights.dtype)).reshape(-1, width)
     made = np.empty((bands, lines, width), weights.dtype)
+    if bands * several * width <= SMALL:
+        np.matmul(weights, source[index].astype(weights.dtype), out=made)
+        return made.reshape(-1, width)
     step = max(PIECE // several, 1)
     for result, low, band in zip(made, index[:, 0], weights, strict=True):
         for left in range(0, width, step):
