@@ -14,12 +14,14 @@ our own decoder, and one after the other, with the share of that which we reach;
 its neighbours are apart and how many reads a MiB takes.
 
 "foreign64" and "foreign256" are tars of JPEGs of so many pixels, as webdataset writes them: ours reads them
-in place by an index of shards.index, webdataset decodes and resizes them by the same functions.
+in place by an index of shards.index, webdataset (and Megatron-Energon, where it is installed) decodes and
+resizes them by the same functions.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import io
 import json
@@ -209,10 +211,14 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "images_per_second": medians,
         "ratios": ratios(medians),
         "ratios_in_order": ratios(medians, "_in_order"),
-        # One process each; ours decodes with two threads, which a run's default is.
+        # Ours is the better of one thread and two: of small images the threads mostly wait for each other.
         "ratios_foreign_one_process": {
-            edge: round(medians[f"ours_foreign{edge}_2"] / medians[f"webdataset_foreign{edge}"], 2)
-            for edge in FOREIGN
+            name: round(max(medians[ours], medians[f"{ours}_2"]) / medians[name], 2)
+            for ours, name in foreign_pairs(medians)
+        },
+        "ratios_foreign_two_workers": {
+            name: round(medians[f"{ours}_workers"] / medians[f"{name}_2"], 2)
+            for ours, name in foreign_pairs(medians)
         },
         "ratios_torch": {
             name + ending: round(medians[f"ours_torch{ending}"] / medians[name + ending], 2)
@@ -231,9 +237,17 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 1),
         "absent": [
-            name for name in ("streaming", "litdata", "deflate", "cv2") if not importlib.util.find_spec(name)
+            name
+            for name in ("streaming", "litdata", "megatron", "deflate", "cv2")
+            if not importlib.util.find_spec(name)
         ],
     }
+
+
+def foreign_pairs(medians: dict[str, float]) -> list[tuple[str, str]]:
+    """Ours and another reader of the same tars."""
+    pairs = [(f"foreign{edge}", who) for edge in FOREIGN for who in ("webdataset", "energon")]
+    return [(f"ours_{which}", f"{who}_{which}") for which, who in pairs if f"{who}_{which}" in medians]
 
 
 def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
@@ -241,10 +255,15 @@ def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
     found = {}
     for name, rate in medians.items():
         two = name.endswith("_2")
-        if "alone" in name or name.startswith("ours") or name.endswith("_1") or (two and ending):
+        if (
+            "alone" in name
+            or "foreign" in name
+            or name.startswith("ours")
+            or name.endswith("_1")
+            or (two and ending)
+        ):
             continue
-        kind = next((f"foreign{edge}" for edge in FOREIGN if f"foreign{edge}" in name), "png")
-        ours = f"ours_{'npy' if '_raw' in name else kind}{ending}{'_2' * two}"
+        ours = f"ours_{'npy' if '_raw' in name else 'png'}{ending}{'_2' * two}"
         if ours in medians:
             found[name] = round(medians[ours] / rate, 2)
     return found
@@ -293,6 +312,46 @@ def foreign(edge: int, count: int, scratch: Path) -> dict[str, Callable[[], int]
         f"ours_foreign{edge}_workers": ours_loaded,
         f"webdataset_foreign{edge}": lambda: loaded(stock(), 0),
         f"webdataset_foreign{edge}_2": stock_loaded,
+        **(by_energon(folder, edge, count) if importlib.util.find_spec("megatron") else {}),
+    }
+
+
+def by_energon(folder: Path, edge: int, count: int) -> dict[str, Callable[[], int]]:
+    """NVIDIA's Megatron-Energon over the same tars, with the same decode and resize."""
+    import torch
+    from megatron import energon
+
+    class Encoder(energon.DefaultTaskEncoder):
+        decoder = None
+
+        def encode_sample(self, sample: Any) -> Any:
+            image = prepare(decode_source(sample.image, "jpg"), "jpg", None, 64)
+            return dataclasses.replace(sample, image=torch.from_numpy(image), label=int(sample.label))
+
+    words = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "ImageClassificationSample"]
+    fields = ["--field-map", json.dumps({"image": "jpg", "label": "cls"})]
+    # fmt: off
+    subprocess.run(
+        [sys.executable, "-m", "megatron.energon.cli.main", "prepare", *words, *fields, str(folder)],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    # fmt: on
+
+    def energon_loaded(workers: int) -> int:
+        data = energon.get_train_dataset(
+            folder,
+            worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=workers),
+            batch_size=BATCH,
+            shuffle_buffer_size=None,
+            max_samples_per_sequence=None,
+            task_encoder=Encoder(),
+        )
+        batches = islice(energon.get_loader(data), -(-count // BATCH))
+        return min(count, sum(len(batch.image) for batch in batches))
+
+    return {
+        f"energon_foreign{edge}": lambda: energon_loaded(0),
+        f"energon_foreign{edge}_2": lambda: energon_loaded(2),
     }
 
 
