@@ -165,8 +165,8 @@ class ParquetImages:
             named = name in self._asked.columns
             self._columns[name] = ClassColumn(name, classes) if classes else Column(name, named)
         column = self._columns[name]
-        if column.classes != classes:
-            both = classes and column.classes
+        if column.class_names != classes:
+            both = classes and column.class_names
             told = "other classes than in the files before" if both else "with class names in some files only"
             raise InputError(f"{where}: column {name}: {told}")
         try:

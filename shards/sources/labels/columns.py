@@ -39,9 +39,6 @@ class Column:
     ``named``: a user asked for it, so many values are meant.
     """
 
-    classes: tuple[str, ...] = ()
-    """The variants' names where they are known before."""
-
     def __init__(self, name: str, named: bool = False) -> None:
         self.name = name
         self._most = VARIANTS_CAP if named else STRINGS_CAP
@@ -52,6 +49,8 @@ class Column:
         self._codes = array("i")  # a row's place in _seen.texts, or UNKNOWN
         self._seen = _Seen()
         self._numbers: array[float] | None = None  # in place of both where numbers are too many
+        self.class_names: tuple[str, ...] = ()
+        """The variants' names where they are known before."""
 
     def add(self, cells: Iterable[Cell], row: int | None = None) -> None:
         """The next rows' cells, after unknown ones up to ``row``."""
@@ -147,19 +146,19 @@ class Column:
 
 
 class ClassColumn(Column):
-    """The variants' numbers; their names are the ``classes``, as of Hugging Face's ClassLabel."""
+    """The variants' numbers; their names are the ``class_names``, as of Hugging Face's ClassLabel."""
 
-    def __init__(self, name: str, classes: tuple[str, ...]) -> None:
+    def __init__(self, name: str, class_names: tuple[str, ...]) -> None:
         super().__init__(name)
-        self.classes = classes
-        self._seen.texts = {text: number for number, text in enumerate(classes)}
+        self.class_names = class_names
+        self._seen.texts = {text: number for number, text in enumerate(class_names)}
 
     def add(self, cells: Iterable[Cell], row: int | None = None) -> None:
         """As of Column. LeftOut for what is no number of a class; -1 is unknown, as null is."""
         self._codes.extend([UNKNOWN] * ((row or 0) - len(self._codes)))
         for cell in cells:
-            if cell is not None and (type(cell) is not int or not UNKNOWN <= cell < len(self.classes)):
-                raise LeftOut(f"{cell!r:.40}; allowed: 0 to {len(self.classes) - 1}")
+            if cell is not None and (type(cell) is not int or not UNKNOWN <= cell < len(self.class_names)):
+                raise LeftOut(f"{cell!r:.40}; allowed: 0 to {len(self.class_names) - 1}")
             self._codes.append(UNKNOWN if cell is None else cell)
 
     def attribute(
@@ -167,7 +166,7 @@ class ClassColumn(Column):
     ) -> tuple[Attribute, array[int]]:
         """As of Column."""
         self._codes.extend([UNKNOWN] * (max(rows, default=-1) + 1 - len(self._codes)))
-        attribute = Attribute(self.name, len(self.classes), self.classes)
+        attribute = Attribute(self.name, len(self.class_names), self.class_names)
         return attribute, array("i", (self._codes[row] for row in rows))
 
 
