@@ -66,7 +66,8 @@ def _shards_again(
                 yield from plan.chunks()
 
     crop, size, encoding = settings.crop_for(source), settings.size, settings.image
-    work = partial(encode, crop=crop, size=size, encoding=encoding)
+    names = [attribute.name for attribute in source.schema]
+    work = partial(encode, names=names, crop=crop, size=size, encoding=encoding)
     left = set(wanted)
     with closing(map_in_order(work, chunks(), jobs)) as encoded:
         for first in encoded:

@@ -145,7 +145,13 @@ def pack(
             progress(len(chunk.records.rows) + len(chunk.bad))
             note(name, chunk.bad)
 
-    work = partial(encode, crop=settings.crop_for(source), size=settings.size, encoding=settings.image)
+    work = partial(
+        encode,
+        names=[attribute.name for attribute in source.schema],
+        crop=settings.crop_for(source),
+        size=settings.size,
+        encoding=settings.image,
+    )
     with open_journal(out, about) as journal:
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:

@@ -25,8 +25,13 @@ class Portion(NamedTuple):
     bad: list[Bad]
 
 
-def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: str) -> Portion:
-    """The samples as they stand in a shard, without the bad ones. OSError where the disk fails."""
+def encode(
+    samples: Sequence[Sample], *, names: Sequence[str], crop: int | None, size: int, encoding: str
+) -> Portion:
+    """The samples as they stand in a shard, without the bad ones; ``names`` are the schema's.
+
+    OSError where the disk fails.
+    """
     malloc.keep_images()
     bad: list[Bad] = []
 
@@ -39,7 +44,7 @@ def encode(samples: Sequence[Sample], *, crop: int | None, size: int, encoding: 
                 continue
             yield sample.key, sample.labels, encode_pixels(pixels, encoding)
 
-    return Portion(records(packed(), encoding), bad)
+    return Portion(records(packed(), names, encoding), bad)
 
 
 def _decode(sample: Sample) -> Picture:

@@ -36,8 +36,10 @@ class Records(NamedTuple):
     rows: list[Row]
 
 
-def records(samples: Iterable[tuple[str, dict[str, int], bytes]], encoding: str) -> Records:
-    """The members of samples given as key, labels in the schema's order, and image.
+def records(
+    samples: Iterable[tuple[str, dict[str, int], bytes]], names: Sequence[str], encoding: str
+) -> Records:
+    """The members of samples given as key, labels and image; ``names`` are the schema's, in its order.
 
     Owner, mode and time are fixed: the same samples give the same bytes.
     """
@@ -56,7 +58,7 @@ def records(samples: Iterable[tuple[str, dict[str, int], bytes]], encoding: str)
             add(f"{key}.cls", cls)
         label_at = add(f"{key}.json", label)
         image_at = add(f"{key}.{encoding}", image)
-        numbers = tuple(labels.values())
+        numbers = tuple(labels[name] for name in names)
         rows.append((key, image_at, label_at, len(image), len(label), zlib.crc32(image), numbers))
     return Records(bytes(data), rows)
 

@@ -258,10 +258,10 @@ class Layout:
 def key_of(path: PurePosixPath, any_depth: bool = False) -> str:
     """The key of the file at ``path`` below the source; see the module's text.
 
-    Two files never share one but where their names differ in the suffix only, if all lie equally deep, or
-    if keys are made for ``any_depth``.
+    Two files never share one but where their names differ in the suffix of images only, if all lie equally
+    deep, or if keys are made for ``any_depth``.
     """
-    *folders, stem = (*path.parts[:-1], path.stem)
+    *folders, stem = (*path.parts[:-1], path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name)
     plain = "__".join((*folders, stem))
     # The first __ then tell where the folders end, so two different files never share a key.
     injective = not any("__" in name or name.endswith("_") for name in folders)

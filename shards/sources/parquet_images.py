@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.system_error import reading, sha256_of
-from shards.schema import UNKNOWN, VARIANTS_CAP, Attribute, one_hot_width
 from shards.sources.base import (
     AS_IT_IS,
     IMAGE_CAP,
@@ -32,9 +29,16 @@ from shards.sources.base import (
     passed_over,
 )
 from shards.sources.imagefolder import has_images, walk
-from shards.sources.labels.attributes import check_bins, labelled, no_column, some
-from shards.sources.labels.columns import Column, LeftOut, shown, text_of
-from shards.sources.labels.parquet import check_unpacked, faults, open_parquet, parquet_blocks
+from shards.sources.labels.attributes import as_shown, check_bins, labelled, no_column, some
+from shards.sources.labels.columns import ClassColumn, Column, LeftOut, shown, text_of
+from shards.sources.labels.parquet import (
+    cells_of,
+    check_unpacked,
+    faults,
+    is_plain,
+    open_parquet,
+    parquet_blocks,
+)
 from shards.sources.layout import METADATA, SPLIT_NAMES, key_of
 from shards.sources.tars.places import splits
 
@@ -54,29 +58,31 @@ class ParquetImages:
     def __init__(self, path: Path, asked: Asked = AS_IT_IS) -> None:
         asked.only(self.kind, "columns", "bins", "key", "image_field")
         check_bins(asked.bins)
-        self.name, self._asked = path.resolve().name, asked
+        self.name, self._asked = path.resolve().name, as_shown(asked)
         self._files, self.notes = _files(path)
+        self._names = _names(path, self._files)
         self._paths: list[str | None] = []  # what names each image
         self._columns: dict[str, Column] = {}
-        self._classes: dict[str, tuple[tuple[str, ...], array[int]]] = {}  # names and numbers of ClassLabels
         self._there: dict[str, None] = {}  # all columns besides the images
         self._images: list[str] = []  # the image column of each file
         self._counts: list[int] = []
         for file in self._files:
             self._read_labels(file)
         total = sum(self._counts)
-        for name in asked.columns:
-            if name not in self._columns and name not in self._classes:
+        for name in self._asked.columns:
+            if name == self._asked.key:
+                raise InputError(f"--columns: {name} names the images")
+            if name not in self._columns:
                 raise InputError(f"{path}: --columns: {no_column(name, list(self._there))}")
 
-        of_file = splits(self._files)
-        told = [split for split, count in zip(of_file, self._counts, strict=True) for _ in range(count)]
-        self._splits = told if any(told) else self._splits_of_rows(total)
+        self._splits = self._told_splits(total)
         self.split_by = "source" if any(self._splits) else "key"
         if "val" not in self._splits:
             # It is cut from the training samples by a hash of their keys.
             self._splits = [None if split == "train" else split for split in self._splits]
-        self.schema = self._label([split in (None, "train") for split in self._splits])
+        training = [split in (None, "train") for split in self._splits]
+        found = labelled(self._columns, self._asked, range(total), training, str(self._files[0]))
+        self.schema, self._variants, self.notes = found.schema, found.variants, (*self.notes, *found.notes)
         self._keys = self._named()
         self.total: int | None = total
         self._read = 0
@@ -123,9 +129,7 @@ class ParquetImages:
             file = open_parquet(stream, where)
             image = _image_column(file.schema_arrow, self._asked.image_field, where)
             classes = _class_names(file.schema_arrow)
-            has_path = key is None and f"{image}.path" in {
-                file.schema.column(number).path for number in range(len(file.schema))
-            }
+            has_path = key is None and _has_path(file.schema_arrow.field(image).type)
             names = [shown(name) for name in file.schema_arrow.names]
             self._there |= dict.fromkeys(name for name in names if name != shown(image))
             if key is not None and key not in names:
@@ -136,11 +140,8 @@ class ParquetImages:
                 for name, cells in block.items():
                     if name == key:
                         self._paths.extend(map(text_of, cells))
-                    elif name in classes:
-                        self._add_class(name, classes[name], cells, before + rows, where)
                     elif name != shown(image) and self._is_wanted(name):
-                        column = self._columns.setdefault(name, Column(name, name in self._asked.columns))
-                        column.add(cells, before + rows)
+                        self._add(name, classes.get(name, ()), cells, before + rows, where)
                 rows += len(next(iter(block.values()), ()))
                 if before + rows > ROWS_CAP:
                     raise InputError(f"{where}: more than {ROWS_CAP} rows")
@@ -156,52 +157,51 @@ class ParquetImages:
     def _is_wanted(self, name: str) -> bool:
         return not self._asked.columns or name in self._asked.columns or name.lower() == SPLIT
 
-    def _add_class(
-        self, name: str, names: tuple[str, ...], cells: Sequence[object], before: int, where: str
+    def _add(
+        self, name: str, classes: tuple[str, ...], cells: Sequence[object], before: int, where: str
     ) -> None:
-        if self._asked.columns and name not in self._asked.columns:
-            return
-        known, numbers = self._classes.setdefault(name, (names, array("i")))
-        if known != names:
-            raise InputError(f"{where}: column {name}: other classes than in the files before")
-        numbers.extend([UNKNOWN] * (before - len(numbers)))
-        for cell in cells:
-            if cell is not None and (type(cell) is not int or not UNKNOWN <= cell < len(names)):
-                raise InputError(f"{where}: column {name}: {cell!r:.40}; allowed: 0 to {len(names) - 1}")
-            numbers.append(UNKNOWN if cell is None else cell)
+        """Take in cells of a column; of a ClassLabel the ``classes`` are its variants' names."""
+        if name not in self._columns:
+            named = name in self._asked.columns
+            self._columns[name] = ClassColumn(name, classes) if classes else Column(name, named)
+        column = self._columns[name]
+        if column.class_names != classes:
+            both = classes and column.class_names
+            told = "other classes than in the files before" if both else "with class names in some files only"
+            raise InputError(f"{where}: column {name}: {told}")
+        try:
+            column.add(cells, before)
+        except LeftOut as error:
+            raise InputError(f"{where}: column {name}: {error}") from error
 
-    def _splits_of_rows(self, total: int) -> list[str | None]:
-        """What a column ``split`` tells, unless it is asked for as a label."""
+    def _told_splits(self, total: int) -> list[str | None]:
+        """The split of each row: by the files' names, else by a column that is not asked for as a label."""
         name = next((n for n in self._columns if n.lower() == SPLIT and n not in self._asked.columns), None)
-        if name is None:
+        column = None if name is None else self._columns.pop(name)
+        of_file = splits(self._files)
+        if any(of_file):
+            if column is not None:
+                self.notes = (*self.notes, f"left out: {name}: the files' names tell the splits")
+            return [split for split, count in zip(of_file, self._counts, strict=True) for _ in range(count)]
+        if column is None:
             return [None] * total
-        texts: list[str | None] = [None] * total
-        with suppress(LeftOut):
-            texts = self._columns.pop(name).texts(range(total))
-        found = [SPLIT_NAMES.get((text or "").lower()) for text in texts]
-        if "train" not in found:
-            raise InputError(f"{self._files[0]}: by the column {name} there is nothing to train on")
-        if None in found:
+        where = f"{self._files[0]}: column {name}"
+        try:
+            texts = column.texts(range(total))
+        except LeftOut as error:
             raise InputError(
-                f"{self._files[0]}: column {name}: {texts[found.index(None)]!r:.40}; allowed: "
+                f"{where}: no splits ({error}); --columns names those that are labels"
+            ) from error
+        found = [SPLIT_NAMES.get((text or "").lower()) for text in texts]
+        if None in found:
+            text = texts[found.index(None)]
+            raise InputError(
+                f"{where}: {'an empty cell' if text is None else repr(text)[:40]}; allowed: "
                 f"{', '.join(SPLIT_NAMES)}; --columns takes the column as a label"
             )
+        if "train" not in found:
+            raise InputError(f"{where}: nothing to train on")
         return found
-
-    def _label(self, training: Sequence[bool]) -> tuple[Attribute, ...]:
-        """The schema; sets the variants of all rows."""
-        columns = tuple(name for name in self._asked.columns if name in self._columns)
-        where, rows = str(self._files[0]), range(len(training))
-        found = labelled(self._columns, replace(self._asked, columns=columns), rows, training, where)
-        schema = {attribute.name: attribute for attribute in found.schema}
-        self._variants: dict[str, Sequence[int]] = dict(found.variants)
-        self.notes = (*self.notes, *found.notes)
-        for name, (names, numbers) in self._classes.items():
-            numbers.extend([UNKNOWN] * (len(training) - len(numbers)))
-            schema[name], self._variants[name] = Attribute(name, len(names), names), numbers
-        if one_hot_width(list(schema.values())) > VARIANTS_CAP:
-            raise InputError(f"{where}: more than {VARIANTS_CAP} variants in all; --columns takes fewer")
-        return tuple(schema[name] for name in self._asked.columns or schema)
 
     def _named(self) -> list[str]:
         """The keys: by what names each image, where every one has another name, else by file and row."""
@@ -213,8 +213,8 @@ class ParquetImages:
             reason = f"two images are called {twice}" if twice else "an image without a name"
             raise InputError(f"{self._files[0]}: --key {self._asked.key}: {reason}; keys must be unique")
         return [
-            key_of(PurePosixPath(file.stem, f"{number:07d}"))
-            for file, count in zip(self._files, self._counts, strict=True)
+            key_of(name / f"{number:07d}")
+            for name, count in zip(self._names, self._counts, strict=True)
             for number in range(count)
         ]
 
@@ -227,12 +227,16 @@ def _files(path: Path) -> tuple[list[Path], tuple[str, ...]]:
     files = [below for below in found if below.suffix == ".parquet" and not below.name.startswith(".")]
     if not files:
         raise InputError(f"{path}: no parquet in it ({describe(path)})")
-    stems = Counter(file.stem for file in files)
-    for file in files:
-        if stems[file.stem] > 1:
-            raise InputError(f"{path / file}: another file is called so; names must be unique")
     others = Counter(below.name for below in found.keys() - set(files))
     return [path / file for file in sorted(files, key=lambda file: natural(str(file)))], passed_over(others)
+
+
+def _names(path: Path, files: Sequence[Path]) -> list[PurePosixPath]:
+    """What the keys of rows begin with: the files' own names where no two are alike, else their paths."""
+    stems = [PurePosixPath(file.stem) for file in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [PurePosixPath(file.relative_to(path).with_suffix("")) for file in files]
 
 
 def _image_column(schema: Any, asked: str | None, where: str) -> str:
@@ -288,12 +292,20 @@ def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def _has_path(kind: Any) -> bool:
+    """Whether images of that type of arrow bring their paths."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and kind.get_field_index("path") >= 0 and is_plain(kind.field("path").type)
+
+
 def _image_paths(stream: Any, where: str, column: str) -> Iterator[str | None]:
     with faults(where):
         file = open_parquet(stream, where)
         for batch in file.iter_batches(ROWS, columns=[f"{column}.path"], use_threads=False):
             batch.validate(full=True)
-            yield from map(text_of, batch.column(0).field("path").to_pylist())
+            # By name: a dotted one also chooses a column at the top that is called so.
+            yield from map(text_of, cells_of(batch.column(column).field("path")))
 
 
 def _images(path: Path, column: str) -> Iterator[tuple[bytes, int]]:
@@ -308,7 +320,7 @@ def _images(path: Path, column: str) -> Iterator[tuple[bytes, int]]:
         check_unpacked(file.metadata, where)
         for batch in file.iter_batches(IMAGES, columns=[leaf], use_threads=False):
             batch.validate(full=True)
-            cells = batch.column(0).field("bytes") if nested else batch.column(0)
+            cells = batch.column(column).field("bytes") if nested else batch.column(column)
             for cell in cells:
                 size = len(cell.as_buffer()) if cell.is_valid else 0
                 yield cell.as_py() if 0 < size <= IMAGE_CAP else b"", size

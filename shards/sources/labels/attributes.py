@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffbase.cli import InputError
 from shards.schema import ATTRIBUTES_CAP, NAME_CAP, UNKNOWN, VARIANTS_CAP, Attribute
 from shards.sources.base import Asked
-from shards.sources.labels.columns import Column, LeftOut
+from shards.sources.labels.columns import Column, LeftOut, shown
 
 BINS_CAP = 1000
 
@@ -22,6 +22,12 @@ class Labelled:
     schema: tuple[Attribute, ...]
     variants: dict[str, Sequence[int]]
     notes: tuple[str, ...]
+
+
+def as_shown(asked: Asked) -> Asked:
+    """``asked`` with the names of columns as a table's are: any spaces are one."""
+    key, image = (None if name is None else shown(name) for name in (asked.key, asked.image_field))
+    return replace(asked, columns=tuple(map(shown, asked.columns)), key=key, image_field=image)
 
 
 def check_bins(bins: int | None) -> None:
@@ -38,6 +44,8 @@ def labelled(
     The ``columns`` are used up. InputError, which begins with ``where``, for one that is asked for and
     cannot be a label, and for more than an index may tell.
     """
+    if len(set(asked.columns)) < len(asked.columns):
+        raise InputError("--columns: a name is given twice")
     left: dict[str, list[str]] = {}  # names of columns by the reason
     schema: list[Attribute] = []
     notes: list[str] = []

@@ -49,6 +49,8 @@ class Column:
         self._codes = array("i")  # a row's place in _seen.texts, or UNKNOWN
         self._seen = _Seen()
         self._numbers: array[float] | None = None  # in place of both where numbers are too many
+        self.class_names: tuple[str, ...] = ()
+        """The variants' names where they are known before."""
 
     def add(self, cells: Iterable[Cell], row: int | None = None) -> None:
         """The next rows' cells, after unknown ones up to ``row``."""
@@ -141,6 +143,31 @@ class Column:
         names, self.binned = tuple(_ranges([known[0], *edges, known[-1]])), True
         variants = (UNKNOWN if v is None else bisect_right(edges, v) for v in values)
         return Attribute(self.name, len(names), names), array("i", variants)
+
+
+class ClassColumn(Column):
+    """The variants' numbers; their names are the ``class_names``, as of Hugging Face's ClassLabel."""
+
+    def __init__(self, name: str, class_names: tuple[str, ...]) -> None:
+        super().__init__(name)
+        self.class_names = class_names
+        self._seen.texts = {text: number for number, text in enumerate(class_names)}
+
+    def add(self, cells: Iterable[Cell], row: int | None = None) -> None:
+        """As of Column. LeftOut for what is no number of a class; -1 is unknown, as null is."""
+        self._codes.extend([UNKNOWN] * ((row or 0) - len(self._codes)))
+        for cell in cells:
+            if cell is not None and (type(cell) is not int or not UNKNOWN <= cell < len(self.class_names)):
+                raise LeftOut(f"{cell!r:.40}; allowed: 0 to {len(self.class_names) - 1}")
+            self._codes.append(UNKNOWN if cell is None else cell)
+
+    def attribute(
+        self, rows: Sequence[int], training: Sequence[bool], bins: int | None
+    ) -> tuple[Attribute, array[int]]:
+        """As of Column."""
+        self._codes.extend([UNKNOWN] * (max(rows, default=-1) + 1 - len(self._codes)))
+        attribute = Attribute(self.name, len(self.class_names), self.class_names)
+        return attribute, array("i", (self._codes[row] for row in rows))
 
 
 class _Seen(dict[Cell, int]):

@@ -10,8 +10,8 @@ from typing import IO
 
 from diffbase.cli import InputError
 from shards.sources.base import Asked
-from shards.sources.labels.attributes import Labelled, check_bins, labelled, no_column, some
-from shards.sources.labels.columns import Column, LeftOut, shown, text_of
+from shards.sources.labels.attributes import Labelled, as_shown, check_bins, labelled, no_column, some
+from shards.sources.labels.columns import Column, LeftOut, text_of
 from shards.sources.labels.names import AMBIGUOUS, Names
 from shards.sources.labels.tables import Block, blocks
 
@@ -35,8 +35,7 @@ class Labels:
     def __init__(self, images: Sequence[PurePosixPath], asked: Asked) -> None:
         check_bins(asked.bins)
         self._images = images
-        named = tuple(map(shown, asked.columns)), None if asked.key is None else shown(asked.key)
-        self._asked = replace(asked, columns=named[0], key=named[1])
+        self._asked = as_shown(asked)
         self._tables: list[str] = []
         self._columns: dict[str, Column] = {}
         self._there: dict[str, None] = {}  # all columns besides those that name the images
@@ -131,8 +130,6 @@ class Labels:
                 raise InputError(f"--columns: {name} names the images")
             if name not in self._there:
                 raise InputError(f"{tables}: --columns: {no_column(name, list(self._there))}")
-        if len(set(self._asked.columns)) < len(self._asked.columns):
-            raise InputError("--columns: a name is given twice")
 
     def splits(self, allowed: Mapping[str, str]) -> list[str] | None:
         """The split of each image, where a column tells it; InputError for other values than ``allowed``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
@@ -24,7 +25,7 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
     import pyarrow
 
     schema, metadata = file.schema_arrow, file.metadata
-    plain = [field.name for field in schema if _is_plain(field.type)]
+    plain = [field.name for field in schema if is_plain(field.type)]
     check_unpacked(metadata, where)
     texts = [n for n in plain if pyarrow.types.is_string(t := schema.field(n).type) or _is_wide(t)]
     with faults(where):
@@ -40,15 +41,19 @@ def parquet_blocks(stream: IO[bytes], where: str, rows: int) -> Iterator[dict[st
 
 
 def open_parquet(stream: IO[bytes], where: str, **options: Any) -> Any:
-    """A parquet file of pyarrow's, whose columns' names differ. InputError for what is no such file."""
+    """A parquet file of pyarrow's, whose columns' names, as ``shown``, differ.
+
+    InputError for what is no such file.
+    """
     with extra("tables", f"{where}, a parquet table,"):
         from pyarrow import parquet
     limits = {"thrift_string_size_limit": FOOTER_CAP, "thrift_container_size_limit": FOOTER_CAP}
     with faults(where):
         file = parquet.ParquetFile(stream, **limits, **options)
-        names = file.schema_arrow.names
-    if len(set(names)) < len(names):
-        raise InputError(f"{where}: two columns have one name")
+        names = Counter(map(shown, file.schema_arrow.names))
+    for name, count in names.items():
+        if count > 1:
+            raise InputError(f"{where}: two columns have the name {name!r:.60}")
     return file
 
 
@@ -88,9 +93,9 @@ def cells_of(column: Any) -> list[Cell]:
     import pyarrow
 
     kind = column.type
-    if not _is_plain(kind):
+    if not is_plain(kind):
         return [NESTED] * len(column)
-    if pyarrow.types.is_dictionary(kind) and _is_plain(kind.value_type):
+    if pyarrow.types.is_dictionary(kind) and is_plain(kind.value_type):
         values = [*cells_of(column.dictionary), None]
         return [values[-1 if place is None else place] for place in column.indices.to_pylist()]
     types = pyarrow.types
@@ -101,11 +106,12 @@ def cells_of(column: Any) -> list[Cell]:
     return cells
 
 
-def _is_plain(kind: Any) -> bool:
+def is_plain(kind: Any) -> bool:
+    """Whether cells of that type of arrow are single values."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
+        return is_plain(kind.value_type)
     other = types.is_null(kind) or types.is_decimal(kind) or types.is_date(kind) or types.is_timestamp(kind)
     return (
         types.is_boolean(kind)

@@ -173,13 +173,10 @@ def _jsonl(lines: Iterator[str], where: str) -> Iterator[Block]:
                 raise InputError(f"{where}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise InputError(f"{where}, line {number}: not an object of JSON")
-            yield (
-                len(line),
-                {
-                    shown(name): NESTED if isinstance(cell, dict | list) else cell
-                    for name, cell in row.items()
-                },
-            )
+            names = [shown(name) for name in row]
+            _check_names(names, f"{where}, line {number}")
+            cells = (NESTED if isinstance(cell, dict | list) else cell for cell in row.values())
+            yield len(line), dict(zip(names, cells, strict=True))
 
     for rows in _chunks(whole(), lambda row: row[0]):
         names = dict.fromkeys(name for _, row in rows for name in row)

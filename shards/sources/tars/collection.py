@@ -99,8 +99,6 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
     keys = _unique(names, kept)
     told, split_by = _splits(places, kept, columns, asked, count)
     _choose_class(columns, asked)
-    if len(set(asked.columns)) < len(asked.columns):
-        raise InputError("--columns: a name is given twice")
     for name in asked.columns:
         if name not in fields and name not in columns:
             raise InputError(f"{where}: --columns: {no_column(name, sorted(fields))}")

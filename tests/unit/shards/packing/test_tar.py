@@ -14,9 +14,9 @@ import pytest
 from shards.codec import ENCODINGS
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.packing.tar import read_back
+from shards.packing.tar import read_back, records, write_shard
 from shards.read import ShardReader
-from shards.schema import UNKNOWN
+from shards.schema import UNKNOWN, Attribute
 from shards.table import Index
 from tests.support.tiny_set import labels_of, pixels_of, png_of
 
@@ -47,6 +47,15 @@ def test_stock_readers_agree(packed: Path) -> None:
         assert np.array_equal(sample["png"], pixels_of(seen[f"{key}.png"]))
         count += 1
     assert count == 40
+
+
+def test_labels_come_in_the_schemas_order(tmp_path: Path) -> None:
+    """Whatever the order in which a source gives them."""
+    samples = [("k1", {"b": 1, "a": 0}, b"image"), ("k2", {"a": 0, "b": 1}, b"image")]
+    made = records(samples, ["a", "b"], "png")
+    _, rows = write_shard(tmp_path / "x.tar", [made])
+    assert [row[-1] for row in rows] == [(0, 1), (0, 1)]
+    assert read_back(tmp_path / "x.tar", [Attribute("a", 2), Attribute("b", 2)])[1] == rows
 
 
 def test_bytes_are_tar_writers(tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ def test_parquet(table: tuple[list[str], list[dict[str, object]]], group: int) -
     assert rows_of(stream.getvalue()) == told(rows)
 
 
+@pytest.mark.parametrize("names", [("a b", "a  b"), ("", " ")])
+def test_columns_of_parquet_that_are_shown_alike(names: tuple[str, str]) -> None:
+    stream = io.BytesIO()
+    parquet.write_table(pa.table({name: [1, 2] for name in names}), stream)
+    with pytest.raises(InputError, match=f"table: two columns have the name '{names[0]}'"):
+        rows_of(stream.getvalue())
+
+
 def test_kinds_of_parquet() -> None:
     """Pandas' categories, dates and decimals too; lists, structs and bytes are told apart, not read."""
     import datetime
@@ -141,6 +149,7 @@ def test_celeba_list() -> None:
         (b"2\na b\n1.jpg 1 1\n2.jpg 1\n", "line 4: 2 fields instead of 3"),
         (b'{"a": 1}\n{"a"', "line 2: not JSON"),
         (b'{"a": 1}\n[1]', "line 2: not an object"),
+        (b'{"a": 1}\n{"a b": 1, "a  b": 2}', "line 2: two columns have the name 'a b'"),
         (b'{"a": ' + b"[" * 100_000, "line 1: not JSON"),
         (b'{"a": ' + b"9" * 100_000 + b"}", "line 1: not JSON"),
         (b"PAR1" + b"x" * 100, "parquet"),
