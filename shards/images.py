@@ -215,6 +215,8 @@ class SplitImages:
 
     def advise(self, numbers: NDArray[np.int64]) -> None:
         """Tell the system which runs of the samples ``numbers``, in ascending order, will be read."""
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
         shards = self._split.shard_of(numbers)
         cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
         for run in np.split(np.arange(len(numbers)), cuts):

@@ -50,7 +50,8 @@ def decoded(opened: Callable[[bytes], ImageFile], data: bytes) -> Picture:
             for tile in other.tile
         ]
         return _with_alpha(image, np.asarray(image), np.asarray(other))
-    if image.mode not in MODES or (";1" in raw and image.mode not in ("1", "P")):
+    deep = ";1" in raw and not raw.startswith("BGR;")  # those are 15 or 16 bits of all colours together
+    if image.mode not in MODES or (deep and image.mode not in ("1", "P")):
         raise PixelFormatError(image.mode if image.mode not in MODES else raw)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and max(image.tag_v2.get(BITS, (1,))) > 8:
         raise PixelFormatError(f"{raw}, planes of 16 bits")

@@ -29,7 +29,11 @@ TIFF_KEPT = frozenset(
 TIFF_BYTES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8]  # of a value, by its type
 TIFF_VALUES = 1 << 19  # bytes of one entry's
 # Exif and XMP of an AVIF, of which Pillow reads all; how it stands its own boxes tell.
-AVIF_METADATA = re.compile(rb"(infe[\2\3]...(?:..|....)..)(?:Exif|mime)", re.DOTALL)
+# Looked for backwards from the kind, so that nothing hides a part by looking like the beginning of another.
+AVIF_METADATA = re.compile(rb"(?:Exif|mime)(?:(?<=infe[\2\3].{11})|(?<=infe[\2\3].{13}))", re.DOTALL)
+
+
+GIF_BLOCK = re.compile(rb"[!,;]")  # an extension, a picture, the end
 
 
 class Light(NamedTuple):
@@ -82,6 +86,10 @@ def gif(data: bytes) -> Light:
 
     left, control = PARTS, b""
 
+    def block(at: int) -> int:  # the next one: between two, some programs leave a byte
+        found = GIF_BLOCK.search(data, at)
+        return found.start() if found else len(data)
+
     def table(flags: int) -> int:  # of colours, bytes
         return 3 * (2 << (flags & 7)) if flags & 0x80 else 0
 
@@ -96,12 +104,13 @@ def gif(data: bytes) -> Light:
 
     try:
         width, height, flags = struct.unpack_from("<HHB", data, 6)
-        start = at = 13 + table(flags)
+        start = 13 + table(flags)
+        at = block(start)
         while data[at] == 0x21:  # an extension
             end = behind(at + 2)
             left -= 1
             control = data[at:end] if data[at + 1] == 0xF9 else control
-            at = end
+            at = block(end)
         if data[at] != 0x2C:
             raise ValueError("no picture")
         x, y, across, down, flags = struct.unpack_from("<HHHHB", data, at + 1)
@@ -151,7 +160,7 @@ def tiff(data: bytes) -> Light:
 
 def avif(data: bytes) -> Light:
     """Its size libavif reads, which decodes no pixel for it."""
-    return Light(None, AVIF_METADATA.sub(rb"\1free", data))
+    return Light(None, AVIF_METADATA.sub(b"free", data))
 
 
 def _png(data: bytes) -> Light:

@@ -16,7 +16,8 @@ from PIL import Image
 Picture = Image.Image | NDArray[np.uint8]  # as Pillow has it, or pixels [H, W, 3 or 4], RGB or RGBA
 
 TAG = 0x0112  # of TIFF
-EXIF = b"Exif\0\0"
+# Before Exif data, or not, or twice. Cut off at once: one by one, millions of them take minutes.
+HEADS = re.compile(rb"(?:Exif\0\0)*+")
 XMP = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 # By a TIFF's first bytes: byte order, the bytes of its head, and the types of a directory's count and of an
 # entry: tag, type, number of values, and these or where they are.
@@ -78,10 +79,8 @@ class Directory:
 
 def orientation(exif: bytes, xmp: bytes = b"") -> int:
     """The orientation, 1 to 8, that Exif data tell, else XMP's; 1, which is upright, where neither does."""
-    while exif.startswith(EXIF):
-        exif = exif[len(EXIF) :]
     try:
-        told = Directory(exif)
+        told = Directory(HEADS.sub(b"", exif, count=1))
     except ValueError:
         found = 0
     else:

@@ -49,12 +49,12 @@ def encode(
 
 def _decode(sample: Sample) -> Picture:
     data = sample.read_image()
+    if sample.planes:
+        planes = np.frombuffer(data, np.uint8).reshape(3, sample.planes, sample.planes)
+        return planes.transpose(1, 2, 0)
     # A key is plain and short, where a path may be neither: the reason behind it comes back whole.
     check_size(sample.key, max(len(data), sample.image_bytes), IMAGE_CAP)
-    if not sample.planes:
-        return decode_source(data, sample.key)
-    planes = np.frombuffer(data, np.uint8).reshape(3, sample.planes, sample.planes)
-    return planes.transpose(1, 2, 0)
+    return decode_source(data, sample.key)
 
 
 def _reason(error: InputError | OSError, key: str) -> str:

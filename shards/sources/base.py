@@ -51,7 +51,7 @@ AS_IT_IS = Asked()
 class Sample:
     """One source sample. ``where`` names it in errors; ``labels`` maps attribute to variant or UNKNOWN.
 
-    An image of no bytes, or of ``image_bytes`` beyond IMAGE_CAP, is a bad one for the packer to tell; of the
+    A file of no bytes, or of ``image_bytes`` beyond IMAGE_CAP, is a bad one for the packer to tell; of the
     latter a source need not give the bytes.
     """
 

@@ -55,8 +55,12 @@ def parse_csv_text(text: str, where: str) -> dict[str, int]:
 
 def is_cartoon(data: bytes) -> bool:
     """Whether a table has a line of Cartoon Set's, whole or with a wrong number."""
-    lines = data.decode("utf-8-sig", "replace").splitlines()
-    return any(line.split(",", 1)[0].strip(' "') in _VARIANTS and line.count(",") == 2 for line in lines)
+    for line in data.decode("utf-8-sig", "replace").splitlines():
+        name, *numbers = (field.strip(' "') for field in line.split(","))
+        # A table of labels may have a column, or a cell, that is called so.
+        if name in _VARIANTS and len(numbers) == 2 and all(map(str.isdigit, numbers)):
+            return True
+    return False
 
 
 @lru_cache(maxsize=1024)  # 217 lines are right, in a few spellings: a set of files is these over and over

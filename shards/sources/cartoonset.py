@@ -37,6 +37,7 @@ from shards.sources.imagefolder import walk
 from shards.sources.variant_names import CAP as NAMES_CAP
 from shards.sources.variant_names import FILE as NAMES
 from shards.sources.variant_names import named
+from shards.sources.zip_members import MAGIC as ZIP
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
@@ -134,10 +135,15 @@ class CartoonArchive(Archive):
         super().__init__(path, asked)
         self._names: PurePosixPath | None = None
         with damage(path), reading(path) as raw:
-            first = next(files(path, raw, NAMES_CAP), None)
-            if first is not None and first.path.name == NAMES:
-                check_size(first.where, first.size, NAMES_CAP)
-                self.schema, self._names = named(first.read(), first.where), first.path
+            zipped = raw.read(4) in ZIP
+            raw.seek(0)
+            # A zip's directory tells all files; of a tar only the first is not behind images.
+            some = files(path, raw) if zipped else islice(files(path, raw, NAMES_CAP), 1)
+            told = (file for file in some if file.path.name == NAMES)
+            top = min(told, key=lambda file: len(file.path.parts), default=None)
+            if top is not None:
+                check_size(top.where, top.size, NAMES_CAP)
+                self.schema, self._names = named(top.read(), top.where), top.path
 
     @staticmethod
     def claims(contents: Contents) -> bool:

@@ -113,13 +113,16 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
         raise BadZip("it ends without its directory")
     _, disk, _, _, count, length, first, _ = _END.unpack_from(tail, at)
     end = tail_at + at
-    if _IN_ZIP64 in (length, first) or count == 0xFFFF:
-        end -= _LOCATOR.size + _END64.size
-        file.seek(max(0, end))
+    large = _IN_ZIP64 in (length, first)
+    if large or count == 0xFFFF:
+        end64 = end - _LOCATOR.size - _END64.size
+        file.seek(max(0, end64))
         told = file.read(_END64.size + 4)
-        if not told.startswith(b"PK\6\6") or not told.endswith(b"PK\6\7"):
-            raise BadZip("a damaged end")
-        *_, length, first = _END64.unpack_from(told)
+        if large or told.endswith(b"PK\6\7"):  # of exactly 65,535 members, some programs write no zip64
+            if not told.startswith(b"PK\6\6") or not told.endswith(b"PK\6\7"):
+                raise BadZip("a damaged end")
+            *_, length, first = _END64.unpack_from(told)
+            end = end64
     if disk:
         raise BadZip("one part of several")
     shift = end - length - first

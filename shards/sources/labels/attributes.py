@@ -75,10 +75,7 @@ def labelled(
     if +unknown:
         told = [f"{name} {count}" for name, count in unknown.items() if count]
         notes.append(f"unknown, of {len(rows)} samples: {some(told)}")
-    notes += [
-        f"left out: {some([name or 'a column without a name' for name in n])}: {why}"
-        for why, n in left.items()
-    ]
+    notes += [f"left out: {some(names)}: {why}" for why, names in left.items()]
     return Labelled(tuple(schema), variants, tuple(notes))
 
 
@@ -93,4 +90,4 @@ def some(names: Sequence[str]) -> str:
     """The first of many names, for people."""
     most = 20
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:80] for name in names[:most]) + more
+    return ", ".join(name[:80] or "(without a name)" for name in names[:most]) + more

@@ -56,6 +56,8 @@ class Column:
         """The next rows' cells, after unknown ones up to ``row``."""
         if self._fault:
             return
+        # True is 1 to a dict: which of them comes first would tell what both are.
+        cells = (text_of(cell) if isinstance(cell, bool) else cell for cell in cells)
         if self._numbers is not None:
             self._numbers.extend([math.nan] * ((row or 0) - len(self._numbers)))
             self._extend_numbers(cells)
@@ -64,7 +66,7 @@ class Column:
         self._codes.extend(map(self._seen.__getitem__, cells))
         if self._seen.fault:
             self._leave(self._seen.fault)
-        elif len(self._seen) > self._most:
+        elif max(len(self._seen), len(self._seen.texts)) > self._most:  # long cells are in the latter only
             numbers = [number_of(text) for text in self._seen.texts]
             if None in numbers:
                 self._leave(f"more than {self._most} different values")
@@ -140,7 +142,8 @@ class Column:
         edges = sorted({known[n * len(known) // bins] for n in range(1, bins)} - {known[0]})
         if not edges:
             raise LeftOut("its quantiles are all equal")
-        names, self.binned = tuple(_ranges([known[0], *edges, known[-1]])), True
+        whole = all(v is None or isinstance(v, int) for v in values)
+        names, self.binned = tuple(_ranges([known[0], *edges, known[-1]], whole)), True
         variants = (UNKNOWN if v is None else bisect_right(edges, v) for v in values)
         return Attribute(self.name, len(names), names), array("i", variants)
 
@@ -244,10 +247,13 @@ def _named(texts: Sequence[str], numbers: Sequence[int | float | None]) -> tuple
     return [str(number) for number in ordered], [numbered[number] for number in told]
 
 
-def _ranges(edges: Sequence[int | float]) -> list[str]:
-    """``1 to 4``, ``5 to 9`` of whole numbers, else ``0.5 to 1.25``; an edge belongs to what is above it."""
+def _ranges(edges: Sequence[int | float], whole: bool) -> list[str]:
+    """``1 to 4``, ``5 to 9`` where all values are whole, else ``0.5 to 1.25``.
+
+    An edge belongs to what is above it.
+    """
     last = len(edges) - 2
-    if all(isinstance(edge, int) for edge in edges):
+    if whole:
         pairs = [(low, high - (n < last)) for n, (low, high) in enumerate(pairwise(edges))]
         return [str(low) if low == high else f"{low} to {high}" for low, high in pairs]
     short = [f"{edge:.6g}" for edge in edges]

@@ -50,13 +50,14 @@ class Labels:
         below = {image: number for number, image in enumerate(self._images)}
         if folder.parts:
             below = {i.relative_to(folder): n for i, n in below.items() if i.is_relative_to(folder)}
-        names, key = Names(below), ""
+        names, key = Names(below), None
         for block in blocks(stream, where):
-            key = key or self._key(block, names, where)
+            key = self._key(block, names, where) if key is None else key
+            column = f"column {some([key])}"
             if key not in block:
-                raise InputError(f"{where}: rows without the column {key!r}, which names the images")
+                raise InputError(f"{where}: rows without the {column}, which names the images")
             for number, cell in enumerate(block[key], start=self._rows):
-                self._place(number, text_of(cell), names, f"{where}: column {key}")
+                self._place(number, text_of(cell), names, f"{where}: {column}")
             for name, cells in block.items():
                 if name == key:
                     continue
@@ -69,6 +70,7 @@ class Labels:
             self._rows += len(block[key])
             if self._rows * len(self._columns) > CELLS_CAP:
                 raise InputError(f"{where}: more than {CELLS_CAP} cells; --columns takes fewer")
+        assert key is not None  # a table without rows is refused
         self._keys.add(key)
         self._tables.append(where)
 

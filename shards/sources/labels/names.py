@@ -24,7 +24,7 @@ class Names:
         """The number of the image that ``text`` names; None for none. InputError where it names several.
 
         An image ``b/1.png`` is ``b/1.png``, ``b/1``, what ends in these (``a/b/1.png``), or where no other
-        image is called so ``1.png`` or ``1``.
+        image is called so ``1.png`` or ``1``. A path with ``..`` names none.
         """
         found = self.look_up(text)
         if found == AMBIGUOUS:
@@ -40,6 +40,8 @@ class Names:
         if len(text) > TEXT_CAP or text.count("/") > LEVELS_CAP:
             return None
         parts = [part for part in text.split("/") if part not in ("", ".")]
+        if ".." in parts:  # it leads elsewhere: what follows is no end of a path below the folder
+            return None
         for first in range(len(parts)):
             path = "/".join(parts[first:])
             for names in (self._paths, self._bare_paths):

@@ -233,6 +233,12 @@ def test_block_order_reads_ahead(packs: list[Path], monkeypatch: pytest.MonkeyPa
         assert len(asked) <= 3 * 6
 
 
+def test_a_system_without_reading_ahead(packs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")  # macOS
+    with ShardReader(packs[3], order="block") as reader:
+        assert len(reader.read([0, 1]).keys) == 2
+
+
 # Replacement.
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,6 +147,17 @@ def test_what_is_not_read(samples: NDArray[np.generic], tags, order: str, deflat
 def test_modes_that_are_not_read(mode: str) -> None:
     with pytest.raises(InputError, match=rf"^x: pixel format {mode}\S*; allowed: 1, L, LA, P, PA, RGB, RGBA"):
         decode_source(saved(Image.new(mode, (5, 5)), "TIFF"), "x")
+
+
+@pytest.mark.parametrize("masks", [(), (0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)])
+def test_bmp_of_16_bits_for_all_colours(masks: tuple[int, ...]) -> None:
+    samples = drawn(0, (4, 6), 1, 16)
+    at = 54 + 4 * len(masks)
+    head = struct.pack("<2sIII", b"BM", at + 48, 0, at)
+    info = struct.pack("<IiiHHIIiiII", 40, 6, 4, 1, 16, 3 * bool(masks), 48, 0, 0, 0, 0)
+    data = head + info + struct.pack(f"<{len(masks)}I", *masks) + samples.astype("<u2").tobytes()
+    stock = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+    np.testing.assert_array_equal(rgba(decode_source(data, "x")), stock)
 
 
 def test_grey_of_16_bits_by_pillow() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +94,20 @@ def test_gif_whose_picture_is_not_its_canvas(
     same_as_pillow(moved[:6] + struct.pack("<HH", *canvas) + moved[10:])
 
 
+def test_gif_with_bytes_between_its_blocks() -> None:
+    stream = io.BytesIO()
+    first = noise(0, (9, 9), 3)
+    first.save(stream, "WEBP", lossless=True)
+    same_as_pillow(saved(Image.open(stream), "GIF", transparency=3))
+    whole = saved(first, "GIF", comment=b"x", transparency=3)
+    start = 13 + 3 * 2 ** ((whole[10] & 7) + 1)
+    control, picture = whole.index(b"\x21\xf9", start), whole.index(b"\x2c\0\0\0\0\t", start)
+    for at in (start, control, picture):
+        same_as_pillow(whole[:at] + b"\0\1\0" + whole[at:])
+    with pytest.raises(InputError, match="no picture"):
+        decode_source(whole[:control] + bytes(9) + b";" + whole[control:], "x")
+
+
 @pytest.mark.parametrize(
     "compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd", "group4"]
 )
@@ -152,6 +167,13 @@ def test_orientation_of_anything(data: st.DataObject) -> None:
     mutated = whole[:place] + data.draw(st.binary(max_size=9)) + whole[place + data.draw(st.integers(0, 9)) :]
     assert orientation(mutated) in range(1, 9)
     assert orientation(data.draw(st.binary(max_size=60)), data.draw(st.binary(max_size=60))) in range(1, 9)
+
+
+def test_exif_heads_without_end() -> None:
+    heads = b"Exif\0\0" * (1 << 20)
+    started = time.process_time()
+    assert orientation(heads + exif_of(6)) == 6
+    assert time.process_time() - started < 5  # cut off one by one they took a minute
 
 
 def test_orientation_of_other_types_and_orders() -> None:
@@ -255,6 +277,16 @@ def test_only_what_makes_pixels_reaches_a_library() -> None:
             assert len(read(made()).data) < 3000, what
         if what.startswith("png"):
             assert len(png.lightened(made(), png.parts(made()))) < 3000, what
+
+
+def test_no_part_of_an_avif_hides_another() -> None:
+    """A name that looks like the beginning of a part, and ends where the part itself begins."""
+    hidden = b"infe\2\0\0\0\x15infe\2Exif?\0\0Exif\0"
+    assert light.avif(hidden).data.endswith(b"free\0")
+    for plain in (b"infe\2\0\0\0\0\1\0\0mime\0", b"infe\3\0\0\0\0\0\0\1\0\0Exif\0"):
+        assert light.avif(plain).data == plain[:-5] + b"free\0"
+    for other in (b"infe\2\0\0\0\0\1\0\0av01Exif\0", b"Exif\0\0mime"):
+        assert light.avif(other).data == other
 
 
 def test_no_avif(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shards.codec import resample
 from shards.codec.resample import ONE, _bands, over_white, resize
 from tests.support.tiny_set import resized_in_floats
 
@@ -28,6 +29,18 @@ def test_resize_is_the_exact_one_rounded(edge: int, size: int, channels: int) ->
     ours = resize(pixels, size)
     assert (ours.shape, ours.dtype) == ((size, size, 3), np.uint8)
     assert np.abs(ours - resized_in_floats(pixels, size)).max() < 0.53
+
+
+@settings(max_examples=60, deadline=None)
+@given(edge=st.integers(1, 150), size=st.integers(1, 80), piece=st.sampled_from((resample.PIECE, 500)))
+def test_small_and_large_images_have_the_same_pixels(edge: int, size: int, piece: int) -> None:
+    pixels = noise(edge)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resample, "SMALL", 1 << 40)
+        at_once = resize(pixels, size)
+        patch.setattr(resample, "SMALL", 0)
+        patch.setattr(resample, "PIECE", piece)
+        assert np.array_equal(resize(pixels, size), at_once)
 
 
 @pytest.mark.parametrize(("edge", "size"), [(360, 64), (500, 64), (32, 64), (2000, 16)])

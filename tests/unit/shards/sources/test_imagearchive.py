@@ -23,7 +23,7 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.sources import Asked, Sample, detect
 from shards.sources.imagearchive import ImageArchive
-from shards.sources.zip_members import content, entries
+from shards.sources.zip_members import BadZip, content, entries
 from tests.support.tiny_set import TINY, Command, contents, png_of
 
 Files = dict[str, bytes]
@@ -142,6 +142,19 @@ def test_zip64_and_large_directories(tmp_path: Path) -> None:
         for n in range(66_000):  # more than 16 bits count
             archive.writestr(f"{n}.png", b"x")
     assert sum(1 for _ in entries(stream, len(stream.getvalue()))) == 66_000
+
+
+def test_as_many_members_as_16_bits_count() -> None:
+    """Which is what zip64 leaves there, but Python's zipfile writes no zip64 for it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for n in range(0xFFFF):
+            archive.writestr(f"{n}.png", b"x")
+    data = stream.getvalue()
+    assert b"PK\6\7" not in data
+    assert sum(1 for _ in entries(stream, len(data))) == 0xFFFF
+    with pytest.raises(BadZip, match="a damaged end"):  # where the place is zip64's, there is to be one
+        next(entries(io.BytesIO(patched(data, len(data) - 6, b"\xff" * 4)), len(data)))
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:

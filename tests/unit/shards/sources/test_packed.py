@@ -13,6 +13,7 @@ from diffbase.cli import InputError
 from shards.checking.verifier import problems
 from shards.codec import ENCODINGS
 from shards.codec.encode import prepare
+from shards.packing import portion
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import ShardReader
@@ -75,6 +76,13 @@ def test_at_another_size(folder: Path, tmp_path: Path, encoding: str) -> None:
         for image, small in zip(was.images, now.images, strict=True):
             assert np.array_equal(small, prepare(Image.fromarray(image), "x", 10, 5))
     assert UNKNOWN in was.labels
+
+
+def test_raw_pixels_of_any_size(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cap on files is none on what a pack of ours holds."""
+    monkeypatch.setattr(portion, "IMAGE_CAP", 3 * 12 * 12 - 1)
+    pack(folder / "npy", tmp_path / "out", Settings(size=12, image="png"), jobs=1)
+    assert sum(map(len, Index.load(tmp_path / "out").splits.values())) == 30
 
 
 def test_damage_is_told(folder: Path, tmp_path: Path) -> None:

@@ -271,13 +271,29 @@ def test_names_that_are_read_are_not_passed_over(make_source, tmp_path: Path) ->
         assert any(attribute.names for attribute in source.schema) == (notes == 0)
 
 
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_a_zip_has_its_names_anywhere(make_source, tmp_path: Path, place: int) -> None:
+    files = files_of(make_source(tmp_path / "source", range(3)))
+    files.insert(place, ("set/render.json", b'{"names": {"eye_lid": ["open", "half"]}}'))
+    files.insert(0, ("set/old/render.json", b"not JSON"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    source = detect(tmp_path / "x.zip")
+    assert len(list(source.samples())) == 3
+    assert source.notes == ("1 other file passed over (render.json)",)
+    assert [a.names for a in source.schema if a.names] == [("open", "half")]
+
+
 def test_what_is_not_cartoon_set_is_not_taken_for_it(make_source, tmp_path: Path, command: Command) -> None:
     images = [(f"{n}.png", png_of(f"{n}")) for n in range(3)]
     table = ("metadata.csv", b"file_name,eye_angle\n0.png,1\n1.png,2\n2.png,1\n")
+    named_so = ("metadata.csv", b"hair,file_name,age\n1,0.png,30\n2,1.png,40\n1,2.png,30\n")
     samples = [*images, *((f"{n}.json", b'{"a": 1}') for n in range(3))]
     for files, kind in (
         (images, "imagefolder"),
         ([*images, table], "imagefolder"),
+        ([*images, named_so], "imagefolder"),
         (samples, "webdataset"),
         (files_of(make_source(tmp_path / "source", range(3))), "cartoonset"),
     ):

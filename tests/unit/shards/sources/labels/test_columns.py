@@ -55,6 +55,20 @@ def test_booleans_and_missing() -> None:
     assert labels(["NA", "none", "a"]) == ["NA", "none", "a"]  # words, as far as anybody knows
 
 
+def test_true_is_not_1() -> None:
+    """In JSON a column may have both, in any order."""
+    for cells in ([True, 1, 2], [1, True, 2], [2, 1.0, True]):
+        assert labels(cells) == ["true" if cell is True else str(int(cell)) for cell in cells]
+
+
+def test_padding_makes_no_room_for_more_values() -> None:
+    column = Column("x")
+    for first in range(0, 20_000, 1000):
+        column.add([f"x{n % 5000}" + " " * 300 for n in range(first, first + 1000)])
+    with pytest.raises(LeftOut, match="more than 4096 different values"):
+        column.attribute(range(20_000), [True] * 20_000, None)
+
+
 @pytest.mark.parametrize(
     ("cells", "why"),
     [
@@ -132,6 +146,16 @@ def test_more_numbers_than_are_kept_one_by_one() -> None:
 def test_equal_quantiles_are_one() -> None:
     cells = [0] * 90 + list(range(1, 101))
     assert names(cells, bins=4) == ("0 to 5", "6 to 52", "53 to 100")
+
+
+def test_edges_that_are_whole_by_chance() -> None:
+    """4.5 is not between 0 and 4."""
+    cells = [n * 0.5 for n in range(41)]
+    assert names(cells, bins=4) == ("0 to 5", "5 to 10", "10 to 15", "15 to 20")
+    column = Column("x")
+    column.add([*range(100), 24.5])  # of a sample that is not trained on
+    attribute, _ = column.attribute(range(101), [True] * 100 + [False], 4)
+    assert attribute.names == ("0 to 25", "25 to 50", "50 to 75", "75 to 99")
 
 
 def test_long_numbers_keep_their_digits() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from diffbase.cli import InputError
 from shards.sources.base import Asked
+from shards.sources.labels import tables
 from shards.sources.labels.matching import Labelled, Labels
 
 IMAGES = ["a.png", "b/1.png", "b/2.png", "c/1.png", "c/Zoë.jpg"]
@@ -58,12 +59,33 @@ def test_an_image_is_called_by_its_path_or_its_end(names: list[str], key: str) -
         ("file_name,x\na.png,1\na,2\n", "two rows for a.png"),
         ("file_name,x\n1.png,1\na.png,2\n", "'1.png' names several images; allowed: their paths"),
         ("f,x\nq,1\n", r"no column names the images \(such as a.png\); there are: f, x; --key tells which"),
+        ("file_name,x\na.png,1\n../b/1.png,2\n", r"1 row without an image \('../b/1.png'\)"),
+        (",x\na.png,u\n1.png,v\n", r"column \(without a name\): '1.png' names several images"),
         ("f,g,x\na.png,a.png,1\n", "several columns name the images: f, g; --key tells which"),
     ],
 )
 def test_what_does_not_fit(text: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
         read(text)
+
+
+def test_the_images_may_be_named_by_a_column_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an index of pandas is written; it is looked for once."""
+    monkeypatch.setattr(tables, "ROWS", 3)
+    looked: list[str] = []
+    found = Labels._key
+    monkeypatch.setattr(Labels, "_key", lambda *given: (looked.append("x"), found(*given))[1])
+    labelled = read(",x\n" + "".join(f"{i},v{n % 2}\n" for n, i in enumerate(IMAGES)))
+    assert said(labelled) == [["v0", "v1", "v0", "v1", "v0"]] and looked == ["x"]
+    assert labelled.notes[0] == "labels from table, images named by (without a name)"
+
+
+def test_a_path_that_climbs_names_no_image_of_the_folder() -> None:
+    images = [PurePosixPath(image) for image in ("train/a.png", "val/a.png")]
+    labels = Labels(images, Asked())
+    labels.read(io.BytesIO(b"file_name,x\na.png,1\n../val/a.png,2\n"), "table", PurePosixPath("train"))
+    with pytest.raises(InputError, match=r"1 row without an image .*, 1 image without a row \(val/a.png\)"):
+        labels.check()
 
 
 TABLE = "key,name,x y,z\n" + "".join(f"{n},{i},v{n % 2},{n % 3}\n" for n, i in enumerate(IMAGES))
