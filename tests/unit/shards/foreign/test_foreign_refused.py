@@ -18,6 +18,7 @@ from shards.packing.bad import OnBad
 from shards.packing.packer import pack
 from shards.read import ShardReader
 from shards.sources.base import Asked
+from shards.sources.tars import stream
 from shards.table import Index
 from tests.support.foreign_tars import (
     TINY,
@@ -98,6 +99,23 @@ def test_links_and_cut_ends(tars: Path, tmp_path: Path) -> None:
         archive.addfile(link)
     with pytest.raises(InputError, match="a link or device"):
         indexed(tmp_path / "index", tars)
+
+
+def test_what_lies_behind_the_end(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros may; the members of a second tar would be lost."""
+    first = (tars / "0.tar").read_bytes()
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(first + bytes(3 << 20))
+    assert indexed(tmp_path / "zeros", joined).counts["train"] == 10
+    joined.write_bytes(first + (tars / "1.tar").read_bytes())
+    with pytest.raises(InputError, match=r"joined\.tar: not a whole tar \(more behind the block .* cat"):
+        indexed(tmp_path / "index", joined)
+    with pytest.raises(InputError, match="more behind the block"):
+        pack([str(joined)], tmp_path / "packed", TINY)
+    monkeypatch.setattr(stream, "TAR_CAP", 1 << 20)
+    joined.write_bytes(first + bytes(3 << 20))
+    with pytest.raises(InputError, match=r"joined\.tar: not a whole tar \(more than 1048576 bytes\)"):
+        indexed(tmp_path / "index", joined)
 
 
 def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
