@@ -24,15 +24,15 @@ from pydantic import ValidationError
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.redaction import ADDRESS
+from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
-from shards.header import FILE, Reading, Shard
+from shards.header import FILE, OF_THIS_MACHINE, Reading, Shard
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
 from shards.sources.tars.collection import Collection, check_asked, collect, fields_to_read
-from shards.sources.tars.places import Place, names, places, whole
+from shards.sources.tars.places import Place, names, passed_over, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
 from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
@@ -73,6 +73,7 @@ def index(
         reading = Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field)
     except ValidationError as error:
         raise InputError(f"--columns and --image-field: {explain(error, Reading)}") from error
+    _check_places(found, out)
     about = {
         "preprocessing": settings.preprocessing(settings.crop, "source"),
         "val": settings.val,
@@ -103,7 +104,7 @@ def index(
         {name: (split.shards, split.samples) for name, split in splits.items()},
     )
     counts = {name: len(split) for name, split in splits.items()}
-    return Summary(counts, len(found), together.notes, len(bad))
+    return Summary(counts, len(found), (*passed_over(given), *together.notes), len(bad))
 
 
 def read(
@@ -173,7 +174,16 @@ def _seen_from(out: Path, place: Place, name: str) -> str | None:
     path = os.path.relpath(whole(place), out.resolve())
     if path == name:
         return None
-    return f"./{path}" if ADDRESS.match(path) else path
+    return f"./{path}" if ADDRESS.match(path) or path.lower().startswith(OF_THIS_MACHINE) else path
+
+
+def _check_places(found: Sequence[Place], out: Path) -> None:
+    """InputError for a tar that an index in ``out`` cannot name."""
+    for place, name in zip(found, names(found), strict=True):
+        try:
+            Shard(name=name, count=1, bytes=0, sha256="0" * 64, place=_seen_from(out, place, name))
+        except ValidationError as error:
+            raise InputError(f"{shown(place)}: {explain(error, Shard)}") from error
 
 
 def _look(data: bytes, where: str, *, crop: int | None, size: int | None) -> None:

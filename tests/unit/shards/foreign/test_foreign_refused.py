@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,23 @@ def test_places_that_are_refused(tars: Path, tmp_path: Path, place: str, told: s
     tampered(tmp_path / "index", lambda h: h["splits"]["train"]["shards"][0].update(place=place))
     with pytest.raises(InputError, match=told):
         Index.load(tmp_path / "index")
+
+
+def test_places_that_an_index_cannot_name(tmp_path: Path) -> None:
+    """They are told before any tar is read."""
+    for name in ("sub\x01x.tar", os.fsdecode(b"caf\xe9.tar")):
+        (tmp_path / name).write_bytes(b"no tar")
+        with pytest.raises(InputError, match=r"\.tar: place: .*(printed|string)"):
+            indexed(tmp_path / "index" / "x", tmp_path)
+        (tmp_path / name).unlink()
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("folder", ["file:x", "LOCAL:x", "s3::x"])
+def test_paths_that_look_like_addresses(tmp_path: Path, folder: str) -> None:
+    indexed(tmp_path / "x", write_numbers(tmp_path / "x" / folder / "a.tar", range(4)))
+    assert Index.load(tmp_path / "x").shards[0].place == f"./{folder}/a.tar"
+    assert not list(checker.problems(tmp_path / "x"))
 
 
 def test_an_address_that_runs_something_is_refused(tars: Path, tmp_path: Path) -> None:
