@@ -3,8 +3,8 @@
 1. Worker processes read each tar once, from its first byte to its last: where each sample's image lies, its
    checksum and head, what the sample's other members say, and the tar's SHA-256 (shards.sources.tars).
 2. The fields of all samples become attributes, the keys are made plain and another one for each sample, and a
-   hash of the key sends it to ``train`` or ``val`` (a tar may so hold samples of both), unless the tars'
-   names tell the split.
+   hash of the key that the tar gives it sends it to ``train`` or ``val`` (a tar may so hold samples of both),
+   unless the tars' names tell the split.
 3. The tables and index.json are written. A row tells where the image lies in its tar, the index where the tar
    lies: seen from the index's folder, or behind which address.
 """
@@ -147,7 +147,8 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
         rows["labels"][:, number] = labels
     tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
     told = (split for some in together.splits for split in some)
-    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, keys, strict=True)])
+    own = (key for tar in together.tars for key in tar.keys)
+    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, own, strict=True)])
     splits = {}
     for number, split in enumerate(SPLITS):
         mine = where == number

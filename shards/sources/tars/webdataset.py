@@ -68,10 +68,12 @@ class WebDataset:
             together.places, together.splits, together.tars, together.keys, strict=True
         ):
             images = _images(place, tar)
-            for key, split, size, (where, data) in zip(keys, splits, tar.sizes, images, strict=True):
+            for key, own, split, size, (where, data) in zip(
+                keys, tar.keys, splits, tar.sizes, images, strict=True
+            ):
                 labels = {name: variants[self._read] for name, variants in columns}
                 self._read += 1
-                yield Sample(key, where, data, size, labels, split=split)
+                yield Sample(key, where, data, size, labels, split=split, split_key=own)
 
     def fraction(self) -> float:
         """Share of the samples given so far."""
