@@ -127,6 +127,9 @@ def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
     before = (out / "index.json").read_bytes()
     code, told, _ = command(*call)
     assert code == 0 and "indexed already" in told and (out / "index.json").read_bytes() == before
+    assert "verify" not in told
+    code, told, _ = command(*call, "--check")
+    assert code == 0 and "indexed already; shards.verify decodes every image" in told
     code, _, told = command(*call, "--columns", "class")
     assert code == 2 and "has an index already" in told and told.count("\n") == 1
     code, _, told = command(*call[:4], tmp_path / "o", "--columns", "clas", "--jobs", 1)
