@@ -50,10 +50,14 @@ def _printable(name: str) -> str:
     return name
 
 
+OF_THIS_MACHINE = ("file:", "local:")
+"""How the addresses begin that no index may name."""
+
+
 def _place(place: str) -> str:
     if place.startswith("/"):
         raise ValueError("an absolute path; allowed: a path that begins at the index's folder, or an address")
-    if place.lower().startswith(("file:", "local:")):
+    if place.lower().startswith(OF_THIS_MACHINE):
         raise ValueError("an address of this machine's files; allowed: a path, or an address elsewhere")
     return _printable(place)
 

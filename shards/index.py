@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for line in (*done.notes, *untrained(args.out)):
             print(line)
         counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
-        took = "indexed already" if done.complete_before else f"in {time.monotonic() - start:.1f} s"
+        took = f"in {time.monotonic() - start:.1f} s"
+        if done.complete_before:
+            took = "indexed already" + args.check * "; shards.verify decodes every image"
         tars = f"{done.tars} tar{'s' * (done.tars > 1)}"
         print(f"{args.out}: {counts} samples of {tars}{left_out(done.skipped)}, {took}")
         give({"out": args.out, "samples": done.counts, "tars": done.tars, "skipped": done.skipped})

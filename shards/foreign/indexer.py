@@ -3,8 +3,8 @@
 1. Worker processes read each tar once, from its first byte to its last: where each sample's image lies, its
    checksum and head, what the sample's other members say, and the tar's SHA-256 (shards.sources.tars).
 2. The fields of all samples become attributes, the keys are made plain and another one for each sample, and a
-   hash of the key sends it to ``train`` or ``val`` (a tar may so hold samples of both), unless the tars'
-   names tell the split.
+   hash of the key that the tar gives it sends it to ``train`` or ``val`` (a tar may so hold samples of both),
+   unless the tars' names tell the split.
 3. The tables and index.json are written. A row tells where the image lies in its tar, the index where the tar
    lies: seen from the index's folder, or behind which address.
 """
@@ -24,15 +24,15 @@ from pydantic import ValidationError
 
 from diffbase.cli import InputError
 from diffbase.explain import explain
-from diffbase.redaction import ADDRESS
+from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
-from shards.header import FILE, Reading, Shard
+from shards.header import FILE, OF_THIS_MACHINE, Reading, Shard
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
 from shards.sources.base import Asked
 from shards.sources.tars.collection import Collection, check_asked, collect, fields_to_read
-from shards.sources.tars.places import Place, names, places, whole
+from shards.sources.tars.places import Place, names, passed_over, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
 from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
@@ -73,6 +73,7 @@ def index(
         reading = Reading(columns=asked.columns, bins=asked.bins, image_field=asked.image_field)
     except ValidationError as error:
         raise InputError(f"--columns and --image-field: {explain(error, Reading)}") from error
+    _check_places(found, out)
     about = {
         "preprocessing": settings.preprocessing(settings.crop, "source"),
         "val": settings.val,
@@ -103,7 +104,7 @@ def index(
         {name: (split.shards, split.samples) for name, split in splits.items()},
     )
     counts = {name: len(split) for name, split in splits.items()}
-    return Summary(counts, len(found), together.notes, len(bad))
+    return Summary(counts, len(found), (*passed_over(given), *together.notes), len(bad))
 
 
 def read(
@@ -146,7 +147,8 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
         rows["labels"][:, number] = labels
     tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
     told = (split for some in together.splits for split in some)
-    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, keys, strict=True)])
+    own = (key for tar in together.tars for key in tar.keys)
+    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, own, strict=True)])
     splits = {}
     for number, split in enumerate(SPLITS):
         mine = where == number
@@ -173,7 +175,16 @@ def _seen_from(out: Path, place: Place, name: str) -> str | None:
     path = os.path.relpath(whole(place), out.resolve())
     if path == name:
         return None
-    return f"./{path}" if ADDRESS.match(path) else path
+    return f"./{path}" if ADDRESS.match(path) or path.lower().startswith(OF_THIS_MACHINE) else path
+
+
+def _check_places(found: Sequence[Place], out: Path) -> None:
+    """InputError for a tar that an index in ``out`` cannot name."""
+    for place, name in zip(found, names(found), strict=True):
+        try:
+            Shard(name=name, count=1, bytes=0, sha256="0" * 64, place=_seen_from(out, place, name))
+        except ValidationError as error:
+            raise InputError(f"{shown(place)}: {explain(error, Shard)}") from error
 
 
 def _look(data: bytes, where: str, *, crop: int | None, size: int | None) -> None:

@@ -43,11 +43,11 @@ class OnBad:
         if not 0 <= (self.limit or 0) <= LISTED:
             raise InputError(f"--bad-limit {self.limit}: allowed: 0 to {LISTED}")
 
-    def allowed(self, samples: int) -> int:
-        """The most bad ones of so many ``samples`` with which a pack goes on."""
-        if self.action == STOP:
+    def allowed(self, samples: int | None) -> int:
+        """The most bad ones of so many ``samples`` with which a pack goes on; None: nobody knows yet."""
+        if self.action == STOP or (samples is None and self.limit is None):
             return LISTED
-        return max(AT_LEAST, int(SHARE * samples)) if self.limit is None else self.limit
+        return max(AT_LEAST, int(SHARE * (samples or 0))) if self.limit is None else self.limit
 
     def refuse(
         self, found: Sequence[Bad], out: Path, *, all_found: bool = True, too_many: bool = False

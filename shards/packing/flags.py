@@ -11,6 +11,7 @@ from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
 from shards.remote.fetch import is_url
 from shards.sources import SOURCES, Asked
+from shards.sources.tars.places import is_there
 
 
 def parser(prog: str) -> Parser:
@@ -90,5 +91,5 @@ def columns_of(args: argparse.Namespace) -> tuple[str, ...]:
 def source_of(args: argparse.Namespace) -> Path | tuple[str, ...]:
     """What is to be packed: a path, or what names several tars."""
     first, *others = args.source
-    alone = not others and not is_url(first) and (Path(first).exists() or "{" not in first)
+    alone = not others and not is_url(first) and (is_there(first) or "{" not in first)
     return Path(first) if alone else tuple(args.source)

@@ -116,7 +116,7 @@ def pack(
         nonlocal skipped
         skipped += len(some)
         bad.setdefault(name, []).extend(some)
-        if skipped > on_bad.allowed(source.total or done):
+        if skipped > on_bad.allowed(source.total):
             write_bad(out, all_bad())
             on_bad.refuse(all_bad(), out, all_found=False, too_many=True)
 
@@ -164,8 +164,9 @@ def pack(
                 packed[plan.name] = write_shard(out / plan.name, chain([good], parts))
                 journal.record(packed[plan.name][0], plan.digest)
         write_bad(out, all_bad())
-        if skipped and (on_bad.action != SKIP or not packed):
-            on_bad.refuse(all_bad(), out)
+        too_many = skipped > on_bad.allowed(done)  # of an archive known now only
+        if skipped and (on_bad.action != SKIP or too_many or not packed):
+            on_bad.refuse(all_bad(), out, too_many=too_many)
         for name in journal.done.keys() - packed.keys():  # of an attempt when the source held more
             (out / name).unlink(missing_ok=True)
         if skipped:

@@ -122,7 +122,7 @@ def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]
         return plan
 
     for sample in samples:
-        split = sample.split or split_of(sample.key, settings.val)
+        split = sample.split or split_of(sample.split_key or sample.key, settings.val)
         waiting[split].append(sample)
         held[split] += len(sample.image) if isinstance(sample.image, bytes) else 0
         if sum(held.values()) > HELD_CAP:

@@ -61,7 +61,8 @@ class Sample:
     image_bytes: int
     labels: dict[str, int]
     planes: int = 0  # edge in pixels of an image given raw: its red, then green, then blue bytes; 0: a file
-    split: str | None = None  # the one that the source puts it in; None: a hash of the key decides
+    split: str | None = None  # the one that the source puts it in; None: a hash of split_key decides
+    split_key: str = ""  # "": the key; else the one it had before another sample had the same
 
     def read_image(self) -> bytes:
         """The encoded image; an unreadable file raises OSError, which names it, after some tries."""

@@ -52,7 +52,7 @@ def write(path: Path, members: Iterable[Member], form: int = tarfile.PAX_FORMAT,
     return path
 
 
-def write_numbers(path: Path, numbers: Iterable[int], **options: int) -> Path:
+def write_numbers(path: Path, numbers: Iterable[int], **options: Any) -> Path:
     """A tar of samples k0, k1, ... by their numbers, with a field ``age`` of two values."""
     return write(path, [m for n in numbers for m in sample(f"k{n}", n, age=10 * (n % 2))], **options)
 

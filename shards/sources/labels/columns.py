@@ -36,13 +36,14 @@ class LeftOut(ValueError):  # noqa: N818 - not for callers: whoever takes the co
 class Column:
     """The cells of one column, row by row, in memory of some bytes a row and some megabytes.
 
-    ``named``: a user asked for it, so many values are meant.
+    ``named``: a user asked for it, so many values are meant. ``classes``: its whole numbers are classes,
+    never to be put together, however many.
     """
 
-    def __init__(self, name: str, named: bool = False) -> None:
+    def __init__(self, name: str, named: bool = False, classes: bool = False) -> None:
         self.name = name
-        self._most = VARIANTS_CAP if named else STRINGS_CAP
-        self._named = named
+        self._most = VARIANTS_CAP if named or classes else STRINGS_CAP
+        self._named, self._classes = named, classes
         self.binned = False
         """Whether the attribute's variants are quantiles."""
         self._fault = ""
@@ -121,8 +122,10 @@ class Column:
         many = len(named) > FEW and 2 * len(named) > len(codes) - codes.count(UNKNOWN)
         if None not in numbers and len(named) > 2:
             whole = all(isinstance(number, int) for number in numbers)
-            too_many = not (self._named and whole) and (len(named) > NUMBERS_CAP or many)
-            if too_many or (bins is not None and len(named) > bins):
+            kept = whole and (self._named or self._classes)
+            too_many = not kept and (len(named) > NUMBERS_CAP or many)
+            binned = bins is not None and len(named) > bins and not (whole and self._classes)
+            if too_many or binned:
                 return self._binned([numbers[c] if c != UNKNOWN else None for c in codes], training, bins)
         elif many and not self._named:
             raise LeftOut("nearly every sample has a value of its own")

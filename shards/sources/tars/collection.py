@@ -32,9 +32,12 @@ class Collection:
     tars: list[Tar]
     keys: list[list[str]]
     splits: list[list[str | None]]
-    """What a tar's name or a field tells; None: a hash of the key decides."""
+    """What a tar's name or a field tells; None: a hash of the key in ``tars`` decides.
+
+    So another tar that has the same key moves no sample.
+    """
     split_by: str
-    """What decides: source, or key."""
+    """What decides: key, where all are the tars' own, else source."""
     schema: tuple[Attribute, ...]
     labels: list[Sequence[int]]
     """By attribute the variants of all samples, one tar behind the other."""
@@ -86,9 +89,8 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
     for tar in tars:
         for name, cells in tar.columns.items():
             named = name in asked.columns or (name == TEXT and CLASS in asked.columns)
-            columns.setdefault(name, Column(name, named)).add(
-                (NESTED if cell is ... else cell for cell in cells), count
-            )
+            column = columns.setdefault(name, Column(name, named, classes=name == CLASS))
+            column.add((NESTED if cell is ... else cell for cell in cells), count)
         fields |= tar.fields
         if len(fields) > FIELDS_CAP:
             raise InputError(f"{where}: more than {FIELDS_CAP} fields in all tars")
@@ -96,15 +98,21 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
         tar.columns.clear()
         kept.append(tar)
         count += len(tar.keys)
+    # Whichever tar tells a field first: a check reads them in another order.
+    columns = dict(sorted(columns.items()))
+    some = [f"{number} {what}{'s' * (number > 1)} passed over" for what, number in sorted(passed.items())]
     keys = _unique(names, kept)
-    told, split_by = _splits(places, kept, columns, asked, count)
-    _choose_class(columns, asked)
+    told = _splits(places, kept, columns, asked, count)
+    by_key = all(keys[n] == tar.keys and not any(told[n]) for n, tar in enumerate(kept))
+    split_by = "key" if by_key else "source"
+    if not count:  # the images are all bad, and nothing can be said of labels
+        return Collection(places, names, kept, keys, told, split_by, (), [], tuple(some))
+    some += _choose_class(columns, asked)
     for name in asked.columns:
         if name not in fields and name not in columns:
             raise InputError(f"{where}: --columns: {no_column(name, sorted(fields))}")
         columns.setdefault(name, Column(name))
     labels = labelled(columns, asked, range(count), [True] * count, where)
-    some = [f"{number} {what}{'s' * (number > 1)} passed over" for what, number in sorted(passed.items())]
     variants, notes = list(labels.variants.values()), (*some, *labels.notes)
     return Collection(places, names, kept, keys, told, split_by, labels.schema, variants, notes)
 
@@ -127,8 +135,8 @@ def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
 
 def _splits(
     places: Sequence[Place], tars: Sequence[Tar], columns: dict[str, Column], asked: Asked, count: int
-) -> tuple[list[list[str | None]], str]:
-    """By tar the splits of its samples that a field tells, else its name; and what decides."""
+) -> list[list[str | None]]:
+    """By tar the splits of its samples that a field tells, else its name."""
     name = next((n for n in columns if n.lower() == SPLIT and n not in asked.columns), None)
     found: list[str | None] = []
     if name is not None:
@@ -142,16 +150,15 @@ def _splits(
             del columns[name]
     if not found:
         found = [split for split, tar in zip(splits(places), tars, strict=True) for _ in tar.keys]
-    by = "source" if any(found) else "key"
     if "val" not in found:
         # It is cut from the training samples by a hash of their keys.
         found = [None if split == "train" else split for split in found]
     told = iter(found)
-    return [[next(told) for _ in tar.keys] for tar in tars], by
+    return [[next(told) for _ in tar.keys] for tar in tars]
 
 
-def _choose_class(columns: dict[str, Column], asked: Asked) -> None:
-    """A text is the class where nothing else tells one and it is not asked for itself."""
+def _choose_class(columns: dict[str, Column], asked: Asked) -> list[str]:
+    """A text is the class where nothing else tells one and it is not asked for itself; a line where not."""
     if TEXT in columns and TEXT not in asked.columns:
         if CLASS not in columns:
             columns[TEXT].name = CLASS
@@ -159,3 +166,5 @@ def _choose_class(columns: dict[str, Column], asked: Asked) -> None:
                 columns[CLASS] = columns.pop(TEXT)
         else:
             del columns[TEXT]
+            return [] if asked.columns else [f"left out: {TEXT}: the class is told by another field"]
+    return []

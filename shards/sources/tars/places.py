@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError
@@ -19,7 +19,7 @@ from shards.sources.layout import SPLIT_NAMES
 Place = Path | str
 """A path, or an address."""
 SUFFIXES = (".tar", ".tgz", ".tar.gz")
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
+_NAME_BYTES = 200  # of a plain name; a cache lengthens it
 _NUMBERS = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -31,13 +31,42 @@ def places(given: Sequence[str]) -> tuple[Place, ...]:
     its folders ``train``, ``val`` and ``test``, in natural order.
     """
     found: dict[Place, None] = {}
-    for text in given:
-        for name in [text] if not is_url(text) and Path(text).exists() else _expanded(text):
-            found |= dict.fromkeys(_tars(name))
-            _check_count(found)
+    for name in _named(given):
+        found |= dict.fromkeys(_tars(name))
+        _check_count(found)
     if len({is_url(place) for place in found}) > 1:
         raise InputError(f"{shown(given[0])}: tars here and tars behind an address; give one kind of them")
     return tuple(found)
+
+
+def _named(given: Sequence[str]) -> Iterator[str]:
+    for text in given:
+        yield from [text] if not is_url(text) and is_there(text) else _expanded(text)
+
+
+def is_there(text: str) -> bool:
+    """Whether a file or folder has this name; a long pattern is none, though the system refuses to look."""
+    try:
+        return Path(text).exists()
+    except OSError:
+        return False
+
+
+def passed_over(given: Sequence[str]) -> tuple[str, ...]:
+    """A line about what lies in the folders among ``given``, as ``places`` takes it, beside their tars."""
+    names = [
+        place.name + "/" * place.is_dir()
+        for path in [path_of(text, "TARS") for text in _named(given) if not is_url(text)]
+        if path.is_dir()
+        for folder in _folders(path)
+        for place in folder.iterdir()
+        if not is_tar(place) and not (folder == path and _is_split(place))
+    ]
+    if not names:
+        return ()
+    some = f"{', '.join(name[:80] for name in sorted(names)[:5])}{', ...' * (len(names) > 5)}"
+    what = "file or folder" if len(names) == 1 else "files or folders"
+    return (f"{len(names)} other {what} passed over ({some})",)
 
 
 def _check_count(found: Iterable[object]) -> None:
@@ -75,12 +104,21 @@ def _tars(text: str) -> list[Place]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    folders = [path, *(p for p in path.iterdir() if p.name.lower() in SPLIT_NAMES and p.is_dir())]
-    tars = [p for folder in folders for p in folder.iterdir() if is_tar(p)]
+    tars = [p for folder in _folders(path) for p in folder.iterdir() if is_tar(p)]
     tars.sort(key=lambda p: natural(str(p)))
     if not tars:
         raise InputError(f"{path}: no tars in it ({describe(path)})")
     return list(tars)
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Those in which a folder's tars are looked for."""
+    yield path
+    yield from filter(_is_split, path.iterdir())
+
+
+def _is_split(path: Path) -> bool:
+    return path.name.lower() in SPLIT_NAMES and path.is_dir()
 
 
 def splits(found: Sequence[Place]) -> list[str | None]:
@@ -107,7 +145,7 @@ def names(found: Sequence[Place]) -> list[str]:
     for parts in range(1, 1 + max((path.count("/") for path in paths), default=0) + 1):
         ends = ["/".join(path.split("/")[-parts:]) for path in paths]
         if len(set(ends)) == len(ends):
-            return [end if _PLAIN.fullmatch(end) else _plain(end) for end in ends]
+            return [end if _is_plain(end) else _plain(end) for end in ends]
     raise InputError(f"{shown(next(e for e in paths if paths.count(e) > 1))}: given twice")
 
 
@@ -118,6 +156,16 @@ def _path(place: Place) -> str:
 def whole(path: Path) -> Path:
     """A path from the root on; a link in its last place is a name as any other."""
     return path.parent.resolve() / path.name
+
+
+def _is_plain(name: str) -> bool:
+    """Whether an index may name a file so (shards.header), and a cache keep it under this name."""
+    return (
+        name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\:")
+        and 0 < len(os.fsencode(name)) <= _NAME_BYTES
+    )
 
 
 def _plain(end: str) -> str:

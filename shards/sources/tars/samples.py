@@ -205,6 +205,9 @@ class _Scan:
         try:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
+            if ending == TEXT:  # which may be a caption that nobody asked for
+                self._passed["non-UTF-8 text"] += 1
+                return {}
             raise InputError(f"{where}: not text in UTF-8") from error
         if ending == "json":
             try:
@@ -229,11 +232,13 @@ class _Scan:
     def _found(self, bad: list[BadImage]) -> list[tuple[str, _Image]]:
         """Key and image of the samples in the order of the images; the others go to ``bad``."""
         found = []
+        # A mask is no image where others of the tar have one.
+        plain = not self._endings and any(map(_plain, map(_image_endings, self._samples.values())))
         for key, sample in self._samples.items():
-            if not sample.images:
-                self._passed["sample without an image"] += 1
+            endings = _image_endings(sample)
+            if not endings or (plain and not _plain(endings)):
+                self._passed["imageless sample"] += 1
                 continue
-            endings = sample.endings[: len(sample.images)]
             image = sample.images[endings.index(self._chosen(key, endings))]
             if image.fault is None:
                 found.append((key, image))
@@ -250,7 +255,7 @@ class _Scan:
         for ending in self._endings:
             if ending in endings:
                 return ending
-        plain = [ending for ending in endings if "." not in ending]
+        plain = _plain(endings)
         some = f"{', '.join(sorted(endings)[:5])}"
         if self._endings:
             raise InputError(
@@ -261,6 +266,14 @@ class _Scan:
                 f"{self._place}: sample {key} has several images ({some}); choose one with --image-field"
             )
         return plain[0] if plain else endings[0]
+
+
+def _image_endings(sample: _Sample) -> tuple[str, ...]:
+    return sample.endings[: len(sample.images)]
+
+
+def _plain(endings: tuple[str, ...]) -> list[str]:
+    return [ending for ending in endings if "." not in ending]
 
 
 def _cell(value: object) -> Cell:

@@ -15,6 +15,7 @@ from diffbase.redaction import shown
 from diffbase.system_error import NO_FILE, reading
 from shards.remote.fetch import check_url, stream
 from shards.sources.archive import COMPRESSED
+from shards.sources.tar_members import BadTar
 from shards.sources.tars.places import Place
 
 TAR_CAP = 1 << 40  # bytes of one tar
@@ -46,10 +47,12 @@ class Hashed:
         return self._at
 
     def finish(self) -> tuple[int, str]:
-        """Size and SHA-256 of all, once the rest is read."""
-        while self.read(PIECE):
+        """Size and SHA-256 of all, once the rest is read, which is zeros. Raises BadTar."""
+        while rest := self.read(PIECE):
             if self._at > TAR_CAP:
-                raise ValueError(f"more than {TAR_CAP} bytes")
+                raise BadTar(f"more than {TAR_CAP} bytes")
+            if rest.strip(b"\0"):
+                raise BadTar("more behind the block that closes it, as where cat joins tars: give each alone")
         return self._at, self._digest.hexdigest()
 
 
@@ -63,9 +66,12 @@ class _Chunks(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        self._rest = self._rest or next(self._chunks, b"")
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        """Fill it, unless the end comes before: a first chunk may be shorter than what tells the kind."""
+        count = 0
+        while count < len(buffer) and (chunk := self._rest or next(self._chunks, b"")):
+            some, self._rest = chunk[: len(buffer) - count], chunk[len(buffer) - count :]
+            buffer[count : count + len(some)] = some
+            count += len(some)
         return count
 
 

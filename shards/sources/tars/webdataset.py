@@ -14,7 +14,7 @@ from shards.sources.base import AS_IT_IS, IMAGE_CAP, Asked, Contents, Sample
 from shards.sources.contents import look
 from shards.sources.tar_members import members
 from shards.sources.tars.collection import check_asked, collect, fields_to_read
-from shards.sources.tars.places import Place, names, places
+from shards.sources.tars.places import Place, names, passed_over, places
 from shards.sources.tars.samples import LABELS, Tar, scan
 from shards.sources.tars.stream import TAR_CAP, opened
 
@@ -39,15 +39,17 @@ class WebDataset:
         self.name = source_name(given)
         self.split_by = self._all.split_by
         self.schema: tuple[Attribute, ...] = self._all.schema
-        self.notes = self._all.notes
+        self.notes = (*passed_over(given), *self._all.notes)
         self.total: int | None = self._all.total
         self._read = 0
 
     @staticmethod
     def claims(contents: Contents) -> bool:
-        """A tar with labels beside images, or a folder that has such a one among its tars."""
+        """A tar with labels beside images, or a folder without images whose first tar is such a one."""
         if contents.form == "tar":
             return _has_samples(contents)
+        if any(file.suffix.lower() in IMAGE_SUFFIXES for file in contents.files):
+            return False
         try:
             return any(_has_samples(look(p)) for p in places([str(contents.path)])[:1] if isinstance(p, Path))
         except InputError:  # no tars in it, or damaged ones
@@ -66,10 +68,12 @@ class WebDataset:
             together.places, together.splits, together.tars, together.keys, strict=True
         ):
             images = _images(place, tar)
-            for key, split, size, (where, data) in zip(keys, splits, tar.sizes, images, strict=True):
+            for key, own, split, size, (where, data) in zip(
+                keys, tar.keys, splits, tar.sizes, images, strict=True
+            ):
                 labels = {name: variants[self._read] for name, variants in columns}
                 self._read += 1
-                yield Sample(key, where, data, size, labels, split=split)
+                yield Sample(key, where, data, size, labels, split=split, split_key=own)
 
     def fraction(self) -> float:
         """Share of the samples given so far."""

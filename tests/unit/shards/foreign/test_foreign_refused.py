@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from shards.packing.bad import OnBad
 from shards.packing.packer import pack
 from shards.read import ShardReader
 from shards.sources.base import Asked
+from shards.sources.tars import stream
 from shards.table import Index
 from tests.support.foreign_tars import (
     TINY,
@@ -100,6 +102,23 @@ def test_links_and_cut_ends(tars: Path, tmp_path: Path) -> None:
         indexed(tmp_path / "index", tars)
 
 
+def test_what_lies_behind_the_end(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros may; the members of a second tar would be lost."""
+    first = (tars / "0.tar").read_bytes()
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(first + bytes(3 << 20))
+    assert indexed(tmp_path / "zeros", joined).counts["train"] == 10
+    joined.write_bytes(first + (tars / "1.tar").read_bytes())
+    with pytest.raises(InputError, match=r"joined\.tar: not a whole tar \(more behind the block .* cat"):
+        indexed(tmp_path / "index", joined)
+    with pytest.raises(InputError, match="more behind the block"):
+        pack([str(joined)], tmp_path / "packed", TINY)
+    monkeypatch.setattr(stream, "TAR_CAP", 1 << 20)
+    joined.write_bytes(first + bytes(3 << 20))
+    with pytest.raises(InputError, match=r"joined\.tar: not a whole tar \(more than 1048576 bytes\)"):
+        indexed(tmp_path / "index", joined)
+
+
 def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "index"
     call = (index_command.main, tars / "{0..1}.tar", tars / "2.tar", "--out", out, "--size", 5, "--jobs", 1)
@@ -108,6 +127,9 @@ def test_the_command_line(tars: Path, tmp_path: Path, command: Command) -> None:
     before = (out / "index.json").read_bytes()
     code, told, _ = command(*call)
     assert code == 0 and "indexed already" in told and (out / "index.json").read_bytes() == before
+    assert "verify" not in told
+    code, told, _ = command(*call, "--check")
+    assert code == 0 and "indexed already; shards.verify decodes every image" in told
     code, _, told = command(*call, "--columns", "class")
     assert code == 2 and "has an index already" in told and told.count("\n") == 1
     code, _, told = command(*call[:4], tmp_path / "o", "--columns", "clas", "--jobs", 1)
@@ -205,6 +227,23 @@ def test_places_that_are_refused(tars: Path, tmp_path: Path, place: str, told: s
     tampered(tmp_path / "index", lambda h: h["splits"]["train"]["shards"][0].update(place=place))
     with pytest.raises(InputError, match=told):
         Index.load(tmp_path / "index")
+
+
+def test_places_that_an_index_cannot_name(tmp_path: Path) -> None:
+    """They are told before any tar is read."""
+    for name in ("sub\x01x.tar", os.fsdecode(b"caf\xe9.tar")):
+        (tmp_path / name).write_bytes(b"no tar")
+        with pytest.raises(InputError, match=r"\.tar: place: .*(printed|string)"):
+            indexed(tmp_path / "index" / "x", tmp_path)
+        (tmp_path / name).unlink()
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("folder", ["file:x", "LOCAL:x", "s3::x"])
+def test_paths_that_look_like_addresses(tmp_path: Path, folder: str) -> None:
+    indexed(tmp_path / "x", write_numbers(tmp_path / "x" / folder / "a.tar", range(4)))
+    assert Index.load(tmp_path / "x").shards[0].place == f"./{folder}/a.tar"
+    assert not list(checker.problems(tmp_path / "x"))
 
 
 def test_an_address_that_runs_something_is_refused(tars: Path, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_a_replaced_sample_is_the_same_for_every_world(tars: Path, tmp_path: Pat
 
 
 def test_an_index_among_the_tars_moves_with_them(tars: Path, tmp_path: Path) -> None:
+    (tars / "0.tar").rename(tars / "my photos.tar")
     indexed(tars, tars)
     moved = tars.rename(tmp_path / "elsewhere")
     with ShardReader(moved) as reader:
@@ -247,6 +248,10 @@ def test_a_source_is_known_by_its_members(tars: Path, packed: Path, tmp_path: Pa
     assert detect(renamed).kind == "webdataset"
     classes = write(tmp_path / "x.tar", [(f"{c}/{n}.jpg", image(n)) for c in "ab" for n in range(3)])
     assert not WebDataset.claims(look(classes))
+    (tars / "a").mkdir()
+    (tars / "a" / "1.jpg").write_bytes(image(1))
+    assert not WebDataset.claims(look(tars))  # class folders, say, and a tar that nobody meant
+    assert "1 other file or folder passed over (a/)" in detect(tars, "webdataset").notes
     (tmp_path / "empty").mkdir()
     (tmp_path / "no.tar").write_bytes(b"no tar")
     assert not WebDataset.claims(look(tmp_path / "empty"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from shards.packing.bad import FILE, OnBad, left_out
 from shards.packing.journal import JOURNAL
 from shards.packing.packer import pack
 from shards.packing.plan import split_of
-from shards.sources import Sample
+from shards.sources import Sample, detect
 from shards.table import Index
 from shards.verify import main as verify
 from tests.support.tiny_set import TINY, Command, contents, keys_of
@@ -138,6 +139,25 @@ def test_limit(make_source, tiny, tmp_path: Path, command: Command) -> None:
     assert code == 0 and "complete already" in told and "20 bad images left out" in told
     code, told, _ = command(verify, out)
     assert code == 0 and "sound (" in told and "20 bad images left out" in told
+
+
+def test_a_share_of_an_archive_is_known_at_its_end(make_source, tiny, tmp_path: Path) -> None:
+    """Where the first images are bad, most of those so far are."""
+    source = make_source(tmp_path / "source", range(60))
+    spoil(source, range(12))
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for file in sorted(source.iterdir(), key=lambda file: (int(file.stem[2:]), file.suffix)):
+            tar.add(file, file.name)
+    assert detect(archive).total is None
+    few, many = tiny(shard_size=5), OnBad("skip")
+    with pytest.raises(InputError, match=r"\(12 bad images, in .*bad-limit allows more"):
+        pack(archive, tmp_path / "few", few, on_bad=many)
+    with pytest.raises(InputError, match="bad images so far"):
+        pack(archive, tmp_path / "three", few, on_bad=OnBad("skip", 3))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bad, "SHARE", 0.2)
+        assert pack(archive, tmp_path / "out", few, on_bad=many).skipped == 12
 
 
 @pytest.mark.parametrize(("samples", "allowed"), [(0, 10), (999, 10), (1100, 11), (10**6, 10**4)])

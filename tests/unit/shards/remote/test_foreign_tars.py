@@ -16,6 +16,7 @@ from shards.read import ShardReader
 from shards.remote import fetch
 from shards.remote.cache import Cache
 from shards.sources.base import AS_IT_IS
+from shards.sources.tars import stream
 from tests.support.foreign_tars import write_numbers
 from tests.support.shard_server import Server
 
@@ -97,6 +98,13 @@ def test_tars_that_are_not_there(server: Server, urls: list[str], tmp_path: Path
     with pytest.raises(InputError, match="one kind of them"):
         index([*urls, str(server.folder / "f1.tar")], tmp_path / "index", TINY, AS_IT_IS)
     assert not (tmp_path / "index").exists()
+
+
+def test_a_first_chunk_of_one_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter than what tells a gzipped tar."""
+    data = write_numbers(tmp_path / "x.tgz", range(4), mode="w:gz").read_bytes()
+    monkeypatch.setattr(stream, "stream", lambda url, cap: iter([data[:1], data[1:3000], data[3000:]]))
+    assert pack(["http://h/x.tgz"], tmp_path / "packed", TINY).counts == {"train": 4, "val": 0}
 
 
 def test_a_server_that_has_no_end(server: Server, urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

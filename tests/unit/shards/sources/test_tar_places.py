@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffbase.cli import InputError
-from shards.sources.tars.places import names, places, splits
+from shards.packing.flags import parser, source_of
+from shards.sources.tars.places import names, passed_over, places, splits
 from shards.sources.tars.samples import plain_key
 
 
@@ -51,15 +52,38 @@ def test_a_folder_gives_its_tars_in_natural_order(tmp_path: Path) -> None:
         places([str(tmp_path / "empty")])
 
 
+def test_what_lies_beside_the_tars_is_told(tmp_path: Path) -> None:
+    for name in ("a.tar", "train/b.tar", "train/notes.txt", "part2/c.tar", "stats.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    told = "3 other files or folders passed over (notes.txt, part2/, stats.json)"
+    assert passed_over([str(tmp_path)]) == (told,)
+    assert passed_over([f"{tmp_path}/{{part2,train}}"]) == ("1 other file or folder passed over (notes.txt)",)
+    assert passed_over([str(tmp_path / "a.tar"), "http://h/x.tar"]) == ()
+
+
 def test_a_path_with_braces_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "{1..2}.tar").touch()
     assert places([str(tmp_path / "{1..2}.tar")]) == (tmp_path / "{1..2}.tar",)
+
+
+def test_a_pattern_may_be_longer_than_a_name(tmp_path: Path) -> None:
+    words = [f"{'x' * 20}{n}" for n in range(20)]
+    for word in words:
+        (tmp_path / f"{word}.tar").touch()
+    pattern = f"{tmp_path}/{{{','.join(words)}}}.tar"
+    assert places([pattern]) == tuple(tmp_path / f"{word}.tar" for word in words)
+    assert source_of(parser("").parse_args([pattern, "--out", "x"])) == (pattern,)
 
 
 def test_names_are_plain_and_no_two_alike() -> None:
     assert names([Path("/a/x.tar"), Path("/b/y.tar")]) == ["x.tar", "y.tar"]
     found = names([Path("/a/x.tar"), Path("/b/x.tar"), "http://h/a/x.tar?sign=1"][:2])
     assert len(set(found)) == 2 and all(name.startswith(("a-x-", "b-x-")) for name in found)
+    assert names([Path("/a/my photos.tar"), Path("/a/\u043a.tar")]) == ["my photos.tar", "\u043a.tar"]
+    assert all(
+        name.isascii() and len(name) < 100 for name in names([Path("/a/x\x01.tar"), Path("/" + "x" * 240)])
+    )
     (odd,) = names([Path("/a/.ключ: x.tar")])
     assert odd.isascii() and not odd.startswith(".") and "/" not in odd
     with pytest.raises(InputError, match="given twice"):
