@@ -38,6 +38,10 @@ INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed,
 TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
 
 
+LOCAL = ("file", "local", "asynclocal")
+"""Schemes of this machine's files."""
+
+
 def _plain_name(name: str) -> str:
     if not name or name in (".", "..") or set(name) & set("/\\\0:") or name.startswith("."):
         raise ValueError(f"{name!r} is not a plain file name")
@@ -50,14 +54,15 @@ def _printable(name: str) -> str:
     return name
 
 
-OF_THIS_MACHINE = ("file:", "local:")
-"""How the addresses begin that no index may name."""
+def is_local(place: str) -> bool:
+    """Whether it is an address of this machine's files."""
+    return place.lower().startswith(tuple(f"{scheme}:" for scheme in LOCAL))
 
 
 def _place(place: str) -> str:
     if place.startswith("/"):
         raise ValueError("an absolute path; allowed: a path that begins at the index's folder, or an address")
-    if place.lower().startswith(OF_THIS_MACHINE):
+    if is_local(place):
         raise ValueError("an address of this machine's files; allowed: a path, or an address elsewhere")
     return _printable(place)
 
@@ -109,6 +114,12 @@ class Shard(_Strict):
     def is_elsewhere(self) -> bool:
         """Whether it has an address of its own."""
         return self.place is not None and ADDRESS.match(self.place) is not None
+
+
+class EmptyTar(Shard):
+    """A tar of others of which every image was left out."""
+
+    count: Literal[0] = 0
 
 
 class Table(_Strict):
@@ -177,6 +188,7 @@ class Header(_Strict):
     unknown: Annotated[tuple[Name, ...], Field(max_length=ATTRIBUTES_CAP)] = ()
     split_by: Literal["key", "source"] = "key"
     skipped: Count = 0
+    empty: Annotated[tuple[EmptyTar, ...], Field(max_length=SHARDS_CAP)] = ()
     reading: Reading | None = None
     shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     val: Annotated[float, Field(ge=0, lt=1)]
@@ -195,7 +207,12 @@ class Header(_Strict):
     @cached_property
     def is_elsewhere(self) -> bool:
         """Whether the shards have addresses of their own."""
-        return any(shard.is_elsewhere for entry in self.splits.values() for shard in entry.shards)
+        return any(shard.is_elsewhere for shard in self.shards)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Those of all splits, then ``empty``; a tar of others is there once for each of its splits."""
+        return [*(shard for entry in self.splits.values() for shard in entry.shards), *self.empty]
 
 
 def parse_header(data: bytes, path: Path) -> Header:
@@ -235,20 +252,30 @@ def parse_header(data: bytes, path: Path) -> Header:
     return header
 
 
+def check_remote(header: Header, path: Path) -> None:
+    """InputError, naming ``path``, where an index from behind a URL tells paths: not of this machine."""
+    if not header.is_elsewhere and any(shard.place for shard in header.shards):
+        raise InputError(
+            f"{path}: places: paths of the machine that made it; allowed behind a URL: addresses"
+        )
+
+
 def _check_files(header: Header, path: Path) -> None:
     """InputError unless each file has a name of its own, and only tars of others lie elsewhere."""
     entries = header.splits.values()
-    tars = [[(shard.name, shard.path, shard.bytes, shard.sha256) for shard in e.shards] for e in entries]
-    flat = [tar for some in tars for tar in some]
-    if header.is_foreign and all(len(set(some)) == len(some) for some in tars):
+    some = [*(entry.shards for entry in entries), header.empty]
+    tars = [[(shard.name, shard.path, shard.bytes, shard.sha256) for shard in shards] for shards in some]
+    flat = [tar for group in tars for tar in group]
+    if header.is_foreign and all(len(set(group)) == len(group) for group in tars):
         flat = list(set(flat))  # the samples of one may be of several splits
-    files = [e.samples.name for e in entries] + [name for name, *_ in flat]
+    files = [FILE, *(e.samples.name for e in entries), *(name for name, *_ in flat)]
     if len(set(files)) != len(files):
         raise InputError(f"{path}: a file is named twice")
-    shards = [shard for e in entries for shard in e.shards]
-    if not header.is_foreign and any(shard.place for shard in shards):
+    if not header.is_foreign and header.empty:
+        raise InputError(f"{path}: empty: only an index of shards.index tells such tars")
+    if not header.is_foreign and any(shard.place for shard in header.shards):
         raise InputError(f"{path}: a shard's place: only an index of shards.index tells one")
     if header.is_foreign != (header.reading is not None):
         raise InputError(f"{path}: reading: has to be there with the encoding source, and only then")
-    if header.is_elsewhere and not all(shard.is_elsewhere for shard in shards):
+    if header.is_elsewhere and not all(shard.is_elsewhere for shard in header.shards):
         raise InputError(f"{path}: places: allowed: addresses alone, or paths alone")

@@ -128,7 +128,7 @@ class Index:
     @property
     def shards(self) -> list[Shard]:
         """Each file once; one of others may hold samples of several splits."""
-        return list({shard.name: shard for split in self.splits.values() for shard in split.shards}.values())
+        return list({shard.name: shard for shard in self.header.shards}.values())
 
     def split(self, name: str) -> Split:
         """The split of that name; InputError names the ones there are."""
@@ -270,7 +270,7 @@ def write_index(
     InputError where index.json would be larger than a reader takes.
 
     ``about`` holds the header's fields preprocessing, source, shard_size and val, and those of split_by,
-    skipped and reading that are not the usual ones. Rows may be a table already, of any width of keys.
+    skipped, empty and reading that are not the usual ones. Rows may be a table already, of any width of keys.
     """
     entries = {}
     tables = {name: _table_of(rows, schema) for name, (_, rows) in splits.items()}
@@ -300,7 +300,6 @@ def write_index(
     }
     text = (json.dumps(header, indent=1) + "\n").encode()
     if len(text) > INDEX_CAP:
-        raise InputError(
-            f"{folder / FILE}: would be larger than {INDEX_CAP} bytes; give a larger --shard-size"
-        )
+        instead = "fewer tars" if "reading" in about else "a larger --shard-size"
+        raise InputError(f"{folder / FILE}: would be larger than {INDEX_CAP} bytes; give {instead}")
     write_atomic(folder / FILE, text)

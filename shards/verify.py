@@ -1,6 +1,6 @@
 """Check a packed folder, or one behind a URL, against its index: ``python -m shards.verify DIR [--jobs J]``.
 
-``--repair SOURCE`` first makes again what is damaged or missing (``shards.checking.repair``).
+``--repair SOURCE...`` first makes again what is damaged or missing (``shards.checking.repair``).
 
 Prints one line for each thing that is wrong, with its shard and sample, in an order that does not depend on
 ``--jobs``. Exit code 0 for a sound folder, 1 for bad data, 2 for bad usage (no such folder, or one that was
@@ -12,14 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import Parser, add_answer, answer, run
 from diffbase.line import printable
 from diffbase.redaction import shown
 from shards.packing.bad import left_out
-from shards.packing.flags import add_asked, asked_of
+from shards.packing.flags import add_asked, asked_of, source_of
 from shards.packing.workers import worker_count
 
 PROG = "python -m shards.verify"
@@ -35,8 +34,8 @@ def parser(prog: str = PROG) -> Parser:
     parser.add_argument(
         "folder", type=cli.place, metavar="DIR", help="a folder of shards.pack or shards.index, or its URL"
     )
-    made_again = "make damaged shards and tables again from the source, to the same bytes"
-    parser.add_argument("--repair", type=Path, metavar="SOURCE", help=made_again)
+    made_again = "make damaged shards and tables again from the source or sources, to the same bytes"
+    parser.add_argument("--repair", dest="source", nargs="+", metavar="SOURCE", help=made_again)
     add_asked(parser)
     parser.add_argument("--jobs", type=int, help="worker processes (default: the cores this process may use)")
     add_answer(parser)
@@ -54,7 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         found = check(
             args.folder,
             jobs,
-            source=args.repair,
+            source=source_of(args) if args.source else None,
             asked=asked,
             tell=lambda line: print(printable(line), flush=True),
         )

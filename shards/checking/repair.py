@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain, islice
@@ -27,13 +27,20 @@ from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 from shards.table import table_bytes
 
 
-def repair(folder: Path, path: Path, *, asked: Asked = AS_IT_IS, jobs: int = 1) -> Iterator[str]:
+def repair(
+    folder: Path, path: Path | Sequence[str], *, asked: Asked = AS_IT_IS, jobs: int = 1
+) -> Iterator[str]:
     """Make what is damaged or missing in ``folder`` again from the source at ``path``; a line for each file.
 
-    The source is looked at where a shard is damaged. InputError where it is not what was packed, or the index
-    itself cannot be read; nothing has changed then.
+    The source, as ``detect`` takes it, is looked at where a shard is damaged. InputError where it is not what
+    was packed, or the index is of other people's tars or cannot be read; nothing has changed then.
     """
     header = parse_header(read_bytes(folder / FILE, INDEX_CAP), folder / FILE)
+    if header.is_foreign:
+        raise InputError(
+            f"{folder}: an index of other people's tars, which --repair cannot make again: "
+            "copy them back, or run shards.index again into another --out"
+        )
     shards = [shard for entry in header.splits.values() for shard in entry.shards]
     if wanted := {shard.name: shard for shard in shards if not _is_whole(folder, shard)}:
         source = detect(path, header.source.kind, asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffbase.system_error import is_there
 from shards.checking.repair import repair
 from shards.checking.verifier import index_of, problems
 from shards.foreign import checker
-from shards.header import FILE
+from shards.header import FILE, check_remote
 from shards.packing.untrained import untrained
 from shards.sources import AS_IT_IS, Asked
 from shards.table import Index
@@ -35,7 +35,7 @@ def check(
     place: Path | str,
     jobs: int = 1,
     *,
-    source: Path | None = None,
+    source: Path | Sequence[str] | None = None,
     asked: Asked = AS_IT_IS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
@@ -65,11 +65,13 @@ def check(
                 note(line, repaired)
         try:
             index = Index.load(folder)
-        except InputError as error:  # the index is there, and damaged
+            if url:
+                check_remote(index.header, folder / FILE)
+        except InputError as error:  # the index is there, and damaged or not to be trusted
             note(one_line(str(error).replace(f"{folder}/", f"{shown(place)}/")), faults)
             return Verdict(repaired, faults)
-        foreign = index.header.is_foreign
-        for line in checker.problems(folder, jobs) if foreign else problems(folder, jobs, url):
+        of_its_kind = checker.problems if index.header.is_foreign else problems
+        for line in of_its_kind(folder, jobs, url):
             note(line, faults)
         if faults:
             return Verdict(repaired, faults)

@@ -26,7 +26,8 @@ from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.redaction import ADDRESS, shown
 from shards.codec.encode import check_head, decode_source, edge_of, prepare
-from shards.header import FILE, OF_THIS_MACHINE, Reading, Shard
+from shards.foreign.output import output
+from shards.header import FILE, EmptyTar, Reading, Shard, is_local
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Settings, split_of
 from shards.packing.workers import map_in_order
@@ -63,10 +64,13 @@ def index(
     """Index the tars that ``given`` names (see ``places``) in the folder ``out``; see the module's text.
 
     ``check`` decodes every image instead of looking at its head; ``on_bad`` says whether a bad one is an
-    error or left out. InputError for what cannot be indexed, and for a folder that has another index.
+    error or left out. InputError for what cannot be indexed, and for a folder that has another index, or what
+    an index would be written over.
     """
     check_asked(asked)
     found = places(given)
+    if one := next((place for place in found if isinstance(place, str) and is_local(place)), None):
+        raise InputError(f"{one}: an address of this machine's files; give a path, or an address elsewhere")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
     try:
@@ -82,8 +86,27 @@ def index(
     if (out / FILE).exists():
         counts, skipped = _finished(out, found, about)
         return Summary(counts, len(found), skipped=skipped, complete_before=True)
+    with output(out):
+        return _indexed(
+            found, given, out, settings, asked, about, on_bad, check=check, jobs=jobs, report=report
+        )
+
+
+def _indexed(
+    found: Sequence[Place],
+    given: Sequence[str],
+    out: Path,
+    settings: Settings,
+    asked: Asked,
+    about: dict[str, Any],
+    on_bad: OnBad,
+    *,
+    check: bool,
+    jobs: int,
+    report: Callable[[int, int | None], None],
+) -> Summary:
+    """The work of ``index``; ``about`` holds the header's fields that tell the settings."""
     together = read(found, settings, asked, check=check, jobs=jobs, report=report)
-    out.mkdir(parents=True, exist_ok=True)
     bad = [Bad(*one) for one in together.bad]
     write_bad(out, bad)
     too_many = len(bad) > on_bad.allowed(together.total + len(bad))
@@ -100,6 +123,7 @@ def index(
             "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
             **({"split_by": together.split_by} if together.split_by != "key" else {}),
             **({"skipped": len(bad)} if bad else {}),
+            **({"empty": empty} if (empty := _empty(together, out)) else {}),
         },
         {name: (split.shards, split.samples) for name, split in splits.items()},
     )
@@ -168,6 +192,18 @@ def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
     return splits
 
 
+def _empty(together: Collection, out: Path) -> list[dict[str, Any]]:
+    """The tars that no split has, for the header: so it is known that they were looked at."""
+    tars = zip(together.names, together.places, together.tars, strict=True)
+    return [
+        EmptyTar(
+            name=name, bytes=tar.bytes, sha256=tar.sha256, place=_seen_from(out, place, name)
+        ).model_dump(exclude_none=True)
+        for name, place, tar in tars
+        if not tar.keys
+    ]
+
+
 def _seen_from(out: Path, place: Place, name: str) -> str | None:
     """A shard's place in an index in ``out``; None for the file ``name`` beside it."""
     if isinstance(place, str):
@@ -175,7 +211,7 @@ def _seen_from(out: Path, place: Place, name: str) -> str | None:
     path = os.path.relpath(whole(place), out.resolve())
     if path == name:
         return None
-    return f"./{path}" if ADDRESS.match(path) or path.lower().startswith(OF_THIS_MACHINE) else path
+    return f"./{path}" if ADDRESS.match(path) or is_local(path) else path
 
 
 def _check_places(found: Sequence[Place], out: Path) -> None:
@@ -206,7 +242,7 @@ def _finished(out: Path, found: Sequence[Place], about: dict[str, Any]) -> tuple
     asked = {**about, "reading": {**Reading().model_dump(), **about["reading"]}}
     if any(header[name] != value for name, value in asked.items()):
         raise InputError(f"--out {out}: has an index already, with other settings; choose another --out")
-    sizes = {shard.path: shard.bytes for split in there.splits.values() for shard in split.shards}
+    sizes = {shard.path: shard.bytes for shard in there.shards}
     now = {
         _seen_from(out, place, name) or name: sizes.get(str(place), 0)
         if isinstance(place, str)

@@ -134,14 +134,17 @@ class _Outgoing:
             self.target.remove(BEGUN)
             self.complete = True
             return header
+        others = there.keys() - {BEGUN, part_of(BEGUN)}
         if BEGUN in there:
             place = address(url, BEGUN)
             before = json_file.parse(fetch_small(place, BEGUN_CAP), shown(place))
             if not isinstance(before, dict):
                 raise InputError(f"{shown(place)}: not of shards.pack")
-            refuse_other(shown(url), before, settings)
-            return None
-        if others := there.keys() - {part_of(BEGUN)}:
+            if before == settings or others or any(self.packed.glob("*.tar")) or not self._began(before):
+                refuse_other(shown(url), before, settings)
+                return None
+            # Else only bad images were found, by settings that may have been wrong.
+        elif others:
             raise InputError(
                 f"--out {shown(url)}: not empty and not begun by shards.pack (found {min(others)})"
             )
@@ -151,6 +154,11 @@ class _Outgoing:
         self.target.send(self.folder / BEGUN, BEGUN)
         self.begun = True
         return None
+
+    def _began(self, settings: dict[str, Any]) -> bool:
+        """Whether what is under way began here, with these settings."""
+        path = self.folder / BEGUN
+        return path.exists() and json_file.read(path, most=BEGUN_CAP) == settings
 
     def send(self, tell: Callable[[str], None]) -> None:
         """Send what is packed, the index last."""

@@ -31,7 +31,7 @@ from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
-from shards.header import FILE, INDEX_CAP, Header, Shard, parse_header
+from shards.header import FILE, INDEX_CAP, Header, Shard, check_remote, parse_header
 from shards.remote.fetch import address, check_url, download, fetch_small
 from shards.table import Index
 
@@ -253,8 +253,7 @@ def fetch_header(url: str) -> tuple[bytes, Header]:
     data = fetch_small(place, INDEX_CAP)
     try:
         header = parse_header(data, Path(FILE))
-        if not header.is_elsewhere and any(s.place for e in header.splits.values() for s in e.shards):
-            raise InputError("places: paths of the machine that made it; allowed behind a URL: addresses")
+        check_remote(header, Path(FILE))
         return data, header
     except InputError as error:
         raise InputError(f"{shown(place)}: {str(error).removeprefix(f'{FILE}: ')}") from error

@@ -104,9 +104,14 @@ def address(url: str, name: str) -> str:
     """
     if not is_http(url):
         return f"{url.rstrip('/')}/{name}"
+    parts = urlsplit(_encoded(url))
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def _encoded(url: str) -> str:
+    """An address of http as a request can hold it."""
     parts = urlsplit(url)
-    path = f"{quote(parts.path, SAFE).rstrip('/')}/{quote(name)}"
-    return urlunsplit(parts._replace(path=path, query=quote(parts.query, SAFE + "?")))
+    return urlunsplit(parts._replace(path=quote(parts.path, SAFE), query=quote(parts.query, SAFE + "?")))
 
 
 def unreachable(url: str) -> str | None:
@@ -239,7 +244,7 @@ def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        response = OPENER.open(urllib.request.Request(_encoded(url), headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
         message = f"HTTP {error.code} {error.reason}"

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 from diffbase.cli import InputError
 from diffbase.redaction import shown
+from shards.header import LOCAL
 from shards.remote.fetch import address, check_url, is_http, retried
 from shards.remote.filesystem import NotThereError, filesystem, translated
 from shards.remote.http_client import BrokenError
 
 # Schemes of systems with folders, in which a file can be seen while it is written: there it is renamed when
 # it is whole. The others keep objects, which appear whole.
-FOLDERS = frozenset({"file", "local", "sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs"})
+FOLDERS = frozenset({*LOCAL, "sftp", "ssh", "ftp", "smb", "hdfs", "webhdfs"})
 # What a system tells of a file's content, the surest first.
 _MARKS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "created", "modified")
 

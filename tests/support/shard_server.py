@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 from collections import Counter
 from pathlib import Path
+from urllib.parse import unquote
 
 from shards.table import Index
 
@@ -30,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        name = self.path.rpartition("/")[2]
+        name = unquote(self.path.rpartition("/")[2])
         self.server.asked[name] += 1
         path = self.server.folder / name
         if not path.is_file():

@@ -15,6 +15,8 @@ from diffbase.cli import InputError
 from shards import index as index_command
 from shards import pack as pack_command
 from shards.foreign import checker
+from shards.foreign.output import LOCK
+from shards.header import FILE
 from shards.packing.bad import OnBad
 from shards.packing.packer import pack
 from shards.read import ShardReader
@@ -42,7 +44,9 @@ def test_bad_images_stop_or_are_left_out(tmp_path: Path) -> None:
         InputError, match=r"x\.tar: bad\.jpg: not a .*; .*empty\.png: .*\(2 bad images, in .*--on-bad"
     ):
         indexed(tmp_path / "index", path)
-    assert [file.name for file in (tmp_path / "index").iterdir()] == ["bad.jsonl"]
+    assert {file.name for file in (tmp_path / "index").iterdir()} == {"bad.jsonl", LOCK}
+    with pytest.raises(InputError, match="2 bad images"):  # the same command goes on
+        indexed(tmp_path / "index", path)
     skip = OnBad("skip")
     assert indexed(tmp_path / "head", path, on_bad=skip).skipped == 2
     assert indexed(tmp_path / "head", path, on_bad=skip).skipped == 2  # indexed already
@@ -75,6 +79,57 @@ def test_what_is_no_webdataset(tmp_path: Path, members: list[tuple[str, bytes]],
     with pytest.raises(InputError, match=told):
         indexed(tmp_path / "index", write(tmp_path / "x.tar", members))
     assert not (tmp_path / "index").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["bad.jsonl", "train-samples.npy", "test-samples.npy", ".pack.jsonl"])
+def test_nothing_of_others_is_written_over(tars: Path, tmp_path: Path, name: str) -> None:
+    (tars / name).write_text("mine")
+    before = contents(tars)
+    with pytest.raises(InputError, match=r"shards\.pack has begun|would write over"):
+        indexed(tars, tars)
+    assert contents(tars) == before
+
+
+def test_an_interrupted_pack_is_left_alone(tars: Path, tmp_path: Path) -> None:
+    write(tmp_path / "bad.tar", [*sample("a", 1), ("b.jpg", b"bad")])
+    with pytest.raises(InputError, match="1 bad image"):
+        pack(tmp_path / "bad.tar", tmp_path / "out", TINY, kind="webdataset")
+    before = contents(tmp_path / "out")
+    assert "bad.jsonl" in before
+    with pytest.raises(InputError, match=r"shards\.pack has begun"):
+        indexed(tmp_path / "out", tars)
+    assert contents(tmp_path / "out") == before
+
+
+def test_one_index_at_a_time(tars: Path, tmp_path: Path) -> None:
+    def second(*_: object) -> None:
+        with pytest.raises(InputError, match=r"another shards\.index is writing there"):
+            indexed(tmp_path / "index", tars)
+        with pytest.raises(InputError, match="not empty"):
+            pack(tars, tmp_path / "index", TINY)
+
+    indexed(tmp_path / "index", tars, report=second)
+    assert not (tmp_path / "index" / LOCK).exists()
+
+
+def test_an_address_of_this_machine_is_refused_at_once(tars: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"0\.tar: an address of this machine's files; give a path"):
+        indexed(tmp_path / "index", f"file://{tars}/0.tar")
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_goes_on_after_a_kill(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "index"
+    with monkeypatch.context() as patch:
+        patch.setattr("shards.table.INDEX_CAP", 10)
+        with pytest.raises(InputError, match="would be larger than 10 bytes; give fewer tars"):
+            indexed(out, tars)
+    assert (out / "train-samples.npy").exists() and not (out / FILE).exists()
+    assert indexed(out, tars).counts["train"] == 30
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
@@ -219,6 +274,7 @@ def test_verify_finds_what_changed(tars: Path, tmp_path: Path) -> None:
         ("/etc/passwd", "absolute"),
         ("file:///etc/passwd", "address of this machine"),
         ("local://etc/passwd", "address of this machine"),
+        ("AsyncLocal:///etc/passwd", "address of this machine"),
         ("a\nb.tar", "printed"),
     ],
 )

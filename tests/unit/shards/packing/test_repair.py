@@ -18,6 +18,7 @@ from shards.header import FILE
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.verify import main
+from tests.support.foreign_tars import write_numbers
 from tests.support.tiny_set import Command, contents
 from tests.unit.shards.conftest import MakeSource
 
@@ -131,6 +132,19 @@ def test_what_was_not_packed_is_one_line(
     code, _, err = command(main, folder, "--repair", given, "--jobs", 1)
     assert code == 2 and err.count("\n") == 1 and says in err
     assert contents(copy) == before
+
+
+def test_a_pack_of_several_tars_is_made_again_from_them(
+    tmp_path: Path, tiny: Callable[..., Settings], command: Command
+) -> None:
+    tars = [str(write_numbers(tmp_path / "tars" / f"{k}.tar", range(10 * k, 10 * k + 10))) for k in range(2)]
+    out = tmp_path / "packed"
+    pack(tars, out, tiny())
+    before = contents(out)
+    for source in (tars, [f"{tmp_path}/tars/{{0..1}}.tar"]):
+        FAULTS["one bit"](out / "train-000001.tar")
+        code, told, _ = command(main, out, "--jobs", 1, "--repair", *source)
+        assert code == 0 and "train-000001.tar: made again from" in told and contents(out) == before
 
 
 def test_bad_usage_is_one_line(copy: Path, source: Path, command: Command) -> None:

@@ -229,6 +229,35 @@ def test_bad_images_are_named_in_the_cache(
     assert not (tmp_path / "out" / "index.json").exists()
 
 
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_settings_that_were_wrong_hold_nobody_up(
+    scheme: str, source: Path, tmp_path: Path, tiny: Callable[..., Settings]
+) -> None:
+    url = f"{scheme}://{tmp_path}/out"
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"bad images, in .*bad\.jsonl"):
+            pack_to(source, url, tiny(crop=500))
+    assert list(there(url)) == [BEGUN]
+    pack_to(source, url, tiny())
+    pack(source, tmp_path / "here", tiny())
+    assert there(url) == contents(tmp_path / "here")
+
+
+def test_settings_hold_once_a_shard_is_packed(
+    source: Path, tmp_path: Path, tiny: Callable[..., Settings], home: Path
+) -> None:
+    url = f"file://{tmp_path}/out"
+    image = (source / "cs1.png").read_bytes()
+    (source / "cs1.png").write_bytes(b"bad")
+    with pytest.raises(InputError, match="1 bad image"):
+        pack_to(source, url, tiny())
+    assert list(home.rglob("*.tar"))
+    with pytest.raises(InputError, match=r"size is 4 there, 5 asked\); choose another --out"):
+        pack_to(source, url, tiny(size=5))
+    (source / "cs1.png").write_bytes(image)
+    assert pack_to(source, url, tiny()).counts == {"train": 30, "val": 10}
+
+
 def test_two_packs_into_one_address_are_told(
     source: Path, tmp_path: Path, tiny: Callable[..., Settings]
 ) -> None:
