@@ -93,7 +93,10 @@ def test_names_that_are_alike_are_told_apart() -> None:
 )
 def test_signs_tell_names_apart(names: tuple[str, ...], value: str, wanted: int | None) -> None:
     attribute = Attribute("t", len(names), names)
-    ways = (lambda: check_labels({"t": value}, [attribute]), lambda: parse_wanted([f"t={value}"], [attribute]))
+    ways = (
+        lambda: check_labels({"t": value}, [attribute]),
+        lambda: parse_wanted([f"t={value}"], [attribute]),
+    )
     for way in ways:
         if wanted is None:
             with pytest.raises(InputError, match=f"t has no variant '{value}'; allowed: 0 to "):
