@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from shards.order import word
 
 FLIP = 5
-"""The use of a seed: 1 to 4 are the orders'."""
+"""Sets these words apart from the orders', which are of (seed, epoch, 1 to 4, ...): only that of position 2
+is also the one of ``block``'s shift in epoch 5."""
 
 
 def flipped(seed: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:

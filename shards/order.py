@@ -104,6 +104,8 @@ def block(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
 def shards(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
     """One whole shard per block: each is needed during one or two windows of an epoch and then no more.
 
+    That is where shards are of one size, as a pack's are, but for the last. Other people's tars may not be: a
+    block then is as many samples as they have on average, and lies across them.
     For shards that come through a cache smaller than the split. Two neighbours share a shard more often than
     in ``block``.
     """

@@ -25,7 +25,7 @@ any world size, whether or not anything was read before.
 Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
 images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS.
 
-Needs numpy and Pillow, not torch.
+Needs numpy, Pillow and pydantic, not torch.
 """
 
 from __future__ import annotations

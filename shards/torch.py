@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffbase.cli import InputError
-from diffbase.machine.launcher import MOST, number
+from diffbase.machine.launcher import rank_and_size
 from shards.flip import flip
 from shards.order import ReaderState
 from shards.prefetch import prefetch
@@ -153,9 +153,10 @@ class Steps(Opened):
     else the launcher's ($RANK, $WORLD_SIZE), else 0 of 1. The other settings are ShardReader's, the errors
     too; InputError for a batch that the ranks cannot share.
 
-    Every iteration begins anew: at step 0, or where ``load_state_dict`` put the stream. ``state_dict`` tells
-    where the newest iteration in this process is. With workers only they know, and a StatefulDataLoader asks
-    them; whoever counts steps gets a state from ``state_at``.
+    Every iteration begins anew: at step 0, or where a state of ``state_at`` put the stream. ``state_dict``
+    tells where the newest iteration in this process is, and where it is loaded the next one goes on there,
+    that one alone. With workers only they know, and a StatefulDataLoader asks them; whoever counts steps gets
+    a state from ``state_at``.
     """
 
     def __init__(
@@ -168,6 +169,13 @@ class Steps(Opened):
         world: int | None = None,
         **reading: Unpack[Reading],
     ) -> None:
+        if unknown := reading.keys() - Reading.__optional_keys__:
+            allowed = ", ".join(sorted(Share.__optional_keys__))
+            raise TypeError(f"unexpected setting {min(unknown)!r}; beside its own a stream has {allowed}")
+        # Plain numbers, here: they go into states.
+        if "seed" in reading:
+            reading["seed"] = _whole("seed", reading["seed"])
+        batch = _whole("batch", batch)
         # Once, here: in a worker process torch.distributed would not know.
         self.rank, self.world = _place(rank, world)
         if batch < 1 or batch % self.world:
@@ -176,19 +184,22 @@ class Steps(Opened):
                 f"batch is {batch} for {ranks}; allowed: a multiple of {self.world}, for all together"
             )
         self.batch = batch
-        # Steps: the one at which the first worker began, the first of an iteration here, the one to come.
-        self._origin = self._begin = self._next = 0
+        # Steps: where an iteration begins, where the first worker began the newest one, the one to come.
+        self._put = self._origin = self._next = 0
+        self._loaded = False  # a state, with which the next iteration goes on
         super().__init__(folder, split, batch=batch, **reading)
 
     def turns(self) -> Iterator[int]:
         """A new iteration's steps: each so many-th from where it begins, such that the workers take turns.
 
-        Whoever hands out what they hold keeps ``_next`` at the step to come.
+        It begins at ``_next``, and whoever hands out what the steps hold keeps that at the one to come.
         """
         worker = get_worker_info()
         index, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        self._next = self._begin
-        return count(self._begin + (self._origin + index - self._begin) % workers, workers)
+        if not self._loaded:
+            self._origin = self._next = self._put
+        self._loaded = False
+        return count(self._next + (self._origin + index - self._next) % workers, workers)
 
     def positions(self, step: int) -> NDArray[np.int64]:
         """This rank's positions of a step: int64 [batch / world]."""
@@ -197,35 +208,38 @@ class Steps(Opened):
         return np.arange(first, first + size)
 
     def state_at(self, step: int) -> dict[str, Any]:
-        """The state after ``step`` steps of a run, for any number of workers."""
-        if step < 0:
-            raise ValueError(f"step {step} is negative")
-        return self._state(step, step)
+        """The state after ``step`` steps of a run, for any number of workers; see ``load_state_dict``."""
+        step, most = _whole("step", step), (1 << 62) // self.batch - 1
+        if not 0 <= step <= most:
+            raise InputError(f"step is {step}; allowed: 0 to {most}")
+        return self._state(None, step)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the newest iteration is, in plain numbers and text."""
         return self._state(self._origin if get_worker_info() else self._next, self._next)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin there from now on, at any world size; InputError for another stream's state, or none."""
+        """Go on there in the next iteration, at any world size, or in each if the state is of ``state_at``.
+
+        InputError for another stream's state, or none.
+        """
         if not isinstance(state, Mapping):
             raise InputError(f"not a stream's state ({state!r:.40})")
         given = dict(state)
         self._load(given)
-        origin = given.pop("origin", None)
+        origin = given.pop("origin", "")  # None: of ``state_at``
         position = self.reader.resume(ReaderState.of(given))
-        if (
-            type(origin) is not int
-            or position % self.batch
-            or not 0 <= origin * self.batch <= position < 1 << 62
-        ):
-            raise InputError(f"not a stream's state (position {position}, origin {origin!r:.40})")
         step = position // self.batch
-        if origin != step and not get_worker_info():
+        first = step if origin is None else origin
+        if type(first) is not int or position % self.batch or not 0 <= first <= step or position >= 1 << 62:
+            raise InputError(f"not a stream's state (position {position}, origin {origin!r:.40})")
+        if first != step and not get_worker_info():
             raise InputError("the state of one worker; allowed: its StatefulDataLoader's, loaded by one")
-        self._origin, self._begin, self._next = origin, step, step
+        if origin is None:
+            self._put = step
+        self._origin, self._next, self._loaded = first, step, origin is not None
 
-    def _state(self, origin: int, step: int) -> dict[str, Any]:
+    def _state(self, origin: int | None, step: int) -> dict[str, Any]:
         return asdict(self.reader.state(step * self.batch)) | {"origin": origin}
 
     def _load(self, given: dict[str, Any]) -> None:
@@ -251,7 +265,7 @@ class ShardStream(Steps, IterableDataset[ShardBatch]):
     ) -> None:
         if ahead < 0:
             raise ValueError(f"ahead is {ahead}; allowed: 0 or more")
-        self.flip, self.ahead = flip, ahead
+        self.flip, self.ahead = bool(flip), ahead
         super().__init__(folder, split, batch=batch, **share)
 
     def read(self, step: int) -> ShardBatch:
@@ -279,7 +293,7 @@ class ShardStream(Steps, IterableDataset[ShardBatch]):
     def _step(self, step: int) -> tuple[int, ShardBatch]:
         return step, self.read(step)
 
-    def _state(self, origin: int, step: int) -> dict[str, Any]:
+    def _state(self, origin: int | None, step: int) -> dict[str, Any]:
         return super()._state(origin, step) | {"flip": self.flip}
 
     def _load(self, given: dict[str, Any]) -> None:
@@ -296,8 +310,20 @@ def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     if rank is None or world is None:
         if dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
-        world = number(os.environ, "WORLD_SIZE", 1, 1, MOST)
-        return number(os.environ, "RANK", 0, 0, world - 1), world
+        return rank_and_size(os.environ)
+    rank, world = _whole("rank", rank), _whole("world", world)
+    if world < 1:
+        raise InputError(f"world is {world}; allowed: 1 or more")
     if not 0 <= rank < world:
         raise InputError(f"rank is {rank} of world {world}; allowed: 0 to {world - 1}")
     return rank, world
+
+
+def _whole(name: str, given: Any) -> int:
+    """A whole number of any library's as Python's own; InputError for what is none."""
+    try:
+        if not isinstance(given, bool):
+            return operator.index(given)
+    except TypeError:
+        pass
+    raise InputError(f"{name} is {given!r:.40}; allowed: whole numbers")

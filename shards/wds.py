@@ -4,8 +4,8 @@
     loader = StatefulDataLoader(pipeline.batched(64), batch_size=None, num_workers=2)
 
 The samples are those that webdataset reads from packed shards, undecoded (of other people's tars, the image
-as it is and the labels of the index); the stream, a rank's share of it and
-the state are those of ``shards.torch``. The stages see one step's samples at a time, to their end: so none
+as it is and the labels of the index); the stream, a rank's share of it and the state are those of
+``shards.torch``. The stages see one step's samples at a time, to their end: so none
 keeps a sample back from one step to the next (webdataset's ``batched`` does, else), a worker has all of a
 step, and a resume is exact. Amid a step it makes that step again and leaves out what came before.
 """
@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 import webdataset
+from webdataset.filters import default_collation_fn
 
 from diffbase.cli import InputError
 from shards.codec.encode import check_head
@@ -25,7 +26,10 @@ from shards.codec.labels import encode_labels
 from shards.torch import Share, Steps
 
 Members = dict[str, Any]
-"""A sample: ``__key__``, ``__url__``, text; ``png`` (webp, npy, jpg), ``json``, of a class ``cls``, bytes."""
+"""A sample: ``__key__``, ``__url__``, text; ``png`` (webp, npy), ``json``, of a class ``cls``, bytes.
+
+Of other people's tars the image's name is what its bytes are: jpg, gif, tiff, bmp and avif too.
+"""
 Stages = Callable[[Iterator[Members]], Iterator[Any]]
 END = object()
 
@@ -34,7 +38,6 @@ class ShardSamples(Steps):
     """One rank's share of the endless stream as webdataset's samples; see ``Steps``."""
 
     _taken = 0  # of what the stages make of the step to come, what was handed out already
-    _left_out = 0  # of the step at which an iteration begins
 
     def of(self, step: int) -> Iterator[Members]:
         """This rank's samples of a step."""
@@ -52,8 +55,10 @@ class ShardSamples(Steps):
 
     def through(self, stages: Stages) -> Iterator[Any]:
         """A new iteration: what ``stages`` make of each step's samples whose turn it is in this worker."""
-        self._taken = self._left_out
-        return self._through(self.turns(), stages, self._begin, self._left_out)
+        if not self._loaded:
+            self._taken = 0
+        steps = self.turns()
+        return self._through(steps, stages, self._next, self._taken)
 
     def _through(self, steps: Iterator[int], stages: Stages, begin: int, left_out: int) -> Iterator[Any]:
         for step in steps:
@@ -72,11 +77,11 @@ class ShardSamples(Steps):
         return super().state_dict() | {"taken": self._taken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin there from now on, amid a step at the same world size only; else as ``Steps``."""
+        """Go on there, amid a step at the same world size only; else as ``Steps``."""
         super().load_state_dict(state)
-        self._left_out = self._taken = state["taken"]
+        self._taken = state["taken"]
 
-    def _state(self, origin: int, step: int) -> dict[str, Any]:
+    def _state(self, origin: int | None, step: int) -> dict[str, Any]:
         return super()._state(origin, step) | {"taken": 0, "world": self.world}
 
     def _load(self, given: dict[str, Any]) -> None:
@@ -100,7 +105,8 @@ class ShardPipeline(webdataset.DataPipeline, webdataset.FluidInterface):  # type
     """A webdataset pipeline over one rank's share of the endless stream, with its state; see ``Steps``.
 
     Stages come by webdataset's methods (``decode``, ``map``, ``to_tuple``, ``batched``, ...). Batches are all
-    of one size where it divides batch / world. Settings and errors are those of ``Steps``.
+    of one size where it divides batch / world. Those that need all of the stream, or its end, are refused.
+    Settings and errors are those of ``Steps``.
     """
 
     def __init__(
@@ -125,8 +131,30 @@ class ShardPipeline(webdataset.DataPipeline, webdataset.FluidInterface):  # type
             made = self.invoke(stage, made)
         return made
 
+    def batched(
+        self, batchsize: int, collation_fn: Any = default_collation_fn, partial: bool = True
+    ) -> ShardPipeline:
+        """webdataset's stage; InputError where ``partial=False`` would leave samples out of every step."""
+        share = self.samples.batch // self.samples.world
+        if not partial and share % batchsize:
+            raise InputError(
+                f"batched({batchsize}, partial=False) leaves out {share % batchsize} of the {share} samples "
+                f"of each step; allowed: sizes that divide {share}, or partial=True"
+            )
+        batched: ShardPipeline = super().batched(batchsize, collation_fn, partial)
+        return batched
+
+    def _refused(self, *_: Any, **__: Any) -> NoReturn:
+        """InputError: this stage of webdataset's would see each step for the whole of the data."""
+        raise InputError(
+            "a stream without end that comes step by step has no with_epoch, repeat, slice, mcached or "
+            "lmdb_cached; take from one iterator as many samples as an epoch is to have"
+        )
+
+    with_epoch = repeat = slice = mcached = lmdb_cached = _refused
+
     def state_at(self, step: int) -> dict[str, Any]:
-        """The state after ``step`` steps of a run, for any number of workers."""
+        """The state after ``step`` steps of a run, for any number of workers; see ``load_state_dict``."""
         return self.samples.state_at(step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,5 +162,5 @@ class ShardPipeline(webdataset.DataPipeline, webdataset.FluidInterface):  # type
         return self.samples.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Begin there from now on; errors are those of ``Steps``."""
+        """Go on there, in the next iteration or in each; see ``Steps``, whose errors it raises."""
         self.samples.load_state_dict(state)

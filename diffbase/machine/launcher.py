@@ -25,15 +25,19 @@ class Place(NamedTuple):
 
 def place(environ: Mapping[str, str] = os.environ) -> Place:
     """RANK, WORLD_SIZE and LOCAL_RANK; 0, 1 and 0 without a launcher. InputError for nonsense."""
-    size = number(environ, "WORLD_SIZE", 1, 1, MOST)
-    found = Place(
-        number(environ, "RANK", 0, 0, size - 1), size, number(environ, "LOCAL_RANK", 0, 0, size - 1)
-    )
+    rank, size = rank_and_size(environ)
+    found = Place(rank, size, number(environ, "LOCAL_RANK", 0, 0, size - 1))
     if size > 1:
         number(environ, "MASTER_PORT", None, 1, 65535)
         if not environ.get("MASTER_ADDR", "127.0.0.1"):
             raise InputError("MASTER_ADDR is empty; allowed: the address of rank 0's node")
     return found
+
+
+def rank_and_size(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """RANK and WORLD_SIZE. Among several every rank has to be told its own: all would be the first, else."""
+    size = number(environ, "WORLD_SIZE", 1, 1, MOST)
+    return number(environ, "RANK", 0 if size == 1 else None, 0, size - 1), size
 
 
 def own_rank(environ: Mapping[str, str] = os.environ) -> int:

@@ -43,7 +43,8 @@ def parse_wanted(settings: Sequence[str], schema: Sequence[Attribute]) -> dict[s
     names = [a.name for a in schema]
     for setting in settings:
         cuts = [at for at, sign in enumerate(setting) if sign == "="]  # a name may have one in it
-        known = (at for at in cuts if place_of(setting[:at], names) is not None)
+        # The longest that is known: else `a=b` would have no setting where there is an `a`.
+        known = (at for at in reversed(cuts) if places_of(setting[:at], names))
         cut = next(known, cuts[0] if cuts else len(setting))
         try:
             wanted |= check_labels({setting[:cut]: setting[cut + 1 :]}, schema)
@@ -56,7 +57,7 @@ def check_labels(labels: Mapping[str, Any], schema: Sequence[Attribute]) -> dict
     """``labels`` by attribute, as the schema calls it and as plain numbers; see ``variant_of``.
 
     Names of attributes are taken as those of variants are. InputError, with what is allowed, for an unknown
-    attribute, one that is given twice, or a variant that it does not have.
+    attribute, one that may be several, one that is given twice, or a variant that it does not have.
     """
     names, wanted = [a.name for a in schema], dict[str, int]()
     for given, value in labels.items():
@@ -72,21 +73,23 @@ def check_labels(labels: Mapping[str, Any], schema: Sequence[Attribute]) -> dict
 def variant_of(attribute: Attribute, value: Any) -> int:
     """A variant by its name or number, as a number.
 
-    A name counts before a number (classes may be called 2 and 10). Letters' case, spaces, ``-`` and ``_``
-    need not match where only one name is left. ``unknown``, unless a variant is called so, is UNKNOWN.
-    InputError, with what is allowed, for anything else.
+    A name counts before a number (classes may be called 2 and 10), a number before names that are only alike
+    (``-2`` and 2 are not). Letters' case, and a space, ``-`` or ``_`` within a name, need not match.
+    ``unknown``, unless a variant is called so, is UNKNOWN. InputError, with what is allowed, for anything
+    else, and where several names are alike.
     """
     name, most = attribute.name, attribute.variants - 1
     if isinstance(value, str):
-        if (named := place_of(value, attribute.names)) is not None:
-            return named
-        if value == "unknown":
-            return UNKNOWN
         number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
     else:
         number = int(value) if isinstance(value, Integral) else None
-    if number is not None and 0 <= number <= most:
+    if number is not None and 0 <= number <= most and value not in attribute.names:
         return number
+    if isinstance(value, str):
+        if (named := place_of(value, attribute.names, f"{name}: variant")) is not None:
+            return named
+        if value == "unknown":
+            return UNKNOWN
     if attribute.names:
         raise InputError(
             f"{name} has no variant {value!r}; allowed: 0 to {most}, or "
@@ -95,18 +98,32 @@ def variant_of(attribute: Attribute, value: Any) -> int:
     raise InputError(f"{name} must be a whole number, 0 to {most}, not {value!r}")
 
 
-def place_of(given: Any, names: Sequence[str]) -> int | None:
-    """Where a name stands among ``names``: the very same, else the only one that is alike."""
+def place_of(given: Any, names: Sequence[str], what: str = "attribute") -> int | None:
+    """Where a name stands among ``names``, if anywhere; InputError where that may be one of several."""
+    places = places_of(given, names)
+    if len(places) > 1:
+        alike = some_of([names[place] for place in places])
+        raise InputError(f"{what} {given!r} may be any of {alike}; allowed: one of them, to the letter")
+    return places[0] if places else None
+
+
+def places_of(given: Any, names: Sequence[str]) -> list[int]:
+    """Where a name stands among ``names``: the very same, else those that are alike."""
+    if not isinstance(given, str):
+        return []
     if given in names:
-        return names.index(given)
-    plain = _plain(given) if isinstance(given, str) else None
-    alike = [place for place, name in enumerate(names) if _plain(name) == plain]
-    return alike[0] if len(alike) == 1 else None
+        return [names.index(given)]
+    plain = _plain(given)
+    return [place for place, name in enumerate(names) if plain and _plain(name) == plain]
 
 
 def _plain(name: str) -> str:
-    """What two names have in common that are alike: one accented letter has several spellings too."""
-    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+    """What two names have in common that are alike: one accented letter has several spellings too.
+
+    A ``-`` that joins no two words is a sign: ``A-`` and ``A`` differ, and ``10 to -5`` and ``10 to 5``.
+    """
+    joined = re.sub(r"(?<=[^\W_])(?:[\s_]+|-)(?=[^\W_])", " ", unicodedata.normalize("NFKC", name))
+    return joined.strip().casefold()
 
 
 def _allowed(given: str, names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ class SampleGrids:
         self.config, self.schema = config, index.schema
         self.schedule = NoiseSchedule.of(config.diffusion)
         self.real = first_samples(config, held_out(index), config.sampling.count)
+        self._kept = set[str]()  # what this process wrote once: a resume may have another count
 
     def log(self, step: int, engine: Engine, ema: Ema, monitor: Monitor) -> None:
         """Real, raw and EMA images side by side: a PNG in the run folder, and TensorBoard. A collective."""
@@ -40,21 +41,24 @@ class SampleGrids:
         for name, images in {"real": self.real.images, "raw": raw, "ema": averaged}.items():
             tiled = pictures.grid(images, columns=8)
             monitor.image(f"samples/{name}", step, tiled)
-            if name != "real" or not (folder / "real.png").exists():
+            if name not in self._kept:
                 file = "real.png" if name == "real" else f"{name}-{step:08d}.png"
                 with monitor.writing("samples"):
                     folder.mkdir(exist_ok=True)
                     pictures.save_png(tiled, folder / file)
+                    if name == "real":
+                        self._kept.add(name)
         self._say_labels(folder / "labels.json", monitor)
 
     def _say_labels(self, path: Path, monitor: Monitor) -> None:
         """What the cells of every grid were asked for, once."""
-        if self.schema and not path.exists():
+        if self.schema and path.name not in self._kept:
             rows = self.real.labels.tolist()
             lines = [f"{number}: {spoken(self.schema, row)}" for number, row in enumerate(rows)]
             monitor.text("samples/labels", "\n".join(lines))
             with monitor.writing("samples"):
                 write_json(path, [told(self.schema, row) for row in rows])
+                self._kept.add(path.name)
 
     def _draw(self, engine: Engine) -> NDArray[np.uint8]:
         return draw_shared(

@@ -4,7 +4,8 @@
 2. The judge reads them: fidelity, Frechet and kernel distance. The same on held-out real images, which is
    the ceiling of the one and the floor of the others.
 3. Some conditions are drawn again and again with fresh noise: diversity under one condition.
-4. Every rank looks through its share of the training images for the nearest to each sample.
+4. Every rank looks through its share of the training images for the nearest to each sample, in a mirror too
+   where training saw them so.
 5. Where all real images are the same, the samples should be so too: the clean background.
 """
 
@@ -76,7 +77,7 @@ def measure(
         # Without held-out images training images stand in for them, and the record says so.
         validated = held_out(train.index, least=2) == "val"
         real = held_out_samples(model.config, REAL)
-        nearest, control = _nearest(train, images, real.images, world)
+        nearest, control = _nearest(train, images, real.images, world, model.config.data.flip)
         background = looks.Background.of(
             train.read(np.arange(first, min(first + CHUNK, REAL, len(train)))).images
             for first in range(0, min(REAL, len(train)), CHUNK)
@@ -166,17 +167,19 @@ def _fidelity(judge: Judge, scores: Scores, ceiling: Scores) -> dict[str, Any]:
 
 
 def _nearest(
-    train: ShardReader, images: NDArray[np.uint8], held_out: NDArray[np.uint8], world: World
+    train: ShardReader, images: NDArray[np.uint8], held_out: NDArray[np.uint8], world: World, mirrored: bool
 ) -> tuple[looks.Nearest, looks.Nearest]:
-    """The nearest training image to each sample and to each held-out image."""
+    """The nearest training image to each sample and to each held-out image, ``mirrored`` ones among them."""
     found = [looks.Nearest.to(looks.thumbnails(them)) for them in (images, held_out)]
     places = np.arange(min(AMONG, len(train)))
     mine = np.array_split(places, world.size)[world.rank]
     for first in range(0, len(mine), CHUNK):
         part = mine[first : first + CHUNK]
-        others = looks.thumbnails(train.read(part).images)
-        for nearest in found:
-            nearest.look(others, part)
+        others = train.read(part).images
+        for seen in (others, others[:, :, ::-1]) if mirrored else (others,):
+            small = looks.thumbnails(seen)
+            for nearest in found:
+                nearest.look(small, part)
     for nearest in found:
         both = (gather_arrays(array, world) for array in (nearest.distance_N, nearest.place_N))
         for distance_N, place_N in zip(*both, strict=True):

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.formats import json_file
 from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
 from diffcore.config.section import flatten
+from diffcore.evaluation.judging.judge import UNREADABLE
 from diffcore.evaluation.studies import curve, experiments
 from diffcore.evaluation.studies.findings_page import Measured, Point, page, picture
 from diffcore.runs import checkpoint
@@ -129,4 +131,9 @@ def _written(value: Any) -> str:
 
 def _read(point: Point) -> dict[str, Any] | None:
     path = point.run / curve.FILE
-    return json_file.read(path, nan=True) if path.exists() else None
+    if not path.exists():
+        return None
+    row: dict[str, Any] = json_file.read(path, nan=True)
+    if any(at[name] is None for at in row["points"] for name in ("fidelity", "variety") if name in at):
+        raise InputError(f"{path}: {UNREADABLE}")
+    return row

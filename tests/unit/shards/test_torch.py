@@ -38,6 +38,11 @@ def keys(batches: Any, count: int) -> list[list[str]]:
     return [list(batch.keys) for batch in islice(batches, count)]
 
 
+def state_of(stream: ShardStream, step: int) -> dict[str, Any]:
+    """The state of an iteration that is there."""
+    return stream.state_at(step) | {"origin": step}
+
+
 def dealt(stream: ShardStream, workers: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardBatch]:
     """What a DataLoader of ``workers`` workers hands out, each being a copy that knows its number."""
 
@@ -96,7 +101,7 @@ def test_ranks_workers_and_resumes_share_out_the_readers_stream(packed: Path, da
                 assert torch.cat([part.positions for part in parts]).tolist() == expected.positions.tolist()
             begin += steps
             if not workers:
-                assert all(s.state_dict() == streams[0].state_at(begin) for s in streams)
+                assert all(s.state_dict() == state_of(streams[0], begin) for s in streams)
             state = json.loads(json.dumps(streams[-1].state_at(begin)))
 
 
@@ -104,9 +109,13 @@ def test_an_iteration_begins_where_the_stream_was_put(packed: Path) -> None:
     stream = ShardStream(packed, batch=BATCH)
     first = keys(stream, 5)
     assert keys(stream, 5) == first
-    assert stream.state_dict() == stream.state_at(5)
+    assert stream.state_dict() == state_of(stream, 5)
     stream.load_state_dict(stream.state_at(2))
-    assert stream.state_dict() == stream.state_at(2)
+    assert stream.state_dict() == state_of(stream, 2)
+    assert keys(stream, 2) == first[2:4] == keys(stream, 2)
+    stream.load_state_dict(stream.state_dict())  # where that iteration is: the next one goes on
+    assert stream.state_dict() == state_of(stream, 4)
+    assert keys(stream, 1) == first[4:]
     assert keys(stream, 3) == first[2:] == keys(stream, 3)
 
 
@@ -139,7 +148,7 @@ def test_a_state_of_another_stream_is_refused(packed: Path) -> None:
         ({"position": "36"}, "not a reader's state"),
         ({"position": 12 * 2**60}, "not a stream's state"),
         ({"origin": 4}, "not a stream's state"),
-        ({"origin": None}, "not a stream's state"),
+        ({"origin": "3"}, "not a stream's state"),
         ({"origin": 0}, "the state of one worker"),
         ({"more": 1}, "not a reader's state"),
         ({1: 2}, "not a reader's state"),
@@ -152,7 +161,7 @@ def test_a_state_of_another_stream_is_refused(packed: Path) -> None:
     for nothing in ({}, [], None, "x"):
         with pytest.raises(InputError):
             stream.load_state_dict(nothing)
-    assert stream.state_dict() == stream.state_at(7)  # as it was
+    assert stream.state_dict() == state_of(stream, 7)  # as it was
 
 
 def test_a_share_that_there_cannot_be_is_refused(packed: Path) -> None:
@@ -161,6 +170,12 @@ def test_a_share_that_there_cannot_be_is_refused(packed: Path) -> None:
         ({"batch": 12, "rank": 0, "world": 5}, "batch is 12 for 5 ranks; allowed: a multiple of 5"),
         ({"batch": 12, "rank": 2, "world": 2}, "rank is 2 of world 2; allowed: 0 to 1"),
         ({"batch": 12, "rank": 2}, "rank is 2 and world None; allowed: both, or none"),
+        ({"batch": 12, "rank": 0, "world": 0}, "world is 0; allowed: 1 or more"),
+        ({"batch": 12, "rank": 0.0, "world": 1}, "rank is 0.0; allowed: whole numbers"),
+        ({"batch": True}, "batch is True; allowed: whole numbers"),
+        ({"batch": 4.0}, "batch is 4.0; allowed: whole numbers"),
+        ({"batch": "4"}, "batch is '4'; allowed: whole numbers"),
+        ({"batch": 12, "seed": None}, "seed is None; allowed: whole numbers"),
         ({"batch": 99, "tail": "drop"}, "tail drop"),
         ({"batch": 12, "split": "test"}, "allowed: train, val"),
     ):
@@ -168,8 +183,29 @@ def test_a_share_that_there_cannot_be_is_refused(packed: Path) -> None:
             ShardStream(packed, **given_)
     with pytest.raises(ValueError, match="ahead is -1"):
         ShardStream(packed, batch=12, ahead=-1)
-    with pytest.raises(ValueError, match="negative"):
-        ShardStream(packed, batch=12).state_at(-1)
+    with pytest.raises(
+        TypeError, match="unexpected setting 'foo'; beside its own a stream has cache, on_error"
+    ):
+        ShardStream(packed, batch=12, foo=1)  # type: ignore[call-arg]
+    for step, told in (
+        (-1, "step is -1; allowed: 0 to 384307168202282324"),
+        (1 << 62, "step is 4611686018427387904; allowed: 0 to "),
+        (3.0, "step is 3.0; allowed: whole numbers"),
+    ):
+        with pytest.raises(InputError, match=told):
+            ShardStream(packed, batch=12).state_at(step)  # type: ignore[arg-type]
+
+
+def test_numbers_of_other_libraries_are_plain_ones_in_a_state(packed: Path, tmp_path: Path) -> None:
+    one, two = np.int64(1), torch.tensor(2)
+    stream = ShardStream(packed, batch=np.int64(12), seed=one, rank=one, world=two, flip=np.bool_(True))  # type: ignore[arg-type]
+    plain = ShardStream(packed, batch=12, seed=1, rank=1, world=2, flip=True)
+    for step in (np.int64(3), torch.tensor(3)):
+        state = stream.state_at(step)  # type: ignore[arg-type]
+        assert json.dumps(state) == json.dumps(plain.state_at(3))
+        torch.save(state, tmp_path / "state.pt")
+        stream.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert keys(stream, 2) == keys((plain.read(step) for step in (3, 4)), 2)
 
 
 def test_the_share_is_the_launchers(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +216,9 @@ def test_the_share_is_the_launchers(packed: Path, monkeypatch: pytest.MonkeyPatc
     assert stream.positions(5).tolist() == [68, 69, 70, 71]
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(InputError, match="RANK is '3'"):
+        ShardStream(packed, batch=12)
+    monkeypatch.delenv("RANK")
+    with pytest.raises(InputError, match="RANK is missing: allowed are whole numbers from 0 to 2"):
         ShardStream(packed, batch=12)
     # torch.distributed knows better.
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -270,3 +309,28 @@ def test_a_stateful_loader_goes_on_at_any_step_and_world(
         seen = [one + other for one, other in zip(*parts, strict=True)]
         again.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert seen + keys(again, 9 - stop) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "persistent"),
+    [(0, False), *(pytest.param(w, p, marks=pytest.mark.slow) for w in (1, 2) for p in (False, True))],
+)
+def test_a_loaders_state_is_for_its_next_iteration(packed: Path, workers: int, persistent: bool) -> None:
+    """Then they begin where the stream was put, whatever the workers."""
+
+    def loader() -> StatefulDataLoader:
+        stream = ShardStream(packed, batch=BATCH)
+        stream.load_state_dict(stream.state_at(1))
+        return StatefulDataLoader(stream, batch_size=None, num_workers=workers, persistent_workers=persistent)
+
+    def steps(found: Any, count: int) -> list[int]:
+        return [int(batch.positions[0]) // BATCH for batch in islice(found, count)]
+
+    first, again, third = loader(), loader(), loader()
+    assert steps(first, 2) == [1, 2]
+    again.load_state_dict(first.state_dict())
+    assert steps(again, 4) == [3, 4, 5, 6]
+    third.load_state_dict(again.state_dict())  # once more, of a resumed iteration
+    assert steps(third, 3) == [7, 8, 9]
+    for _ in range(2):
+        assert steps(again, 4) == [1, 2, 3, 4] == steps(third, 4)

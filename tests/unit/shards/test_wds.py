@@ -150,7 +150,8 @@ def test_every_sample_once_wherever_the_stream_is_left(packed: Path, data: st.Da
     state = json.loads(json.dumps(one.state_dict()))
     again = samples(rank, world)
     again.load_state_dict(state)
-    assert keys(again, len(expected) - left) == expected[left:] == keys(again, len(expected) - left)
+    assert keys(again, len(expected) - left) == expected[left:]
+    assert keys(again, left) == expected[:left]  # the state was for one iteration
 
     elsewhere = samples(place, other)
     step, amid = divmod(left, BATCH // world)
@@ -178,7 +179,27 @@ def test_a_state_that_is_none_is_refused(packed: Path) -> None:
             pipeline.load_state_dict(state | changed)
     with pytest.raises(InputError, match="its seed is 1, here it is 0"):
         pipeline.load_state_dict(ShardPipeline(packed, batch=BATCH, seed=1).state_at(2))
-    assert pipeline.state_dict() == pipeline.state_at(0)
+    assert pipeline.state_dict() == pipeline.state_at(0) | {"origin": 0}
+
+
+def test_stages_that_do_not_go_step_by_step_are_refused(packed: Path) -> None:
+    pipeline = ShardPipeline(packed, batch=BATCH, rank=0, world=2)
+    for make in (
+        lambda: pipeline.with_epoch(10),
+        lambda: pipeline.repeat(2),
+        lambda: pipeline.slice(3),
+        lambda: pipeline.mcached(),
+        lambda: pipeline.lmdb_cached("cache"),
+    ):
+        with pytest.raises(InputError, match="has no with_epoch, repeat, slice, mcached or lmdb_cached"):
+            make()
+    with pytest.raises(
+        InputError, match=r"batched\(4, partial=False\) leaves out 2 of the 6 samples of each step"
+    ):
+        pipeline.batched(4, partial=False)
+    keys = pipeline.to_tuple("__key__")
+    for found in (keys.batched(3, partial=False), keys.batched(4)):
+        assert {key for (batch,) in islice(found, 2) for key in batch} == {k for (k,) in islice(keys, 6)}
 
 
 def test_a_damaged_file_is_told_or_replaced(copy: Path) -> None:
@@ -230,3 +251,4 @@ def test_a_stateful_loader_goes_on(packed: Path, workers: int, batched: int) -> 
         seen = steps_of(first, stop)
         again.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert seen + steps_of(again, 9 - stop) == expected
+        assert steps_of(again, 5) == expected[:5]  # a new iteration, from the beginning

@@ -41,6 +41,12 @@ def test_ranks_without_a_port_do_not_meet() -> None:
         launcher.place({"RANK": "0", "WORLD_SIZE": "2"})
 
 
+def test_each_of_several_ranks_is_told_its_own() -> None:
+    with pytest.raises(InputError, match="RANK is missing: allowed are whole numbers from 0 to 1"):
+        launcher.place({"WORLD_SIZE": "2", "MASTER_PORT": "29500"})
+    assert launcher.place({"WORLD_SIZE": "1"}) == (0, 1, 0)
+
+
 def test_ranks_of_a_node_are_what_the_launcher_says() -> None:
     assert launcher.ranks_here({}) is None and launcher.ranks_here({"LOCAL_SIZE": ""}) is None
     assert launcher.ranks_here({"LOCAL_WORLD_SIZE": "", "LOCAL_SIZE": "4"}) == 4

@@ -313,6 +313,24 @@ def test_the_nearest_image_is_found_across_shares() -> None:
     np.testing.assert_allclose(nearest.distance_N, exact, atol=0.05)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_copy_of_what_was_learned_in_a_mirror_is_found(mirrored: bool) -> None:
+    training = np.random.default_rng(7).integers(0, 256, (20, 20, 20, 3), np.uint8)
+
+    class Reader:
+        def __len__(self) -> int:
+            return len(training)
+
+        def read(self, places: Any) -> Any:
+            return SimpleNamespace(images=training[places])
+
+    copies, alone = training[[3, 11], :, ::-1], World(0, 1, 0, torch.device("cpu"))
+    found = quality._nearest(Reader(), copies, copies[:1], alone, mirrored)  # type: ignore[arg-type]
+    for nearest, places in zip(found, ([3, 11], [3]), strict=True):
+        assert (nearest.distance_N < 1).all() == mirrored
+        assert nearest.place_N.tolist() == places or not mirrored
+
+
 def test_the_background_is_where_all_real_images_agree() -> None:
     random = np.random.default_rng(6)
     real = np.full((20, 8, 8, 3), 255, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -98,6 +99,21 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "(curves.svg)" in text
     drawing = ElementTree.fromstring(findings_page.picture(some))
     assert len(drawing.findall("{*}polyline")) == 2
+
+
+@pytest.mark.parametrize("name", ["fidelity", "variety"])
+def test_a_judge_that_reads_nothing_ends_it_in_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = findings.plan(tmp_path, 2, "cpu")[:1]
+    planned[0].run.mkdir()
+    written = {"samples": 500, "points": [curve(0.5)[0] | {name: None}]}
+    (planned[0].run / points.FILE).write_text(json.dumps(written))
+    monkeypatch.setattr(findings.experiments, "prepare", lambda *_: None)
+    with pytest.raises(
+        InputError, match=r"000/points.json: the judge tells the variants of no attribute apart"
+    ):
+        findings.repeat(planned, "cpu", 1, 500, collect=True)
 
 
 def test_unit_pixels_are_the_same_images_in_another_range() -> None:

@@ -62,12 +62,52 @@ def test_a_wrong_one_is_told_what_is_allowed(setting: str, told: str) -> None:
 def test_names_that_are_alike_are_told_apart() -> None:
     both = Attribute("a_b", 2, ("x y", "x_y"))
     assert [variant_of(both, name) for name in both.names] == [0, 1]
-    with pytest.raises(InputError, match="no variant 'x-y'; allowed: 0 to 1, or x y, x_y"):
+    with pytest.raises(InputError, match="a_b: variant 'x-y' may be any of x y, x_y; allowed: one of them"):
         variant_of(both, "x-y")
+    two = [Attribute("a_b", 2), Attribute("a b", 2)]
+    for wrong in (lambda: check_labels({"a-b": 1}, two), lambda: parse_wanted(["a-b=1"], two)):
+        with pytest.raises(InputError, match="attribute 'a-b' may be any of a_b, a b"):
+            wrong()
     with pytest.raises(InputError, match="'a_b' is given twice"):
         check_labels({"a_b": 0, "a b": 1}, [both])
     with pytest.raises(InputError, match="unknown attribute 5"):
         check_labels({5: 0}, [both])  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "wanted"),
+    [
+        (("-2", "0", "7"), "2", 2),  # by number, never the one with another sign
+        (("-2", "0", "7"), "-2", 0),
+        (("-10", "0", "5"), "10", None),
+        (("A-", "B+", "0"), "A", None),
+        (("A-", "B+", "0"), "a-", 0),
+        (("10 to -5", "1"), "10 to 5", None),
+        (("10 to -5", "1"), "10_to -5", 0),
+        (("-", "yes"), "", None),
+        ((" ", "yes"), "", None),
+        (("-", "yes"), "_", None),
+        (("1-2", "3"), "1_2", 0),
+        (("x", "2", "1"), "2", 1),  # to the letter
+    ],
+)
+def test_signs_tell_names_apart(names: tuple[str, ...], value: str, wanted: int | None) -> None:
+    attribute = Attribute("t", len(names), names)
+    ways = (
+        lambda: check_labels({"t": value}, [attribute]),
+        lambda: parse_wanted([f"t={value}"], [attribute]),
+    )
+    for way in ways:
+        if wanted is None:
+            with pytest.raises(InputError, match=f"t has no variant '{value}'; allowed: 0 to "):
+                way()
+        else:
+            assert way() == {"t": wanted}
+
+
+def test_the_longest_attribute_that_is_known_is_meant() -> None:
+    both = [Attribute("a", 3), Attribute("a=b", 3)]
+    assert parse_wanted(["a=b=1", "a=2"], both) == {"a=b": 1, "a": 2}
 
 
 def test_long_lists_are_cut() -> None:
