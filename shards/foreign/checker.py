@@ -68,17 +68,11 @@ def _problems(folder: Path, jobs: int, url: str | None) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    labels = {(a, a.names): some for a, some in zip(together.schema, together.labels, strict=True)}
-    wanted = [(a, a.names) for a in index.schema]
-    if labels.keys() != set(wanted):
+    if [(a, a.names) for a in together.schema] != [(a, a.names) for a in index.schema]:
         yield f"{FILE}: the tars' fields give other attributes than the index's"
         return
-    together = replace(
-        together,
-        places=here,  # also behind a URL: a shard has no address of this machine's files
-        schema=index.schema,  # the first fields of all tars, which stand in the order of the splits here
-        labels=[labels[one] for one in wanted],
-    )
+    # Also behind a URL: a shard has no address of this machine's files.
+    together = replace(together, places=here)
     now = tables(together, header.val, folder)
     expected = {(tar_name, row[1]): (split_name, row) for split_name, tar_name, row in _rows(now.values())}
     keys: set[str] = set()
