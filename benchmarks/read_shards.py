@@ -21,9 +21,7 @@ resizes them by the same functions.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
-import io
 import json
 import os
 import statistics
@@ -43,21 +41,17 @@ import webdataset as wds
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.foreign_tars import FOREIGN, foreign, foreign_pairs
+from benchmarks.loading import BATCH, loaded
 from shards import order
 from shards.codec import ENCODINGS
-from shards.codec.encode import decode_source, prepare
 from shards.codec.fast_decode import decoder
-from shards.foreign.indexer import index
 from shards.order import ORDERS, Extent, Order
-from shards.packing.plan import Settings
 from shards.prefetch import prefetch
 from shards.read import ShardReader
-from shards.sources import AS_IT_IS
 from shards.torch import ShardStream
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH = 256
-FOREIGN = (64, 256)
 
 
 class Folder(Dataset):
@@ -92,11 +86,6 @@ def by_opencv(data: bytes) -> np.ndarray:
     import cv2
 
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def collate(rows: list[Any]) -> np.ndarray:
-    """Arrays to one batch, without the detour over tensors."""
-    return np.stack([row[0] if isinstance(row, tuple | list) else row for row in rows])
 
 
 def webdataset_of(folder: Path, how: str, member: str = "png") -> Any:
@@ -244,12 +233,6 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def foreign_pairs(medians: dict[str, float]) -> list[tuple[str, str]]:
-    """Ours and another reader of the same tars."""
-    pairs = [(f"foreign{edge}", who) for edge in FOREIGN for who in ("webdataset", "energon")]
-    return [(f"ours_{which}", f"{who}_{which}") for which, who in pairs if f"{who}_{which}" in medians]
-
-
 def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
     """Our rate over that of each other reader of the same content, with as many cores; in order, with one."""
     found = {}
@@ -267,97 +250,6 @@ def ratios(medians: dict[str, float], ending: str = "") -> dict[str, float]:
         if ours in medians:
             found[name] = round(medians[ours] / rate, 2)
     return found
-
-
-def foreign(edge: int, count: int, scratch: Path) -> dict[str, Callable[[], int]]:
-    """Readers of tars of JPEGs of ``edge`` pixels, prepared as 64 x 64."""
-    folder = scratch / f"foreign{edge}"
-    folder.mkdir()
-    random = np.random.default_rng(edge)
-    for first in range(0, count, 1000):
-        with wds.TarWriter(str(folder / f"{first // 1000:06d}.tar"), mtime=0) as writer:
-            for number in range(first, min(first + 1000, count)):
-                rough = Image.fromarray(random.integers(0, 256, (9, 9, 3), np.uint8))
-                smooth = np.asarray(rough.resize((edge, edge), Image.Resampling.BICUBIC), np.int16)
-                pixels = (smooth + random.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
-                stream = io.BytesIO()
-                Image.fromarray(pixels).save(stream, "JPEG", quality=90)
-                writer.write({"__key__": f"{number:07d}", "jpg": stream.getvalue(), "cls": number % 10})
-    packed, urls = folder / "index", sorted(map(str, folder.glob("*.tar")))
-    index(urls, packed, Settings(val=0), AS_IT_IS)
-
-    def ours(threads: int) -> int:
-        with ShardReader(packed, threads=threads) as reader:
-            for first in range(0, count, BATCH):
-                reader.read(range(first, min(first + BATCH, count)))
-        return count
-
-    # Both without end, or the one that has none would be held to account for what its workers made beyond it.
-    def ours_loaded() -> int:
-        loader = DataLoader(ShardStream(packed, batch=BATCH), batch_size=None, num_workers=2)
-        return min(count, sum(len(batch.images) for batch in islice(loader, -(-count // BATCH))))
-
-    def stock_loaded() -> int:
-        loader = DataLoader(stock().repeat(), BATCH, num_workers=2, collate_fn=collate)
-        return min(count, sum(map(len, islice(loader, -(-count // BATCH)))))
-
-    def stock() -> Any:
-        found = wds.WebDataset(urls, shardshuffle=False, nodesplitter=None)
-        how = wds.handle_extension("jpg", lambda data: prepare(decode_source(data, "jpg"), "jpg", None, 64))
-        return found.decode(how).to_tuple("jpg", "cls")
-
-    return {
-        f"ours_foreign{edge}": lambda: ours(1),
-        f"ours_foreign{edge}_2": lambda: ours(2),
-        f"ours_foreign{edge}_workers": ours_loaded,
-        f"webdataset_foreign{edge}": lambda: loaded(stock(), 0),
-        f"webdataset_foreign{edge}_2": stock_loaded,
-        **(by_energon(folder, edge, count) if importlib.util.find_spec("megatron") else {}),
-    }
-
-
-def by_energon(folder: Path, edge: int, count: int) -> dict[str, Callable[[], int]]:
-    """NVIDIA's Megatron-Energon over the same tars, with the same decode and resize."""
-    import torch
-    from megatron import energon
-
-    class Encoder(energon.DefaultTaskEncoder):
-        decoder = None
-
-        def encode_sample(self, sample: Any) -> Any:
-            image = prepare(decode_source(sample.image, "jpg"), "jpg", None, 64)
-            return dataclasses.replace(sample, image=torch.from_numpy(image), label=int(sample.label))
-
-    words = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "ImageClassificationSample"]
-    fields = ["--field-map", json.dumps({"image": "jpg", "label": "cls"})]
-    # fmt: off
-    subprocess.run(
-        [sys.executable, "-m", "megatron.energon.cli.main", "prepare", *words, *fields, str(folder)],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    # fmt: on
-
-    def energon_loaded(workers: int) -> int:
-        data = energon.get_train_dataset(
-            folder,
-            worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=workers),
-            batch_size=BATCH,
-            shuffle_buffer_size=None,
-            max_samples_per_sequence=None,
-            task_encoder=Encoder(),
-        )
-        batches = islice(energon.get_loader(data), -(-count // BATCH))
-        return min(count, sum(len(batch.image) for batch in batches))
-
-    return {
-        f"energon_foreign{edge}": lambda: energon_loaded(0),
-        f"energon_foreign{edge}_2": lambda: energon_loaded(2),
-    }
-
-
-def loaded(source: Any, workers: int) -> int:
-    """Images that came through a DataLoader."""
-    return sum(map(len, DataLoader(source, BATCH, num_workers=workers, collate_fn=collate)))
 
 
 def made(images: int, scratch: Path) -> dict[str, Path]:

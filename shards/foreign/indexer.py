@@ -87,48 +87,29 @@ def index(
         counts, skipped = _finished(out, found, about)
         return Summary(counts, len(found), skipped=skipped, complete_before=True)
     with output(out):
-        return _indexed(
-            found, given, out, settings, asked, about, on_bad, check=check, jobs=jobs, report=report
+        together = read(found, settings, asked, check=check, jobs=jobs, report=report)
+        bad = [Bad(*one) for one in together.bad]
+        write_bad(out, bad)
+        too_many = len(bad) > on_bad.allowed(together.total + len(bad))
+        if bad and (on_bad.action != SKIP or too_many or not together.total):
+            on_bad.refuse(bad, out, too_many=too_many)
+        splits = tables(together, settings.val, out)
+        train = splits["train"]
+        write_index(
+            out,
+            together.schema,
+            {
+                **about,
+                "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
+                "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
+                **({"split_by": together.split_by} if together.split_by != "key" else {}),
+                **({"skipped": len(bad)} if bad else {}),
+                **({"empty": empty} if (empty := _empty(together, out)) else {}),
+            },
+            {name: (split.shards, split.samples) for name, split in splits.items()},
         )
-
-
-def _indexed(
-    found: Sequence[Place],
-    given: Sequence[str],
-    out: Path,
-    settings: Settings,
-    asked: Asked,
-    about: dict[str, Any],
-    on_bad: OnBad,
-    *,
-    check: bool,
-    jobs: int,
-    report: Callable[[int, int | None], None],
-) -> Summary:
-    """The work of ``index``; ``about`` holds the header's fields that tell the settings."""
-    together = read(found, settings, asked, check=check, jobs=jobs, report=report)
-    bad = [Bad(*one) for one in together.bad]
-    write_bad(out, bad)
-    too_many = len(bad) > on_bad.allowed(together.total + len(bad))
-    if bad and (on_bad.action != SKIP or too_many or not together.total):
-        on_bad.refuse(bad, out, too_many=too_many)
-    splits = tables(together, settings.val, out)
-    train = splits["train"]
-    write_index(
-        out,
-        together.schema,
-        {
-            **about,
-            "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
-            "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
-            **({"split_by": together.split_by} if together.split_by != "key" else {}),
-            **({"skipped": len(bad)} if bad else {}),
-            **({"empty": empty} if (empty := _empty(together, out)) else {}),
-        },
-        {name: (split.shards, split.samples) for name, split in splits.items()},
-    )
-    counts = {name: len(split) for name, split in splits.items()}
-    return Summary(counts, len(found), (*passed_over(given), *together.notes), len(bad))
+        counts = {name: len(split) for name, split in splits.items()}
+        return Summary(counts, len(found), (*passed_over(given), *together.notes), len(bad))
 
 
 def read(
