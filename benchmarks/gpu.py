@@ -39,8 +39,8 @@ class Program:
     name: str
     what: str
     command: str
-    rehearsal: str
-    """What is added to the command on a CPU."""
+    rehearsal: str | None
+    """What is added to the command on a CPU; None: it has nothing to do there."""
     limit: int
     """Seconds after which it is ended."""
 
@@ -56,6 +56,10 @@ PROGRAMS = (
     Program(
         "numerics", "every ZeRO stage and precision beside a plain loop", "numerics.py --ranks 1", "", 300
     ),
+    Program(
+        "resume", "a run in two sittings beside the run in one", "gpu_resume.py", "--steps 4 --zero 1", 300
+    ),
+    Program("scratch", "what cuDNN takes inside a convolution", "gpu_scratch.py", None, 120),
     Program(
         "ddpm",
         "a training step beside the stock model",
@@ -162,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     done: dict[str, Any] = json.loads(ledger.read_text()) if ledger.exists() else {}
     for program in PROGRAMS:
         if (a.only and program.name not in a.only) or done.get(program.name, {}).get("code") == 0:
+            continue
+        if a.rehearse and program.rehearsal is None:
             continue
         if (left := end - time.monotonic()) <= 0:
             print(f"{program.name}: left out, no time", flush=True)

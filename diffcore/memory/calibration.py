@@ -49,7 +49,7 @@ ASSUMED = Calibration(
 )
 CALIBRATIONS: dict[tuple[str, str], Calibration] = {
     ("NVIDIA H200", "13.0"): Calibration(
-        context=697 * MIB,
+        context=731_447_296,
         workspaces=65 * MIB,
         nccl=558 * MIB,
         source="benchmarks/gpu_memory.py, docs/gpu.md",
