@@ -51,8 +51,12 @@ def test_the_plan_is_what_deepspeed_allocates(tmp_path: Path) -> None:
     """
     out = tmp_path / "truth.json"
     program = str(REPOSITORY / "benchmarks" / "memory_truth.py")
-    finished = run([sys.executable, program, "--cells", "ci", "--json", str(out)], REPOSITORY, timeout=850)
+    command = [sys.executable, program, "--cells", "ci", "--json", str(out)]
+    finished = run(command, REPOSITORY, timeout=700)
     assert out.exists(), finished.err[-3000:]
+    if finished.code:
+        # What gloo's thread frees late the profiler takes for alive: those cells once more, with time for it.
+        finished = run([*command, "--again", "0.001", "--settle", "0.03"], REPOSITORY, timeout=180)
     truth = json.loads(out.read_text())
     assert len(truth["rows"]) == 30
     assert truth["unequal"] == 0, finished.out
