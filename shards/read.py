@@ -35,7 +35,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -52,6 +51,7 @@ from shards.header import Shard
 from shards.images import Out, SplitImages
 from shards.order import Extent, Order, ReaderState
 from shards.prefetch import prefetch
+from shards.remote.ahead import SMALL, Ahead
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
 from shards.remote.fetch import is_url
 from shards.schema import Attribute
@@ -159,7 +159,8 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._images = SplitImages(self.index, self.split, self._remote, threads)
+        self._ahead = Ahead(self._remote, self.split.shards) if self._remote else None
+        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead)
         self._lock = threading.Lock()
         self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
         self._closed = False
@@ -232,7 +233,7 @@ class ShardReader:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
         """Fill ``images``; labels, positions and keys. ``numbers`` become those that were read instead."""
         if len(numbers):
-            self._read_ahead(int(np.min(positions)))
+            self._read_ahead(int(np.min(positions)), numbers)
         if self.replaced:
             numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
         bad = self._images.fill(numbers, images)
@@ -267,39 +268,39 @@ class ShardReader:
             raise ValueError("the reader was opened without batch")
         return self.order.batch
 
-    def _read_ahead(self, position: int) -> None:
+    def _read_ahead(self, position: int, asked: NDArray[np.int64]) -> None:
         """Have what this window and the next need brought near: into the page cache, or the node's cache.
+
+        Of an order without windows, the shards of the samples ``asked``.
 
         A block order's samples are asked for one by one all over a window; a network disk serves the window's
         few long runs far better. The processes of a node share what was read.
         """
         wanted: list[int] = []
         turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
-        for window in self.order.windows(position):
+        windows = self.order.windows(position)
+        for window in windows:
             with self._lock:
                 if window in self._asked:
                     continue
                 self._asked.append(window)
             numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
-            if self._remote:
+            if self._ahead:
                 shards = np.unique(self.split.shard_of(numbers)).tolist()
                 # Only where two windows find room: else the cache would drop what this one still needs.
-                if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
+                if self._has_room(shards, 2):
                     wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
                 self._images.advise(numbers)
-        if wanted:
-            threading.Thread(target=self._fetch, args=(wanted,), name="shards-fetch", daemon=True).start()
+        if self._ahead and not windows and self._has_room(range(len(self.split.shards)), 1):
+            shards = np.unique(self.split.shard_of(asked)).tolist()
+            wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
+        if self._ahead and wanted:
+            self._ahead.want(wanted)
 
-    def _fetch(self, shards: list[int]) -> None:
-        """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
+    def _has_room(self, shards: Sequence[int], times: int) -> bool:
         assert self._remote is not None
-        for shard in shards:
-            if self._closed:
-                return
-            # Whatever fails is reported when one of its samples is read.
-            with suppress(InputError, OSError):
-                os.close(self._remote.open(self.split.shards[shard], lambda: 0))
+        return times * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit
 
     def _replace(self, number: int, error: BadSample, images: Out) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""
@@ -327,6 +328,8 @@ class ShardReader:
     def close(self) -> None:
         """Close the shards and end the threads; the reader cannot read afterwards."""
         self._closed = True
+        if self._ahead:
+            self._ahead.close()
         self._images.close()
 
     def __enter__(self) -> ShardReader:
