@@ -16,7 +16,7 @@ The pipeline, and who may rely on what:
    key, or is replaced by a fixed rule. Nothing is unpickled.
 5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
    batches ahead. The block orders have the next window's shards read, or fetched from their URL, while this
-   one's are used.
+   one's are used; what is needed of a shard that is not there yet comes in ranges (``shards.remote.ahead``).
 
 The contract of resume: the state is one position and the name of its stream (``ReaderState``). The same
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ DOWNLOADS = 4  # of whole shards at a time
 REQUESTS = 32  # for ranges at a time: over a link with 50 ms of delay 128 of them take 0.2 s
 SMALL = 4 << 20  # bytes of a shard that is fetched whole as soon as its ranges would be
 SHARE = 4  # ranges are asked for if they are less than 1 / SHARE of their shard
+TURN, HOLD = 0.02, 0.5  # seconds that a download leaves the link to ranges: to be asked for, and to come
 GAP = 1 << 16  # bytes between two ranges that are fetched along: they cost less than a request
 
 Range = tuple[int, int]
@@ -38,11 +40,13 @@ class Ahead:
         self._remote, self._shards = remote, shards
         self._lock = threading.Lock()
         self._pid, self._closed = 0, False
+        self._asking = 0  # batches whose ranges are on their way
 
     def _start(self) -> None:
         """Begin anew in a forked process, where no thread lives on; called with the lock."""
         if self._pid != os.getpid():
             self._pid, self._threads = os.getpid(), 0
+            self._asking = 0
             self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
             self._coming: set[int] = set()
             self._requests: ThreadPoolExecutor | None = None
@@ -74,6 +78,11 @@ class Ahead:
             except queue.Empty:
                 continue
             try:
+                # A batch waits for its ranges, and nobody yet for this shard.
+                until = time.monotonic() + HOLD
+                time.sleep(TURN)
+                while self._asking and time.monotonic() < until:
+                    time.sleep(TURN)
                 if not self._closed:
                     with suppress(InputError, OSError):
                         os.close(self._remote.open(self._shards[shard], lambda: 0))
@@ -92,11 +101,14 @@ class Ahead:
         with self._lock:
             self._start()
             here = {shard: ranges for shard, ranges in needed.items() if shard in self._coming}
-        here = {shard: joined(ranges) for shard, ranges in here.items() if self._is_worth(shard, ranges)}
+            self._asking += 1
         files: dict[int, int] = {}
         tasks: list[tuple[int, Future[bool]]] = []
         try:
-            for shard, ranges in here.items():
+            for shard, given in here.items():
+                if not self._is_worth(shard, given):
+                    continue
+                ranges = joined(given)
                 files[shard] = os.memfd_create("shard", os.MFD_CLOEXEC)
                 os.ftruncate(files[shard], self._shards[shard].bytes)
                 place = self._remote.address(self._shards[shard])
@@ -108,6 +120,8 @@ class Ahead:
                 good[shard] &= task.exception() is None and task.result()
             for shard in [shard for shard in files if not good[shard]]:
                 os.close(files.pop(shard))
+            with self._lock:
+                self._asking -= 1
         return files
 
     def _is_worth(self, shard: int, ranges: Sequence[Range]) -> bool:
