@@ -149,9 +149,11 @@ class ShardReader:
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
         extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
         self.order = Order(order, seed, extent, tail, batch)
-        if self._remote and order in ("full", "block"):
+        self._fits = True  # all shards at once, into the cache
+        if self._remote:
             needed, limit = sum(shard.bytes for shard in self.split.shards), self._remote.cache.limit
-            if needed > limit:  # every shard would be fetched again and again
+            self._fits = needed <= limit
+            if not self._fits and order in ("full", "block"):  # every shard would be fetched again and again
                 raise InputError(
                     f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
                     f"whose limit is {limit}; give more, or order shards"
@@ -285,22 +287,18 @@ class ShardReader:
                     continue
                 self._asked.append(window)
             numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
-            if self._ahead:
+            if self._ahead and self._remote:
                 shards = np.unique(self.split.shard_of(numbers)).tolist()
                 # Only where two windows find room: else the cache would drop what this one still needs.
-                if self._has_room(shards, 2):
+                if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
                     wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
                 self._images.advise(numbers)
-        if self._ahead and not windows and self._has_room(range(len(self.split.shards)), 1):
+        if self._ahead and not windows and self._fits:
             shards = np.unique(self.split.shard_of(asked)).tolist()
             wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
         if self._ahead and wanted:
             self._ahead.want(wanted)
-
-    def _has_room(self, shards: Sequence[int], times: int) -> bool:
-        assert self._remote is not None
-        return times * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit
 
     def _replace(self, number: int, error: BadSample, images: Out) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""

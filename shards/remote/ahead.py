@@ -33,62 +33,68 @@ Range = tuple[int, int]
 """First byte and the one after the last."""
 
 
+class _Threads:
+    """What one process has of its own: a forked one has no thread, and locks that it cannot trust."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0  # threads that fetch
+        self.asking = 0  # batches whose ranges are on their way
+        self.coming: set[int] = set()
+        self.queue: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.requests = ThreadPoolExecutor(REQUESTS, "shards-ranges")  # begins its threads when needed
+
+
 class Ahead:
     """The background of one reader of ``shards``: safe to use from several threads, and after a fork."""
 
     def __init__(self, remote: RemoteShards, shards: Sequence[Shard]) -> None:
         self._remote, self._shards = remote, shards
-        self._lock = threading.Lock()
-        self._pid, self._closed = 0, False
-        self._asking = 0  # batches whose ranges are on their way
+        self._by_process: dict[int, _Threads] = {}
+        self._closed = False
 
-    def _start(self) -> None:
-        """Begin anew in a forked process, where no thread lives on; called with the lock."""
-        if self._pid != os.getpid():
-            self._pid, self._threads = os.getpid(), 0
-            self._asking = 0
-            self._queue: queue.SimpleQueue[int] = queue.SimpleQueue()
-            self._coming: set[int] = set()
-            self._requests: ThreadPoolExecutor | None = None
+    def _mine(self) -> _Threads:
+        pid = os.getpid()
+        found = self._by_process.get(pid)
+        return found or self._by_process.setdefault(pid, _Threads())
 
     def want(self, shards: Iterable[int]) -> None:
         """Have these shards fetched, the first one first. What fails is reported when a sample is read."""
-        with self._lock:
-            self._start()
-            new = [shard for shard in shards if shard not in self._coming and not self._is_there(shard)]
-            self._coming |= set(new)
+        mine = self._mine()
+        with mine.lock:
+            new = [shard for shard in shards if shard not in mine.coming and not self._is_there(shard)]
+            mine.coming |= set(new)
             for shard in new:
-                self._queue.put(shard)
-            for _ in range(min(DOWNLOADS, len(self._coming)) - self._threads):
-                self._threads += 1
-                args = (self._queue, self._coming)
-                threading.Thread(target=self._fetch, args=args, name="shards-fetch", daemon=True).start()
+                mine.queue.put(shard)
+            for _ in range(min(DOWNLOADS, len(mine.coming)) - mine.running):
+                mine.running += 1
+                threading.Thread(target=self._fetch, args=(mine,), name="shards-fetch", daemon=True).start()
 
     def _is_there(self, shard: int) -> bool:
         return self._remote.is_there(self._shards[shard])
 
-    def _fetch(self, wanted: queue.SimpleQueue[int], coming: set[int]) -> None:
+    def _fetch(self, mine: _Threads) -> None:
         while True:
-            with self._lock:
-                if self._closed or not coming:  # nothing is left: nobody waits for this thread to end
-                    self._threads -= 1
+            with mine.lock:
+                if self._closed or not mine.coming:  # nothing is left: nobody waits for this thread to end
+                    mine.running -= 1
                     return
             try:
-                shard = wanted.get(timeout=0.1)
+                shard = mine.queue.get(timeout=0.1)
             except queue.Empty:
                 continue
             try:
                 # A batch waits for its ranges, and nobody yet for this shard.
                 until = time.monotonic() + HOLD
                 time.sleep(TURN)
-                while self._asking and time.monotonic() < until:
+                while mine.asking and time.monotonic() < until:
                     time.sleep(TURN)
                 if not self._closed:
                     with suppress(InputError, OSError):
                         os.close(self._remote.open(self._shards[shard], lambda: 0))
             finally:
-                with self._lock:
-                    coming.discard(shard)
+                with mine.lock:
+                    mine.coming.discard(shard)
 
     def sparse(self, needed: Mapping[int, Sequence[Range]]) -> dict[int, int]:
         """Descriptors of files that have the bytes ``needed`` of their shards where these have them.
@@ -96,51 +102,41 @@ class Ahead:
         Only of shards that are on their way and large, and that give ranges: of the others nothing. The
         caller closes them.
         """
-        if not hasattr(os, "memfd_create"):  # macOS
-            return {}
-        with self._lock:
-            self._start()
-            here = {shard: ranges for shard, ranges in needed.items() if shard in self._coming}
-            self._asking += 1
+        mine = self._mine()
+        with mine.lock:
+            here = {shard: ranges for shard, ranges in needed.items() if shard in mine.coming}
+            here = {shard: ranges for shard, ranges in here.items() if self._is_worth(shard, ranges)}
+            if not here or self._closed or not hasattr(os, "memfd_create"):  # macOS has none
+                return {}
+            mine.asking += 1
         files: dict[int, int] = {}
         tasks: list[tuple[int, Future[bool]]] = []
+        bad: set[int] = set(here)
         try:
-            for shard, given in here.items():
-                if not self._is_worth(shard, given):
-                    continue
-                ranges = joined(given)
+            for shard, ranges in here.items():
                 files[shard] = os.memfd_create("shard", os.MFD_CLOEXEC)
                 os.ftruncate(files[shard], self._shards[shard].bytes)
                 place = self._remote.address(self._shards[shard])
-                pool = self._pool()
-                tasks += [(shard, pool.submit(_fill, place, files[shard], *range_)) for range_ in ranges]
+                for start, end in joined(ranges):
+                    tasks.append((shard, mine.requests.submit(_fill, place, files[shard], start, end)))
+            bad = {shard for shard, task in tasks if not task.result()}
         finally:
-            good = dict.fromkeys(files, True)
-            for shard, task in tasks:  # to the end, whatever happens: they write into the files
-                good[shard] &= task.exception() is None and task.result()
-            for shard in [shard for shard in files if not good[shard]]:
+            for _, task in tasks:  # to the end, whatever happens: they write into the files
+                task.exception()
+            for shard in bad & files.keys():
                 os.close(files.pop(shard))
-            with self._lock:
-                self._asking -= 1
+            with mine.lock:
+                mine.asking -= 1
         return files
 
     def _is_worth(self, shard: int, ranges: Sequence[Range]) -> bool:
         size = self._shards[shard].bytes
         return size >= SMALL and SHARE * sum(end - start for start, end in ranges) < size
 
-    def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._requests is None:
-                self._requests = ThreadPoolExecutor(REQUESTS, "shards-ranges")
-            return self._requests
-
     def close(self) -> None:
         """End the threads; downloads that have begun are not waited for."""
-        with self._lock:
-            self._closed = True
-            pool = self._requests if self._pid == os.getpid() else None
-        if pool is not None:
-            pool.shutdown()
+        self._closed = True
+        self._mine().requests.shutdown()
 
 
 def joined(ranges: Sequence[Range]) -> list[Range]:

@@ -10,11 +10,12 @@ import http.client
 import io
 import os
 import select
-import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin
@@ -83,20 +84,21 @@ class _Response(http.client.HTTPResponse):
 class _Kept:
     """Connections that wait for another request: a request over a new one takes twice the way, or more.
 
-    Of this process: a forked one has none.
+    Of one process: a forked one must not speak over them.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._idle: dict[Hashable, list[http.client.HTTPConnection]] = {}
+        self._by_process: dict[int, dict[Hashable, deque[http.client.HTTPConnection]]] = {}
+
+    def _idle(self, key: Hashable) -> deque[http.client.HTTPConnection]:
+        # Without a lock, which another thread may hold when a process forks: each call here is atomic.
+        return self._by_process.setdefault(os.getpid(), {}).setdefault(key, deque())
 
     def take(self, key: Hashable) -> http.client.HTTPConnection | None:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._idle = os.getpid(), {}
-            idle = self._idle.get(key, [])
-            while idle:
+        """One that is good, as far as can be seen."""
+        idle = self._idle(key)
+        with suppress(IndexError):
+            while True:
                 connection = idle.pop()  # the last one that was used: it is the least likely to be closed
                 if connection.sock is not None and not _is_readable(connection.sock):
                     return connection
@@ -104,13 +106,12 @@ class _Kept:
         return None
 
     def put(self, key: Hashable, connection: http.client.HTTPConnection) -> None:
-        with self._lock:
-            if self._pid == os.getpid():
-                idle = self._idle.setdefault(key, [])
-                if len(idle) < KEPT and connection.sock is not None:
-                    idle.append(connection)
-                    return
-        connection.close()
+        """Keep it, or close it where enough are kept."""
+        idle = self._idle(key)
+        if len(idle) < KEPT:
+            idle.append(connection)
+        else:
+            connection.close()
 
 
 def _is_readable(sock: Any) -> bool:
