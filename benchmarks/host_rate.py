@@ -27,8 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -39,6 +38,7 @@ from diffcore.runs.data import training_reader
 from diffcore.training.batches import made, read_samples
 from shards.read import ShardReader
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZES, ENCODINGS = (64, 256), ("png", "npy")
 
 
