@@ -239,7 +239,7 @@ def trace(
         images, t_B, labels, keep_B = models.example_batch(micro, schema, size)
         draws = Draws(t_B, torch.empty_like(images), keep_B)
         inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
-        # To draw takes four times the noise for a moment, before the network's activations, which are more.
+        # To draw takes 4.5 times the noise for a moment, before the network's activations, which are more.
         waiting = staging.buffers(micro, size, len(schema), "cpu") if staged else []
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())

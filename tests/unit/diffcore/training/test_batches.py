@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
@@ -19,7 +21,7 @@ from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
 from diffcore.runs.data import first_samples, training_reader
-from diffcore.training.batches import micro_batches
+from diffcore.training.batches import Samples, made, micro_batches, read_samples
 from shards.flip import flipped
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
@@ -108,6 +110,37 @@ def test_a_config_without_a_version_has_the_newest(shards: Path) -> None:
     newest = configure.replace(config, "diffusion", {"draws": NEWEST_DRAWS})
     assert config.diffusion.draws is None
     assert_equal(drawn(config), drawn(newest))
+
+
+class Copies(TorchDispatchMode):
+    """Operations between the CPU and another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        if len({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}) > 1:
+            self.found.append(str(func))
+        return result
+
+
+def test_a_micro_batch_is_made_without_a_word_to_the_host(shards: Path) -> None:
+    """On a device that has no numbers to read (meta): neither reads nor copies, once the constants are there."""
+    config = config_of(shards, flip=False)
+    with training_reader(config) as reader:
+        samples = read_samples(config, reader, np.arange(4))
+    there = Samples(*(x.to("meta") for x in samples.tensors))
+    made(config, there)
+    with Copies() as copies:
+        batch = made(config, there)
+        samples.pixels.to("meta")
+    assert len(copies.found) == 1  # the last line's
+    here = made(config, samples)
+    for a, b in zip(batch.tensors, here.tensors, strict=True):
+        assert a.device.type == "meta" and a.shape == b.shape and a.dtype == b.dtype
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
