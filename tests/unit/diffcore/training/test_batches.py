@@ -128,7 +128,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_a_micro_batch_is_made_without_a_word_to_the_host(shards: Path) -> None:
-    """On a device that has no numbers to read (meta): neither reads nor copies, once the constants are there."""
+    """On a device without numbers to read (meta): no reads, and no copies once the constants are there."""
     config = config_of(shards, flip=False)
     with training_reader(config) as reader:
         samples = read_samples(config, reader, np.arange(4))
