@@ -1,13 +1,13 @@
 """Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), on any device.
 
 A counter-based generator: the words of a place are a function of (key, counter) alone, so they are drawn
-where they are needed, in any order. It passes BigCrush (there, table 2). The counter of a block of four words
-is (block, step, position, stream), its key (seed, 0).
+where they are needed, in any order. It passes BigCrush (there). The counter of a block of four words is
+(block, step, position, stream), its key (seed, 0).
 
-Of that family this one is the fastest on both sides. On the CPU it is NumPy's own bit generator, which is
-C: 3 ns a word of 64 bits. Philox4x32 and Threefry would have to be written in tensor operations there, which
-takes 25 and more of them for every 32 bits. On other devices it is tensor operations, of which most serve
-both halves of a block at once; products of 128 bits are put together from four of 64.
+Of that family it is the one that NumPy has as a bit generator, in C: 3 ns a word of 64 bits on a CPU, where
+Philox4x32 or Threefry would be written in tensor operations, 25 or more of them for every 32 bits. On other
+devices it is tensor operations, of which most serve both halves of a block at once; products of 128 bits are
+put together from four of 64.
 """
 
 from __future__ import annotations
