@@ -57,6 +57,10 @@ class Data(Section):
     """Most that the cache may hold, for all runs of a node that share it."""
 
 
+FIRST_DRAWS, NEWEST_DRAWS = 1, 2
+"""Versions of the draws (diffusion/randomness.py): of runs whose record names none, and of new runs."""
+
+
 class Diffusion(Section):
     """The noise schedule, what the network predicts and how its error is weighted."""
 
@@ -80,6 +84,9 @@ class Diffusion(Section):
     """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
+    draws: int | None = Field(default=None, ge=FIRST_DRAWS, le=NEWEST_DRAWS)
+    """Version of noise, timesteps and label drops: 1 drawn by NumPy on the CPU, 2 by Philox on the device;
+    None: that of the run that is resumed, and 2 for a new one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

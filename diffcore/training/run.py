@@ -79,6 +79,7 @@ class Training:
         self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog, judge: Judging = no_judge
     ) -> None:
         """``judge`` makes the probe whose figures stand beside the validation loss."""
+        config = run_folder.settled(config)
         self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
         self._open = contextlib.ExitStack()
         self._lost: set[str] = set()

@@ -54,10 +54,10 @@ def assert_same(run: Path, other: Path, step: int) -> None:
 
 
 def test_its_run_is_made_again_and_resumed(before: Path) -> None:
-    train(before, "--run", "again")
+    train(before, "--run", "again", "--diffusion.draws", "1")
     assert_same(before / "again", before / "run", 2)
     recorded = [json.loads((before / name / "run.json").read_text()) for name in ("again", "run")]
-    younger = {"data.flip": False}  # a setting that there was not yet
+    younger = {"data.flip": False, "diffusion.draws": 1}  # settings that there were not yet
     assert recorded[0]["identity"] == recorded[1]["identity"] | younger
 
     assert "from step 2" in train(before, "--train.steps", "4").out

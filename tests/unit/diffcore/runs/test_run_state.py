@@ -21,6 +21,7 @@ from diffbase.files import REPOSITORY
 from diffbase.formats import jsonl
 from diffbase.page import pictures
 from diffcore.config import configure
+from diffcore.config.tree import NEWEST_DRAWS
 from diffcore.diffusion.pixels import to_pixels, to_signal
 from diffcore.runs import metrics, run_folder
 from diffcore.runs.export import export
@@ -96,6 +97,33 @@ def test_a_setting_that_is_younger_than_the_folder_was_at_its_default(tmp_path: 
     run_folder.check(c, DATA)
     with pytest.raises(InputError, match=r"another experiment \(data\.flip was False, now True\)"):
         run_folder.check(configure.replace(c, "data", {"flip": True}), DATA)
+
+
+def test_a_run_keeps_the_version_of_its_draws(tmp_path: Path) -> None:
+    """A new run has the newest; one whose record is older than versions goes on with the first."""
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    assert c.diffusion.draws is None and run_folder.settled(c).diffusion.draws == NEWEST_DRAWS
+    run_folder.claim(c, DATA).close()
+    record = json.loads((c.run / "run.json").read_text())
+    assert record["identity"]["diffusion.draws"] == NEWEST_DRAWS
+    assert configure.load(c.run / "config.yaml").diffusion.draws == NEWEST_DRAWS
+    run_folder.check(c, DATA)
+    with pytest.raises(InputError, match=r"diffusion\.draws was 2, now 1"):
+        run_folder.check(configure.replace(c, "diffusion", {"draws": 1}), DATA)
+
+    for old in ({}, {"diffusion.draws": None}, {"diffusion.draws": 1}):
+        identity = {k: v for k, v in record["identity"].items() if k != "diffusion.draws"} | old
+        (c.run / "run.json").write_text(json.dumps(record | {"identity": identity}))
+        assert run_folder.settled(c).diffusion.draws == 1
+        run_folder.claim(c, DATA).close()
+        assert configure.load(c.run / "config.yaml").diffusion.draws == 1
+        if old.get("diffusion.draws", 1):
+            run_folder.check(c, DATA)
+            with pytest.raises(InputError, match=r"diffusion\.draws was 1, now 2"):
+                run_folder.check(configure.replace(c, "diffusion", {"draws": 2}), DATA)
+    (c.run / "run.json").write_text(json.dumps(record | {"identity": {"diffusion.draws": 3}}))
+    with pytest.raises(InputError, match="draws"):
+        run_folder.settled(c)
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
