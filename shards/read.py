@@ -33,7 +33,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ from diffbase.redaction import shown
 from shards.codec.decode import BadSample
 from shards.header import Shard
 from shards.images import Out, SplitImages
-from shards.order import Extent, Order, ReaderState
+from shards.order import AUTO, Extent, Order, ReaderState, Window, chosen
 from shards.prefetch import prefetch
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
 from shards.remote.fetch import is_url
@@ -101,9 +100,9 @@ def _warn(line: str) -> None:
 class ShardReader:
     """One split of a packed folder as an endless stream; see the module's text.
 
-    ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), ``tail`` one in
-    ``shards.order.TAILS``, ``batch`` the global batch (only the tail ``drop``, ``batches`` and ``epoch`` need
-    it).
+    ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), or "auto": then
+    ``order.name`` is what ``shards.order.chosen`` says. ``tail`` is one in ``shards.order.TAILS``, ``batch``
+    the global batch (only the order ``streams``, the tail ``drop``, ``batches`` and ``epoch`` need it).
 
     ``on_error``: what becomes of a corrupt sample. ``raise``: a CorruptSampleError. ``replace``: the next
     good one of the packed order (after the last comes the first) takes its place, labels and key and all. It
@@ -147,21 +146,24 @@ class ShardReader:
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
-        extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
+        count, limit = len(self.split), self._remote.cache.limit if self._remote else None
+        needed = sum(shard.bytes for shard in self.split.shards)
+        extent = Extent(count, min(self.index.header.shard_size, count), -(-needed // count))
+        if order == AUTO:
+            order = chosen(extent, batch, limit)
         self.order = Order(order, seed, extent, tail, batch)
-        if self._remote and order in ("full", "block"):
-            needed, limit = sum(shard.bytes for shard in self.split.shards), self._remote.cache.limit
-            if needed > limit:  # every shard would be fetched again and again
-                raise InputError(
-                    f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
-                    f"whose limit is {limit}; give more, or order shards"
-                )
+        # Every shard would be fetched again and again.
+        if limit is not None and order in ("full", "block") and needed > limit:
+            raise InputError(
+                f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
+                f"whose limit is {limit}; give more, or order shards"
+            )
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
         self._images = SplitImages(self.index, self.split, self._remote, threads)
         self._lock = threading.Lock()
-        self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
+        self._asked: dict[Window, None] = {}  # windows that were asked for ahead of need, the oldest first
         self._closed = False
 
     @property
@@ -232,7 +234,7 @@ class ShardReader:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
         """Fill ``images``; labels, positions and keys. ``numbers`` become those that were read instead."""
         if len(numbers):
-            self._read_ahead(int(np.min(positions)))
+            self._read_ahead(np.asarray(positions, np.int64))
         if self.replaced:
             numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
         bad = self._images.fill(numbers, images)
@@ -267,29 +269,36 @@ class ShardReader:
             raise ValueError("the reader was opened without batch")
         return self.order.batch
 
-    def _read_ahead(self, position: int) -> None:
-        """Have what this window and the next need brought near: into the page cache, or the node's cache.
+    def _read_ahead(self, positions: NDArray[np.int64]) -> None:
+        """Have what these windows and the next need brought near: into the page cache, or the node's cache.
 
         A block order's samples are asked for one by one all over a window; a network disk serves the window's
         few long runs far better. The processes of a node share what was read.
         """
-        wanted: list[int] = []
-        turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
-        for window in self.order.windows(position):
-            with self._lock:
-                if window in self._asked:
-                    continue
-                self._asked.append(window)
-            numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
-            if self._remote:
-                shards = np.unique(self.split.shard_of(numbers)).tolist()
-                # Only where two windows find room: else the cache would drop what this one still needs.
-                if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
-                    wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
-            else:
-                self._images.advise(numbers)
-        if wanted:
+        windows = self.order.windows(positions, whole=self._remote is not None)
+        if not (new := self._not_asked(windows)):
+            return
+        numbers = self.order.samples_in(new)
+        if not self._remote:
+            self._images.advise(numbers)
+            return
+        shards = np.unique(self.split.shard_of(numbers)).tolist()
+        needed, limit = sum(self.split.shards[shard].bytes for shard in shards), self._remote.cache.limit
+        # Only where two windows find room: else the cache would drop what this one still needs.
+        if (2 if self.order.streams is None else 1) * needed <= limit:
+            turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
+            wanted = [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             threading.Thread(target=self._fetch, args=(wanted,), name="shards-fetch", daemon=True).start()
+
+    def _not_asked(self, windows: list[Window]) -> list[Window]:
+        """Those that were not asked for of late."""
+        kept = 4 * self.order.streams.number if self.order.streams else 8
+        with self._lock:
+            new = [window for window in dict.fromkeys(windows) if window not in self._asked]
+            self._asked.update(dict.fromkeys(new))
+            while len(self._asked) > kept:
+                del self._asked[next(iter(self._asked))]
+        return new
 
     def _fetch(self, shards: list[int]) -> None:
         """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
