@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,7 @@ from diffbase.machine.ports import RENDEZVOUS
 from diffbase.system_error import is_there, named, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
-from diffcore.config.tree import Config
+from diffcore.config.tree import Config, OrderName
 from shards.schema import Attribute
 
 if TYPE_CHECKING:
@@ -115,20 +115,36 @@ def data_record(index: Index) -> dict[str, Any]:
     return {"fingerprint": index.fingerprint, "size": index.size, "schema": schema}
 
 
+def _before(config: Config) -> RunRecord | None:
+    record = config.run / "run.json"
+    if not is_there(record):
+        return None
+    return validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
+
+
+def recorded_order(config: Config) -> str:
+    """``data.order``, or where that is auto the order of the run that the folder holds already, if any."""
+    if config.data.order != "auto" or (before := _before(config)) is None:
+        return config.data.order
+    order = before.identity.get("data.order", "full")  # which was the default
+    if order not in get_args(OrderName):
+        allowed = ", ".join(get_args(OrderName))
+        raise InputError(f"{config.run}: its order is {order!r:.40}; allowed: {allowed}")
+    return str(order)
+
+
 def check(config: Config, data: dict[str, Any]) -> None:
     """InputError, with both values, if the run folder belongs to another experiment.
 
     ``data`` says which shards: their fingerprint among others. A folder without a run is fine.
     """
-    record = config.run / "run.json"
-    if not is_there(record):
+    if (before := _before(config)) is None:
         if any(not _begun(name) for name in names_in(config.run)):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
-    before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
-    fingerprint, now = before.data.fingerprint, config.identity()
+    fingerprint, now = before.data.fingerprint, config.identity() | {"data.order": recorded_order(config)}
     # A setting that is younger than the folder was at its default.
-    identity = {key: config.usual(key) for key in now} | before.identity
+    identity = {key: config.usual(key) for key in now} | {"data.order": "full"} | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

@@ -98,6 +98,29 @@ def test_a_setting_that_is_younger_than_the_folder_was_at_its_default(tmp_path: 
         run_folder.check(configure.replace(c, "data", {"flip": True}), DATA)
 
 
+@pytest.mark.parametrize(("recorded", "order"), [("streams", "streams"), ("full", "full"), (None, "full")])
+def test_auto_is_the_order_that_the_run_has(tmp_path: Path, recorded: str | None, order: str) -> None:
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    assert c.data.order == run_folder.recorded_order(c) == "auto"
+    run_folder.claim(configure.replace(c, "data", {"order": order}), DATA).close()
+    path = c.run / "run.json"
+    record = json.loads(path.read_text())
+    if recorded is None:  # older than the setting
+        del record["identity"]["data.order"]
+        path.write_text(json.dumps(record))
+    assert run_folder.recorded_order(c) == order
+    run_folder.check(c, DATA)
+    run_folder.check(configure.replace(c, "data", {"order": order}), DATA)
+    other = configure.replace(c, "data", {"order": "block"})
+    assert run_folder.recorded_order(other) == "block"
+    with pytest.raises(InputError, match=rf"another experiment \(data\.order was '{order}', now 'block'\)"):
+        run_folder.check(other, DATA)
+    record["identity"]["data.order"] = 5
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="its order is 5; allowed: auto, full, block, shards, streams"):
+        run_folder.check(c, DATA)
+
+
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
