@@ -34,16 +34,23 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 @given(
-    micro=st.integers(1, 5), accumulation=st.integers(1, 4), world=st.integers(1, 8), step=st.integers(0, 99)
+    micro=st.integers(1, 5),
+    accumulation=st.integers(1, 4),
+    world=st.integers(1, 8),
+    step=st.integers(0, 99),
+    order=st.sampled_from(["full", "streams"]),
 )
-def test_ranks_and_micro_steps_share_out_a_step(micro: int, accumulation: int, world: int, step: int) -> None:
+def test_ranks_and_micro_steps_share_out_a_step(
+    micro: int, accumulation: int, world: int, step: int, order: str
+) -> None:
     size = micro * accumulation * world
-    parts = [
-        positions_of(step, micro_step, rank, world, micro, size)
-        for micro_step in range(accumulation)
+    of_rank = [
+        np.concatenate([positions_of(step, m, rank, world, micro, size, order) for m in range(accumulation)])
         for rank in range(world)
     ]
-    assert sorted(np.concatenate(parts)) == list(range(step * size, (step + 1) * size))
+    assert sorted(np.concatenate(of_rank)) == list(range(step * size, (step + 1) * size))
+    if order == "streams":  # its own part, however it is cut into micro batches
+        assert np.concatenate(of_rank).tolist() == list(range(step * size, (step + 1) * size))
 
 
 def test_pixels_survive_the_way_to_the_network_and_back() -> None:
