@@ -26,6 +26,7 @@ from shards.codec.decode import BadSample, npy_head
 from shards.codec.encode import decode_source, prepare
 from shards.codec.fast_decode import Decoder, decoder
 from shards.codec.inflate import crc32
+from shards.remote.ahead import Ahead
 from shards.remote.cache import RemoteShards
 from shards.remote.descriptors import Descriptors
 from shards.table import Index, Split
@@ -61,10 +62,12 @@ class SplitImages:
         split: Split,
         remote: RemoteShards | None,
         threads: int,
+        ahead: Ahead | None = None,
     ) -> None:
         done = index.header.preprocessing
         encoding = done.encoding
         self._folder, self._split, self._remote, self._count = str(index.folder), split, remote, threads
+        self._ahead = ahead
         self._raw = encoding == "npy"
         self._decode = _preparer(done.crop) if index.header.is_foreign else decoder(encoding)
         self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
@@ -106,8 +109,14 @@ class SplitImages:
         runs = zip(of_run, firsts, [*firsts[1:], len(rows)], strict=True)
         samples = list(zip(rows.tolist(), starts.tolist(), ends.tolist(), table["crc"].tolist(), strict=True))
         fill = self._fill_raw if self._raw and not isinstance(images, list) else self._fill_run
-        for shard, some in groupby(runs, itemgetter(0)):
-            portions = [samples[first:last] for _, first, last in some]
+        of_shard = {
+            shard: [samples[first:last] for _, first, last in some]
+            for shard, some in groupby(runs, itemgetter(0))
+        }
+        ahead = self._fill_ahead(of_shard, images, fill)
+        for shard, portions in of_shard.items():
+            if shard in ahead:
+                continue
             work = partial(self._fill_shard, shard, portions, images, fill)
             again = partial(self._files.forget, shard)  # opened by its name: ESTALE asks for it
             looks = self._looks[shard]
@@ -121,6 +130,24 @@ class SplitImages:
             except BadSample as error:
                 bad.update((sample[0], error) for portion in portions for sample in portion)
         return bad
+
+    def _fill_ahead(self, of_shard: dict[int, list[list[Sample]]], images: Out, fill: Fill) -> set[int]:
+        """Fill ``images`` from ranges of shards that are on their way; of which of them all were good."""
+        if self._ahead is None:
+            return set()
+        needed = {s: [(run[0][1], run[-1][2]) for run in portions] for s, portions in of_shard.items()}
+        files, bad = self._ahead.sparse(needed), set[int]()
+        try:
+            for shard, descriptor in files.items():
+                found: Bad = {}
+                for portion in of_shard[shard]:
+                    fill(descriptor, portion, images, found)
+                if found:  # the whole shard will tell
+                    bad.add(shard)
+        finally:
+            for descriptor in files.values():
+                os.close(descriptor)
+        return files.keys() - bad
 
     def _fill_shard(self, shard: int, portions: list[list[Sample]], images: Out, fill: Fill) -> Bad:
         """Fill ``images`` with samples of one shard; by row, what is bad.

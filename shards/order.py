@@ -167,7 +167,7 @@ class Order:
         epochs, places = np.divmod(positions, self.length)
         return epochs, places
 
-    def windows(self, positions: Places, whole: bool = False) -> list[Window]:
+    def windows(self, positions: Places, whole: bool = False) -> list[list[Window]]:
         """The windows of ``positions`` [B], and those that follow; none where an order has none.
 
         Their samples are few runs of consecutive ones: worth reading before they are asked for one by one.
@@ -175,17 +175,17 @@ class Order:
         stream and its next one, with ``whole`` of whole shards.
         """
         if self.streams:
-            return list(self.streams.spans(positions, whole))
+            return [list(spans) for spans in self.streams.spans(positions, whole)]
         if self.name not in ("block", "shards"):
             return []
         width, position = _width(BLOCK if self.name == "block" else self.extent.shard), int(positions.min())
-        found: list[Window] = []
+        found: list[list[Window]] = []
         while len(found) < 2:
             epoch, place = divmod(position, self.length)
-            first = place // width * width
-            start = epoch * self.length
-            found.append(range(start + first, start + min(first + width, self.length)))
-            position = start + min(first + width, self.length)
+            first, start = place // width * width, epoch * self.length
+            window = range(start + first, start + min(first + width, self.length))
+            found.append([window])
+            position = window.stop
         return found
 
     def samples_in(self, windows: Sequence[Window]) -> Places:

@@ -16,7 +16,7 @@ The pipeline, and who may rely on what:
    key, or is replaced by a fixed rule. Nothing is unpickled.
 5. ``threads`` threads share 3 and 4 of one batch; ``shards.prefetch`` does them in the background, a few
    batches ahead. The block orders have the next window's shards read, or fetched from their URL, while this
-   one's are used.
+   one's are used; what is needed of a shard that is not there yet comes in ranges (``shards.remote.ahead``).
 
 The contract of resume: the state is one position and the name of its stream (``ReaderState``). The same
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
@@ -34,7 +34,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -51,6 +50,7 @@ from shards.header import Shard
 from shards.images import Out, SplitImages
 from shards.order import AUTO, Extent, Order, ReaderState, Window, chosen
 from shards.prefetch import prefetch
+from shards.remote.ahead import SMALL, Ahead
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
 from shards.remote.fetch import is_url
 from shards.schema import Attribute
@@ -152,8 +152,8 @@ class ShardReader:
         if order == AUTO:
             order = chosen(extent, batch, limit)
         self.order = Order(order, seed, extent, tail, batch)
-        # Every shard would be fetched again and again.
-        if limit is not None and order in ("full", "block") and needed > limit:
+        self._fits = limit is None or needed <= limit  # all shards at once, into the cache
+        if not self._fits and order in ("full", "block"):  # every shard would be fetched again and again
             raise InputError(
                 f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
                 f"whose limit is {limit}; give more, or order shards"
@@ -161,7 +161,8 @@ class ShardReader:
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
-        self._images = SplitImages(self.index, self.split, self._remote, threads)
+        self._ahead = Ahead(self._remote, self.split.shards) if self._remote else None
+        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead)
         self._lock = threading.Lock()
         self._asked: dict[Window, None] = {}  # windows that were asked for ahead of need, the oldest first
         self._closed = False
@@ -234,7 +235,7 @@ class ShardReader:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
         """Fill ``images``; labels, positions and keys. ``numbers`` become those that were read instead."""
         if len(numbers):
-            self._read_ahead(np.asarray(positions, np.int64))
+            self._read_ahead(np.asarray(positions, np.int64), numbers)
         if self.replaced:
             numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
         bad = self._images.fill(numbers, images)
@@ -269,26 +270,33 @@ class ShardReader:
             raise ValueError("the reader was opened without batch")
         return self.order.batch
 
-    def _read_ahead(self, positions: NDArray[np.int64]) -> None:
+    def _read_ahead(self, positions: NDArray[np.int64], asked: NDArray[np.int64]) -> None:
         """Have what these windows and the next need brought near: into the page cache, or the node's cache.
+
+        Of an order without windows, the shards of the samples ``asked``.
 
         A block order's samples are asked for one by one all over a window; a network disk serves the window's
         few long runs far better. The processes of a node share what was read.
         """
-        windows = self.order.windows(positions, whole=self._remote is not None)
-        if not (new := self._not_asked(windows)):
-            return
-        numbers = self.order.samples_in(new)
-        if not self._remote:
-            self._images.advise(numbers)
-            return
-        shards = np.unique(self.split.shard_of(numbers)).tolist()
-        needed, limit = sum(self.split.shards[shard].bytes for shard in shards), self._remote.cache.limit
-        # Only where two windows find room: else the cache would drop what this one still needs.
-        if (2 if self.order.streams is None else 1) * needed <= limit:
-            turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
-            wanted = [shards[(turn + i) % len(shards)] for i in range(len(shards))]
-            threading.Thread(target=self._fetch, args=(wanted,), name="shards-fetch", daemon=True).start()
+        wanted: list[int] = []
+        turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
+        groups = self.order.windows(positions, whole=self._remote is not None)
+        for windows in groups:
+            if not (new := self._not_asked(windows)):
+                continue
+            numbers = self.order.samples_in(new)
+            if self._ahead and self._remote:
+                shards = np.unique(self.split.shard_of(numbers)).tolist()
+                # Only where two windows find room: else the cache would drop what this one still needs.
+                if 2 * sum(self.split.shards[shard].bytes for shard in shards) <= self._remote.cache.limit:
+                    wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
+            else:
+                self._images.advise(numbers)
+        if self._ahead and not groups and self._fits:
+            shards = np.unique(self.split.shard_of(asked)).tolist()
+            wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
+        if self._ahead and wanted:
+            self._ahead.want(wanted)
 
     def _not_asked(self, windows: list[Window]) -> list[Window]:
         """Those that were not asked for of late."""
@@ -299,16 +307,6 @@ class ShardReader:
             while len(self._asked) > kept:
                 del self._asked[next(iter(self._asked))]
         return new
-
-    def _fetch(self, shards: list[int]) -> None:
-        """Have ``shards`` in the cache; the work of a background thread, which ends with the reader."""
-        assert self._remote is not None
-        for shard in shards:
-            if self._closed:
-                return
-            # Whatever fails is reported when one of its samples is read.
-            with suppress(InputError, OSError):
-                os.close(self._remote.open(self.split.shards[shard], lambda: 0))
 
     def _replace(self, number: int, error: BadSample, images: Out) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""
@@ -336,6 +334,8 @@ class ShardReader:
     def close(self) -> None:
         """Close the shards and end the threads; the reader cannot read afterwards."""
         self._closed = True
+        if self._ahead:
+            self._ahead.close()
         self._images.close()
 
     def __enter__(self) -> ShardReader:

@@ -84,7 +84,7 @@ class Streams:
         """Sample numbers, int64 [B], at ``positions`` [B]."""
         return self._numbers(*self.split(positions))
 
-    def spans(self, positions: Places, whole: bool) -> list[Span]:
+    def spans(self, positions: Places, whole: bool) -> tuple[list[Span], list[Span]]:
         """The spans that ``positions`` [B] lie in, each once, and those that follow in their streams.
 
         A span is a run, or a whole unit of shards. In the next epoch a stream of a tiny split may have none.
@@ -100,7 +100,7 @@ class Streams:
         some = np.flatnonzero(self._places(epochs, streams))
         bounds = self._span(epochs[some], streams[some], stops[some], whole)
         after = np.stack([epochs[some], streams[some], *bounds], axis=1)
-        return [Span(*row) for row in [*rows.tolist(), *after.tolist()]]
+        return [Span(*row) for row in rows.tolist()], [Span(*row) for row in after.tolist()]
 
     def bounds(self, positions: Places, whole: bool = False) -> tuple[Places, Places]:
         """First places, and those after the last, int64 [B] each, of the spans of ``positions`` [B]."""

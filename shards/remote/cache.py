@@ -7,7 +7,8 @@
    of many processes one downloads and the others wait. A killed process lets go of it, and whoever comes
    next starts that file again.
 3. A reader holds a shared lock on each file that it has open. To keep the folder below ``limit`` bytes the
-   files that were opened longest ago are deleted, never one that somebody holds.
+   files that were opened longest ago are deleted, never one that somebody holds. The folder's lock keeps an
+   account of its bytes: it is looked at where there may be no room, and now and then.
 
 Names come from the index, which holds plain ones only, and so do the addresses of the tars of others, whose
 index may lie here or behind a URL; what may be fetched, and how: ``shards.remote.fetch``.
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
+from typing import IO
 
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
@@ -40,6 +42,8 @@ PATIENCE = 60.0  # seconds to wait for other processes to let go of files in a f
 # O_NONBLOCK: a pipe in a file's place holds nobody up.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LOOK_EVERY = 256  # reservations: what others did to the folder meanwhile is found
+MANY = 64  # files in the cache of which a look takes a while
 POLL = 0.02  # seconds between two looks at another process's download
 
 
@@ -93,7 +97,7 @@ class Cache:
     def put(self, path: Path, data: bytes, tell: Callable[[], None] = lambda: None) -> int:
         """Like ``open``, for bytes that are here already."""
         while (descriptor := self._held(path, len(data), tell)) is None:
-            with self._locked():
+            with self._locked():  # few bytes: they are counted at the next look at the folder
                 write_atomic(path, data)
         return descriptor
 
@@ -172,11 +176,14 @@ class Cache:
         """Give the file its size on the disk, once the others leave room for it."""
         until = time.monotonic() + PATIENCE
         while True:
-            with self._locked():
-                held = self._evict(self.limit - size)
+            with self._locked() as account:
+                held, left = _read_account(account)
+                if not left or held + size > self.limit:
+                    held, left = self._evict(self.limit - size), LOOK_EVERY
                 if held + size <= self.limit:
                     if size:
                         os.posix_fallocate(descriptor, 0, size)
+                    _write_account(account, held + size, left - 1)
                     return
             if not make_way():
                 if time.monotonic() > until:
@@ -187,7 +194,10 @@ class Cache:
                 time.sleep(min(0.2, PATIENCE))
 
     def _evict(self, target: int) -> int:
-        """Delete files that nobody holds, the oldest use first, down to ``target`` bytes; what is left."""
+        """Delete files that nobody holds, the oldest use first, down to ``target`` bytes; what is left.
+
+        Of many files somewhat more, so that not each further one needs a look at all.
+        """
         files = []
         for path in self.folder.glob("*/*"):  # part files as well
             try:
@@ -197,6 +207,8 @@ class Cache:
             if stat.S_ISREG(found.st_mode):  # what else is there is not ours to remove
                 files.append((found.st_mtime_ns, path, found.st_size))
         total = sum(size for _, _, size in files)
+        if total > target and len(files) > MANY:
+            target -= self.limit // 16
         for _, path, size in sorted(files):
             if total <= target:
                 break
@@ -213,12 +225,30 @@ class Cache:
         return total
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[IO[bytes]]:
+        """The folder's lock, which is a file that keeps the account of its bytes."""
         path = self.folder / ".lock"
         with open_lock(path) as file:
             with named(path):
                 fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            yield file
+
+
+def _read_account(file: IO[bytes]) -> tuple[int, int]:
+    """Bytes in the cache, and how many reservations may be made before somebody looks; 0 where it is none.
+
+    Deleted files may still be counted: that is found out where room is short, by looking.
+    """
+    try:
+        held, left = map(int, os.pread(file.fileno(), 64, 0).split())
+    except ValueError:
+        return 0, 0
+    return (held, min(left, LOOK_EVERY)) if held >= 0 and left > 0 else (0, 0)
+
+
+def _write_account(file: IO[bytes], held: int, left: int) -> None:
+    os.ftruncate(file.fileno(), 0)  # a kill between the two leaves no account, and so a look
+    os.pwrite(file.fileno(), b"%d %d\n" % (held, left), 0)
 
 
 @contextmanager
@@ -284,6 +314,10 @@ class RemoteShards:
         """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
         tell = partial(_tell, self._report, self.address(shard))
         return self.cache.drop_damaged(self._folder / shard.name, shard.sha256, tell)
+
+    def is_there(self, shard: Shard) -> bool:
+        """Whether the cache has a copy of a shard: at this moment, sound or not."""
+        return (self._folder / shard.name).exists()
 
     def open(self, shard: Shard, make_way: Callable[[], int]) -> int:
         """A descriptor of one shard; see ``Cache.open``."""

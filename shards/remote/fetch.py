@@ -187,6 +187,29 @@ def download(url: str, descriptor: int, size: int, sha256: str) -> None:
     retried(url, attempt)
 
 
+def fetch_range(url: str, start: int, end: int) -> bytes | None:
+    """The bytes ``start`` to ``end`` of what is at ``url``; None where its server gives no ranges.
+
+    One attempt: BrokenError, InputError or OSError where it fails.
+    """
+    if not is_http(url):
+        system, path = filesystem(url)
+        with translated(url):
+            data = bytes(system.cat_file(path, start, end))
+    else:
+        data = b""
+        with _open_http(url, start, end) as (at, chunks):
+            if at != start:
+                return None
+            for chunk in chunks:
+                data += chunk
+                if len(data) >= end - start:  # all of it came, or more: a server that begins at 0 and goes on
+                    break
+    if len(data) < end - start:
+        raise BrokenError(f"{len(data)} bytes came of {end - start}")
+    return data[: end - start]
+
+
 def copy(url: str, descriptor: int, cap: int) -> int:
     """Write what is at ``url`` into an empty file, whatever it is; its size, or some number above ``cap``."""
 
@@ -241,8 +264,10 @@ def _open(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
 
 
 @contextmanager
-def _open_http(url: str, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+def _open_http(url: str, start: int, end: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:
+    headers = {"Accept-Encoding": "identity"}
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     try:
         response = OPENER.open(urllib.request.Request(_encoded(url), headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import threading
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,7 +12,11 @@ from shards.table import Index
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder; ``trouble`` maps a file's name to what goes wrong with its first answers."""
+    """Serves a folder; ``trouble`` maps a file's name to what goes wrong with its first answers.
+
+    ``of_ranges`` is what goes wrong with all that ask for a range from somewhere to somewhere. Whole
+    files are sent when ``may_send`` is set.
+    """
 
     daemon_threads = True
 
@@ -21,11 +26,20 @@ class Server(http.server.ThreadingHTTPServer):
         self.trouble: dict[str, list[str]] = {}
         self.asked: Counter[str] = Counter()
         self.ranges: list[str] = []
+        self.of_ranges = ""
+        self.connections = 0
+        self.may_send = threading.Event()
+        self.may_send.set()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/data"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
+    protocol_version = "HTTP/1.1"  # connections are kept
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def log_message(self, *_: object) -> None:
         pass
@@ -37,7 +51,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not path.is_file():
             return self.send_error(404)
         trouble = self.server.trouble.get(name, [])
-        now = trouble.pop(0) if trouble else ""
+        asked = self.headers.get("Range", "-")
+        if asked.endswith("-"):
+            now = trouble.pop(0) if trouble else ""
+            if name.endswith(".tar"):
+                self.server.may_send.wait(60)
+        else:
+            now = self.server.of_ranges
         if now.isdigit():
             return self.send_error(int(now))
         data, start = path.read_bytes(), 0
@@ -47,15 +67,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             data += b"more"
         if "Range" in self.headers and now != "no range":
             self.server.ranges.append(self.headers["Range"])
-            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            start, data = int(first), data[: int(last) + 1] if last else data
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{path.stat().st_size}")
         else:
             self.send_response(200)
         body = data[start:]
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if now == "drop" else body)
+        self.close_connection = now in ("drop", "close")
         return None
 
 

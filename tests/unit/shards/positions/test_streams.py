@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shards.order import TAILS, Extent, Order, chosen
 from shards.positions import streams
-from shards.positions.streams import Span, Streams, streams_of
+from shards.positions.streams import Streams, streams_of
 
 BYTES = [0, 1 << 16, 1 << 18, 1 << 30]  # of a sample: runs of 128, 16, 4 and 1
 
@@ -75,9 +75,9 @@ def test_spans_hold_what_comes(data: st.DataObject) -> None:
         positions = epoch_of(order, data)
         whole = data.draw(st.booleans(), "whole")
         (at,) = data.draw(st.lists(st.sampled_from(positions.tolist()), min_size=1, max_size=1), "at")
-        spans = [w for w in order.windows(np.array([at]), whole) if isinstance(w, Span)]
+        (now,), after = these.spans(np.array([at]), whole)
+        assert order.windows(np.array([at]), whole) == [[now], after]
         epochs, of, places = (int(part[0]) for part in these.split(np.array([at])))
-        now, after = spans[0], spans[1:]
         assert order.batch is not None
         assert (now.epoch, now.stream) == (epochs, of) and now.first <= places < now.stop
         mine = positions[these.split(positions)[1] == of]
