@@ -49,6 +49,7 @@ from shards.codec.decode import BadSample
 from shards.header import Shard
 from shards.images import Out, SplitImages
 from shards.order import AUTO, Extent, Order, ReaderState, Window, chosen
+from shards.positions.streams import Span
 from shards.prefetch import prefetch
 from shards.remote.ahead import SMALL, Ahead
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
@@ -281,6 +282,7 @@ class ShardReader:
         wanted: list[int] = []
         turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
         groups = self.order.windows(positions, whole=self._remote is not None)
+        self._check_room(groups)
         for windows in groups:
             if not (new := self._not_asked(windows)):
                 continue
@@ -297,6 +299,17 @@ class ShardReader:
             wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
         if self._ahead and wanted:
             self._ahead.want(wanted)
+
+    def _check_room(self, groups: list[list[Window]]) -> None:
+        """InputError where the shards that the streams of one read are in find no room in the cache."""
+        if self._remote and self.order.streams:
+            spans = [window for window in groups[0] if isinstance(window, Span)]
+            needed = sum(span.stop - span.first for span in spans) * self.order.extent.sample_bytes
+            if needed > (limit := self._remote.cache.limit):  # every shard would be fetched again and again
+                raise InputError(
+                    f"order streams: the {len(spans)} streams of this process need {needed} bytes in the "
+                    f"cache, whose limit is {limit}; give more, or more nodes, or order shards"
+                )
 
     def _not_asked(self, windows: list[Window]) -> list[Window]:
         """Those that were not asked for of late."""

@@ -3,9 +3,10 @@
 The idea is MosaicML Streaming's canonical nodes: a number of streams that is fixed, whatever the world, each
 with its own samples and its own windows; ranks take whole streams.
 
-1. C streams, C being the largest divisor of the global batch G that is at most STREAMS and leaves a shard to
-   each. Stream c takes the places c * G / C to (c + 1) * G / C - 1 of every global batch. So whoever reads
-   the r-th W-th of each batch, W dividing C, reads C / W streams, neighbours, and no other one's.
+1. C streams, at most STREAMS and no more than there are shards. C divides the global batch G, and is the one
+   with which the most that any world of up to NODES nodes of RANKS ranks reads beyond its share is least.
+   Stream c takes the c-th piece of every global batch. So whoever reads the r-th W-th of each batch, W
+   dividing C, reads C / W streams, neighbours, and no other one's.
 2. The samples of a stream are neighbours in packed order, as many as it has places in the epoch: the c-th
    C-th of the split. Where the epoch's end lies amid a batch the bounds move, by less than a batch; with the
    tail ``drop`` they never do. So a node needs the same 1 / N of the split in every epoch.
@@ -21,6 +22,7 @@ sample of the split, from C of its shards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +31,7 @@ from shards.positions.permutation import Places, Words, scramble_each, word, wor
 
 STREAMS = 4096  # so that 1,000 nodes have four each, and worlds that do not divide share few of theirs
 WINDOW = 16384  # samples that are in reach at a moment, of all streams together, at least
+NODES, RANKS = 1000, 8  # of a node
 PART = 1 << 20  # bytes read at once: 4,096 streams keep 4 GiB in reach, on one node or all together
 PART_SAMPLES = 128  # the same where nothing is known of the samples' size
 KEY = 6  # the words (seed, epoch, 1 to 4) are other orders'
@@ -182,7 +185,18 @@ class Streams:
         return found
 
 
+@cache
 def streams_of(count: int, batch: int, shard: int) -> int:
     """How many streams there are: see the module's text."""
     most = max(1, min(STREAMS, batch, count // shard))
-    return next(number for number in range(most, 0, -1) if batch % number == 0)
+    numbers = np.arange(most, 0, -1)
+    numbers = numbers[batch % numbers == 0]
+    nodes = np.arange(1, NODES + 1)
+    for ranks in (RANKS, 1):
+        shares = batch // nodes[batch % (nodes * ranks) == 0]
+        if len(shares):
+            break
+    # A share touches so many pieces, wherever it begins, on average; whose it is not alone is read twice.
+    pieces = (batch // numbers)[:, None]
+    worst = ((shares + pieces - np.gcd(shares, pieces)) / shares).max(axis=1)
+    return int(numbers[np.argmin(worst)])  # the largest of the best

@@ -173,6 +173,14 @@ def test_a_rank_fetches_the_shards_of_its_own_streams_alone(
     assert len(own) < len(shards)
 
 
+def test_streams_that_the_cache_cannot_hold(server: Server, cache: Cache, packed: Path) -> None:
+    cache.limit = 3 * max(shard.bytes for shard in Index.load(packed).split("train").shards)
+    with ShardReader(server.url, order="streams", batch=4, cache=cache) as there:
+        assert len(there.read([0, 1]).keys) == 2
+        with pytest.raises(InputError, match=r"the 4 streams of this process need \d+ bytes .* order shards"):
+            there.read(range(4))
+
+
 def test_nothing_ahead_where_two_windows_find_no_room(
     server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
