@@ -49,7 +49,7 @@ from shards.read import ShardReader
 SHARD, BYTES = 1000, 5400  # samples of a shard, bytes of a sample
 PIECE = 128 << 10  # bytes that Linux reads at least, reading ahead
 ELASTIC, BATCH = [1, 8, 125, 1000], 8000
-OTHERS = [7, 24, 96, 192, 384, 512, 640, 700, 768, 896, 960, 999, 1000]
+OTHERS = [7, 96, 384, 512, 700, 768, 896, 960, 1000]
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ folder, split, seed, order and tail (and batch, for the tail ``drop``) give the 
 any world size, whether or not anything was read before.
 
 Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
-images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS.
+images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS,
+of the order ``streams`` one a stream, up to an eighth of what the process may have.
 
 Needs numpy, Pillow and pydantic, not torch.
 """
@@ -163,7 +164,8 @@ class ShardReader:
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
         self._ahead = Ahead(self._remote, self.split.shards) if self._remote else None
-        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead)
+        streams = self.order.streams.number if self.order.streams else 1
+        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead, streams)
         self._lock = threading.Lock()
         self._asked: dict[Window, None] = {}  # windows that were asked for ahead of need, the oldest first
         self._closed = False
