@@ -167,26 +167,31 @@ class Order:
         epochs, places = np.divmod(positions, self.length)
         return epochs, places
 
-    def windows(self, positions: Places, whole: bool = False) -> list[list[Window]]:
-        """The windows of ``positions`` [B], and those that follow; none where an order has none.
+    def windows(self, positions: Places, whole: bool = False) -> list[Window]:
+        """The windows of ``positions`` [B]; none where an order has none.
 
         Their samples are few runs of consecutive ones: worth reading before they are asked for one by one.
-        In a block order it is the window of the first position and the next one; in ``streams`` one of each
-        stream and its next one, with ``whole`` of whole shards.
+        In a block order it is the window of the first position; in ``streams`` one of each stream, with
+        ``whole`` of whole shards.
         """
         if self.streams:
-            return [list(spans) for spans in self.streams.spans(positions, whole)]
+            return list(self.streams.spans(positions, whole))
         if self.name not in ("block", "shards"):
             return []
-        width, position = _width(BLOCK if self.name == "block" else self.extent.shard), int(positions.min())
-        found: list[list[Window]] = []
-        while len(found) < 2:
-            epoch, place = divmod(position, self.length)
-            first, start = place // width * width, epoch * self.length
-            window = range(start + first, start + min(first + width, self.length))
-            found.append([window])
-            position = window.stop
-        return found
+        return [self._window(int(positions.min()))]
+
+    def windows_after(self, windows: Sequence[Window], whole: bool = False) -> list[Window]:
+        """Those that follow."""
+        if self.streams:
+            spans = [window for window in windows if isinstance(window, Span)]
+            return list(self.streams.following(spans, whole))
+        return [self._window(window.stop) for window in windows]
+
+    def _window(self, position: int) -> range:
+        width = _width(BLOCK if self.name == "block" else self.extent.shard)
+        epoch, place = divmod(position, self.length)
+        first, start = place // width * width, epoch * self.length
+        return range(start + first, start + min(first + width, self.length))
 
     def samples_in(self, windows: Sequence[Window]) -> Places:
         """Numbers of the samples in ``windows``, in ascending order."""

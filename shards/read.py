@@ -167,7 +167,9 @@ class ShardReader:
         streams = self.order.streams.number if self.order.streams else 1
         self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead, streams)
         self._lock = threading.Lock()
-        self._asked: dict[Window, None] = {}  # windows that were asked for ahead of need, the oldest first
+        # Windows that were read from, and those that were asked for ahead of need; the oldest first.
+        self._entered: dict[Window, None] = {}
+        self._asked: dict[Window, None] = {}
         self._closed = False
 
     @property
@@ -283,10 +285,13 @@ class ShardReader:
         """
         wanted: list[int] = []
         turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
-        groups = self.order.windows(positions, whole=self._remote is not None)
-        self._check_room(groups)
-        for windows in groups:
-            if not (new := self._not_asked(windows)):
+        whole = self._remote is not None
+        now = self.order.windows(positions, whole)
+        self._check_room(now)
+        # Most reads are of windows that others were of before.
+        entered = self._new(now, self._entered)
+        for windows in (entered, self.order.windows_after(entered, whole)) if entered else ():
+            if not (new := self._new(windows, self._asked)):
                 continue
             numbers = self.order.samples_in(new)
             if self._ahead and self._remote:
@@ -296,16 +301,16 @@ class ShardReader:
                     wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
                 self._images.advise(numbers)
-        if self._ahead and not groups and self._fits:
+        if self._ahead and not now and self._fits:
             shards = np.unique(self.split.shard_of(asked)).tolist()
             wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
         if self._ahead and wanted:
             self._ahead.want(wanted)
 
-    def _check_room(self, groups: list[list[Window]]) -> None:
+    def _check_room(self, windows: list[Window]) -> None:
         """InputError where the shards that the streams of one read are in find no room in the cache."""
         if self._remote and self.order.streams:
-            spans = [window for window in groups[0] if isinstance(window, Span)]
+            spans = [window for window in windows if isinstance(window, Span)]
             needed = sum(span.stop - span.first for span in spans) * self.order.extent.sample_bytes
             if needed > (limit := self._remote.cache.limit):  # every shard would be fetched again and again
                 raise InputError(
@@ -313,14 +318,14 @@ class ShardReader:
                     f"cache, whose limit is {limit}; give more, or more nodes, or order shards"
                 )
 
-    def _not_asked(self, windows: list[Window]) -> list[Window]:
-        """Those that were not asked for of late."""
+    def _new(self, windows: list[Window], before: dict[Window, None]) -> list[Window]:
+        """Those that were not there of late, which then are."""
         kept = 4 * self.order.streams.number if self.order.streams else 8
         with self._lock:
-            new = [window for window in dict.fromkeys(windows) if window not in self._asked]
-            self._asked.update(dict.fromkeys(new))
-            while len(self._asked) > kept:
-                del self._asked[next(iter(self._asked))]
+            new = [window for window in windows if window not in before]
+            before.update(dict.fromkeys(new))
+            while len(before) > kept:
+                del before[next(iter(before))]
         return new
 
     def _replace(self, number: int, error: BadSample, images: Out) -> int:

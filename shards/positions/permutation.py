@@ -12,6 +12,8 @@ Places = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 ROUNDS, FEW, ROUNDS_OF_FEW = 8, 1024, 24  # small permutations mix slowly: measured, 8 rounds are not enough
+TIERS = ((64, 8), (16, 12), (2, 24))
+"""Of ``scramble_each``, for many permutations at once: sizes from the first number on have so many rounds."""
 
 
 def word(*parts: int) -> int:
@@ -67,35 +69,41 @@ def words(before: Words, parts: Places | int) -> Words:
 def scramble_each(keys: Words, counts: Places, places: Places) -> Places:
     """``scramble`` with a permutation of its own for each of ``places`` [B].
 
-    ``keys`` [B] are the ``word(*key)`` of their keys, ``counts`` [B] the permutations' sizes, at least 1.
+    ``keys`` [B] are the ``word(*key)`` of their keys, ``counts`` [B] the permutations' sizes, at least 1. The
+    rounds are those of ``TIERS``.
     """
     found = np.zeros_like(places)
-    for few in (False, True):
-        mine = np.flatnonzero(((counts < FEW) == few) & (counts > 1))
+    above = np.iinfo(np.int64).max
+    for least, rounds in TIERS:
+        mine = np.flatnonzero((counts >= least) & (counts < above))
         if len(mine):
-            rounds = ROUNDS_OF_FEW if few else ROUNDS
             found[mine] = _scrambled(keys[mine], counts[mine].astype(np.uint64), places[mine], rounds)
+        above = least
     return found
 
 
 def _scrambled(keys: Words, counts: Words, places: Places, rounds: int) -> Places:
     a = np.ceil(np.sqrt(counts)).astype(np.uint64)
-    bounds = a, (counts + a - np.uint64(1)) // a
-    round_keys = [words(keys, r) for r in range(rounds)]
-
-    def once(numbers: Words, some: NDArray[np.intp] | slice) -> Words:
-        mine = bounds[0][some], bounds[1][some]
-        halves = [numbers % mine[0], numbers // mine[0]]
-        for r, keys_of_round in enumerate(round_keys):
-            here, other, bound = r & 1, 1 - (r & 1), mine[r & 1]
-            mixed = (halves[other] ^ keys_of_round[some]) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(29)
-            mixed *= np.uint64(0x94D049BB133111EB)
-            moved = halves[here] + (((mixed >> np.uint64(32)) * bound) >> np.uint64(32))
-            halves[here] = np.where(moved >= bound, moved - bound, moved)
-        return halves[0] + halves[1] * mine[0]
-
-    numbers = once(places.astype(np.uint64), slice(None))
+    b = (counts + a - np.uint64(1)) // a
+    # One row a round: each is used as a whole.
+    round_keys = words(np.broadcast_to(keys, (rounds, len(keys))), np.arange(rounds)[:, None])
+    numbers = _once(places.astype(np.uint64), a, b, round_keys)
     while len(outside := np.flatnonzero(numbers >= counts)):
-        numbers[outside] = once(numbers[outside], outside)
+        again = numbers[outside]
+        numbers[outside] = _once(again, a[outside], b[outside], round_keys[:, outside])
     return numbers.astype(np.int64)
+
+
+def _once(numbers: Words, a: Words, b: Words, round_keys: Words) -> Words:
+    bounds, halves = (a, b), [numbers % a, numbers // a]
+    for r, round_key in enumerate(round_keys):
+        here, other, bound = r & 1, 1 - (r & 1), bounds[r & 1]
+        mixed = (halves[other] ^ round_key) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= np.uint64(0x94D049BB133111EB)
+        mixed >>= np.uint64(32)
+        mixed *= bound
+        mixed >>= np.uint64(32)
+        mixed += halves[here]
+        halves[here] = np.where(mixed >= bound, mixed - bound, mixed)
+    return halves[0] + halves[1] * a

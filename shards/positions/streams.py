@@ -11,9 +11,9 @@ with its own samples and its own windows; ranks take whole streams.
    C-th of the split. Where the epoch's end lies amid a batch the bounds move, by less than a batch; with the
    tail ``drop`` they never do. So a node needs the same 1 / N of the split in every epoch.
 3. A stream's epoch is a permutation of its whole shards, one after the other; what is left of shards at both
-   ends comes together, between two of them. A shard's samples are cut into runs of about PART bytes, which
-   follow each other in random order, and each run's samples are permuted. Where there are so few streams
-   that their runs hold less than WINDOW samples together, K shards are permuted as one instead.
+   ends comes together, between two of them. A shard's samples are cut into runs of about PART bytes, of which
+   any is the first and its neighbours follow, and each run's samples are permuted. Where there are so few
+   streams that their runs hold less than WINDOW samples together, K shards are permuted as one instead.
 
 All of it is a function of (seed, epoch, stream, place in it), in O(1). A global batch is thus a stratified
 sample of the split, from C of its shards.
@@ -87,23 +87,24 @@ class Streams:
         """Sample numbers, int64 [B], at ``positions`` [B]."""
         return self._numbers(*self.split(positions))
 
-    def spans(self, positions: Places, whole: bool) -> tuple[list[Span], list[Span]]:
-        """The spans that ``positions`` [B] lie in, each once, and those that follow in their streams.
-
-        A span is a run, or a whole unit of shards. In the next epoch a stream of a tiny split may have none.
-        """
+    def spans(self, positions: Places, whole: bool) -> list[Span]:
+        """The spans that ``positions`` [B] lie in, each once: runs, or whole units of shards."""
         epochs, streams, places = self.split(positions)
         firsts, stops = self._span(epochs, streams, places, whole)
         codes = ((epochs - epochs.min()) * self.number + streams) * (self._count + 1) + firsts
         rows = np.stack([epochs, streams, firsts, stops], axis=1)[np.unique(codes, return_index=True)[1]]
-        epochs, streams, stops = rows[:, 0].copy(), rows[:, 1], rows[:, 3].copy()
-        over = stops >= self._places(epochs, streams)
+        return [Span(*row) for row in rows.tolist()]
+
+    def following(self, spans: Sequence[Span], whole: bool) -> list[Span]:
+        """The spans that come after these in their streams; in its next epoch a tiny split may have none."""
+        epochs, streams, _, places = np.array(spans, np.int64).reshape(-1, 4).T.copy()
+        over = places >= self._places(epochs, streams)
         epochs[over] += 1
-        stops[over] = 0
+        places[over] = 0
         some = np.flatnonzero(self._places(epochs, streams))
-        bounds = self._span(epochs[some], streams[some], stops[some], whole)
-        after = np.stack([epochs[some], streams[some], *bounds], axis=1)
-        return [Span(*row) for row in rows.tolist()], [Span(*row) for row in after.tolist()]
+        epochs, streams, places = epochs[some], streams[some], places[some]
+        rows = np.stack([epochs, streams, *self._span(epochs, streams, places, whole)], axis=1)
+        return [Span(*row) for row in rows.tolist()]
 
     def bounds(self, positions: Places, whole: bool = False) -> tuple[Places, Places]:
         """First places, and those after the last, int64 [B] each, of the spans of ``positions`` [B]."""
@@ -168,13 +169,14 @@ class Streams:
 
     def _numbers(self, epochs: Places, streams: Places, places: Places) -> Places:
         keys, at = self._find(epochs, streams, places)
-        # In the unit: its runs in another order, but for a shorter last one, and a run's samples too.
+        # In the unit: its runs from any of them on, but for a shorter last one; a run's samples permuted.
         of_unit = words(words(keys, 1), at.unit)
         run, rest = np.divmod(at.inside, self._run)
         full = at.unit_size // self._run
         size = np.where(run < full, self._run, at.unit_size - full * self._run)
         rest = scramble_each(words(of_unit, run + 1), size, rest)
-        moved = scramble_each(words(of_unit, 0), np.where(run < full, full, 1), np.where(run < full, run, 0))
+        turned = words(of_unit, 0) % np.maximum(full, 1).astype(np.uint64)
+        moved = (run + turned.astype(np.int64)) % np.maximum(full, 1)
         inside = np.where(run < full, moved, run) * self._run + rest
         # In the stream: the unit's shards are any of the whole ones.
         is_left = at.is_left.astype(bool)

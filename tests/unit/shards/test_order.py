@@ -74,6 +74,9 @@ def test_pinned() -> None:
     found = {name: Order(name, 7, extent, batch=BATCH).sample_of(places).tolist() for name in SHUFFLED}
     assert found == PINNED
     assert scramble((7, 3, 1), 10, np.arange(10)).tolist() == PINNED_SMALL
+    for tail, pinned in PINNED_RUNS.items():  # of streams, units of one shard in runs
+        stream = Order("streams", 7, Extent(40_000, 700, 5400), tail, 48)
+        assert stream.sample_of(places).tolist() == pinned
 
 
 PINNED = {
@@ -81,6 +84,10 @@ PINNED = {
     "full": [37369, 24664, 8018, 28995, 7469],
     "shards": [34554, 16176, 745, 16128, 28916],
     "streams": [3677, 9413, 35479, 491, 2171],
+}
+PINNED_RUNS = {
+    "wrap": [719, 1493, 12527, 13874, 13882],
+    "drop": [719, 1492, 12514, 13879, 13399],
 }
 PINNED_SMALL = [8, 4, 3, 9, 5, 0, 6, 7, 1, 2]
 

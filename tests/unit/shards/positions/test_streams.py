@@ -75,8 +75,9 @@ def test_spans_hold_what_comes(data: st.DataObject) -> None:
         positions = epoch_of(order, data)
         whole = data.draw(st.booleans(), "whole")
         (at,) = data.draw(st.lists(st.sampled_from(positions.tolist()), min_size=1, max_size=1), "at")
-        (now,), after = these.spans(np.array([at]), whole)
-        assert order.windows(np.array([at]), whole) == [[now], after]
+        (now,) = these.spans(np.array([at]), whole)
+        after = these.following([now], whole)
+        assert order.windows(np.array([at]), whole) == [now] and order.windows_after([now], whole) == after
         epochs, of, places = (int(part[0]) for part in these.split(np.array([at])))
         assert order.batch is not None
         assert (now.epoch, now.stream) == (epochs, of) and now.first <= places < now.stop
