@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from diffbase.cli import InputError
 from diffbase.shipped import shipped
@@ -96,6 +96,9 @@ class Diffusion(Section):
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+StepNumber = Annotated[int, Field(ge=1)]
+MOST_PROFILED = 100
+"""Steps in one profile: each takes some hundred kilobytes, and more where launches are many."""
 
 
 class Optimizer(Section):
@@ -229,6 +232,15 @@ class Train(Section):
     """Metric that makes a checkpoint the best one: lowest loss, or highest fidelity, which needs a judge."""
     deterministic: bool = False
     """Deterministic kernels only: the same command gives the same bits."""
+    profile: tuple[StepNumber, StepNumber] | None = None
+    """First and last of the steps that torch's profiler follows on rank 0, as a Perfetto file: profile/."""
+
+    @field_validator("profile")
+    @classmethod
+    def _is_span(cls, span: tuple[int, int] | None) -> tuple[int, int] | None:
+        if span is not None and not 0 <= span[1] - span[0] < MOST_PROFILED:
+            raise ValueError(f"{list(span)} is not the first and the last of 1 to {MOST_PROFILED} steps")
+        return span
 
 
 class Sampling(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -59,6 +59,8 @@ class NoiseSchedule:
     input_scale: float = 1.0
     lowest: float = -1.0
     """x_0 of a black pixel before the input scale; that of a white one is 1."""
+    _on: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Copies of the table on devices where it was needed."""
 
     @classmethod
     def of(cls, c: Diffusion) -> NoiseSchedule:
@@ -102,7 +104,10 @@ class NoiseSchedule:
     def signal_noise(self, t_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [B, 1, 1, 1] in ``like``'s dtype and device."""
         # The table goes to the timesteps, not they to it: reading a GPU's tensor would wait for all its work.
-        alpha_bar_B = self.alpha_bar_T.to(t_B.device)[t_B]
+        # It goes once: a copy from memory that is not pinned waits too.
+        if t_B.device not in self._on:
+            self._on[t_B.device] = self.alpha_bar_T.to(t_B.device)
+        alpha_bar_B = self._on[t_B.device][t_B]
         shape = (-1, *[1] * (like.ndim - 1))
         pair = (alpha_bar_B.sqrt(), (1 - alpha_bar_B).sqrt())
         signal, noise = (a.view(shape).to(like.device, like.dtype) for a in pair)

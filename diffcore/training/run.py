@@ -47,6 +47,7 @@ from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loss_meter import LossMeter
 from diffcore.training.monitor import Monitor
+from diffcore.training.profile import StepProfile
 from diffcore.training.step_clock import StepClock
 from diffcore.training.validation import Validation
 from shards.table import Index
@@ -103,7 +104,7 @@ class Training:
         network = models.prepare(network, config.engine)
         self.engine = Engine(network, config, world)
         self.schedule = NoiseSchedule.of(config.diffusion)
-        self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule)
+        self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule).to(world.device)
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
         # Held until this process ends: one writer per run folder.
         lock = run_folder.claim(config, self.data) if world.main else None
@@ -134,9 +135,11 @@ class Training:
         # Where the memory goes: one step is followed, the others are not touched.
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
+        self.profile = StepProfile(config, world)
         self.grids = SampleGrids(config, self.reader.index)
         self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
         self._open.callback(self.monitor.close)
+        self._open.callback(lambda: self._write_profile(self.profile.close))
         self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
         self._peak = peak_flops(world.device, config.engine.precision)
         self._batches = micro_batches(config, self.reader, world, self.step, config.train.steps)
@@ -208,6 +211,7 @@ class Training:
     def learn(self) -> None:
         """One optimizer step, on the next global batch."""
         self._lr = self._learning_rate()
+        self.profile.before(self.step + 1)
         self.measured = {}  # of one step: neither a later log line nor a later checkpoint is to have it
         self.tracer.begin(self.step)
         applied, loss_B = take_step(
@@ -215,12 +219,18 @@ class Training:
         )
         self.progress.stepped(applied)
         self.step += 1
+        self._write_profile(lambda: self.profile.after(self.step))
         if not applied:
             self._skipped(loss_B)
         if self._first:
             self._record("first_step", step=self.step)
             self._first = False
         self.watchdog.beat(self.step)
+
+    def _write_profile(self, end: Callable[[], Path | None]) -> None:
+        with self.monitor.writing("the profile"):
+            if path := end():
+                self.monitor.say(f"profile: {path} (https://ui.perfetto.dev or chrome://tracing shows it)")
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor

@@ -85,7 +85,8 @@ def test_logs_that_cannot_be_written_are_told_once(train: Train, small: Path, sm
     assert said.count("metrics.jsonl cannot be written (No space left on device); training goes on") == 1
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(small_disk)][-1] == 120
     steps = [line["step"] for line in metrics.read(small_disk)]
-    assert steps == list(range(1, len(steps) + 1)) and 5 <= len(steps) < 120
+    # A line is lost or whole; a rewritten heartbeat may leave room for another one now and then.
+    assert steps == sorted(set(steps)) and steps[:5] == [1, 2, 3, 4, 5] and len(steps) < 120
 
 
 def test_whatever_the_umask_a_run_is_its_owners(train: Train, small: Path) -> None:

@@ -61,7 +61,7 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     ema = Ema(engine, config.ema)
     tracer = Tracer(engine, ema, 0, STEPS)
     schedule = NoiseSchedule.of(config.diffusion)
-    weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
+    weights_T = WEIGHTS[config.diffusion.loss_weight](schedule).to(world.device)
     inputs = models.example_batch(engine.micro, data.schema, data.size, world.device)
     images, eps = (torch.randn_like(inputs.x_BCHW) for _ in range(2))
     t_B = torch.randint(0, config.diffusion.timesteps, (engine.micro,), device=world.device)

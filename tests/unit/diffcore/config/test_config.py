@@ -126,6 +126,8 @@ BAD = {
     "offload": ({"engine": {"offload": "optimizer", "zero": 0}}, ["offload optimizer needs zero 1, 2 or 3"]),
     "weights": ({"engine": {"offload": "parameters", "zero": 2}}, ["offload parameters needs zero 3"]),
     "compile": ({"engine": {"compile": True, "zero": 3}}, ["engine: compile needs zero 0, 1 or 2"]),
+    "profile": ({"train": {"profile": [9, 3]}}, ["train.profile", "[9, 3] is not the first and the last of"]),
+    "profile of all": ({"train": {"profile": [1, 101]}}, ["train.profile", "1 to 100 steps"]),
     "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),
     "attention level": ({"model": {"attention_levels": [7]}}, ["attention_levels: 7", "0 to"]),
     "channels": ({"model": {"channels": [30, 64]}}, ["multiples of 8", "30"]),

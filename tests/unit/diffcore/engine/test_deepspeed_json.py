@@ -28,6 +28,16 @@ def test_those_that_ship_are_taken(stage: int) -> None:
     checked(configure.load(REPOSITORY / "configs" / "demo.yaml", given), 1)
 
 
+def test_the_throughput_timer_waits_for_no_gpu_unless_it_is_asked_for(tmp_path: Path) -> None:
+    def timer(**more: Any) -> dict[str, Any]:
+        return dict(checked(config_of(tmp_path, json.dumps(ZERO | more)), 1)["timers"]["throughput"])
+
+    assert timer() == {"enabled": False}
+    assert timer(timers={"throughput": {"enabled": True}}) == {"enabled": True}
+    with pytest.raises(InputError, match=r"zero\.json: timers is 5, expected an object"):
+        timer(timers=5)
+
+
 @pytest.mark.parametrize(
     "more",
     [
