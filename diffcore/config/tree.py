@@ -30,13 +30,17 @@ def _folder_or_url(given: Any) -> Any:
     return given if "://" in str(given) else Path(given)
 
 
+OrderName = Literal["auto", "full", "block", "shards", "streams"]
+
+
 class Data(Section):
     """Where the training images are, and how they are read."""
 
     path: Annotated[Path | str, BeforeValidator(_folder_or_url)]
     """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
-    order: Identity[Literal["full", "block", "shards"]] = "full"
-    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
+    order: Identity[OrderName] = "auto"
+    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache;
+    streams: each node reads a part of its own; auto: full for up to 4 GiB, else streams if enough"""
     tail: Identity[Literal["wrap", "drop"]] = "wrap"
     """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
     on_error: Identity[Literal["raise", "replace"]] = "raise"

@@ -153,9 +153,9 @@ def _remedies(planner: Planner) -> list[str]:
     lines = [
         "## What each remedy saves",
         "",
-        f"Micro batch {BATCH} on every GPU. From ZeRO-1 on buckets come on top, an eighth of the network each",
-        "(`auto` in `configs/deepspeed`): fixed ones of 50 million had made ZeRO-1 to 3 take more than",
-        "ZeRO-0 in fp32. ZeRO-3 keeps less, and the allocator's fragments cost it more than it saves here.",
+        f"Micro batch {BATCH} on every GPU. From ZeRO-1 on buckets come on top, each an eighth of",
+        "the network (`auto` in `configs/deepspeed`): fixed ones of 50 million had made ZeRO-1 to 3 take",
+        "more than ZeRO-0 in fp32. ZeRO-3 keeps less, and the allocator's fragments cost it more here.",
         "",
         "| | states after the step | peak of tensors | nvidia-smi | saved |",
         "|---|---:|---:|---:|---:|",

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,7 +22,7 @@ from diffbase.system_error import is_there, named, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.configure import replace
-from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Config
+from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Config, OrderName
 from shards.schema import Attribute
 
 if TYPE_CHECKING:
@@ -129,6 +129,17 @@ def settled(config: Config) -> Config:
     return replace(config, "diffusion", {"draws": draws})
 
 
+def recorded_order(config: Config) -> str:
+    """``data.order``, or where that is auto the order of the run that the folder holds already, if any."""
+    if config.data.order != "auto" or (before := _record(config)) is None:
+        return config.data.order
+    order = before.identity.get("data.order", "full")  # which was the default
+    if order not in get_args(OrderName):
+        allowed = ", ".join(get_args(OrderName))
+        raise InputError(f"{config.run}: its order is {order!r:.40}; allowed: {allowed}")
+    return str(order)
+
+
 def check(config: Config, data: dict[str, Any]) -> None:
     """InputError, with both values, if the run folder belongs to another experiment.
 
@@ -139,9 +150,11 @@ def check(config: Config, data: dict[str, Any]) -> None:
         if any(not _begun(name) for name in names_in(config.run)):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
-    fingerprint, now = before.data.fingerprint, settled(config).identity()
-    # A setting that is younger than the folder was at its default; of the draws there was one version.
-    identity = {key: config.usual(key) for key in now} | {DRAWS: FIRST_DRAWS} | before.identity
+    fingerprint = before.data.fingerprint
+    now = settled(config).identity() | {"data.order": recorded_order(config)}
+    # A setting that is younger than the folder was at its default, or at what was its default then.
+    first = {DRAWS: FIRST_DRAWS, "data.order": "full"}
+    identity = {key: config.usual(key) for key in now} | first | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

@@ -64,9 +64,16 @@ class Samples:
         return self.pixels, self.labels, self.positions
 
 
-def positions_of(step: int, micro_step: int, rank: int, world: int, micro: int, size: int) -> np.ndarray:
-    """Positions of one micro batch in the stream: int64 [micro]."""
-    first = step * size + (micro_step * world + rank) * micro
+def positions_of(
+    step: int, micro_step: int, rank: int, world: int, micro: int, size: int, order: str = "full"
+) -> np.ndarray:
+    """Positions of one micro batch in the stream: int64 [micro].
+
+    In the order ``streams`` a rank has one part of the global batch, whatever the accumulation: the streams
+    that lie in it.
+    """
+    place = rank * (size // world) + micro_step * micro
+    first = step * size + (place if order == "streams" else (micro_step * world + rank) * micro)
     return np.arange(first, first + micro)
 
 
@@ -109,7 +116,7 @@ def micro_batches(
     """This rank's micro batches of the steps ``start`` .. ``end`` - 1, ``accumulation`` of them per step."""
     micro, accumulation = config.batch.split(world.size)
     requests = (
-        positions_of(step, micro_step, world.rank, world.size, micro, config.batch.size)
+        positions_of(step, micro_step, world.rank, world.size, micro, config.batch.size, reader.order.name)
         for step in range(start, end)
         for micro_step in range(accumulation)
     )

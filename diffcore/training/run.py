@@ -23,6 +23,7 @@ from diffbase.exits import RunFailedError
 from diffbase.explain import checked
 from diffbase.redaction import without_url_secrets
 from diffcore import models
+from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -87,6 +88,8 @@ class Training:
         # What is trained on what, and whether the run folder is of the same experiment.
         self.reader = training_reader(config)
         self._open.callback(self.reader.close)
+        # What auto stands for: the run keeps it.
+        self.config = config = configure.replace(config, "data", {"order": self.reader.order.name})
         self.data = run_folder.data_record(self.reader.index)
         run_folder.check(config, self.data)
 

@@ -21,7 +21,7 @@ from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
 from diffcore.runs.data import first_samples, training_reader
-from diffcore.training.batches import Samples, made, micro_batches, read_samples
+from diffcore.training.batches import Samples, made, micro_batches, positions_of, read_samples
 from shards.flip import flipped
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
@@ -37,12 +37,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(20):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "source" / f"{number}.png")
-    pack(folder / "source", folder / "out", Settings(size=8, val=0.2))
+    pack(folder / "source", folder / "out", Settings(size=8, val=0.2, shard_size=2))
     return folder / "out"
 
 
-def config_of(shards: Path, flip: bool) -> Config:
-    overrides = {"data": {"path": shards, "flip": flip}, "batch": {"size": SIZE, "micro": 2}, "seed": 3}
+def config_of(shards: Path, flip: bool, order: str = "auto") -> Config:
+    overrides = {
+        "data": {"path": shards, "flip": flip, "order": order},
+        "batch": {"size": SIZE, "micro": 2},
+        "seed": 3,
+    }
     return configure.load(REPOSITORY / "configs" / "demo.yaml", overrides)
 
 
@@ -55,15 +59,15 @@ def stream(config: Config, world: int = 1, start: int = 0) -> NDArray[np.uint8]:
             place = World(rank, world, 0, torch.device("cpu"))
             for k, batch in enumerate(micro_batches(config, reader, place, start, STEPS)):
                 step, micro_step = divmod(k, accumulation)
-                first = step * SIZE + (micro_step * world + rank) * 2
-                places += [first, first + 1]
+                places += positions_of(step, micro_step, rank, world, 2, SIZE, reader.order.name).tolist()
                 images += list(to_pixels(batch.images))
     return np.stack([images[i] for i in np.argsort(places)])
 
 
-def test_half_are_mirrored_whatever_the_world_and_the_resume(shards: Path) -> None:
-    config = config_of(shards, flip=True)
-    plain, found = stream(config_of(shards, flip=False)), stream(config)
+@pytest.mark.parametrize("order", ["auto", "block", "streams"])
+def test_half_are_mirrored_whatever_the_world_and_the_resume(shards: Path, order: str) -> None:
+    config = config_of(shards, flip=True, order=order)
+    plain, found = stream(config_of(shards, flip=False, order=order)), stream(config)
     mirrored = flipped(3, np.arange(STEPS * SIZE))
     assert 0.3 < mirrored.mean() < 0.7
     for before, after, is_mirrored in zip(plain, found, mirrored, strict=True):
