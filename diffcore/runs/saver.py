@@ -27,7 +27,7 @@ from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather, side_group
 from diffcore.runs.checkpoint import SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
-from diffcore.runs.tensors import write_tensors
+from diffcore.runs.tensors import seal_of, write_tensors
 
 T = TypeVar("T")
 
@@ -206,7 +206,10 @@ def write_shard(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / shard_name(world.rank, world.size)
     write_tensors(path, tensors, {"starts": json.dumps(starts, sort_keys=True)})
-    return _synced(path)
+    path.chmod(0o600)
+    with named(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {path.name: seal_of(path, tensors, starts)}
 
 
 def _synced(path: Path) -> dict[str, dict[str, Any]]:
@@ -231,4 +234,5 @@ def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     sync_folder(final.parent)
     with open_atomic(final / "COMPLETE") as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        lines = (f"{json.dumps(name)}: {json.dumps(said)}" for name, said in sorted(manifest.items()))
+        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
