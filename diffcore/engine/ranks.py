@@ -103,6 +103,23 @@ def _gather_bytes(
     return [part[:size].cpu().numpy().tobytes() for part, size in zip(everyone(padded), sizes, strict=True)]
 
 
+def send_bytes(data: bytes | memoryview, to: int, group: torch.distributed.ProcessGroup | None) -> None:
+    """Give ``data`` to rank ``to``, which calls ``receive_bytes``; ``group`` as of ``side_group``."""
+    torch.distributed.send(torch.tensor([len(data)]), to, group=group)
+    if len(data):
+        torch.distributed.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), to, group=group)
+
+
+def receive_bytes(source: int, group: torch.distributed.ProcessGroup | None) -> bytearray:
+    """What rank ``source`` gives by ``send_bytes``."""
+    size = torch.zeros(1, dtype=torch.int64)
+    torch.distributed.recv(size, source, group=group)
+    data = bytearray(int(size))
+    if data:
+        torch.distributed.recv(torch.frombuffer(data, dtype=torch.uint8), source, group=group)
+    return data
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum of a small tensor over the ranks. A collective."""
     value = value.detach().clone()

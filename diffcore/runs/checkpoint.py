@@ -2,9 +2,10 @@
 
 A checkpoint is a folder ``checkpoints/step-00001000`` with
 
-    shard-00000-of-00008.safetensors   one per rank: its parts of the fp32 weights, of their EMA and of
-                                       Adam's moments, as "weights/<parameter>", "ema/...", "exp_avg/..." and
-                                       "exp_avg_sq/...", flat; where each begins is in the file's metadata
+    shard-00000-of-00008.safetensors   of some neighbouring ranks, as many as fill 64 MiB: their parts of the
+                                       fp32 weights, of their EMA and of Adam's moments, as
+                                       "weights/<parameter>", "ema/...", "exp_avg/..." and "exp_avg_sq/...",
+                                       flat; where each begins is in the file's metadata
     state.json                         ``State``: step, identity of the experiment, where it was written
     COMPLETE                           written last: size and SHA-256 of every file above, and which
                                        elements are in which (``tensors.Seal``)
@@ -133,7 +134,7 @@ def step_of(folder: Path) -> int:
 
 
 def shard_name(rank: int, world: int) -> str:
-    """File name of the shard that rank ``rank`` of ``world`` writes."""
+    """File name of shard ``rank`` of ``world``."""
     return f"shard-{rank:05d}-of-{world:05d}.safetensors"
 
 

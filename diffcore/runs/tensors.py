@@ -45,7 +45,7 @@ from diffbase.formats import json_file
 from diffbase.system_error import named, open_plain, patiently, reading
 
 T = TypeVar("T")
-PIECE = 1 << 20
+PIECE = 256 << 10
 KEPT = 4
 """Pieces that a reader keeps: weights, EMA and moments of neighbours often lie in the same ones."""
 DTYPES = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}
