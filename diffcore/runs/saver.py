@@ -84,8 +84,12 @@ class Saver:
         starts: dict[str, int] = {}
         for kind, shards in {"weights": engine.masters(), "ema": ema.shards, **engine.moments()}.items():
             for name, start, part in engine.parts(shards):
-                tensors[f"{kind}/{name}"] = part.to("cpu", copy=True)
+                # From pinned memory on, the copies queue behind each other, and one wait is for all.
+                copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+                tensors[f"{kind}/{name}"] = copy.copy_(part, non_blocking=part.is_cuda)
                 starts[f"{kind}/{name}"] = start
+        if self.world.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
         waited = time.monotonic() - began
         together = ranks_a_file(4 * len(KINDS) * engine.parameters, self.world.size)
         self._thread = threading.Thread(

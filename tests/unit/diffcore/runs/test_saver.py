@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import queue
 from collections import defaultdict
 from collections.abc import Iterator
@@ -164,3 +165,74 @@ def test_files_are_as_few_as_fill(size: int, world: int) -> None:
     assert 1 <= together <= world
     assert together == world or together * size >= saver.FILL * world
     assert together == 1 or (together - 1) * size < saver.FILL * world  # one rank less does not fill it
+
+
+class Part(Empty):
+    """Of one of some ranks under ZeRO-3: its equal part of everything."""
+
+    def __init__(self, world: World) -> None:
+        self.places = parts_of(world.size, flat=False)[world.rank]
+        self.parameters = sum(SIZES.values())
+        self.shards = self.of("ema")
+
+    def of(self, kind: str) -> list[torch.Tensor]:
+        return [whole(kind, name)[at : at + count] for name, (at, count) in self.places.items()]
+
+    def masters(self) -> list[torch.Tensor]:
+        return self.of("weights")
+
+    def moments(self) -> dict[str, list[torch.Tensor]]:
+        return {kind: self.of(kind) for kind in KINDS[2:]}
+
+    def parts(self, shards: Any) -> Iterator[Any]:
+        for (name, (start, _)), shard in zip(self.places.items(), shards, strict=True):
+            yield name, start, shard
+
+
+def whole(kind: str, name: str) -> torch.Tensor:
+    return torch.arange(SIZES[name]) + 1000.0 * KINDS.index(kind)
+
+
+def save_twice(rank: int, ranks: int, run: Path) -> None:
+    """One of the processes: its first save fails on the last rank that writes, the second is whole."""
+    saver.FILL = 4 * 4 * sum(SIZES.values()) // 2  # two files
+    where = f"file://{run}/meet"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+    world = World(rank, ranks, rank, torch.device("cpu"))
+    made, part, write = Saver(run, 2, world), Part(world), saver.write_shard
+    outcomes = []
+    for step in (1, 2):
+
+        def failing(folder: Path, place: World, *given: Any, step: int = step) -> dict[str, Any]:
+            if step == 1 and place.rank == 1:
+                raise FULL
+            return write(folder, place, *given)
+
+        saver.write_shard = failing
+        shapes = {name: [size] for name, size in SIZES.items()}
+        any_part: Any = part
+        made.save(State(step, step, step, {}, {}, ranks, 3, "fp32", "unknown", shapes), any_part, any_part)
+        outcomes.append(made.settle())
+    (run / f"{rank}").write_text(str(outcomes))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_write_two_files_and_all_hear_of_one_that_cannot(tmp_path: Path) -> None:
+    ranks, spawn = 3, multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=save_twice, args=(rank, ranks, tmp_path)) for rank in range(ranks)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [(tmp_path / f"{rank}").read_text() for rank in range(ranks)] == ["[True, False]"] * ranks
+    [folder] = checkpoint.complete(tmp_path)
+    assert folder.name == "step-00000002" and checkpoint.check(folder) is None
+    assert len(list(folder.glob("shard-*-of-00002.safetensors"))) == 2
+    for kind in KINDS:
+        for name, value in checkpoint.read_weights(folder, kind).items():
+            assert torch.equal(value, whole(kind, name))
