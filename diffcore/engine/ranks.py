@@ -79,6 +79,19 @@ def gather(value: Any, world: World, group: torch.distributed.ProcessGroup | Non
     return [json.loads(data) for data in _gather_bytes(json.dumps(value).encode(), world, group)]
 
 
+def gather_to_main(value: Any, world: World) -> list[Any] | None:
+    """``gather``, to rank 0 alone: None on every other, which holds nothing of theirs. A collective."""
+    if world.size == 1:
+        return [value]
+    data = json.dumps(value).encode()
+    longest = torch.tensor([len(data)], device=world.device)
+    torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
+    padded = torch.frombuffer(bytearray(data.ljust(int(longest))), dtype=torch.uint8).to(world.device)
+    parts = [torch.empty_like(padded) for _ in range(world.size)] if world.main else None
+    torch.distributed.gather(padded, parts, dst=0)
+    return None if parts is None else [json.loads(part.cpu().numpy().tobytes()) for part in parts]
+
+
 def gather_arrays(array: NDArray[S], world: World) -> list[NDArray[S]]:
     """An array of every rank, in rank order, on every rank; shapes may differ. A collective."""
     np.save(stream := io.BytesIO(), array, allow_pickle=False)

@@ -28,7 +28,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, barrier, gather
+from diffcore.engine.ranks import World, barrier, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -404,8 +404,8 @@ class Training:
         """Where the memory of the followed step went, on all ranks. A collective."""
         if self.tracer.result is None:
             return
-        ranks = gather(self.tracer.result, self.world)
-        if self.world.main:
+        ranks = gather_to_main(self.tracer.result, self.world)
+        if ranks is not None:
             with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)
                 self.monitor.board(self.step, dict(report.scalars(anatomy)))
