@@ -29,7 +29,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, barrier, gather
+from diffcore.engine.ranks import World, barrier, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -39,6 +39,7 @@ from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import load_weights
+from diffcore.runs.tensors import DamagedError
 from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
 from diffcore.training.guards.progress import Progress
@@ -116,12 +117,13 @@ class Training:
         self.measured: dict[str, float] = {}
         self._saved: int | None = None
         self._best_before: float | None = None
-        folder, skipped = self._newest(config.run, world)
+        self._damaged: dict[str, str] = {}
+        folder, skipped = self._newest()
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
         self.ema = Ema(self.engine, config.ema)
-        if folder is not None:
-            self._load(folder)
+        while folder is not None and not self._load(folder):
+            folder, skipped = self._newest()
         if world.main:
             checkpoint.clear_after(config.run, self.step)
             if problem := checkpoint.clear_best(config.run):
@@ -297,16 +299,17 @@ class Training:
         self.clock.start()
         return not exploded
 
-    @staticmethod
-    def _newest(run: Path, world: World) -> tuple[Path | None, list[str]]:
-        """``checkpoint.newest`` as rank 0 finds it, on every rank. A collective.
+    def _newest(self) -> tuple[Path | None, list[str]]:
+        """``checkpoint.newest`` as rank 0 finds it, on every rank, without those that were found damaged. A
+        collective.
 
         InputError where there are complete ones and none can be loaded: to begin anew would remove them.
         """
+        run, world = self.config.run, self.world
         folder, skipped, refused = None, list[str](), ""
         if world.main:
             try:
-                folder, skipped = checkpoint.newest(run)
+                folder, skipped = checkpoint.newest(run, whole=False, damaged=self._damaged)
                 if folder is None and checkpoint.complete(run):
                     refused = (
                         f"{checkpoint.folder_of(run)}: none can be loaded ({'; '.join(skipped)}); "
@@ -323,7 +326,7 @@ class Training:
         """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
         c = self.config
         self.saver.settle()
-        folder, _ = self._newest(c.run, self.world)
+        folder, _ = self._newest()
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
         if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
             done = (
@@ -331,7 +334,9 @@ class Training:
             )
             raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
         at, now = self.step, self.progress
-        self._load(folder)
+        while folder is not None and not self._load(folder):
+            folder, _ = self._newest()
+        assert folder is not None  # or _newest has refused
         now.rolled_back(self.progress, c.guards)
         self.progress = now
         if self.world.main:
@@ -344,12 +349,18 @@ class Training:
         self._record("rollback", step=self.step, lost=at - self.step, why=line)
         self.clock.start()
 
-    def _load(self, folder: Any) -> None:
-        with self.watchdog.section("load"):
-            state = checkpoint.load(folder, self.engine, self.ema)
+    def _load(self, folder: Path) -> bool:
+        """False where a rank found it damaged, and ``_newest`` is to be asked again. A collective."""
+        try:
+            with self.watchdog.section("load"):
+                state = checkpoint.load(folder, self.engine, self.ema)
+        except DamagedError as error:
+            self._damaged[folder.name] = str(error)
+            return False
         self.step = state.step
         self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
         self._saved = state.step
+        return True
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
@@ -407,8 +418,8 @@ class Training:
         """Where the memory of the followed step went, on all ranks. A collective."""
         if self.tracer.result is None:
             return
-        ranks = gather(self.tracer.result, self.world)
-        if self.world.main:
+        ranks = gather_to_main(self.tracer.result, self.world)
+        if ranks is not None:
             with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)
                 self.monitor.board(self.step, dict(report.scalars(anatomy)))

@@ -140,6 +140,20 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(train: Train, sma
     assert older.is_dir() and newer.is_dir()
 
 
+def test_what_any_rank_finds_damaged_is_not_trained_on(train: Train, small: Path) -> None:
+    train(ranks=2)
+    run = small.parent / "run"
+    older, newer = checkpoint.complete(run)
+    shard = newer / checkpoint.shard_name(0, len(list(newer.glob("shard-*"))))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # of the last rank's part: not rank 0, which looks for the newest, reads it
+    shard.write_bytes(data)
+    finished = train("--train.steps", "6", ranks=2)
+    assert "from step 2" in finished.out and f"checkpoint {newer.name} skipped: {shard.name}" in finished.out
+    assert "damaged" in events(run) and checkpoint.check(newer) is None  # made again
+    assert older.is_dir() or checkpoint.complete(run)[-1].name == "step-00000006"
+
+
 def test_a_link_in_the_ledgers_place_is_one_line(train: Train, small: Path) -> None:
     run = small.parent / "run"
     run.mkdir()
