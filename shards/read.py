@@ -22,9 +22,10 @@ The contract of resume: the state is one position and the name of its stream (``
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
 any world size, whether or not anything was read before.
 
-Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
-images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS,
-of the order ``streams`` one a stream, up to an eighth of what the process may have.
+Memory: the index's table (60 bytes per sample; a process's readers of one folder share it), the batches that
+``prefetch`` holds, and per thread one read of at most images.RUN_CAP bytes (or one member, if it is larger).
+Descriptors: at most images.OPEN_SHARDS, of the order ``streams`` one a stream, up to an eighth of what the
+process may have.
 
 Needs numpy, Pillow and pydantic, not torch.
 """
@@ -142,7 +143,7 @@ class ShardReader:
             self._remote = RemoteFolder(folder, cache or Cache(), report)
             self.index = self._remote.index
         else:
-            self.index = Index.load(Path(folder))
+            self.index = Index.shared(Path(folder))
             if self.index.header.is_elsewhere:
                 self._remote = RemoteShards(self.index, cache or Cache(), report=report)
         self.split = self.index.split(split)

@@ -23,9 +23,10 @@ import json
 import os
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,8 @@ class Index:
     header: Header
     fingerprint: str
     splits: dict[str, Split]
+    seen: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)
+    """What the system said of each table's file as it was loaded, which tells whether it changed since."""
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
@@ -144,18 +147,59 @@ class Index:
         OSError of the system (``system_error``) after some tries.
         """
         folder = Path(folder)
-        path = folder / FILE
-        try:
-            data = read_bytes(path, INDEX_CAP + 1)
-        except NO_FILE:
-            raise InputError(
-                f"{path}: not found; pack a data set with: python -m shards.pack SOURCE --out {folder}"
-            ) from None
-        if len(data) > INDEX_CAP:
-            raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
-        header = parse_header(data, path)
+        return cls._of(folder, _header_bytes(folder))
+
+    @classmethod
+    def shared(cls, folder: Path) -> Index:
+        """The index of ``folder`` that this process holds already, else ``load``'s.
+
+        A run opens its shards for training, validation and grids: one table serves all. It is loaded anew
+        where index.json or a table's file is another one than was loaded, and goes with its last user.
+        """
+        folder = Path(folder)
+        data = _header_bytes(folder)
+        key = (str(folder), str(folder.resolve()), hashlib.sha256(data).hexdigest())
+        index = _OPEN.get(key)
+        if index is None or index.seen != _seen(folder, index.header):
+            index = _OPEN[key] = cls._of(folder, data)
+        return index
+
+    @classmethod
+    def _of(cls, folder: Path, data: bytes) -> Index:
+        header = parse_header(data, folder / FILE)
+        seen = _seen(folder, header)  # before the load: a change during it is one
         splits = {name: _load_split(folder, name, entry, header) for name, entry in header.splits.items()}
-        return cls(folder, header, hashlib.sha256(data).hexdigest(), splits)
+        return cls(folder, header, hashlib.sha256(data).hexdigest(), splits, seen)
+
+
+_OPEN: WeakValueDictionary[tuple[str, str, str], Index] = WeakValueDictionary()
+"""What ``Index.shared`` gave: folder as it was given, where it leads, fingerprint."""
+
+
+def _header_bytes(folder: Path) -> bytes:
+    path = folder / FILE
+    try:
+        data = read_bytes(path, INDEX_CAP + 1)
+    except NO_FILE:
+        raise InputError(
+            f"{path}: not found; pack a data set with: python -m shards.pack SOURCE --out {folder}"
+        ) from None
+    if len(data) > INDEX_CAP:
+        raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
+    return data
+
+
+def _seen(folder: Path, header: Header) -> tuple[tuple[int, ...], ...]:
+    """Each table's device, number, size and times; nothing of one that cannot be looked at."""
+
+    def of(name: str) -> tuple[int, ...]:
+        try:
+            there = (folder / name).stat()
+        except OSError:  # loading it tells why
+            return ()
+        return there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
+
+    return tuple(of(entry.samples.name) for entry in header.splits.values())
 
 
 def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> Split:

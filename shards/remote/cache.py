@@ -350,7 +350,7 @@ class RemoteFolder(RemoteShards):
                     opened = cache.open(*there, table.bytes, table.sha256, tell=tell(table.name))
                     held.callback(os.close, opened)
                 held.callback(os.close, cache.put(folder / FILE, data, tell(FILE)))
-                index = Index.load(folder)
+                index = Index.shared(folder)
             if index.fingerprint != folder.name:
                 raise InputError(f"{folder / FILE}: damaged")
             return index
