@@ -87,7 +87,7 @@ class _Recorder(TorchDispatchMode):
         self.stack: list[str] = []
         self.handles: list[Any] = []
         self.done = False
-        for category, tensors in (engine.memory() | {"ema": ema.shards}).items():
+        for category, tensors in (engine.memory() | {"ema": ema.held}).items():
             for tensor in tensors:
                 self._there(tensor, category, host=True)
         for buffer in engine.network.buffers():

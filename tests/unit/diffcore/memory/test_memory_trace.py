@@ -22,7 +22,7 @@ def recorder(network: nn.Module, compiled: bool = False) -> _Recorder:
         bucket_bytes=lambda: 0,
         world=SimpleNamespace(device=torch.device("cpu")),
     )
-    ema: Any = SimpleNamespace(shards=[])
+    ema: Any = SimpleNamespace(held=[])
     return _Recorder(engine, ema)
 
 
