@@ -146,7 +146,7 @@ def config_of(cell: Cell) -> Any:
         "offload": cell.offload,
         "threads": 1,
     }
-    if not cell.model.endswith("full"):
+    if not cell.model.endswith("full") and cell.accumulation == 1:  # else they are "auto", as shipped
         path = REPOSITORY / "configs" / "deepspeed" / f"zero{cell.zero}.json"
         tree = json.loads(path.read_text())
         for key in ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size"):

@@ -354,12 +354,16 @@ def others(
 def quality(name: str) -> dict[str, float]:
     """Of one epoch of a million samples in shards of 1000, 5.4 KB each."""
     count, shard, size = 1_000_000, 1000, 5400
-    numbers = Order(name, 0, Extent(count, shard)).sample_of(np.arange(count))
+    stream, places = Order(name, 0, Extent(count, shard, size), batch=BATCH), np.arange(count)
+    numbers = stream.sample_of(places)
     width = {"block": order.WINDOW, "shards": order.WINDOW // shard * shard}.get(name, BATCH)
-    runs = 0
-    for first in range(0, count, width):
-        mine = np.sort(numbers[first : first + width])
-        runs += 1 + int(((np.diff(mine) > 1) | (np.diff(mine // shard) > 0)).sum())
+    windows = places // width
+    if stream.streams is not None:
+        windows = stream.streams.split(places)[1] * count + stream.streams.bounds(places)[0]
+    by_window = np.lexsort([numbers, windows])
+    mine, of = numbers[by_window], windows[by_window]
+    cuts = (np.diff(mine) > 1) | (np.diff(mine // shard) > 0) | (np.diff(of) != 0)
+    runs = 1 + int(cuts.sum())
     return {
         "neighbours_position_correlation": round(float(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]), 4),
         "neighbours_of_one_shard": round(float(np.mean(numbers[:-1] // shard == numbers[1:] // shard)), 4),

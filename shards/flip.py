@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.order import word
+from shards.positions.permutation import word
 
 FLIP = 5
 """Sets these words apart from the orders', which are of (seed, epoch, 1 to 4, ...): only that of position 2

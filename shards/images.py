@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -63,14 +64,16 @@ class SplitImages:
         remote: RemoteShards | None,
         threads: int,
         ahead: Ahead | None = None,
+        streams: int = 1,
     ) -> None:
+        """``streams``: how many shards are read at a time, by all ranks together."""
         done = index.header.preprocessing
         encoding = done.encoding
         self._folder, self._split, self._remote, self._count = str(index.folder), split, remote, threads
         self._ahead = ahead
         self._raw = encoding == "npy"
         self._decode = _preparer(done.crop) if index.header.is_foreign else decoder(encoding)
-        self._files = Descriptors(self._open, OPEN_REMOTE if remote else OPEN_SHARDS)
+        self._files = Descriptors(self._open, _kept(split, remote, streams))
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._looks: Counter[int] = Counter()  # at a shard's copy in the cache, held against its hash
@@ -284,6 +287,16 @@ class SplitImages:
         if pool is not None and pool[0] == os.getpid():
             pool[1].shutdown()
         self._files.close()
+
+
+def _kept(split: Split, remote: RemoteShards | None, streams: int) -> int:
+    """Descriptors kept: one a stream, for an eighth of the process's or a quarter of the cache at most."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = streams if soft == resource.RLIM_INFINITY else min(streams, soft // 8)
+    if remote:
+        size = max(1, max(shard.bytes for shard in split.shards))
+        return max(OPEN_REMOTE, min(most, remote.cache.limit // (4 * size)))
+    return max(OPEN_SHARDS, most)
 
 
 def _preparer(crop: int | None) -> Decoder:

@@ -4,7 +4,7 @@
    ``wrap``, n places for n samples, so that a global batch may go on into the next epoch; or ``drop``, the
    places of ``n // G`` whole batches of G, and the permutation's last ``n % G`` samples sit the epoch out
    (other ones each time).
-2. An algorithm of ``ORDERS`` turns (seed, epoch, place) into a sample number, each number once per epoch.
+2. An algorithm turns (seed, epoch, place) into a sample number, each number once per epoch.
 
 All are computed a position at a time, in O(1) time and memory however large the split is and wherever the
 position lies, by a keyed permutation (``scramble``). It consists of 64-bit integer arithmetic, so an order is
@@ -18,76 +18,40 @@ and spread over as many places, one window after the other. So
   at a time, and what it must keep to read nothing twice is one window;
 - a sample is at most one window away from any other sample of its block, and two neighbours of the stream
   come from one block with a chance of about 1 / w, instead of block / n in a full permutation.
+
+Whoever takes a part of every batch still reads every window. ``streams`` is for many nodes: each reads its
+own part of the split (``shards.positions.streams``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diffbase.cli import InputError
-
-Places = NDArray[np.int64]
+from shards.positions.permutation import Places, scramble, word
+from shards.positions.streams import Span, Streams, streams_of
 
 BLOCK = 128  # samples of a block: 0.7 MB of 64 x 64 PNGs, enough for a network disk to stream
 WINDOW = 16384  # samples that are shuffled among themselves: 90 MB of 64 x 64 PNGs
-ROUNDS, FEW, ROUNDS_OF_FEW = 8, 1024, 24  # small permutations mix slowly: measured, 8 rounds are not enough
 TAILS = ("wrap", "drop")
-
-
-def word(*parts: int) -> int:
-    """64 bits that depend on every part and on their order (the finaliser of splitmix64)."""
-    word = 0
-    for part in parts:
-        word = (word + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        word ^= word >> 31
-    return word
-
-
-def scramble(key: tuple[int, ...], count: int, places: Places) -> Places:
-    """A permutation of 0 .. ``count`` - 1 (below 2**62), chosen by ``key``, applied to ``places`` [B].
-
-    A Feistel network over a x b >= count, a and b near the square root (Black & Rogaway 2002, method 3):
-    each round adds a hash of one half to the other. What falls on the few numbers from ``count`` on goes
-    through again, which keeps it a permutation of the rest.
-    """
-    a = max(1, int(np.ceil(np.sqrt(count))))
-    b = -(-count // a)
-    assert a * b >= count and a < 1 << 32
-    keys = [np.uint64(word(*key, r)) for r in range(ROUNDS if count >= FEW else ROUNDS_OF_FEW)]
-    bounds = (np.uint64(a), np.uint64(b))
-
-    def once(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        halves = [numbers % bounds[0], numbers // bounds[0]]
-        for r, round_key in enumerate(keys):
-            here, other, bound = r & 1, 1 - (r & 1), bounds[r & 1]
-            word = (halves[other] ^ round_key) * np.uint64(0xBF58476D1CE4E5B9)
-            word ^= word >> np.uint64(29)
-            word *= np.uint64(0x94D049BB133111EB)
-            # The upper 32 bits as a fraction of 1, times the bound: even enough, and no division.
-            moved = halves[here] + (((word >> np.uint64(32)) * bound) >> np.uint64(32))
-            halves[here] = np.where(moved >= bound, moved - bound, moved)
-        return halves[0] + halves[1] * bounds[0]
-
-    numbers = once(places.astype(np.uint64))
-    while (outside := numbers >= np.uint64(count)).any():
-        numbers[outside] = once(numbers[outside])
-    return numbers.astype(np.int64)
+RESIDENT = 4 << 30  # bytes of a split that every node can be expected to keep in memory
+FEW_STREAMS = 8  # with fewer of them a block order mixes better
+Window = range | Span
+"""Positions, or places of a stream, whose samples are few runs of consecutive ones."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What an algorithm may know of the split: samples in all, and in a shard."""
+    """What an algorithm may know of the split: samples, those of a shard, mean bytes of one (0: unknown)."""
 
     count: int
     shard: int
+    sample_bytes: int = 0
 
 
 def full(seed: int, epoch: int, extent: Extent, places: Places) -> Places:
@@ -140,18 +104,42 @@ def _width(size: int) -> int:
 
 
 Algorithm = Callable[[int, int, Extent, Places], Places]
-ORDERS: dict[str, Algorithm] = {"full": full, "block": block, "shards": shards, "sequential": sequential}
+ALGORITHMS: dict[str, Algorithm] = {
+    "full": full,
+    "block": block,
+    "shards": shards,
+    "sequential": sequential,
+}
+ORDERS = (*ALGORITHMS, "streams")
+AUTO = "auto"
+
+
+def chosen(extent: Extent, batch: int | None, cache: int | None) -> str:
+    """The order that ``auto`` stands for; the data and the settings decide, never the world.
+
+    ``cache``: bytes that the cache of a URL's shards may hold; None: the shards are files here. ``full``
+    where every node can keep the split in memory; else ``streams``, if there are enough of them and the
+    cache holds two shards of each even on one node; else ``block``, of a URL ``shards``.
+    """
+    needed = extent.count * extent.sample_bytes
+    if needed <= (RESIDENT if cache is None else min(RESIDENT, cache)):
+        return "full"
+    streams = streams_of(extent.count, batch, extent.shard) if batch else 0
+    fits = cache is None or 2 * streams * extent.shard * extent.sample_bytes <= cache
+    if streams >= FEW_STREAMS and fits:
+        return "streams"
+    return "block" if cache is None else "shards"
 
 
 class Order:
     """The endless stream over ``extent.count`` samples (at least one).
 
-    ``batch`` is the global batch, needed by the tail ``drop`` alone. Raises ValueError for an unknown order
-    or tail or a seed outside 0 .. 2**64 - 1, InputError for a batch that the split cannot fill.
+    ``batch`` is the global batch, needed by ``streams`` and by the tail ``drop``. Raises ValueError for an
+    unknown order or tail or a seed outside 0 .. 2**64 - 1, InputError for a batch that the split cannot fill.
     """
 
     def __init__(self, name: str, seed: int, extent: Extent, tail: str = "wrap", batch: int | None = None):
-        for what, value, allowed in (("order", name, tuple(ORDERS)), ("tail", tail, TAILS)):
+        for what, value, allowed in (("order", name, ORDERS), ("tail", tail, TAILS)):
             if value not in allowed:
                 raise ValueError(f"{what} is {value!r}; allowed: {', '.join(allowed)}")
         if not 0 <= seed < 1 << 64:
@@ -167,36 +155,60 @@ class Order:
             self.length -= extent.count % batch
             if not self.length:
                 raise InputError(f"tail drop: a batch of {batch} is more than the {extent.count} samples")
+        self.streams: Streams | None = None
+        if name == "streams":
+            if batch is None:
+                raise ValueError("order streams needs the global batch")
+            count, shard, size = extent.count, extent.shard, extent.sample_bytes
+            self.streams = Streams(seed, count, self.length, batch, shard, size)
 
     def split(self, positions: Places) -> tuple[Places, Places]:
         """Epochs and places in them, int64 [B] each, of the stream's ``positions`` [B]."""
         epochs, places = np.divmod(positions, self.length)
         return epochs, places
 
-    def windows(self, position: int) -> list[range]:
-        """The positions of the window that holds ``position`` and of the next; none where an order has none.
+    def windows(self, positions: Places, whole: bool = False) -> list[Window]:
+        """The windows of ``positions`` [B]; none where an order has none.
 
         Their samples are few runs of consecutive ones: worth reading before they are asked for one by one.
+        In a block order it is the window of the first position; in ``streams`` one of each stream, with
+        ``whole`` of whole shards.
         """
+        if self.streams:
+            return list(self.streams.spans(positions, whole))
         if self.name not in ("block", "shards"):
             return []
+        return [self._window(int(positions.min()))]
+
+    def windows_after(self, windows: Sequence[Window], whole: bool = False) -> list[Window]:
+        """Those that follow."""
+        if self.streams:
+            spans = [window for window in windows if isinstance(window, Span)]
+            return list(self.streams.following(spans, whole))
+        return [self._window(window.stop) for window in windows]
+
+    def _window(self, position: int) -> range:
         width = _width(BLOCK if self.name == "block" else self.extent.shard)
-        found: list[range] = []
-        while len(found) < 2:
-            epoch, place = divmod(position, self.length)
-            first = place // width * width
-            start = epoch * self.length
-            found.append(range(start + first, start + min(first + width, self.length)))
-            position = found[-1].stop
-        return found
+        epoch, place = divmod(position, self.length)
+        first, start = place // width * width, epoch * self.length
+        return range(start + first, start + min(first + width, self.length))
+
+    def samples_in(self, windows: Sequence[Window]) -> Places:
+        """Numbers of the samples in ``windows``, in ascending order."""
+        if self.streams:
+            return self.streams.samples([window for window in windows if isinstance(window, Span)])
+        ranges = [np.arange(window.start, window.stop) for window in windows if isinstance(window, range)]
+        return np.sort(self.sample_of(np.concatenate([np.empty(0, np.int64), *ranges])))
 
     def sample_of(self, positions: Places) -> Places:
         """Sample numbers at ``positions``, both int64 [B]; positions are not negative and below 2**62."""
+        if self.streams:
+            return self.streams.sample_of(positions)
         epochs, places = self.split(positions)
         numbers = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            numbers[here] = ORDERS[self.name](self.seed, epoch, self.extent, places[here])
+            numbers[here] = ALGORITHMS[self.name](self.seed, epoch, self.extent, places[here])
         return numbers
 
 

@@ -23,7 +23,8 @@ folder, split, seed, order and tail (and batch, for the tail ``drop``) give the 
 any world size, whether or not anything was read before.
 
 Memory: the index's table (60 bytes per sample), the batches that ``prefetch`` holds, and one read of at most
-images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS.
+images.RUN_CAP bytes (or one member, if that is larger) per thread. Descriptors: at most images.OPEN_SHARDS,
+of the order ``streams`` one a stream, up to an eighth of what the process may have.
 
 Needs numpy, Pillow and pydantic, not torch.
 """
@@ -33,7 +34,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -49,7 +49,8 @@ from diffbase.redaction import shown
 from shards.codec.decode import BadSample
 from shards.header import Shard
 from shards.images import Out, SplitImages
-from shards.order import Extent, Order, ReaderState
+from shards.order import AUTO, Extent, Order, ReaderState, Window, chosen
+from shards.positions.streams import Span
 from shards.prefetch import prefetch
 from shards.remote.ahead import SMALL, Ahead
 from shards.remote.cache import Cache, RemoteFolder, RemoteShards
@@ -101,9 +102,9 @@ def _warn(line: str) -> None:
 class ShardReader:
     """One split of a packed folder as an endless stream; see the module's text.
 
-    ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), ``tail`` one in
-    ``shards.order.TAILS``, ``batch`` the global batch (only the tail ``drop``, ``batches`` and ``epoch`` need
-    it).
+    ``order`` is a name in ``shards.order.ORDERS`` ("sequential" for fixed evaluation sets), or "auto": then
+    ``order.name`` is what ``shards.order.chosen`` says. ``tail`` is one in ``shards.order.TAILS``, ``batch``
+    the global batch (only the order ``streams``, the tail ``drop``, ``batches`` and ``epoch`` need it).
 
     ``on_error``: what becomes of a corrupt sample. ``raise``: a CorruptSampleError. ``replace``: the next
     good one of the packed order (after the last comes the first) takes its place, labels and key and all. It
@@ -147,24 +148,28 @@ class ShardReader:
         self.split = self.index.split(split)
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
-        extent = Extent(len(self.split), min(self.index.header.shard_size, len(self.split)))
+        count, limit = len(self.split), self._remote.cache.limit if self._remote else None
+        needed = sum(shard.bytes for shard in self.split.shards)
+        extent = Extent(count, min(self.index.header.shard_size, count), -(-needed // count))
+        if order == AUTO:
+            order = chosen(extent, batch, limit)
         self.order = Order(order, seed, extent, tail, batch)
-        self._fits = True  # all shards at once, into the cache
-        if self._remote:
-            needed, limit = sum(shard.bytes for shard in self.split.shards), self._remote.cache.limit
-            self._fits = needed <= limit
-            if not self._fits and order in ("full", "block"):  # every shard would be fetched again and again
-                raise InputError(
-                    f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
-                    f"whose limit is {limit}; give more, or order shards"
-                )
+        self._fits = limit is None or needed <= limit  # all shards at once, into the cache
+        if not self._fits and order in ("full", "block"):  # every shard would be fetched again and again
+            raise InputError(
+                f"{shown(folder)}: order {order} needs the whole split ({needed} bytes) in the cache, "
+                f"whose limit is {limit}; give more, or order shards"
+            )
         self.on_error, self.replace_limit, self.threads = on_error, replace_limit, threads
         self.replaced: dict[int, int] = {}  # number of a corrupt sample -> of the one in its place
         self._report = report
         self._ahead = Ahead(self._remote, self.split.shards) if self._remote else None
-        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead)
+        streams = self.order.streams.number if self.order.streams else 1
+        self._images = SplitImages(self.index, self.split, self._remote, threads, self._ahead, streams)
         self._lock = threading.Lock()
-        self._asked: deque[range] = deque(maxlen=8)  # windows that were asked for ahead of need
+        # Windows that were read from, and those that were asked for ahead of need; the oldest first.
+        self._entered: dict[Window, None] = {}
+        self._asked: dict[Window, None] = {}
         self._closed = False
 
     @property
@@ -235,7 +240,7 @@ class ShardReader:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
         """Fill ``images``; labels, positions and keys. ``numbers`` become those that were read instead."""
         if len(numbers):
-            self._read_ahead(int(np.min(positions)), numbers)
+            self._read_ahead(np.asarray(positions, np.int64), numbers)
         if self.replaced:
             numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
         bad = self._images.fill(numbers, images)
@@ -270,8 +275,8 @@ class ShardReader:
             raise ValueError("the reader was opened without batch")
         return self.order.batch
 
-    def _read_ahead(self, position: int, asked: NDArray[np.int64]) -> None:
-        """Have what this window and the next need brought near: into the page cache, or the node's cache.
+    def _read_ahead(self, positions: NDArray[np.int64], asked: NDArray[np.int64]) -> None:
+        """Have what these windows and the next need brought near: into the page cache, or the node's cache.
 
         Of an order without windows, the shards of the samples ``asked``.
 
@@ -280,13 +285,15 @@ class ShardReader:
         """
         wanted: list[int] = []
         turn = os.getpid()  # the processes of a node begin at different shards, and so share the work
-        windows = self.order.windows(position)
-        for window in windows:
-            with self._lock:
-                if window in self._asked:
-                    continue
-                self._asked.append(window)
-            numbers = np.sort(self.order.sample_of(np.arange(window.start, window.stop)))
+        whole = self._remote is not None
+        now = self.order.windows(positions, whole)
+        self._check_room(now)
+        # Most reads are of windows that others were of before.
+        entered = self._new(now, self._entered)
+        for windows in (entered, self.order.windows_after(entered, whole)) if entered else ():
+            if not (new := self._new(windows, self._asked)):
+                continue
+            numbers = self.order.samples_in(new)
             if self._ahead and self._remote:
                 shards = np.unique(self.split.shard_of(numbers)).tolist()
                 # Only where two windows find room: else the cache would drop what this one still needs.
@@ -294,11 +301,32 @@ class ShardReader:
                     wanted += [shards[(turn + i) % len(shards)] for i in range(len(shards))]
             else:
                 self._images.advise(numbers)
-        if self._ahead and not windows and self._fits:
+        if self._ahead and not now and self._fits:
             shards = np.unique(self.split.shard_of(asked)).tolist()
             wanted = [shard for shard in shards if self.split.shards[shard].bytes >= SMALL]
         if self._ahead and wanted:
             self._ahead.want(wanted)
+
+    def _check_room(self, windows: list[Window]) -> None:
+        """InputError where the shards that the streams of one read are in find no room in the cache."""
+        if self._remote and self.order.streams:
+            spans = [window for window in windows if isinstance(window, Span)]
+            needed = sum(span.stop - span.first for span in spans) * self.order.extent.sample_bytes
+            if needed > (limit := self._remote.cache.limit):  # every shard would be fetched again and again
+                raise InputError(
+                    f"order streams: the {len(spans)} streams of this process need {needed} bytes in the "
+                    f"cache, whose limit is {limit}; give more, or more nodes, or order shards"
+                )
+
+    def _new(self, windows: list[Window], before: dict[Window, None]) -> list[Window]:
+        """Those that were not there of late, which then are."""
+        kept = 4 * self.order.streams.number if self.order.streams else 8
+        with self._lock:
+            new = [window for window in windows if window not in before]
+            before.update(dict.fromkeys(new))
+            while len(before) > kept:
+                del before[next(iter(before))]
+        return new
 
     def _replace(self, number: int, error: BadSample, images: Out) -> int:
         """Fill the one row of ``images`` with another sample and return its number, or raise."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.formats import json_file
+from diffcore.config.buckets import filled
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 
@@ -21,8 +23,11 @@ MOST = 1 << 20
 """Bytes of the largest file that is read."""
 
 
-def settings(config: Config, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too."""
+def settings(config: Config, world_size: int, numels: Sequence[int] | None = None) -> dict[str, Any]:
+    """DeepSpeed's JSON with what the config decides filled in. InputError if the JSON decides it too.
+
+    ``numels``: elements of each of the network's parameters, for sizes that are "auto" (buckets.py).
+    """
     path = config.engine.json_path
     tree = json_file.read(path, "no such file (engine.deepspeed)", MOST)
     if not isinstance(tree, dict) or not isinstance(tree.get("zero_optimization", {}), dict):
@@ -34,13 +39,15 @@ def settings(config: Config, world_size: int) -> dict[str, Any]:
     if stage != config.engine.zero:
         raise InputError(f"{path}: zero_optimization.stage is {stage}, engine.zero is {config.engine.zero}")
     micro, accumulation = config.batch.split(world_size)
+    zero = filled(tree.get("zero_optimization", {}), numels)
     return tree | {
         "train_batch_size": config.batch.size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.engine.gradient_clipping,
         **config.engine.arithmetic.settings,
-        **_offload(config, tree),
+        "zero_optimization": zero,
+        **_offload(config, zero),
         "steps_per_print": 2**62,
         # It waits for the GPU twice in each micro batch, for a line that nobody prints.
         "timers": {"throughput": {"enabled": False}} | _section(path, tree, "timers"),
@@ -54,9 +61,9 @@ def _section(path: Path, tree: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
-def _offload(config: Config, tree: dict[str, Any]) -> dict[str, Any]:
+def _offload(config: Config, zero: dict[str, Any]) -> dict[str, Any]:
     if config.engine.offload == "none":
         return {}
-    zero = tree["zero_optimization"] | OFFLOADS[config.engine.offload].zero
+    offloaded = zero | dict(OFFLOADS[config.engine.offload].zero)
     # torch's own fused AdamW steps on the CPU too; DeepSpeed's would be compiled on the first start.
-    return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}
+    return {"zero_optimization": offloaded, "zero_force_ds_cpu_optimizer": False}

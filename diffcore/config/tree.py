@@ -30,13 +30,17 @@ def _folder_or_url(given: Any) -> Any:
     return given if "://" in str(given) else Path(given)
 
 
+OrderName = Literal["auto", "full", "block", "shards", "streams"]
+
+
 class Data(Section):
     """Where the training images are, and how they are read."""
 
     path: Annotated[Path | str, BeforeValidator(_folder_or_url)]
     """Folder of packed shards, the --out of shards.pack; or its URL (https://, s3://, ...)."""
-    order: Identity[Literal["full", "block", "shards"]] = "full"
-    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache"""
+    order: Identity[OrderName] = "auto"
+    """full permutation of the split; block: runs of samples, for a network disk; shards: for a small cache;
+    streams: each node reads a part of its own; auto: full for up to 4 GiB, else streams if enough"""
     tail: Identity[Literal["wrap", "drop"]] = "wrap"
     """Last batch of an epoch: wrap goes on into the next epoch inside it, drop leaves out what fills none."""
     on_error: Identity[Literal["raise", "replace"]] = "raise"
@@ -55,6 +59,10 @@ class Data(Section):
     """Node-local folder for the shards of a URL; None: $SLURM_TMPDIR, else the user's cache folder."""
     cache_bytes: int = Field(default=64 << 30, ge=1)
     """Most that the cache may hold, for all runs of a node that share it."""
+
+
+FIRST_DRAWS, NEWEST_DRAWS = 1, 2
+"""Versions of the draws (diffusion/randomness.py): of runs whose record names none, and of new runs."""
 
 
 class Diffusion(Section):
@@ -80,6 +88,9 @@ class Diffusion(Section):
     """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
+    draws: int | None = Field(default=None, ge=FIRST_DRAWS, le=NEWEST_DRAWS)
+    """Version of noise, timesteps and label drops: 1 drawn by NumPy on the CPU, 2 by Philox on the device;
+    None: that of the run that is resumed, and 2 for a new one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 
-def to_signal(images_BHWC: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, C] in 0 .. 255 -> fp32 [B, C, H, W] in [-1, 1]."""
-    return torch.from_numpy(images_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+def to_signal(images_BHWC: np.ndarray | Tensor) -> Tensor:
+    """uint8 [B, H, W, C] in 0 .. 255 -> fp32 [B, C, H, W] in [-1, 1], on the images' device."""
+    return torch.as_tensor(images_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_pixels(x_BCHW: Tensor) -> np.ndarray:

@@ -1,9 +1,17 @@
 """Everything random about a sample, as a function of (seed, stream, position) alone.
 
 A position is a sample's place in the endless training stream, or its number in a set of samples. Rank,
-world size, batch size and device play no part, so that a run that is resumed on other machines, or an image
-drawn in another batch, meets the same noise. Drawn with NumPy's counter-based Philox (Salmon et al. 2011),
-on the CPU: the same bits for every device.
+world size and batch size play no part, so that a run that is resumed on other machines, or an image
+drawn in another batch, meets the same noise. Drawn with the counter-based Philox (Salmon et al. 2011).
+
+What a run trains with has a version (``diffusion.draws``), which belongs to its identity:
+
+1. by NumPy on the CPU, the same bits for every device;
+2. on the device itself (philox.py): timesteps, label drops and the integers behind the noise are the same
+   bits on every device, the noise the same bits on one device and within a few units in the last place on
+   another.
+
+What is drawn for validation and for samples is NumPy's in every run, as figures of older runs are.
 """
 
 from __future__ import annotations
@@ -14,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+from diffcore.diffusion import philox
 
 # One number per use, so that no two share a random stream. Fixed: checkpoints and figures depend on them.
 STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4}
@@ -60,7 +70,7 @@ class Draws:
         shape: Sequence[int],
         stream: str = "train",
     ) -> Draws:
-        """The draws of the samples at ``positions``; t is uniform over 0 .. timesteps - 1."""
+        """The draws, version 1, of the samples at ``positions``; t is uniform over 0 .. timesteps - 1."""
         t, keep, eps = [], [], []
         for position in positions:
             random = generator(seed, stream, int(position))
@@ -68,6 +78,22 @@ class Draws:
             keep.append(random.random() >= label_dropout)
             eps.append(random.standard_normal(tuple(shape), dtype=np.float32))
         return cls(torch.tensor(t), torch.from_numpy(np.stack(eps)), torch.tensor(keep))
+
+    @classmethod
+    def on_device(
+        cls,
+        positions_B: Tensor,
+        *,
+        seed: int,
+        timesteps: int,
+        label_dropout: float,
+        shape: Sequence[int],
+        stream: str = "train",
+    ) -> Draws:
+        """The draws, version 2, of the samples at ``positions_B``, int64 [B], made on its device."""
+        words_B4, eps = philox.words_and_normals(seed, positions_B, STREAMS[stream], shape)
+        t_B = philox.uniform(words_B4[:, 0], timesteps)
+        return cls(t_B, eps, ~philox.happens(words_B4[:, 1], label_dropout))
 
     def to(self, device: torch.device) -> Draws:
         """The same draws on ``device``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -45,12 +45,15 @@ def _forget_earlier_engines() -> None:
     autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
-def checked(config: Config, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's settings as it takes them itself. InputError with its words if it refuses the JSON."""
+def checked(config: Config, world_size: int, numels: Sequence[int] | None = None) -> dict[str, Any]:
+    """DeepSpeed's settings as it takes them itself, for parameters of ``numels`` elements.
+
+    InputError with its words if it refuses the JSON.
+    """
     compile_cache.choose()
     from deepspeed import DeepSpeedConfig
 
-    tree = settings(config, world_size)
+    tree = settings(config, world_size, numels)
     try:
         DeepSpeedConfig(copy.deepcopy(tree))
     except Exception as error:  # of a section of another type an AttributeError, KeyError, TypeError, ...
@@ -78,8 +81,9 @@ class Engine(NamedStates):
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
         _forget_earlier_engines()
+        tree = checked(config, world.size, [parameter.numel() for parameter in self.names])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.network, optimizer=optimizer, config=checked(config, world.size)
+            model=self.network, optimizer=optimizer, config=tree
         )
         if self.stage == 0 and world.size == 1:
             # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.

@@ -149,11 +149,15 @@ class NamedStates(ABC):
     def load(self, read: Read, updates: int) -> None:
         """Take up fp32 weights and Adam's moments after ``updates`` optimizer steps, whatever stage and world
         size they are from. A collective."""
+        self.fill_states(read, updates)
+        self.write_weights(self.full_weights())
+
+    def fill_states(self, read: Read, updates: int) -> None:
+        """``load`` without the compute weights, which come from all ranks: not a collective."""
         self._make_moments(updates)
         self.fill(self.masters(), "weights", read)
         for moment, shards in self.moments().items() if updates else ():  # a checkpoint before any has none
             self.fill(shards, moment, read)
-        self.write_weights(self.full_weights())
 
     def start_from(self, weights: Mapping[str, Tensor], source: Path) -> None:
         """Begin with these weights, whole and by name. InputError, with ``source``, if they do not fit."""

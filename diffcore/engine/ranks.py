@@ -79,6 +79,19 @@ def gather(value: Any, world: World, group: torch.distributed.ProcessGroup | Non
     return [json.loads(data) for data in _gather_bytes(json.dumps(value).encode(), world, group)]
 
 
+def gather_to_main(value: Any, world: World) -> list[Any] | None:
+    """``gather``, to rank 0 alone: None on every other, which holds nothing of theirs. A collective."""
+    if world.size == 1:
+        return [value]
+    data = json.dumps(value).encode()
+    longest = torch.tensor([len(data)], device=world.device)
+    torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX)
+    padded = torch.frombuffer(bytearray(data.ljust(int(longest))), dtype=torch.uint8).to(world.device)
+    parts = [torch.empty_like(padded) for _ in range(world.size)] if world.main else None
+    torch.distributed.gather(padded, parts, dst=0)
+    return None if parts is None else [json.loads(part.cpu().numpy().tobytes()) for part in parts]
+
+
 def gather_arrays(array: NDArray[S], world: World) -> list[NDArray[S]]:
     """An array of every rank, in rank order, on every rank; shapes may differ. A collective."""
     np.save(stream := io.BytesIO(), array, allow_pickle=False)
@@ -101,6 +114,23 @@ def _gather_bytes(
     sizes = [int(size) for size in everyone(torch.tensor([len(data)], device=device))]
     padded = torch.frombuffer(bytearray(data.ljust(max(sizes))), dtype=torch.uint8).to(device)
     return [part[:size].cpu().numpy().tobytes() for part, size in zip(everyone(padded), sizes, strict=True)]
+
+
+def send_bytes(data: bytes | memoryview, to: int, group: torch.distributed.ProcessGroup | None) -> None:
+    """Give ``data`` to rank ``to``, which calls ``receive_bytes``; ``group`` as of ``side_group``."""
+    torch.distributed.send(torch.tensor([len(data)]), to, group=group)
+    if len(data):
+        torch.distributed.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), to, group=group)
+
+
+def receive_bytes(source: int, group: torch.distributed.ProcessGroup | None) -> bytearray:
+    """What rank ``source`` gives by ``send_bytes``."""
+    size = torch.zeros(1, dtype=torch.int64)
+    torch.distributed.recv(size, source, group=group)
+    data = bytearray(int(size))
+    if data:
+        torch.distributed.recv(torch.frombuffer(data, dtype=torch.uint8), source, group=group)
+    return data
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

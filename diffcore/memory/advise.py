@@ -17,7 +17,6 @@ from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
 from diffcore.memory.plan.activations import Trace
 from diffcore.memory.plan.plan import Data, Plan, between, plan, trace_quietly
-from diffcore.memory.plan.states import Sharing
 
 MOST = 4096
 """Largest micro batch that is tried."""
@@ -205,7 +204,7 @@ def words(planner: Planner, config: Config, world: int, room: int | None = None)
     """The advice of a report: what would take less, and how much less."""
     planned = planner.plan(config, world)
     have, buckets = planned.smi, planned.peak.bytes["buckets"]
-    gradients = planned.parameters * Sharing.of(config, world).itemsize
+    gradients = planned.parameters * config.engine.arithmetic.itemsize
     lines = []
     for change in CHANGES:
         changed = changed_by(config, change, world)
@@ -218,8 +217,8 @@ def words(planner: Planner, config: Config, world: int, room: int | None = None)
             )
     if buckets > 2 * gradients:
         lines.append(
-            f"Buckets take {_mib(buckets)} for gradients of {_mib(gradients)}: a reduce_bucket_size of "
-            f"{planned.parameters:,} in a JSON for engine.deepspeed would do"
+            f'Buckets take {_mib(buckets)} for gradients of {_mib(gradients)}: "auto" as reduce_bucket_size '
+            "in the JSON of engine.deepspeed would do"
         )
     if room is not None:
         verdict = "fits" if have <= room else "does not fit"

@@ -2,25 +2,33 @@
 
 A checkpoint is a folder ``checkpoints/step-00001000`` with
 
-    shard-00000-of-00008.safetensors   one per rank: its parts of the fp32 weights, of their EMA and of
-                                       Adam's moments, as "weights/<parameter>", "ema/...", "exp_avg/..." and
-                                       "exp_avg_sq/...", flat; where each begins is in the file's metadata
+    shard-00000-of-00008.safetensors   of some neighbouring ranks, as many as fill 64 MiB: their parts of the
+                                       fp32 weights, of their EMA and of Adam's moments, as
+                                       "weights/<parameter>", "ema/...", "exp_avg/..." and "exp_avg_sq/...",
+                                       flat; where each begins is in the file's metadata
     state.json                         ``State``: step, identity of the experiment, where it was written
-    COMPLETE                           written last: size and sha256 of every file above
+    COMPLETE                           written last: size and SHA-256 of every file above, and which
+                                       elements are in which (``tensors.Seal``)
 
 All ranks write under a temporary name; when the last one has synced its shard, rank 0 renames the folder and
 writes COMPLETE. A folder without COMPLETE, or that disagrees with it, does not count. Everything random and
 the data order follow from (seed, samples seen), so no generator's state is kept. ``saver.Saver`` does all but
 the copy into main memory beside the training; a part says whose and where it is, so any other number of ranks
-at any ZeRO stage finds its own parts again (``Shards``).
+at any ZeRO stage finds its own parts again (``Shards``), and opens only the files that have them.
+
+No damaged byte is trained on. ``check`` reads all. A start has rank 0 look at COMPLETE, the files' sizes and
+state.json, and every rank check what it reads of the shards (``load``): every element has its rank, so all
+ranks together check all of them, before the first step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -39,12 +47,12 @@ from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
-from diffcore.runs.tensors import open_tensors
+from diffcore.engine.ranks import gather
+from diffcore.runs.tensors import DTYPES, Count, DamagedError, Name, Seal, SealedFile, Starts, open_tensors
 
 VERSION = 2
 WEIGHTS = ("weights", "ema")
 KINDS = (*WEIGHTS, *ADAM_MOMENTS)
-FLOATS = ("F32", "F64", "F16", "BF16")
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,14})")
@@ -55,8 +63,6 @@ KEEP = "KEEP"
 LARGEST = 256 << 20
 """Bytes of a state.json or a COMPLETE: a million parameters have their shapes in less."""
 
-Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Finite = Count | Annotated[float, Field(strict=True, allow_inf_nan=False)]  # a whole number stays one
 
 
@@ -90,19 +96,10 @@ class OtherVersionError(InputError):
     """A whole checkpoint of another version of the code: neither damaged nor to be passed over."""
 
 
-class Said(BaseModel):
-    """What COMPLETE says of a file."""
-
-    model_config = ConfigDict(strict=True)
-
-    bytes: Count
-    sha256: Annotated[str, Field(max_length=64)]
-
-
 class Manifest(BaseModel):
     """COMPLETE, as the one field ``files``."""
 
-    files: Annotated[dict[Name, Said], Field(max_length=10**6 + 1)]
+    files: Annotated[dict[Name, Seal], Field(max_length=10**6 + 1)]
 
 
 class Best(BaseModel):
@@ -137,7 +134,7 @@ def step_of(folder: Path) -> int:
 
 
 def shard_name(rank: int, world: int) -> str:
-    """File name of the shard that rank ``rank`` of ``world`` writes."""
+    """File name of shard ``rank`` of ``world``."""
     return f"shard-{rank:05d}-of-{world:05d}.safetensors"
 
 
@@ -149,15 +146,18 @@ def complete(run: Path) -> list[Path]:
     return [folder for folder in folders(run) if is_there(folder / "COMPLETE")]
 
 
-def newest(run: Path) -> tuple[Path | None, list[str]]:
+def newest(
+    run: Path, *, whole: bool = True, damaged: Mapping[str, str] | None = None
+) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that can be loaded, and a line for each one skipped.
 
-    OSError where one cannot be read: that says nothing of what is in it. OtherVersionError for one of other
-    code.
+    ``whole`` as of ``check``; ``damaged``: what was found in some, by their folders' names, when they were
+    read. OSError where one cannot be read: that says nothing of what is in it. OtherVersionError for one of
+    other code.
     """
     skipped: list[str] = []
     for folder in reversed(folders(run)):
-        problem = check(folder)
+        problem = (damaged or {}).get(folder.name) or check(folder, whole=whole)
         if problem is None:
             return folder, skipped
         skipped.append(f"checkpoint {folder.name} skipped: {problem}")
@@ -186,10 +186,11 @@ def clear_best(run: Path) -> str | None:
     return None
 
 
-def check(folder: Path) -> str | None:
+def check(folder: Path, *, whole: bool = True) -> str | None:
     """What is wrong with a checkpoint, or None: then it can be loaded. OSError where the disk does not say.
 
-    OtherVersionError for one that other code wrote.
+    Not ``whole``: without the pieces of files that whoever reads them checks. OtherVersionError for one that
+    other code wrote.
     """
     if not is_there(folder / "COMPLETE"):
         return "no COMPLETE, its save was cut off"
@@ -202,7 +203,10 @@ def check(folder: Path) -> str | None:
             size = patiently(path.stat, path).st_size
             if size != said.bytes:
                 return f"{name} has {size} bytes, COMPLETE says {said.bytes}"
-            if sha256_of(path) != said.sha256:
+            if said.pieces:
+                if whole:
+                    SealedFile(path, said).check()
+            elif sha256_of(path) != said.sha256:
                 return f"{name} does not have the sha256 that COMPLETE says"
         state = read_state(folder)
         if STEP.fullmatch(folder.name) and state.step != step_of(folder):
@@ -217,7 +221,7 @@ def check(folder: Path) -> str | None:
     return None
 
 
-def _manifest(folder: Path) -> dict[str, Said]:
+def _manifest(folder: Path) -> dict[str, Seal]:
     """What COMPLETE says. InputError if it is none, or names anything but state.json and the shards."""
     path = folder / "COMPLETE"
     files = validated(Manifest, {"files": json_file.read(path, most=LARGEST)}, str(path)).files
@@ -283,30 +287,50 @@ def read_state(folder: Path) -> State:
     return checked(State, tree, str(path))
 
 
-class Starts(BaseModel):
-    """The metadata of a shard: where each of its tensors begins in its parameter."""
+_Take = Callable[[int, int], Tensor]
+"""(first element, count) of a file's tensor."""
 
-    starts: Annotated[dict[Name, Count], Field(max_length=10**7)]
+
+def _slice(file: Any, name: str, first: int, count: int) -> Tensor:
+    part: Tensor = file.get_slice(name)[first : first + count]
+    return part
 
 
 class Shards:
     """The tensors of a checkpoint by (kind, parameter), put together from whatever ranks wrote them.
 
-    Files are mapped, and only what is asked for is read. Those are its shards that COMPLETE names: any other
-    file in the folder is not opened. Without a COMPLETE they are all.
+    A file that COMPLETE seals by pieces is opened when something in it is asked for, and what is read of it
+    is checked. Others are mapped, as they were by the code that wrote them; files that COMPLETE does not name
+    are not opened. Without a COMPLETE all shards in the folder are its.
     """
 
     def __init__(self, folder: Path) -> None:
         """InputError for a file that is no shard."""
         self.folder = folder
-        self._parts: dict[str, list[tuple[int, int, Any]]] = {}
+        self.opened: dict[str, SealedFile] = {}
+        self._parts: dict[str, list[tuple[int, int, _Take]]] = {}
         whole = is_there(folder / "COMPLETE")
-        names = (
-            sorted(_manifest(folder)) if whole else fnmatch.filter(names_in(folder), "shard-*.safetensors")
-        )
-        for name in sorted(names):
-            if name != "state.json" and is_there(folder / name):  # or ``check`` and ``read`` miss its part
+        names = names_in(folder) if not whole else []
+        found = dict.fromkeys(fnmatch.filter(names, "shard-*.safetensors"))
+        self._seals: Mapping[str, Seal | None] = _manifest(folder) if whole else found
+        for name, seal in sorted(self._seals.items()):
+            if seal is not None and seal.pieces:
+                for key, (start, count) in seal.places().items():
+                    take = functools.partial(self._take, name, key)
+                    self._parts.setdefault(key, []).append((start, count, take))
+            # Or ``check`` and ``read`` miss its part:
+            elif name != "state.json" and is_there(folder / name):
                 self._add(folder / name)
+
+    def _take(self, name: str, key: str, first: int, count: int) -> Tensor:
+        if (file := self.opened.get(name)) is None:
+            seal = self._seals[name]
+            assert seal is not None
+            try:
+                file = self.opened[name] = SealedFile(self.folder / name, seal)
+            except NO_FILE as error:
+                raise DamagedError(f"{self.folder / name}: {error.strerror}") from None
+        return file.read(key, first, count)
 
     def _add(self, path: Path) -> None:
         try:
@@ -318,9 +342,10 @@ class Shards:
             for name, start in starts.items():
                 part = file.get_slice(name)
                 shape = part.get_shape()
-                if len(shape) != 1 or part.get_dtype() not in FLOATS:
+                if len(shape) != 1 or part.get_dtype() not in DTYPES:
                     raise InputError(f"{path}: {name} is {part.get_dtype()} {shape}, not flat and of floats")
-                self._parts.setdefault(name, []).append((start, shape[0], file))
+                take = functools.partial(_slice, file, name)
+                self._parts.setdefault(name, []).append((start, shape[0], take))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except SafetensorError as error:
@@ -342,11 +367,10 @@ class Shards:
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
         """Elements ``start`` .. ``start + count`` of a parameter: fp32 [count], CPU."""
         result, found = torch.empty(count), 0
-        for begin, size, file in self._parts.get(f"{kind}/{name}", []):
+        for begin, size, take in self._parts.get(f"{kind}/{name}", []):
             low, high = max(start, begin), min(start + count, begin + size)
             if low < high:
-                part = file.get_slice(f"{kind}/{name}")[low - begin : high - begin]
-                result[low - start : high - start] = part
+                result[low - start : high - start] = take(low - begin, high - low)
                 found += high - low
         if found != count:
             raise InputError(
@@ -363,9 +387,21 @@ def read_weights(folder: Path, which: str) -> dict[str, Tensor]:
 
 
 def load(folder: Path, engine: Engine, ema: Ema) -> State:
-    """Take up a checkpoint, at any ZeRO stage and world size. A collective."""
-    state, shards = read_state(folder), Shards(folder)
-    engine.load(shards.read, state.updates)
+    """Take up a checkpoint, at any ZeRO stage and world size. A collective.
+
+    DamagedError, on every rank, where one found damage in what it read: then another is to be taken up.
+    """
+    problem = None
+    try:
+        state, shards = read_state(folder), Shards(folder)
+        engine.fill_states(shards.read, state.updates)
+        engine.fill(ema.shards, "ema", shards.read)
+    except OtherVersionError:
+        raise
+    except InputError as error:
+        problem = str(error).removeprefix(f"{folder}/")
+    if problems := [said for said in gather(problem, engine.world) if said is not None]:
+        raise DamagedError(problems[0])
     engine.load_scaler_state(state.scaler)
-    engine.fill(ema.shards, "ema", shards.read)
+    engine.write_weights(engine.full_weights())
     return state

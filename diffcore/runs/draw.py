@@ -16,7 +16,7 @@ from diffcore.diffusion.guidance import guided
 from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.samplers import SAMPLERS
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine.ranks import World, gather_arrays
+from diffcore.engine.ranks import World, sum_over_ranks
 from shards.schema import Attribute
 
 BATCH = 64
@@ -84,7 +84,14 @@ def draw_shared(
     images = draw(
         network, schedule, labels_NA[mine], mine, sampling, shape=shape, seed=seed, device=world.device
     )
-    return np.concatenate(gather_arrays(images, world))[:count]
+    if world.size == 1:
+        return images
+    # What is shown travels, however many ranks there are: those that draw an image again give nothing.
+    first = min(world.rank * share, count)
+    whole = torch.zeros((count, *images.shape[1:]), dtype=torch.uint8)
+    own = whole[first : first + share]
+    own.copy_(torch.from_numpy(images[: len(own)]))
+    return sum_over_ranks(whole.to(world.device)).cpu().numpy()
 
 
 def choose_labels(schema: Sequence[Attribute], wanted: dict[str, int], seed: int, count: int) -> Tensor:

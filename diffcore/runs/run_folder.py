@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self
+from typing import IO, TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,8 @@ from diffbase.machine.ports import RENDEZVOUS
 from diffbase.system_error import is_there, named, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
-from diffcore.config.tree import Config
+from diffcore.config.configure import replace
+from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Config, OrderName
 from shards.schema import Attribute
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 """What a launcher may have put into the folder before the first step."""
+DRAWS = "diffusion.draws"
 OVERLAP = 60.0
 """Seconds that a launcher's attempt waits for the end of the one before it."""
 
@@ -115,20 +117,44 @@ def data_record(index: Index) -> dict[str, Any]:
     return {"fingerprint": index.fingerprint, "size": index.size, "schema": schema}
 
 
+def settled(config: Config) -> Config:
+    """``config`` with the version of its draws: its own, else that of the run folder, else the newest.
+
+    InputError if the folder's record cannot be read.
+    """
+    if config.diffusion.draws is not None:
+        return config
+    before = _record(config)
+    draws = NEWEST_DRAWS if before is None else before.identity.get(DRAWS) or FIRST_DRAWS
+    return replace(config, "diffusion", {"draws": draws})
+
+
+def recorded_order(config: Config) -> str:
+    """``data.order``, or where that is auto the order of the run that the folder holds already, if any."""
+    if config.data.order != "auto" or (before := _record(config)) is None:
+        return config.data.order
+    order = before.identity.get("data.order", "full")  # which was the default
+    if order not in get_args(OrderName):
+        allowed = ", ".join(get_args(OrderName))
+        raise InputError(f"{config.run}: its order is {order!r:.40}; allowed: {allowed}")
+    return str(order)
+
+
 def check(config: Config, data: dict[str, Any]) -> None:
     """InputError, with both values, if the run folder belongs to another experiment.
 
     ``data`` says which shards: their fingerprint among others. A folder without a run is fine.
     """
-    record = config.run / "run.json"
-    if not is_there(record):
+    before = _record(config)
+    if before is None:
         if any(not _begun(name) for name in names_in(config.run)):
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
-    before = validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
-    fingerprint, now = before.data.fingerprint, config.identity()
-    # A setting that is younger than the folder was at its default.
-    identity = {key: config.usual(key) for key in now} | before.identity
+    fingerprint = before.data.fingerprint
+    now = settled(config).identity() | {"data.order": recorded_order(config)}
+    # A setting that is younger than the folder was at its default, or at what was its default then.
+    first = {DRAWS: FIRST_DRAWS, "data.order": "full"}
+    identity = {key: config.usual(key) for key in now} | first | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)
@@ -138,6 +164,14 @@ def check(config: Config, data: dict[str, Any]) -> None:
             f"run: {config.run} was trained on other shards (index {fingerprint[:12]}, "
             f"{config.data.path} has {data['fingerprint'][:12]}); give another run folder or the old shards"
         )
+
+
+def _record(config: Config) -> RunRecord | None:
+    """What the run folder says of its run, if there is one."""
+    record = config.run / "run.json"
+    if not is_there(record):
+        return None
+    return validated(RunRecord, json_file.read(record), f"{record}: not a run's record")
 
 
 def _begun(name: str) -> bool:
@@ -166,6 +200,7 @@ def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
             if time.monotonic() > until:
                 raise InputError(f"run: another process is training in {config.run}") from None
         time.sleep(0.2)
+    config = settled(config)
     if not is_there(config.run / "run.json"):
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
         write_json(config.run / "run.json", tree)

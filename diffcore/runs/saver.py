@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffbase import ledger
@@ -24,12 +25,10 @@ from diffbase.system_error import named, told
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, gather, side_group
-from diffcore.runs.checkpoint import SAVING, State, folder_at, folder_of, prune, shard_name
+from diffcore.engine.ranks import World, gather, receive_bytes, send_bytes, side_group
+from diffcore.runs.checkpoint import KINDS, SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
-from diffcore.runs.tensors import write_tensors
-
-T = TypeVar("T")
+from diffcore.runs.tensors import seal_of, write_tensors
 
 
 def state_now(
@@ -52,6 +51,8 @@ def state_now(
     )
 
 
+FILL = 64 << 20
+"""Bytes of a file, or more: a file system of many nodes counts opens rather than bytes."""
 TRIES = 3
 """Checkpoints in a row that may fail to be written before the run ends."""
 
@@ -83,11 +84,19 @@ class Saver:
         starts: dict[str, int] = {}
         for kind, shards in {"weights": engine.masters(), "ema": ema.shards, **engine.moments()}.items():
             for name, start, part in engine.parts(shards):
-                tensors[f"{kind}/{name}"] = part.to("cpu", copy=True)
+                # From pinned memory on, the copies queue behind each other, and one wait is for all.
+                copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
+                tensors[f"{kind}/{name}"] = copy.copy_(part, non_blocking=part.is_cuda)
                 starts[f"{kind}/{name}"] = start
+        if self.world.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
         waited = time.monotonic() - began
+        together = ranks_a_file(4 * len(KINDS) * engine.parameters, self.world.size)
         self._thread = threading.Thread(
-            target=self._guarded, args=(state, tensors, starts, best, waited), name="checkpoint", daemon=True
+            target=self._guarded,
+            args=(state, tensors, starts, together, best, waited),
+            name="checkpoint",
+            daemon=True,
         )
         self._thread.start()
 
@@ -135,19 +144,32 @@ class Saver:
         state: State,
         tensors: dict[str, Tensor],
         starts: dict[str, int],
+        together: int,
         best: Mapping[str, Any] | None,
         waited: float,
     ) -> None:
         began, main = time.monotonic(), self.world.main
+        if main:
+            with contextlib.suppress(OSError):  # a launcher then does not wait for the checkpoint
+                (self.run / SAVING).write_text(f"{state.step}\n")
+            ledger.note(self.run, "saving", step=state.step)
+        # Before any disk can fail: a rank that waits for another's parts would wait for ever.
+        mine = collected(tensors, starts, self.world, together, self._group)
+        place = replace(
+            self.world, rank=self.world.rank // together, size=-(-self.world.size // together)
+        )  # of the file among the files
+        manifest: dict[str, Any] = {}
 
-        def shard() -> dict[str, Any]:
-            if main:
-                with contextlib.suppress(OSError):  # a launcher then does not wait for the checkpoint
-                    (self.run / SAVING).write_text(f"{state.step}\n")
-                ledger.note(self.run, "saving", step=state.step)
-            return write_shard(temporary_of(self.run, state.step), self.world, tensors, starts)
+        def shard() -> None:
+            if mine is not None:
+                manifest.update(write_shard(temporary_of(self.run, state.step), place, *mine))
 
-        manifest = {name: said for part in self._on_all(shard) for name, said in part.items()}
+        self._on_all(shard)
+        if main:
+            for writer in range(together, self.world.size, together):
+                manifest.update(json.loads(receive_bytes(writer, self._group)))
+        elif mine is not None:
+            send_bytes(json.dumps(manifest).encode(), 0, self._group)
 
         def rest() -> None:
             if not main:
@@ -170,20 +192,20 @@ class Saver:
             print(one_line(f"old checkpoints were not removed: {error}"), file=sys.stderr, flush=True)
             ledger.note(self.run, "damaged", why=one_line(str(error)))
 
-    def _on_all(self, work: Callable[[], T]) -> list[T]:
-        """What ``work`` gives on each rank; if it fails on one, an error on all of them, which would wait for
-        it otherwise: OSError where that was one."""
-        problem, result, own = None, None, None
+    def _on_all(self, work: Callable[[], None]) -> None:
+        """``work`` on each rank; if it fails on one, an error on all of them, which would wait for it
+        otherwise: OSError where that was one."""
+        problem, own = None, None
         try:
-            result = work()
+            work()
         except OSError as error:
             problem = [error.errno, error.strerror or str(error), error.filename and str(error.filename)]
         except Exception as error:
             problem, own = [None, f"{type(error).__name__}: {error}", None], error
-        gathered = gather([result, problem], self.world, self._group)
+        gathered = gather(problem, self.world, self._group)
         if own is not None:
             raise own
-        for rank, (_, failed) in enumerate(gathered):
+        for rank, failed in enumerate(gathered):
             if failed is not None:
                 if self.world.main:
                     (self.run / SAVING).unlink(missing_ok=True)
@@ -191,7 +213,41 @@ class Saver:
                 if number is None:
                     raise RuntimeError(f"{said} (checkpoint, rank {rank})")
                 raise OSError(number, f"{said} (checkpoint, rank {rank})", filename)
-        return [result for result, _ in gathered]
+
+
+def ranks_a_file(size: int, world: int) -> int:
+    """How many neighbours write one file, so that a checkpoint of ``size`` bytes has files of ``FILL``."""
+    return min(world, -(-FILL * world // max(1, size)))
+
+
+def collected(
+    tensors: dict[str, Tensor], starts: dict[str, int], world: World, together: int, group: Any
+) -> tuple[dict[str, Tensor], dict[str, int]] | None:
+    """The parts of ``together`` neighbouring ranks, on the first of them; None on the others.
+
+    Neighbours' parts of a parameter follow each other at every ZeRO stage, so together they are one part.
+    They travel, and are not written into one file from many nodes: over NFS a node writes whole pages, its
+    neighbours' bytes among them, and the digests want all of a piece.
+    """
+    first = world.rank - world.rank % together
+    if world.rank != first:
+        told = [[key, starts[key], tensor.numel()] for key, tensor in tensors.items()]
+        send_bytes(json.dumps(told).encode(), first, group)
+        flat = torch.cat([torch.empty(0), *tensors.values()])
+        send_bytes(flat.numpy().data.cast("B") if len(flat) else b"", first, group)
+        return None
+    parts = {key: [tensor] for key, tensor in tensors.items()}
+    starts = dict(starts)
+    for member in range(first + 1, min(first + together, world.size)):
+        told = json.loads(receive_bytes(member, group))
+        data = receive_bytes(member, group)
+        flat = torch.frombuffer(data, dtype=torch.float32) if data else torch.empty(0)
+        for (key, start, count), part in zip(told, flat.split([count for *_, count in told]), strict=True):
+            end = starts.setdefault(key, start) + sum(map(len, parts.setdefault(key, [])))
+            assert start == end, f"{key}: rank {member} begins at {start}, those before it end at {end}"
+            assert len(part) == count
+            parts[key].append(part)
+    return {key: torch.cat(pieces) if len(pieces) > 1 else pieces[0] for key, pieces in parts.items()}, starts
 
 
 def temporary_of(run: Path, step: int) -> Path:
@@ -206,7 +262,10 @@ def write_shard(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / shard_name(world.rank, world.size)
     write_tensors(path, tensors, {"starts": json.dumps(starts, sort_keys=True)})
-    return _synced(path)
+    path.chmod(0o600)
+    with named(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {path.name: seal_of(path, tensors, starts)}
 
 
 def _synced(path: Path) -> dict[str, dict[str, Any]]:
@@ -231,4 +290,5 @@ def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     sync_folder(final.parent)
     with open_atomic(final / "COMPLETE") as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        lines = (f"{json.dumps(name)}: {json.dumps(said)}" for name, said in sorted(manifest.items()))
+        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())

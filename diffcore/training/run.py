@@ -23,13 +23,14 @@ from diffbase.exits import RunFailedError
 from diffbase.explain import checked
 from diffbase.redaction import without_url_secrets
 from diffcore import models
+from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.outcome import Outcome
-from diffcore.engine.ranks import World, barrier, gather
+from diffcore.engine.ranks import World, barrier, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -39,6 +40,7 @@ from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import load_weights
+from diffcore.runs.tensors import DamagedError
 from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
 from diffcore.training.guards.progress import Progress
@@ -80,6 +82,7 @@ class Training:
         self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog, judge: Judging = no_judge
     ) -> None:
         """``judge`` makes the probe whose figures stand beside the validation loss."""
+        config = run_folder.settled(config)
         self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
         self._open = contextlib.ExitStack()
         self._lost: set[str] = set()
@@ -87,6 +90,8 @@ class Training:
         # What is trained on what, and whether the run folder is of the same experiment.
         self.reader = training_reader(config)
         self._open.callback(self.reader.close)
+        # What auto stands for: the run keeps it.
+        self.config = config = configure.replace(config, "data", {"order": self.reader.order.name})
         self.data = run_folder.data_record(self.reader.index)
         run_folder.check(config, self.data)
 
@@ -114,12 +119,13 @@ class Training:
         self._unsettled: tuple[Outcome, Tensor] | None = None
         self._saved: int | None = None
         self._best_before: float | None = None
-        folder, skipped = self._newest(config.run, world)
+        self._damaged: dict[str, str] = {}
+        folder, skipped = self._newest()
         if folder is None and config.init_from is not None:
             self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
         self.ema = Ema(self.engine, config.ema)
-        if folder is not None:
-            self._load(folder)
+        while folder is not None and not self._load(folder):
+            folder, skipped = self._newest()
         if world.main:
             checkpoint.clear_after(config.run, self.step)
             if problem := checkpoint.clear_best(config.run):
@@ -231,16 +237,14 @@ class Training:
     def settle(self) -> None:
         """Take in whether the last step was left out. A collective where it was.
 
-        Under ZeRO-0 the device decides that, and the next step asks when its backward is queued. Whatever
-        looks at the run between two steps settles first: figures, validation, images, checkpoints.
-        RunFailedError where too many were left out in a row.
+        Under ZeRO-0 the device decides that; the next step asks when its backward is queued, and what looks
+        at the run between two steps settles first. RunFailedError where too many were left out in a row.
         """
         if self._unsettled is None:
             return
         (outcome, loss_finite), self._unsettled = self._unsettled, None
-        applied = outcome.applied()
-        self.progress.stepped(applied)
-        if not applied:
+        self.progress.stepped(outcome.applied())
+        if not outcome.applied():
             self._skipped(loss_finite)
 
     def _write_profile(self, end: Callable[[], Path | None]) -> None:
@@ -313,16 +317,17 @@ class Training:
         self.clock.start()
         return not exploded
 
-    @staticmethod
-    def _newest(run: Path, world: World) -> tuple[Path | None, list[str]]:
-        """``checkpoint.newest`` as rank 0 finds it, on every rank. A collective.
+    def _newest(self) -> tuple[Path | None, list[str]]:
+        """``checkpoint.newest`` as rank 0 finds it, on every rank, without those that were found damaged. A
+        collective.
 
         InputError where there are complete ones and none can be loaded: to begin anew would remove them.
         """
+        run, world = self.config.run, self.world
         folder, skipped, refused = None, list[str](), ""
         if world.main:
             try:
-                folder, skipped = checkpoint.newest(run)
+                folder, skipped = checkpoint.newest(run, whole=False, damaged=self._damaged)
                 if folder is None and checkpoint.complete(run):
                     refused = (
                         f"{checkpoint.folder_of(run)}: none can be loaded ({'; '.join(skipped)}); "
@@ -340,7 +345,7 @@ class Training:
         c = self.config
         self.settle()
         self.saver.settle()
-        folder, _ = self._newest(c.run, self.world)
+        folder, _ = self._newest()
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
         if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
             done = (
@@ -348,7 +353,9 @@ class Training:
             )
             raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
         at, now = self.step, self.progress
-        self._load(folder)
+        while folder is not None and not self._load(folder):
+            folder, _ = self._newest()
+        assert folder is not None  # or _newest has refused
         now.rolled_back(self.progress, c.guards)
         self.progress = now
         if self.world.main:
@@ -361,12 +368,18 @@ class Training:
         self._record("rollback", step=self.step, lost=at - self.step, why=line)
         self.clock.start()
 
-    def _load(self, folder: Any) -> None:
-        with self.watchdog.section("load"):
-            state = checkpoint.load(folder, self.engine, self.ema)
+    def _load(self, folder: Path) -> bool:
+        """False where a rank found it damaged, and ``_newest`` is to be asked again. A collective."""
+        try:
+            with self.watchdog.section("load"):
+                state = checkpoint.load(folder, self.engine, self.ema)
+        except DamagedError as error:
+            self._damaged[folder.name] = str(error)
+            return False
         self.step = state.step
         self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
         self._saved = state.step
+        return True
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
@@ -427,8 +440,8 @@ class Training:
         """Where the memory of the followed step went, on all ranks. A collective."""
         if self.tracer.result is None:
             return
-        ranks = gather(self.tracer.result, self.world)
-        if self.world.main:
+        ranks = gather_to_main(self.tracer.result, self.world)
+        if ranks is not None:
             with self.watchdog.section("memory report"):
                 anatomy = report.measured(self.config, ranks)
                 self.monitor.board(self.step, dict(report.scalars(anatomy)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,6 +26,9 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 SHARED = "/dev/shm"
 """Where the system keeps the semaphores of processes, and NCCL what GPUs of a node hand each other."""
 
+LONGEST = 107 - len("/pymp-12345678/listener-12345678")
+"""Bytes of a temporary folder's path in which a Unix socket finds room (unix(7))."""
+
 
 def prepare_workers(module: str) -> None:
     """Start the process that workers are forked from and have it import ``module``; returns at once.
@@ -38,7 +42,8 @@ def prepare_workers(module: str) -> None:
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         os.environ.update(dict.fromkeys(THREADS, "1"))
-        forkserver.ensure_running()
+        with _room_for_a_socket():
+            forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         for name, value in given.items():
@@ -46,6 +51,21 @@ def prepare_workers(module: str) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _room_for_a_socket() -> Iterator[None]:
+    """Around what makes a socket in the temporary folder: in /tmp where its path would be too long for one.
+
+    multiprocessing makes a folder of its own there, 0700, and keeps to it; since Python 3.14 it does this.
+    """
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST:
+        tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def map_in_order(

@@ -85,7 +85,8 @@ def test_logs_that_cannot_be_written_are_told_once(train: Train, small: Path, sm
     assert said.count("metrics.jsonl cannot be written (No space left on device); training goes on") == 1
     assert [checkpoint.step_of(folder) for folder in checkpoint.complete(small_disk)][-1] == 120
     steps = [line["step"] for line in metrics.read(small_disk)]
-    assert steps == list(range(1, len(steps) + 1)) and 5 <= len(steps) < 120
+    # A line is lost or whole; a rewritten heartbeat may leave room for another one now and then.
+    assert steps == sorted(set(steps)) and steps[:5] == [1, 2, 3, 4, 5] and len(steps) < 120
 
 
 def test_whatever_the_umask_a_run_is_its_owners(train: Train, small: Path) -> None:
@@ -137,6 +138,20 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(train: Train, sma
     assert finished.code == exits.BAD_INPUT and finished.err.count("\n") == 1
     assert "state.json" in finished.err and "move the folder away to begin anew" in finished.err
     assert older.is_dir() and newer.is_dir()
+
+
+def test_what_any_rank_finds_damaged_is_not_trained_on(train: Train, small: Path) -> None:
+    train(ranks=2)
+    run = small.parent / "run"
+    older, newer = checkpoint.complete(run)
+    shard = newer / checkpoint.shard_name(0, len(list(newer.glob("shard-*"))))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # of the last rank's part: not rank 0, which looks for the newest, reads it
+    shard.write_bytes(data)
+    finished = train("--train.steps", "6", ranks=2)
+    assert "from step 2" in finished.out and f"checkpoint {newer.name} skipped: {shard.name}" in finished.out
+    assert "damaged" in events(run) and checkpoint.check(newer) is None  # made again
+    assert older.is_dir() or checkpoint.complete(run)[-1].name == "step-00000006"
 
 
 def test_a_link_in_the_ledgers_place_is_one_line(train: Train, small: Path) -> None:

@@ -95,6 +95,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.numeric
+def test_a_run_from_before_versions_of_draws_goes_on_with_its_own(train: Train, small: Path) -> None:
+    """Bit for bit, by the command that began it; the newest draws would make another run of it."""
+    run_folder, first = small.parent / "run", ("--diffusion.draws", "1")
+    train("--train.steps", "2", *first)
+    record = json.loads((run_folder / "run.json").read_text())
+    del record["identity"]["diffusion.draws"]
+    (run_folder / "run.json").write_text(json.dumps(record))
+    assert "from step 2" in train().out
+    found = saved(run_folder)["weights"]
+    wanted = {}
+    for version in ("1", "2"):
+        run_folder.rename(small.parent / f"before-{version}")
+        train("--diffusion.draws", version)
+        wanted[version] = saved(run_folder)["weights"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted["1"].items())
+    assert not any(
+        torch.equal(found[name], tensor) for name, tensor in wanted["2"].items() if tensor.dim() > 1
+    )
+
+
 @pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2)), ((2, 3), (1, 1))])
 def test_a_run_goes_on_at_another_world_size_and_stage(
     before: tuple[int, int], after: tuple[int, int], train: Train, small: Path
@@ -109,7 +130,7 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     train("--sampling.every", "2", "--memory.trace", "true", ranks=2, launcher=True)
     folder = small.parent / "run"
     assert configure.load(folder / "config.yaml") == configure.load(
-        small, {"sampling": {"every": 2}, "memory": {"trace": True}}
+        small, {"sampling": {"every": 2}, "memory": {"trace": True}, "diffusion": {"draws": 2}}
     )
     names = sorted(p.name for p in (folder / "samples").iterdir())
     assert names == [

@@ -179,10 +179,11 @@ def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, A
     scale = LOSS_SCALE if sums.precision == "fp16" else 1.0
 
     def backward(step: int, micro_step: int, rank: int) -> None:
-        batch = reader.read(positions_of(step, micro_step, rank, ranks, micro, c.batch.size))
+        mine = positions_of(step, micro_step, rank, ranks, micro, c.batch.size, reader.order.name)
+        batch = reader.read(mine)
         images = to_signal(batch.images)
-        draws = Draws.at(
-            batch.positions,
+        draws = Draws.on_device(
+            torch.from_numpy(batch.positions).to(DEVICE),
             seed=c.seed,
             timesteps=c.diffusion.timesteps,
             label_dropout=c.diffusion.label_dropout,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffcore import models
-from diffcore.config.tree import Config
+from diffcore.config.tree import FIRST_DRAWS, Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -19,6 +19,7 @@ from diffcore.engine import process_group
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather
+from diffcore.engine.staging import buffers
 from diffcore.engine.step import take_step
 from diffcore.memory import report, tables
 from diffcore.memory.measure.trace import Tracer
@@ -66,8 +67,10 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     images, eps = (torch.randn_like(inputs.x_BCHW) for _ in range(2))
     t_B = torch.randint(0, config.diffusion.timesteps, (engine.micro,), device=world.device)
     draws = Draws(t_B, eps, inputs.keep_B)
+    on_gpu = world.device.type == "cuda" and config.diffusion.draws != FIRST_DRAWS
+    waiting = buffers(engine.micro, data.size, len(data.schema), world.device) if on_gpu else []
 
-    def loss_of(_: None) -> Tensor:
+    def loss_of(_: None, held: list[Tensor] = waiting) -> Tensor:
         return denoising_loss(engine, schedule, weights_T, images, inputs.labels_BA, draws)
 
     def step(number: int, followed: bool) -> None:

@@ -55,6 +55,10 @@ class Tracer:
     def after(self, part: str) -> None:
         """A part of the step (``engine.step``) has ended: forward and backward of a micro batch, or all."""
         phase = PHASES.get(part)
+        if self._recorder is not None and part == "data":
+            self._recorder.micro_batch()
+        elif self._recorder is not None:
+            self._recorder.since = len(self._recorder.stream.category)
         if self._recorder is None or phase is None:
             return
         self._recorder.mark(phase)
@@ -87,11 +91,14 @@ class _Recorder(TorchDispatchMode):
         self.stack: list[str] = []
         self.handles: list[Any] = []
         self.done = False
+        self.since = 0
+        """Number of the first storage after the part of the step that ended last."""
         for category, tensors in (engine.memory() | {"ema": ema.held}).items():
             for tensor in tensors:
                 self._there(tensor, category, host=True)
         for buffer in engine.network.buffers():
             self._there(buffer, "data")
+        self.since = len(self.stream.category)
         self.stream.mark("start")
 
     @classmethod
@@ -111,6 +118,12 @@ class _Recorder(TorchDispatchMode):
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         for handle in self.handles:
             handle.remove()
+
+    def micro_batch(self) -> None:
+        """What is left of the storages since the last part is the micro batch, made on the device."""
+        for number in self.addresses:
+            if number >= self.since and self.stream.category[number] == "temporary":
+                self.stream.category[number] = "data"
 
     def mark(self, phase: str) -> None:
         self.forward = phase == "backward"  # of the next micro batch, if there is one

@@ -28,10 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffcore import models
-from diffcore.config.tree import Config
+from diffcore.config.tree import FIRST_DRAWS, Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine import staging
 from diffcore.engine.ranks import torch_dtype
 from shards.schema import Attribute
 
@@ -90,7 +91,7 @@ class Trace:
     buffers: int
     """Bytes of the network's buffers and of the noise schedule."""
     inputs: int
-    """Bytes of the micro batch itself: images, labels, noise, timesteps."""
+    """Bytes of the micro batch itself: images, labels, noise, timesteps; and of the next ones' buffers."""
     events: list[Event] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     recomputed: set[int] = field(default_factory=set)
@@ -225,9 +226,10 @@ def trace(
     """Record one micro batch of ``micro`` samples of ``size`` pixels under ``config``.
 
     ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them;
-    ``cuda`` is whether autocast is to be CUDA's.
+    ``cuda`` is whether autocast is to be CUDA's, and samples wait on the device.
     """
     arithmetic = config.engine.arithmetic
+    staged = cuda and config.diffusion.draws != FIRST_DRAWS
     lower, dtype = torch_dtype(arithmetic.lower), torch_dtype(arithmetic.weights)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = _cast(models.build(config.model, schema, size), dtype)
@@ -237,6 +239,8 @@ def trace(
         images, t_B, labels, keep_B = models.example_batch(micro, schema, size)
         draws = Draws(t_B, torch.empty_like(images), keep_B)
         inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
+        # To draw takes 4.5 times the noise for a moment, before the network's activations, which are more.
+        waiting = staging.buffers(micro, size, len(schema), "cpu") if staged else []
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
         result = Trace(
@@ -244,7 +248,7 @@ def trace(
             dtype,
             [Parameter(name, tuple(p.shape)) for name, p in named],
             sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
-            sum(t.untyped_storage().nbytes() for t in inputs),
+            sum(t.untyped_storage().nbytes() for t in inputs + waiting),
         )
         recorder = _Recorder(result, cuda)
         recorder.ignore([p for _, p in named] + list(network.buffers()) + inputs + constants)

@@ -143,7 +143,8 @@ def plan(
     data = data or Data.of(config)
     micro, accumulation = config.batch.split(world)
     traced = traced or trace_quietly(config, data, micro, device)
-    sharing = Sharing.of(config, world, rank, cpu=device == "cpu")
+    numels = [parameter.numel for parameter in traced.parameters]
+    sharing = Sharing.of(config, world, numels, rank, cpu=device == "cpu")
     stream = replay(traced, sharing)
     moments, ended, timeline = account(stream, device)
     return Plan(
@@ -155,7 +156,7 @@ def plan(
         config.engine.precision,
         config.engine.checkpointing,
         config.engine.offload,
-        sum(p.numel for p in traced.parameters),
+        sum(numels),
         moments,
         ended.bytes["gradients"],
         layers(traced),

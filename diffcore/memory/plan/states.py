@@ -65,9 +65,14 @@ class Sharing:
     """Stage 3's partition of the weights is on the host too."""
 
     @classmethod
-    def of(cls, config: Config, world: int, rank: int = 0, cpu: bool = False) -> Sharing:
-        """From the config and DeepSpeed's JSON that it names. InputError if they contradict each other."""
-        zero = settings(config, world).get("zero_optimization", {})
+    def of(
+        cls, config: Config, world: int, numels: Sequence[int], rank: int = 0, cpu: bool = False
+    ) -> Sharing:
+        """From the config and DeepSpeed's JSON that it names, for parameters of ``numels`` elements.
+
+        InputError if they contradict each other.
+        """
+        zero = settings(config, world, numels).get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
         keys = ("offload_optimizer", "offload_param")
         offload, parameters = (zero.get(key, {}).get("device", "none") != "none" for key in keys)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from diffcore.config.tree import Guards, LrSchedule
-from diffcore.runs.checkpoint import Count
+from diffcore.runs.tensors import Count
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 WINDOW = 20

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.flip import FLIP, flip, flipped
-from shards.order import word
+from shards.positions.permutation import word
 
 SEEDS = st.integers(0, 2**64 - 1)
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from diffbase.cli import InputError
 from shards import order
-from shards.order import ORDERS, Extent, Order, ReaderState, scramble
+from shards.order import ORDERS, Extent, Order, ReaderState
+from shards.positions.permutation import scramble
 
 SHUFFLED = sorted(set(ORDERS) - {"sequential"})
+BATCH = 8
 
 
 @settings(max_examples=100, deadline=None)
@@ -61,7 +63,7 @@ def test_epochs_and_seeds_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(order, "BLOCK", 4)
     orders = set()
     for seed in (0, 1, 2**64 - 1):
-        stream = Order(name, seed, Extent(50, 5))
+        stream = Order(name, seed, Extent(50, 5), batch=BATCH)
         orders |= {tuple(stream.sample_of(np.arange(e * 50, e * 50 + 50)).tolist()) for e in (0, 1, 2**40)}
     assert len(orders) == 9
 
@@ -69,15 +71,23 @@ def test_epochs_and_seeds_differ(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_pinned() -> None:
     """A run resumed with later code, or another numpy, must go on in the same order."""
     extent, places = Extent(40_000, 1000), np.array([0, 1, 39_999, 40_000, 2**50])
-    found = {name: Order(name, 7, extent).sample_of(places).tolist() for name in SHUFFLED}
+    found = {name: Order(name, 7, extent, batch=BATCH).sample_of(places).tolist() for name in SHUFFLED}
     assert found == PINNED
     assert scramble((7, 3, 1), 10, np.arange(10)).tolist() == PINNED_SMALL
+    for tail, pinned in PINNED_RUNS.items():  # of streams, units of one shard in runs
+        stream = Order("streams", 7, Extent(40_000, 700, 5400), tail, 48)
+        assert stream.sample_of(places).tolist() == pinned
 
 
 PINNED = {
     "block": [21830, 6308, 36513, 9107, 15925],
     "full": [37369, 24664, 8018, 28995, 7469],
     "shards": [34554, 16176, 745, 16128, 28916],
+    "streams": [3677, 9413, 35479, 491, 2171],
+}
+PINNED_RUNS = {
+    "wrap": [719, 1493, 12527, 13874, 13882],
+    "drop": [719, 1492, 12514, 13879, 13399],
 }
 PINNED_SMALL = [8, 4, 3, 9, 5, 0, 6, 7, 1, 2]
 
@@ -98,22 +108,23 @@ def test_window_bounds_what_is_touched(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", SHUFFLED)
 def test_neighbours_are_unrelated(name: str) -> None:
     count = 100_000
-    numbers = Order(name, 0, Extent(count, 1000)).sample_of(np.arange(count))
-    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < (0.1 if name == "shards" else 0.03)
+    numbers = Order(name, 0, Extent(count, 1000), batch=100).sample_of(np.arange(count))
+    if name != "streams":  # whose neighbours in a batch are of neighbouring parts of the split
+        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < (0.1 if name == "shards" else 0.03)
     together = np.mean(numbers[:-1] // 1000 == numbers[1:] // 1000)
-    assert together < {"full": 0.012, "block": 0.022, "shards": 0.08}[name]
+    assert together < {"full": 0.012, "block": 0.022, "shards": 0.08, "streams": 0.012}[name]
 
 
 def test_resume_in_a_million() -> None:
     for name in SHUFFLED:
         start = time.perf_counter()
-        Order(name, 0, Extent(1_000_000, 1000)).sample_of(np.arange(900_000, 900_256))
+        Order(name, 0, Extent(1_000_000, 1000), batch=256).sample_of(np.arange(900_000, 900_256))
         assert time.perf_counter() - start < 0.05, name
 
 
 def test_refusals() -> None:
     extent = Extent(10, 5)
-    with pytest.raises(ValueError, match="order is 'random'; allowed: full, block, shards, sequential"):
+    with pytest.raises(ValueError, match="order is 'random'; allowed: full, block, shards, sequential, str"):
         Order("random", 0, extent)
     with pytest.raises(ValueError, match="tail is 'pad'; allowed: wrap, drop"):
         Order("full", 0, extent, "pad")
@@ -123,6 +134,8 @@ def test_refusals() -> None:
         Order("full", 0, extent, batch=0)
     with pytest.raises(ValueError, match="needs the global batch"):
         Order("full", 0, extent, "drop")
+    with pytest.raises(ValueError, match="order streams needs the global batch"):
+        Order("streams", 0, extent)
     with pytest.raises(InputError, match="a batch of 11 is more than the 10 samples"):
         Order("full", 0, extent, "drop", 11)
 

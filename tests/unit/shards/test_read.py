@@ -20,6 +20,7 @@ from shards.codec.decode import BadSample, decode_image
 from shards.codec.fast_decode import decoder
 from shards.order import TAILS, ReaderState
 from shards.packing.packer import pack
+from shards.positions import streams
 from shards.prefetch import prefetch
 from shards.read import CorruptSampleError, ShardReader
 from shards.schema import CARTOON_SET
@@ -231,6 +232,31 @@ def test_block_order_reads_ahead(packs: list[Path], monkeypatch: pytest.MonkeyPa
         assert 2 <= len(asked) <= 2 * 6  # this window's runs and the next one's, once
         reader.read([16])
         assert len(asked) <= 3 * 6
+
+
+def test_streams_read_ahead_what_is_their_own(packs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks' reads ask for all bytes of the epoch together, and for none of them both."""
+    monkeypatch.setattr(streams, "WINDOW", 1)
+    asked: list[set[int]] = [set(), set()]
+    for rank, mine in enumerate(asked):
+        with ShardReader(packs[1], order="streams", batch=10, tail="drop") as reader:
+            advised = []
+            monkeypatch.setattr(reader._images, "advise", lambda numbers, to=advised: to.append(numbers))
+            for step in range(5):
+                reader.read(np.arange(5) + step * 10 + rank * 5)
+                before = len(advised)
+                reader.read(np.arange(5) + step * 10 + rank * 5)
+                assert len(advised) == before  # nothing is asked for again
+            numbers = np.concatenate(advised).tolist()
+            mine |= set(numbers)
+            # The last spans are followed by the next epoch's first ones, of the same samples.
+            assert len(numbers) <= 2 * len(mine)
+    assert asked[0] == set(range(25)) and asked[1] == set(range(25, 50))
+
+
+def test_auto_is_full_for_a_small_set(packs: list[Path]) -> None:
+    with ShardReader(packs[1], order="auto", batch=10) as reader:
+        assert reader.order.name == "full" == reader.state(0).order
 
 
 def test_a_system_without_reading_ahead(packs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,21 @@ def test_descriptors_are_bounded_and_closed(packed: Path, monkeypatch: pytest.Mo
         reader.read([0])
 
 
+def test_streams_keep_their_shards_open(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "OPEN_SHARDS", 1)
+    before, opened = descriptors(), []
+    monkeypatch.setattr(
+        images, "open_plain", lambda path: opened.append(path) or system_error.open_plain(path)
+    )
+    with ShardReader(packed, order="streams", batch=4, tail="drop") as reader:
+        for step in range(reader.order.length // 4):
+            reader.read(range(4 * step, 4 * step + 4))
+            assert descriptors() <= before + 4
+        # A stream is in a shard at a time, and asks for the next one; a bound of streams lies amid a shard.
+        assert len(set(opened)) == len(reader.split.shards)
+        assert len(opened) < reader.order.length / 2
+
+
 def test_many_threads(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "OPEN_SHARDS", 1)
     with ShardReader(packed) as reader:

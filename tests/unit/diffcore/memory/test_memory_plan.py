@@ -18,6 +18,7 @@ from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
+from diffcore.engine.staging import SETS
 from diffcore.memory import __main__ as commands
 from diffcore.memory import advise, report, tables
 from diffcore.memory.calibration import capacity
@@ -233,8 +234,24 @@ def test_autocast_keeps_the_weights_and_norms_in_fp32(config: Config, small: Pla
 
 def test_on_the_cpu_host_and_device_are_one_memory(config: Config) -> None:
     changed_config = configure.replace(config, "engine", {"zero": 3, "offload": "optimizer"})
-    cuda, cpu = (plan(changed_config, 2, device=device, data=DATA).moments[-1] for device in ("cuda", "cpu"))
-    assert cpu.host == 0 and cpu.allocated == cuda.allocated + cuda.host > cuda.allocated
+    cuda, cpu = (plan(changed_config, 2, device=device, data=DATA) for device in ("cuda", "cpu"))
+    last, of_cpu = cuda.moments[-1], cpu.moments[-1]
+    assert of_cpu.host == 0 and last.host > 0
+    assert of_cpu.allocated == last.allocated + last.host - staged_bytes(cuda)
+
+
+def staged_bytes(of: Plan) -> int:
+    """Two sets of pixels, labels and positions."""
+    return SETS * of.micro * (DATA.size**2 * 3 + 8 * len(DATA.schema) + 8)
+
+
+def test_samples_wait_on_the_gpu_where_they_are_made_there(config: Config) -> None:
+    def data(draws: int, device: str) -> int:
+        changed_config = configure.replace(config, "diffusion", {"draws": draws})
+        return plan(changed_config, 2, device=device, data=DATA).moments[-1].bytes["data"]
+
+    assert data(2, "cuda") - data(1, "cuda") == staged_bytes(plan(config, 2, data=DATA))
+    assert data(2, "cpu") == data(1, "cpu") == data(1, "cuda")
 
 
 @pytest.mark.parametrize("world", [1, 2])

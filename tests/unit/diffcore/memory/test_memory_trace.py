@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffcore.memory.measure.trace import _Recorder
+from diffcore.memory.measure.trace import Tracer, _Recorder
 from diffcore.memory.oom import is_out_of_memory
 
 
@@ -65,6 +65,28 @@ def test_what_forward_leaves_is_activations() -> None:
     sizes = {number: size for number, size in stream.events if size}
     kept = [(stream.layer[n], sizes[n]) for n, c in enumerate(stream.category) if c == "activations"]
     assert kept == [("1", out.nbytes)]  # the linear layer's output is gone: ReLU keeps its own
+
+
+def test_a_micro_batch_that_is_made_in_the_step_is_data() -> None:
+    """Of the second one too, when backward has left something that is not."""
+    network = nn.Linear(4, 8)
+    tracer = Tracer(recorder(network).engine, SimpleNamespace(held=[]), 0, 1)  # type: ignore[arg-type]
+    tracer.begin(0)
+    held: list[Tensor] = []
+    for _ in range(2):
+        x = torch.ones(2, 4) * 2
+        tracer.after("data")
+        out = network(x)
+        tracer.after("forward")
+        held += [x, out, out + 1]
+        tracer.after("backward")
+        tracer.after("optimizer")
+    assert tracer._recorder is not None
+    found = tracer._recorder
+    tracer.close()
+    wanted = ["data", "activations", "activations", "data", "activations", "temporary"]
+    by_storage = {number: found.stream.category[number] for number in found.addresses}
+    assert [by_storage[found.known[x.untyped_storage()._cdata]] for x in held] == wanted
 
 
 @pytest.mark.parametrize(("compiled", "category"), [(False, "data"), (True, "activations")])

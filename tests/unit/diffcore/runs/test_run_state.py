@@ -21,6 +21,7 @@ from diffbase.files import REPOSITORY
 from diffbase.formats import jsonl
 from diffbase.page import pictures
 from diffcore.config import configure
+from diffcore.config.tree import NEWEST_DRAWS
 from diffcore.diffusion.pixels import to_pixels, to_signal
 from diffcore.runs import metrics, run_folder
 from diffcore.runs.export import export
@@ -34,16 +35,23 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"
 
 
 @given(
-    micro=st.integers(1, 5), accumulation=st.integers(1, 4), world=st.integers(1, 8), step=st.integers(0, 99)
+    micro=st.integers(1, 5),
+    accumulation=st.integers(1, 4),
+    world=st.integers(1, 8),
+    step=st.integers(0, 99),
+    order=st.sampled_from(["full", "streams"]),
 )
-def test_ranks_and_micro_steps_share_out_a_step(micro: int, accumulation: int, world: int, step: int) -> None:
+def test_ranks_and_micro_steps_share_out_a_step(
+    micro: int, accumulation: int, world: int, step: int, order: str
+) -> None:
     size = micro * accumulation * world
-    parts = [
-        positions_of(step, micro_step, rank, world, micro, size)
-        for micro_step in range(accumulation)
+    of_rank = [
+        np.concatenate([positions_of(step, m, rank, world, micro, size, order) for m in range(accumulation)])
         for rank in range(world)
     ]
-    assert sorted(np.concatenate(parts)) == list(range(step * size, (step + 1) * size))
+    assert sorted(np.concatenate(of_rank)) == list(range(step * size, (step + 1) * size))
+    if order == "streams":  # its own part, however it is cut into micro batches
+        assert np.concatenate(of_rank).tolist() == list(range(step * size, (step + 1) * size))
 
 
 def test_pixels_survive_the_way_to_the_network_and_back() -> None:
@@ -96,6 +104,56 @@ def test_a_setting_that_is_younger_than_the_folder_was_at_its_default(tmp_path: 
     run_folder.check(c, DATA)
     with pytest.raises(InputError, match=r"another experiment \(data\.flip was False, now True\)"):
         run_folder.check(configure.replace(c, "data", {"flip": True}), DATA)
+
+
+def test_a_run_keeps_the_version_of_its_draws(tmp_path: Path) -> None:
+    """A new run has the newest; one whose record is older than versions goes on with the first."""
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    assert c.diffusion.draws is None and run_folder.settled(c).diffusion.draws == NEWEST_DRAWS
+    run_folder.claim(c, DATA).close()
+    record = json.loads((c.run / "run.json").read_text())
+    assert record["identity"]["diffusion.draws"] == NEWEST_DRAWS
+    assert configure.load(c.run / "config.yaml").diffusion.draws == NEWEST_DRAWS
+    run_folder.check(c, DATA)
+    with pytest.raises(InputError, match=r"diffusion\.draws was 2, now 1"):
+        run_folder.check(configure.replace(c, "diffusion", {"draws": 1}), DATA)
+
+    for old in ({}, {"diffusion.draws": None}, {"diffusion.draws": 1}):
+        identity = {k: v for k, v in record["identity"].items() if k != "diffusion.draws"} | old
+        (c.run / "run.json").write_text(json.dumps(record | {"identity": identity}))
+        assert run_folder.settled(c).diffusion.draws == 1
+        run_folder.claim(c, DATA).close()
+        assert configure.load(c.run / "config.yaml").diffusion.draws == 1
+        if old.get("diffusion.draws", 1):
+            run_folder.check(c, DATA)
+            with pytest.raises(InputError, match=r"diffusion\.draws was 1, now 2"):
+                run_folder.check(configure.replace(c, "diffusion", {"draws": 2}), DATA)
+    (c.run / "run.json").write_text(json.dumps(record | {"identity": {"diffusion.draws": 3}}))
+    with pytest.raises(InputError, match="draws"):
+        run_folder.settled(c)
+
+
+@pytest.mark.parametrize(("recorded", "order"), [("streams", "streams"), ("full", "full"), (None, "full")])
+def test_auto_is_the_order_that_the_run_has(tmp_path: Path, recorded: str | None, order: str) -> None:
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    assert c.data.order == run_folder.recorded_order(c) == "auto"
+    run_folder.claim(configure.replace(c, "data", {"order": order}), DATA).close()
+    path = c.run / "run.json"
+    record = json.loads(path.read_text())
+    if recorded is None:  # older than the setting
+        del record["identity"]["data.order"]
+        path.write_text(json.dumps(record))
+    assert run_folder.recorded_order(c) == order
+    run_folder.check(c, DATA)
+    run_folder.check(configure.replace(c, "data", {"order": order}), DATA)
+    other = configure.replace(c, "data", {"order": "block"})
+    assert run_folder.recorded_order(other) == "block"
+    with pytest.raises(InputError, match=rf"another experiment \(data\.order was '{order}', now 'block'\)"):
+        run_folder.check(other, DATA)
+    record["identity"]["data.order"] = 5
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="its order is 5; allowed: auto, full, block, shards, streams"):
+        run_folder.check(c, DATA)
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import queue
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffbase import ledger
 from diffcore.engine.ranks import World
-from diffcore.runs import saver
-from diffcore.runs.checkpoint import State
+from diffcore.runs import checkpoint, saver
+from diffcore.runs.checkpoint import KINDS, Shards, State
 from diffcore.runs.saver import Saver
 
 
@@ -35,6 +40,8 @@ def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: list[BaseExc
 
 
 class Empty:
+    parameters = 0
+
     def masters(self) -> list[torch.Tensor]:
         return []
 
@@ -87,3 +94,145 @@ def test_what_is_no_disks_fault_is_raised_at_once(tmp_path: Path, monkeypatch: p
     begin(made, 1)
     with pytest.raises(ZeroDivisionError):
         made.settle()
+
+
+# --- neighbours in one file ---
+
+SIZES = {"a": 37, "b": 5, "c": 64}
+
+
+def parts_of(world: int, *, flat: bool) -> list[dict[str, tuple[int, int]]]:
+    """(start, count) by parameter of every rank: ranges of all parameters in a row, as under ZeRO-1 and 2, or
+    equal parts of each, as under ZeRO-3."""
+    found: list[dict[str, tuple[int, int]]] = [{} for _ in range(world)]
+    begin, share = 0, -(-sum(SIZES.values()) // world)
+    for name, size in SIZES.items():
+        for rank in range(world):
+            step = share if flat else -(-size // world)
+            low, high = rank * step - begin * flat, (rank + 1) * step - begin * flat
+            if (low := max(low, 0)) < (high := min(high, size)):
+                found[rank][name] = low, high - low
+        begin += size
+    return found
+
+
+@settings(max_examples=30)
+@given(world=st.integers(1, 12), together=st.integers(1, 12), flat=st.booleans())
+def test_neighbours_write_one_file_that_has_all_their_parts(
+    tmp_path_factory: pytest.TempPathFactory, world: int, together: int, flat: bool
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    values = {
+        key: torch.randn(size) for kind in KINDS for name, size in SIZES.items() for key in [f"{kind}/{name}"]
+    }
+    manifest: dict[str, Any] = {}
+    for rank, tensors, starts in together_of(parts_of(world, flat=flat), together, values):
+        place = World(rank // together, -(-world // together), 0, torch.device("cpu"))
+        manifest |= saver.write_shard(saver.temporary_of(run, 5), place, tensors, starts)
+    state = State(
+        5, 20, 5, {}, {}, world, 1, "fp32", "unknown", {name: [size] for name, size in SIZES.items()}
+    )
+    saver.finish(run, state, manifest)
+    folder = checkpoint.folder_at(run, 5)
+    assert len(list(folder.glob("shard-*"))) == -(-world // together) and checkpoint.check(folder) is None
+    for key, value in values.items():
+        assert torch.equal(Shards(folder).read(*key.split("/"), 0, len(value)), value)
+
+
+def together_of(
+    places: list[dict[str, tuple[int, int]]], together: int, values: dict[str, torch.Tensor]
+) -> Iterator[tuple[int, dict[str, torch.Tensor], dict[str, int]]]:
+    """(rank, tensors, starts) of those that write, in one process: the others have sent before they ask."""
+    sent: dict[int, queue.SimpleQueue[bytes]] = defaultdict(queue.SimpleQueue)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver, "receive_bytes", lambda source, _: bytearray(sent[source].get_nowait()))
+        for rank in sorted(range(len(places)), key=lambda rank: rank % together == 0):
+            patch.setattr(saver, "send_bytes", lambda data, to, _, rank=rank: sent[rank].put(bytes(data)))
+            mine = {f"{kind}/{name}": at for kind in KINDS for name, at in places[rank].items()}
+            tensors = {
+                key: values[key][start : start + count].clone() for key, (start, count) in mine.items()
+            }
+            starts = {key: start for key, (start, _) in mine.items()}
+            world = World(rank, len(places), 0, torch.device("cpu"))
+            if (found := saver.collected(tensors, starts, world, together, None)) is not None:
+                yield rank, *found
+    assert all(box.empty() for box in sent.values())
+
+
+@given(size=st.integers(0, 1 << 40), world=st.integers(1, 10_000))
+def test_files_are_as_few_as_fill(size: int, world: int) -> None:
+    together = saver.ranks_a_file(size, world)
+    assert 1 <= together <= world
+    assert together == world or together * size >= saver.FILL * world
+    assert together == 1 or (together - 1) * size < saver.FILL * world  # one rank less does not fill it
+
+
+class Part(Empty):
+    """Of one of some ranks under ZeRO-3: its equal part of everything."""
+
+    def __init__(self, world: World) -> None:
+        self.places = parts_of(world.size, flat=False)[world.rank]
+        self.parameters = sum(SIZES.values())
+        self.shards = self.of("ema")
+
+    def of(self, kind: str) -> list[torch.Tensor]:
+        return [whole(kind, name)[at : at + count] for name, (at, count) in self.places.items()]
+
+    def masters(self) -> list[torch.Tensor]:
+        return self.of("weights")
+
+    def moments(self) -> dict[str, list[torch.Tensor]]:
+        return {kind: self.of(kind) for kind in KINDS[2:]}
+
+    def parts(self, shards: Any) -> Iterator[Any]:
+        for (name, (start, _)), shard in zip(self.places.items(), shards, strict=True):
+            yield name, start, shard
+
+
+def whole(kind: str, name: str) -> torch.Tensor:
+    return torch.arange(SIZES[name]) + 1000.0 * KINDS.index(kind)
+
+
+def save_twice(rank: int, ranks: int, run: Path) -> None:
+    """One of the processes: its first save fails on the last rank that writes, the second is whole."""
+    saver.FILL = 4 * 4 * sum(SIZES.values()) // 2  # two files
+    where = f"file://{run}/meet"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
+    world = World(rank, ranks, rank, torch.device("cpu"))
+    made, part, write = Saver(run, 2, world), Part(world), saver.write_shard
+    outcomes = []
+    for step in (1, 2):
+
+        def failing(folder: Path, place: World, *given: Any, step: int = step) -> dict[str, Any]:
+            if step == 1 and place.rank == 1:
+                raise FULL
+            return write(folder, place, *given)
+
+        saver.write_shard = failing
+        shapes = {name: [size] for name, size in SIZES.items()}
+        any_part: Any = part
+        made.save(State(step, step, step, {}, {}, ranks, 3, "fp32", "unknown", shapes), any_part, any_part)
+        outcomes.append(made.settle())
+    (run / f"{rank}").write_text(str(outcomes))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_write_two_files_and_all_hear_of_one_that_cannot(tmp_path: Path) -> None:
+    ranks, spawn = 3, multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=save_twice, args=(rank, ranks, tmp_path)) for rank in range(ranks)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(240)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [(tmp_path / f"{rank}").read_text() for rank in range(ranks)] == ["[True, False]"] * ranks
+    [folder] = checkpoint.complete(tmp_path)
+    assert folder.name == "step-00000002" and checkpoint.check(folder) is None
+    assert len(list(folder.glob("shard-*-of-00002.safetensors"))) == 2
+    for kind in KINDS:
+        for name, value in checkpoint.read_weights(folder, kind).items():
+            assert torch.equal(value, whole(kind, name))

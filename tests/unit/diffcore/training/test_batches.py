@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
-from diffcore.config.tree import Config
+from diffcore.config.tree import NEWEST_DRAWS, Config
 from diffcore.diffusion.pixels import to_pixels
+from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
 from diffcore.runs.data import first_samples, training_reader
-from diffcore.training.batches import micro_batches
+from diffcore.training.batches import Samples, made, micro_batches, positions_of, read_samples
 from shards.flip import flipped
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
@@ -32,12 +37,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(20):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "source" / f"{number}.png")
-    pack(folder / "source", folder / "out", Settings(size=8, val=0.2))
+    pack(folder / "source", folder / "out", Settings(size=8, val=0.2, shard_size=2))
     return folder / "out"
 
 
-def config_of(shards: Path, flip: bool) -> Config:
-    overrides = {"data": {"path": shards, "flip": flip}, "batch": {"size": SIZE, "micro": 2}, "seed": 3}
+def config_of(shards: Path, flip: bool, order: str = "auto") -> Config:
+    overrides = {
+        "data": {"path": shards, "flip": flip, "order": order},
+        "batch": {"size": SIZE, "micro": 2},
+        "seed": 3,
+    }
     return configure.load(REPOSITORY / "configs" / "demo.yaml", overrides)
 
 
@@ -50,15 +59,15 @@ def stream(config: Config, world: int = 1, start: int = 0) -> NDArray[np.uint8]:
             place = World(rank, world, 0, torch.device("cpu"))
             for k, batch in enumerate(micro_batches(config, reader, place, start, STEPS)):
                 step, micro_step = divmod(k, accumulation)
-                first = step * SIZE + (micro_step * world + rank) * 2
-                places += [first, first + 1]
+                places += positions_of(step, micro_step, rank, world, 2, SIZE, reader.order.name).tolist()
                 images += list(to_pixels(batch.images))
     return np.stack([images[i] for i in np.argsort(places)])
 
 
-def test_half_are_mirrored_whatever_the_world_and_the_resume(shards: Path) -> None:
-    config = config_of(shards, flip=True)
-    plain, found = stream(config_of(shards, flip=False)), stream(config)
+@pytest.mark.parametrize("order", ["auto", "block", "streams"])
+def test_half_are_mirrored_whatever_the_world_and_the_resume(shards: Path, order: str) -> None:
+    config = config_of(shards, flip=True, order=order)
+    plain, found = stream(config_of(shards, flip=False, order=order)), stream(config)
     mirrored = flipped(3, np.arange(STEPS * SIZE))
     assert 0.3 < mirrored.mean() < 0.7
     for before, after, is_mirrored in zip(plain, found, mirrored, strict=True):
@@ -66,6 +75,92 @@ def test_half_are_mirrored_whatever_the_world_and_the_resume(shards: Path) -> No
     for world in (2, 4):
         assert np.array_equal(stream(config, world), found)
         assert np.array_equal(stream(config, world, start=4), found[4 * SIZE :])
+
+
+def drawn(config: Config, device: str = "cpu", world: int = 1, start: int = 0) -> list[Tensor]:
+    """Timesteps, noise, drops and labels of the steps from ``start`` on, in the order of their positions."""
+    found: dict[int, tuple[Tensor, ...]] = {}
+    accumulation = SIZE // 2 // world
+    for rank in range(world):
+        with training_reader(config) as reader:
+            place = World(rank, world, 0, torch.device(device))
+            for k, batch in enumerate(micro_batches(config, reader, place, start, STEPS)):
+                step, micro_step = divmod(k, accumulation)
+                first = (start + step) * SIZE + (micro_step * world + rank) * 2
+                d = batch.draws
+                for row, parts in enumerate(zip(d.t_B, d.eps_BCHW, d.keep_B, batch.labels, strict=True)):
+                    found[first + row] = parts
+    return [torch.stack(column) for column in zip(*(found[place] for place in sorted(found)), strict=True)]
+
+
+def assert_equal(some: list[Tensor], others: list[Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_each_version_of_the_draws_is_of_the_position_alone(shards: Path, version: int) -> None:
+    config = configure.replace(config_of(shards, flip=False), "diffusion", {"draws": version})
+    found = drawn(config)
+    places, d = range(STEPS * SIZE), config.diffusion
+    rest: Any = {"seed": 3, "timesteps": d.timesteps, "label_dropout": d.label_dropout, "shape": (3, 8, 8)}
+    wanted = Draws.at(places, **rest) if version == 1 else Draws.on_device(torch.tensor(places), **rest)
+    assert_equal(found[:3], [wanted.t_B, wanted.eps_BCHW, wanted.keep_B])
+    assert_equal(drawn(config, world=2), found)
+    assert_equal(drawn(config, world=4, start=4), [x[4 * SIZE :] for x in found])
+
+
+def test_a_config_without_a_version_has_the_newest(shards: Path) -> None:
+    config = config_of(shards, flip=False)
+    newest = configure.replace(config, "diffusion", {"draws": NEWEST_DRAWS})
+    assert config.diffusion.draws is None
+    assert_equal(drawn(config), drawn(newest))
+
+
+class Copies(TorchDispatchMode):
+    """Operations between the CPU and another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, result))
+        if len({leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}) > 1:
+            self.found.append(str(func))
+        return result
+
+
+def test_a_micro_batch_is_made_without_a_word_to_the_host(shards: Path) -> None:
+    """On a device without numbers to read (meta): no reads, and no copies once the constants are there."""
+    config = config_of(shards, flip=False)
+    with training_reader(config) as reader:
+        samples = read_samples(config, reader, np.arange(4))
+    there = Samples(*(x.to("meta") for x in samples.tensors))
+    made(config, there)
+    with Copies() as copies:
+        batch = made(config, there)
+        samples.pixels.to("meta")
+    assert len(copies.found) == 1  # the last line's
+    here = made(config, samples)
+    for a, b in zip(batch.tensors, here.tensors, strict=True):
+        assert a.device.type == "meta" and a.shape == b.shape and a.dtype == b.dtype
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_gpu_has_the_same_micro_batches_and_waits_for_none(shards: Path, version: int) -> None:
+    config = configure.replace(config_of(shards, flip=True), "diffusion", {"draws": version})
+    here = drawn(config)
+    drawn(config, "cuda")  # constants are copied once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there = drawn(config, "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    t_B, noise, keep_B, labels = (x.cpu() for x in there)
+    assert_equal([t_B, keep_B, labels], [here[0], here[2], here[3]])
+    torch.testing.assert_close(noise, here[1], rtol=0, atol=2e-6)
 
 
 def test_held_out_images_are_never_mirrored(shards: Path) -> None:

@@ -51,6 +51,20 @@ def test_in_order(jobs: int) -> None:
     assert list(map_in_order(slow_square, [], jobs)) == []
 
 
+def test_a_temporary_folder_that_leaves_no_room_for_a_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = (
+        "from shards.packing.workers import map_in_order\n"
+        "if __name__ == '__main__': print(list(map_in_order(abs, [-1, 2], 2)))"
+    )
+    (tmp_path / "program.py").write_text(code)
+    env = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "[1, 2]\n"), finished.stderr
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_takes_only_a_few_items_ahead(jobs: int) -> None:
     items = itertools.count()

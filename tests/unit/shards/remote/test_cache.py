@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffbase.cli import InputError
@@ -148,6 +149,36 @@ def test_next_window_is_fetched_ahead(
         if thread.name == "shards-fetch":
             thread.join(20)
     assert open_in(cache.folder) == open_in(packed) == []
+
+
+def test_a_rank_fetches_the_shards_of_its_own_streams_alone(
+    server: Server, cache: Cache, packed: Path
+) -> None:
+    shards = {shard.name for shard in Index.load(packed).split("train").shards}
+    with (
+        ShardReader(server.url, order="streams", batch=4, tail="drop", cache=cache) as there,
+        ShardReader(packed, order="streams", batch=4, tail="drop") as here,
+    ):
+        assert there.order.streams is not None and there.order.streams.number == 4
+        steps = 2 * there.order.length // 4
+        for step in range(steps):
+            mine = range(4 * step, 4 * step + 2)  # the first rank's of two
+            assert there.read(mine).keys == here.read(mine).keys
+        for thread in threading.enumerate():
+            if thread.name == "shards-fetch":
+                thread.join(20)
+        of = there.split.shard_of(np.arange(len(there) // 2))
+        own = {there.split.shards[shard].name for shard in np.unique(of).tolist()}
+    assert {name: server.asked[name] for name in server.asked.keys() & shards} == dict.fromkeys(own, 1)
+    assert len(own) < len(shards)
+
+
+def test_streams_that_the_cache_cannot_hold(server: Server, cache: Cache, packed: Path) -> None:
+    cache.limit = 3 * max(shard.bytes for shard in Index.load(packed).split("train").shards)
+    with ShardReader(server.url, order="streams", batch=4, cache=cache) as there:
+        assert len(there.read([0, 1]).keys) == 2
+        with pytest.raises(InputError, match=r"the 4 streams of this process need \d+ bytes .* order shards"):
+            there.read(range(4))
 
 
 def test_nothing_ahead_where_two_windows_find_no_room(

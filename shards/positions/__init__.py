@@ -1,0 +1,1 @@
+"""From a position of the stream to a sample's number: keyed permutations, canonical streams."""
