@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffcore.config.tree import Ema as EmaConfig
 from diffcore.engine.engine import Engine
+from diffcore.engine.outcome import Outcome
 
 
 class Ema:
@@ -20,7 +21,15 @@ class Ema:
 
     def __init__(self, engine: Engine, config: EmaConfig) -> None:
         self.engine, self.config = engine, config
-        self.shards = [shard.clone() for shard in engine.masters()]
+        self.held = [shard.clone() for shard in engine.masters()]
+        """As they are now: a step whose outcome the host does not know yet may be missing."""
+        self._pending: tuple[int, Outcome] | None = None
+
+    @property
+    def shards(self) -> list[Tensor]:
+        """This rank's part of the average after all steps so far, laid out like ``Engine.masters``."""
+        self.settle()
+        return self.held
 
     def decay_at(self, step: int) -> float:
         """Decay of step ``step`` (0 is the first); warmed up so that early weights are soon forgotten."""
@@ -29,10 +38,24 @@ class Ema:
             return 0.0
         return min(self.config.decay, (1 + since) / (10 + since)) if self.config.warmup else self.config.decay
 
+    def update(self, step: int, outcome: Outcome | None = None) -> None:
+        """Update the average after the optimizer's step ``step``, unless by ``outcome`` it was left out.
+
+        An outcome that is not known yet is waited for by ``settle``, before the weights change again.
+        """
+        self.settle()
+        self._pending = step, outcome or Outcome(True)
+        if self._pending[1].known:
+            self.settle()
+
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Update the average after the optimizer's step ``step``."""
-        torch._foreach_lerp_(self.shards, self.engine.masters(), 1 - self.decay_at(step))
+    def settle(self) -> None:
+        """Take in the step that waits for its outcome, if any; the weights are those after it."""
+        if self._pending is None:
+            return
+        (step, outcome), self._pending = self._pending, None
+        if outcome.applied():
+            torch._foreach_lerp_(self.held, self.engine.masters(), 1 - self.decay_at(step))
 
     def full(self) -> Iterator[tuple[str, Tensor]]:
         """(name, fp32 tensor) of every parameter's average, whole on every rank. A collective; exhaust it.

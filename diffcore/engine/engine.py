@@ -15,8 +15,9 @@ from diffbase.cli import InputError
 from diffbase.machine import compile_cache
 from diffcore.config.deepspeed_json import settings
 from diffcore.config.tree import Config
-from diffcore.engine import communication
+from diffcore.engine import communication, gradient_norm
 from diffcore.engine.optimizers import build_optimizer
+from diffcore.engine.outcome import Outcome
 from diffcore.engine.partitions import NamedStates
 from diffcore.engine.ranks import World, torch_dtype
 
@@ -90,6 +91,12 @@ class Engine(NamedStates):
         # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer
         self._norm = torch.zeros(())
+        self._norms: list[Tensor] = []
+        if self._unwrapped:
+            self._most = torch.tensor(config.engine.gradient_clipping, device=world.device)
+            self._engine.clip_fp32_gradients = self._clip
+        elif self.stage < 3:
+            gradient_norm.read_once(self._optimizer)
 
     def watch_communication(self, watch: Callable[[], AbstractContextManager[None]]) -> None:
         """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
@@ -106,20 +113,42 @@ class Engine(NamedStates):
         """Whether the micro batch in hand is the last one of its batch, after which the optimizer steps."""
         return bool(self._engine.is_gradient_accumulation_boundary())
 
-    def step(self, lr: float) -> bool:
+    def step(self, lr: float) -> Outcome:
         """End a micro batch; on the last one of a batch the optimizer steps with this learning rate.
 
-        Returns whether the weights may have changed: False where the gradient of any rank was not finite and
-        the step was left out (on every rank alike).
+        Where the gradient of any rank is not finite the step is left out, on every rank alike. Under ZeRO-0
+        the device decides that, and the host does not wait for it.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        if self._unwrapped and self.at_boundary:
-            gradients = [p.grad for p in self.names if p.grad is not None]
-            self._norm = torch.nn.utils.get_total_norm(gradients) / self.loss_scale
-            self._optimizer.overflow = not bool(self._norm.isfinite())
+        if not (self._unwrapped and self.at_boundary):
+            self._engine.step()
+            return Outcome(not getattr(self._optimizer, "overflow", False))
+        self._norms = list(torch._foreach_norm(self._gradients(), 2.0))
+        self._norm = torch.linalg.vector_norm(torch.stack(self._norms)) / self.loss_scale
+        finite = self._norm.isfinite()
+        if self._engine.torch_autocast_z0_gradscaler is not None:
+            # fp16's loss scale is read on the host in any case, and its scaler has a found_inf of its own.
+            self._optimizer.overflow = not bool(finite)
+            self._engine.step()
+            return Outcome(not self._optimizer.overflow)
+        # Fused Adam leaves weights, moments and its count as they are where this is 1.
+        self._optimizer.found_inf = (~finite).float()
         self._engine.step()
-        return not getattr(self._optimizer, "overflow", False)
+        self._optimizer.found_inf, self._norms = None, []
+        return Outcome(finite)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.names if p.grad is not None]
+
+    def _clip(self) -> None:
+        """DeepSpeed's clipping under ZeRO-0, to the last bit, of the norms that are there and without its
+        waits for constants."""
+        from deepspeed import comm
+
+        norm = torch.stack(self._norms).pow(2.0).sum().pow(0.5) / float(self.world.size)
+        comm.all_reduce(norm)
+        torch._foreach_mul_(self._gradients(), (self._most / (norm + 1e-6)).clamp(max=1.0))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's output; the first input, x_t, is cast to the weights' dtype."""

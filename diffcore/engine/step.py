@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
+from diffcore.engine.outcome import Outcome
 
 B = TypeVar("B")
 
@@ -21,14 +22,17 @@ def take_step(
     batches: Iterator[B],
     loss_of: Callable[[B], Tensor],
     after: Callable[[str], None],
-) -> tuple[bool, Tensor]:
+) -> tuple[Outcome, Tensor]:
     """Step ``number`` (0 is the first) on the next ``engine.accumulation`` micro batches.
 
     ``loss_of`` gives a micro batch's losses [B]. ``after`` is called as each part ends: data, forward,
-    backward and optimizer of every micro batch, then ema. Returns whether the weights may have changed (False
+    backward and optimizer of every micro batch, then ema. Returns whether the weights may have changed (not
     where a gradient was not finite and every rank left the step out), and the last micro batch's losses.
+
+    Where only the device knows that, the average takes the step in later: before the next one, or when it is
+    read.
     """
-    applied = True
+    outcome = Outcome(True)
     for _ in range(engine.accumulation):
         batch = next(batches)
         after("data")
@@ -36,9 +40,9 @@ def take_step(
         after("forward")
         engine.backward(loss_B.mean())
         after("backward")
-        applied = engine.step(lr)
+        ema.settle()  # what the step before it left, while the weights are still that one's
+        outcome = engine.step(lr)
         after("optimizer")
-    if applied:
-        ema.update(number)
+    ema.update(number, outcome)
     after("ema")
-    return applied, loss_B
+    return outcome, loss_B

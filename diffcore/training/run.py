@@ -29,6 +29,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
+from diffcore.engine.outcome import Outcome
 from diffcore.engine.ranks import World, barrier, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
@@ -115,6 +116,7 @@ class Training:
         # Where it was: rank 0 looks, all take what it found.
         self.step, self.progress = 0, Progress()
         self.measured: dict[str, float] = {}
+        self._unsettled: tuple[Outcome, Tensor] | None = None
         self._saved: int | None = None
         self._best_before: float | None = None
         self._damaged: dict[str, str] = {}
@@ -210,6 +212,8 @@ class Training:
         """A part of the step has ended."""
         self.tracer.after(part)
         self.clock.lap(part, on_cpu=part == "data")
+        if part == "backward":  # queued: now the host may wait for what the step before it came to
+            self.settle()
 
     def learn(self) -> None:
         """One optimizer step, on the next global batch."""
@@ -217,18 +221,31 @@ class Training:
         self.profile.before(self.step + 1)
         self.measured = {}  # of one step: neither a later log line nor a later checkpoint is to have it
         self.tracer.begin(self.step)
-        applied, loss_B = take_step(
+        outcome, loss_B = take_step(
             self.engine, self.ema, self.step, self._lr, self._batches, self._loss_of, self._after
         )
-        self.progress.stepped(applied)
         self.step += 1
         self._write_profile(lambda: self.profile.after(self.step))
-        if not applied:
-            self._skipped(loss_B)
+        self._unsettled = outcome, loss_B.detach().isfinite().all()
+        if outcome.known:
+            self.settle()
         if self._first:
             self._record("first_step", step=self.step)
             self._first = False
         self.watchdog.beat(self.step)
+
+    def settle(self) -> None:
+        """Take in whether the last step was left out. A collective where it was.
+
+        Under ZeRO-0 the device decides that; the next step asks when its backward is queued, and what looks
+        at the run between two steps settles first. RunFailedError where too many were left out in a row.
+        """
+        if self._unsettled is None:
+            return
+        (outcome, loss_finite), self._unsettled = self._unsettled, None
+        self.progress.stepped(outcome.applied())
+        if not outcome.applied():
+            self._skipped(loss_finite)
 
     def _write_profile(self, end: Callable[[], Path | None]) -> None:
         with self.monitor.writing("the profile"):
@@ -238,9 +255,9 @@ class Training:
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor
 
-    def _skipped(self, loss_B: Tensor) -> None:
+    def _skipped(self, loss_finite: Tensor) -> None:
         """The gradient was not finite, and no rank has stepped."""
-        bad = gather(not bool(loss_B.isfinite().all()), self.world)
+        bad = gather(not bool(loss_finite), self.world)
         ranks = [rank for rank, is_bad in enumerate(bad) if is_bad]
         where = f"loss of rank {', '.join(map(str, ranks))}" if ranks else "gradient"
         in_row, most = self.progress.skips_in_row, self.config.guards.max_skips
@@ -268,6 +285,7 @@ class Training:
 
         Returns False where the loss has exploded (``guards.explosion``).
         """
+        self.settle()
         c, w = self.config, self.world
         seconds = self.clock.read()
         steps = self.monitor.steps_since(self.step)
@@ -325,6 +343,7 @@ class Training:
     def roll_back(self) -> None:
         """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
         c = self.config
+        self.settle()
         self.saver.settle()
         folder, _ = self._newest()
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
@@ -364,6 +383,7 @@ class Training:
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
+        self.settle()
         with self.watchdog.section("draw"):
             self.grids.log(self.step, self.engine, self.ema, self.monitor)
         self.clock.start()
@@ -371,6 +391,7 @@ class Training:
     def validate(self) -> None:
         """Loss on held-out images, raw and averaged weights, and what a judge says of drawn ones; the next
         log line has them. A plateau cuts the learning rate. A collective."""
+        self.settle()
         c = self.config
         if self.probe is not None:
             with self.watchdog.section("judge"):
@@ -394,6 +415,7 @@ class Training:
 
     def save(self) -> None:
         """Begin a checkpoint of this step; it is written beside the next steps. A collective."""
+        self.settle()
         if self._saved == self.step:
             return
         c, value = self.config, self.measured.get(self.config.train.best)

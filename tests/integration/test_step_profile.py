@@ -1,4 +1,4 @@
-"""What a step makes the host wait for, and the profile of chosen steps, under real DeepSpeed."""
+"""What the host waits for in a step, steps left out, and the profile of chosen ones, under real DeepSpeed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.support import numerics
 
 STOP = {"stopping.py:last": 1}
 """Of a tensor on the CPU, whatever the device."""
-OURS = {"engine.py:step": 1}
-"""ZeRO-0's gradient norm, by which a step is left out."""
+LATE = {"outcome.py:applied": 1}
+"""Whether ZeRO-0's device left the step before out: on a GPU of pinned memory, and nothing waits."""
+NORM = {"gradient_norm.py:has_overflow": 1, "utils.py:is_invalid_grad_norm": 2}
+"""DeepSpeed decides on the host whether it steps: three looks at one copy of the norm, which lies there."""
 DEEPSPEED = {"utils.py:is_invalid_grad_norm": 2, "stage_1_and_2.py:has_overflow": 1}
-"""It decides for itself, twice by the norm: within the step, where nothing can be put between."""
-ALLOWED = {0: STOP | OURS, 1: STOP | DEEPSPEED, 2: STOP | DEEPSPEED, 3: STOP | DEEPSPEED}
+"""ZeRO-3 decides for itself, twice by the norm: within the step, where nothing can be put between."""
+ALLOWED = {0: STOP | LATE, 1: STOP | NORM, 2: STOP | NORM, 3: STOP | DEEPSPEED}
 """Reads of a tensor on the host in one step, by ZeRO stage."""
 
 
@@ -57,6 +59,27 @@ def test_a_step_reads_no_more_than_what_is_named(reads: dict[str, dict[str, int]
         assert found.keys() <= allowed.keys(), (name, found)
         assert all(count <= allowed[where] for where, count in found.items()), (name, found)
     assert all("stopping.py:last" in found for found in reads.values())  # what is there is seen
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_step_that_is_not_finite_is_left_out_whoever_decides(
+    configs: dict[str, Path], tmp_path: Path, ranks: int
+) -> None:
+    paths = []
+    for name, path in configs.items():
+        text = path.read_text().replace("profile: [2, 3], ", "").replace("steps: 4,", "steps: 20,")
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(text + "guards: {max_skips: 2}\n")
+    command = [sys.executable, "-m", "tests.support.left_out", *map(str, paths)]
+    finished = run(command, REPOSITORY, ranks=ranks, timeout=400)
+    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    line = next(line for line in finished.out.splitlines() if line.startswith("{"))
+    for path, found in json.loads(line).items():
+        end = found.pop("end")
+        assert end.startswith("step 7: ") and "2 in a row, 3 ever" in end, (path, end)
+        assert found == {
+            "same": True, "updates": 2, "skips": 1, "saved": [3, 2, 1], "moved": True, "count": 4.0,
+        }, path  # fmt: skip
 
 
 @pytest.mark.usefixtures("reads")
