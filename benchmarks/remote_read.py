@@ -66,11 +66,14 @@ def serve(folder: Path, delay: float, rate: float) -> None:
             if self.path == "/sent":
                 return self._answer(200, str(link.sent).encode(), 0)
             time.sleep(delay)
-            data = (folder / self.path.rpartition("/")[2]).read_bytes()
+            path = folder / self.path.rpartition("/")[2]
             if "Range" not in self.headers:
-                return self._answer(200, data, 1)
+                return self._answer(200, path.read_bytes(), 1)
             first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-            return self._answer(206, data[int(first) : int(last) + 1 if last else None], 1, int(first))
+            with path.open("rb") as file:
+                file.seek(int(first))
+                body = file.read(int(last) + 1 - int(first) if last else -1)
+            return self._answer(206, body, 1, int(first))
 
         def _answer(self, code: int, body: bytes, counted: int, first: int = 0) -> None:
             self.send_response(code)
