@@ -105,9 +105,9 @@ class Descriptors:
 
         Where the process has none left, those that nobody reads from go.
         """
+        with self._lock:
+            self._opening += 1
         while True:
-            with self._lock:
-                self._opening += 1
             try:
                 return self._open_shard(shard)
             except BaseException as error:
@@ -116,6 +116,7 @@ class Descriptors:
                     none_left = isinstance(error, OSError) and error.errno in NO_DESCRIPTORS
                     if not (none_left and self._spare()):
                         raise
+                    self._opening += 1  # before another thread looks, which is to wait for this one
 
     def _spare(self) -> bool:
         """Whether there may be a descriptor now; called with the lock.
