@@ -12,7 +12,6 @@ from diffbase.redaction import shown
 from diffcore.config.configure import replace
 from diffcore.config.tree import Config
 from diffcore.runs.model import TrainedModel
-from diffcore.runs.run_folder import recorded_order
 from shards.read import Batch, ShardReader
 from shards.remote.cache import Cache
 from shards.table import Index
@@ -44,12 +43,9 @@ def open_reader(
 
 
 def training_reader(config: Config) -> ShardReader:
-    """The stream that a run learns from; ``auto`` is the order that its folder has, else the data's.
-
-    Raises the errors of ShardReader, and InputError for a run folder whose record cannot be read.
-    """
-    order, size = recorded_order(config), config.batch.size
-    return open_reader(config, "train", order=order, seed=config.seed, tail=config.data.tail, batch=size)
+    """The stream that a run learns from. Raises the errors of ShardReader."""
+    data, size = config.data, config.batch.size
+    return open_reader(config, "train", order=data.order, seed=config.seed, tail=data.tail, batch=size)
 
 
 def first_samples(config: Config, split: str, count: int) -> Batch:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 """What a launcher may have put into the folder before the first step."""
-DRAWS = "diffusion.draws"
+DRAWS, ORDER = "diffusion.draws", "data.order"
+FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
+"""What runs had that are older than these settings."""
 OVERLAP = 60.0
 """Seconds that a launcher's attempt waits for the end of the one before it."""
 
@@ -118,26 +120,23 @@ def data_record(index: Index) -> dict[str, Any]:
 
 
 def settled(config: Config) -> Config:
-    """``config`` with the version of its draws: its own, else that of the run folder, else the newest.
+    """``config`` with what it leaves open as the run in its folder has it: draws and order.
 
-    InputError if the folder's record cannot be read.
+    Of a new run the draws are the newest, and an order ``auto`` stays: the data decide. InputError if the
+    folder's record cannot be read.
     """
-    if config.diffusion.draws is not None:
-        return config
     before = _record(config)
-    draws = NEWEST_DRAWS if before is None else before.identity.get(DRAWS) or FIRST_DRAWS
-    return replace(config, "diffusion", {"draws": draws})
-
-
-def recorded_order(config: Config) -> str:
-    """``data.order``, or where that is auto the order of the run that the folder holds already, if any."""
-    if config.data.order != "auto" or (before := _record(config)) is None:
-        return config.data.order
-    order = before.identity.get("data.order", "full")  # which was the default
-    if order not in get_args(OrderName):
-        allowed = ", ".join(get_args(OrderName))
-        raise InputError(f"{config.run}: its order is {order!r:.40}; allowed: {allowed}")
-    return str(order)
+    if before is not None:
+        identity = FIRST | before.identity
+        draws, order = identity[DRAWS] or FIRST[DRAWS], identity[ORDER]
+        if order not in get_args(OrderName):
+            allowed = ", ".join(get_args(OrderName))
+            raise InputError(f"{config.run}: its order is {order!r:.40}; allowed: {allowed}")
+    else:
+        draws, order = NEWEST_DRAWS, config.data.order
+    if config.diffusion.draws is None:
+        config = replace(config, "diffusion", {"draws": draws})
+    return replace(config, "data", {"order": order}) if config.data.order == "auto" else config
 
 
 def check(config: Config, data: dict[str, Any]) -> None:
@@ -151,10 +150,9 @@ def check(config: Config, data: dict[str, Any]) -> None:
             raise InputError(f"run: {config.run} is not empty and is no run folder; give another one")
         return
     fingerprint = before.data.fingerprint
-    now = settled(config).identity() | {"data.order": recorded_order(config)}
+    now = settled(config).identity()
     # A setting that is younger than the folder was at its default, or at what was its default then.
-    first = {DRAWS: FIRST_DRAWS, "data.order": "full"}
-    identity = {key: config.usual(key) for key in now} | first | before.identity
+    identity = {key: config.usual(key) for key in now} | FIRST | before.identity
     differing = [key for key in {**identity, **now} if identity.get(key) != now.get(key)]
     if differing:
         pairs = ", ".join(f"{key} was {identity.get(key)!r}, now {now.get(key)!r}" for key in differing)

@@ -6,9 +6,7 @@ is built any more: {"FILE:FUNCTION": reads}, of the innermost call outside of to
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -16,11 +14,8 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffcore.config import configure
-from diffcore.engine import process_group
-from diffcore.training.guards.stopping import StopFlag
-from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.run import Training
+from tests.support.in_training import report
 
 READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique")
 TORCH = f"{os.sep}torch{os.sep}"
@@ -40,28 +35,16 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def main() -> None:
-    world = process_group.start(Path(sys.argv[1]).parent, 1)
-    reads = {}
-    for path in sys.argv[1:]:
-        config = configure.load(Path(path))
-        watchdog = Watchdog(config.run, world.rank, config.train.steps, config.guards)
-        with watchdog, Training(config, world, StopFlag(), watchdog) as training:
-            for _ in range(2):
-                training.asked_to_stop()
-                training.learn()
-            with HostReads() as counted:
-                training.asked_to_stop()
-                training.learn()
-        reads[path] = dict(sorted(counted.found.items()))
-    if world.main:
-        print(json.dumps(reads), flush=True)
-    os._exit(0)  # as diffcore/train.py leaves
+def reads(training: Training) -> dict[str, int]:
+    """Of the third step."""
+    for _ in range(2):
+        training.asked_to_stop()
+        training.learn()
+    with HostReads() as counted:
+        training.asked_to_stop()
+        training.learn()
+    return dict(sorted(counted.found.items()))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+    report(reads)

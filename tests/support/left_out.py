@@ -9,22 +9,15 @@ changed the weights; "count": Adam's own steps after the fifth; "end": the error
 from __future__ import annotations
 
 import json
-import os
-import sys
-import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffbase.exits import RunFailedError
-from diffcore.config import configure
-from diffcore.engine import process_group
 from diffcore.runs import checkpoint
-from diffcore.training.guards.stopping import StopFlag
-from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.run import Training
+from tests.support.in_training import report
 
 
 def _states(t: Training) -> list[Tensor]:
@@ -76,22 +69,5 @@ def observed(t: Training) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    world = process_group.start(Path(sys.argv[1]).parent, 1)
-    runs = {}
-    for path in sys.argv[1:]:
-        config = configure.load(Path(path))
-        watchdog = Watchdog(config.run, world.rank, config.train.steps, config.guards)
-        with watchdog, Training(config, world, StopFlag(), watchdog) as training:
-            runs[path] = observed(training)
-    if world.main:
-        print(json.dumps(runs), flush=True)
-    os._exit(0)  # as diffcore/train.py leaves
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+    report(observed)

@@ -136,18 +136,18 @@ def test_a_run_keeps_the_version_of_its_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("recorded", "order"), [("streams", "streams"), ("full", "full"), (None, "full")])
 def test_auto_is_the_order_that_the_run_has(tmp_path: Path, recorded: str | None, order: str) -> None:
     c = configure.load(DEMO, {"run": str(tmp_path / "run")})
-    assert c.data.order == run_folder.recorded_order(c) == "auto"
+    assert c.data.order == run_folder.settled(c).data.order == "auto"
     run_folder.claim(configure.replace(c, "data", {"order": order}), DATA).close()
     path = c.run / "run.json"
     record = json.loads(path.read_text())
     if recorded is None:  # older than the setting
         del record["identity"]["data.order"]
         path.write_text(json.dumps(record))
-    assert run_folder.recorded_order(c) == order
+    assert run_folder.settled(c).data.order == order
     run_folder.check(c, DATA)
     run_folder.check(configure.replace(c, "data", {"order": order}), DATA)
     other = configure.replace(c, "data", {"order": "block"})
-    assert run_folder.recorded_order(other) == "block"
+    assert run_folder.settled(other).data.order == "block"
     with pytest.raises(InputError, match=rf"another experiment \(data\.order was '{order}', now 'block'\)"):
         run_folder.check(other, DATA)
     record["identity"]["data.order"] = 5
