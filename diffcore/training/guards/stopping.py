@@ -16,7 +16,7 @@ from diffcore.engine.ranks import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 EPOCH = 0.25
-"""Seconds between two looks at whether all are to stop; a stop is heard after at most two."""
+"""Seconds between two looks at whether all are to stop, of up to 500 ranks; two at most until it is heard."""
 MOST = 32
 """Steps between them: more would be long where steps suddenly take longer."""
 
@@ -49,6 +49,7 @@ class Agreement:
 
     def __init__(self, world: World) -> None:
         self._main, self._store = world.main, part_of(world, "stop")
+        self._epoch = EPOCH * max(1.0, world.size / 500)  # the store answers ranks one after the other
         self._steps, self._end, self._length = 0, 2, 1
         self._began = monotonic()
         self._said, self._told = False, list[int]()
@@ -81,5 +82,5 @@ class Agreement:
         now = monotonic()
         step = max((now - self._began) / self._length, 1e-6)
         self._began = now
-        self._length = int(max(1, min(EPOCH / step, 2 * self._length, MOST)))
+        self._length = int(max(1, min(self._epoch / step, 2 * self._length, MOST)))
         return self._length
