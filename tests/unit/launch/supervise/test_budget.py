@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from diffbase import ledger
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
-from launch.supervise import budget
+from launch.supervise.decide import budget
+from launch.supervise.decide.verdict import judge
 from launch.supervise.meeting import Exit
-from launch.supervise.verdict import judge
 
 
 def ended(code: int, progress: bool = False) -> dict[str, Any]:

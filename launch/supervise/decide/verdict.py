@@ -6,19 +6,26 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
+from diffbase.exits import BAD_INPUT, DONE, FATAL, HOLD_BACK, PREEMPTED, RETRYABLE, may_retry
 from launch.supervise.meeting import Exit
 
 ASKED = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
+ALONE = HOLD_BACK / 2
+"""Seconds that a node has to fail before every other one to be the cause: ranks that lost a peer hold back,
+while in a hang the limits of all run out together, and the one that hangs says nothing."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``code`` of exits.py for the whole attempt, which rank caused it, and one line."""
+    """``code`` of exits.py for the whole attempt, which rank caused it, and one line.
+
+    ``node``: the one that failed, where it did so alone and before all others; "" where that is not known.
+    """
 
     code: int
     why: str
     rank: int | None = None
+    node: str = ""
 
 
 def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
@@ -33,7 +40,10 @@ def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
     if failed:
         first = failed[0]
         code = RETRYABLE if may_retry(first.code) else first.code
-        return Verdict(code, f"rank {first.rank} on {first.node}: {describe(first.code)}", first.rank)
+        others = [e for e in exits.values() if e.node != first.node]
+        alone = bool(others) and not missing and all(e.ours or e.time - first.time > ALONE for e in others)
+        why = f"rank {first.rank} on {first.node}: {describe(first.code)}"
+        return Verdict(code, why, first.rank, first.node if alone else "")
     if stopped:
         return Verdict(PREEMPTED, "stopped by a signal, everything saved", stopped[0].rank)
     if 0 in exits and not exits[0].ours:  # rank 0 writes everything: it is done when all else is
