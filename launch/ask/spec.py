@@ -35,7 +35,7 @@ class JobSpec(Section):
     minutes: int = Field(ge=1, le=10**8)
     """Time limit."""
     restarts: int = Field(default=20, ge=0)
-    """Failures within a day after which the run is started again; a stop by preemption or time limit is none."""
+    """Failures of one day that are retried; a stop by preemption or time limit is none."""
     after: str | None = Field(default=None, pattern=r"^\d+(_\d+)?$")
     """Job that must have ended before."""
     exclude: tuple[str, ...] = ()

@@ -73,10 +73,8 @@ def parse(text: str) -> State | None:
 
 
 def leave_out(job: str, nodes: Sequence[str]) -> None:
-    """Have a queued job wait for other nodes than these, and than those that it is to do without already."""
-    before = re.search(r"(?:^|\s)ExcNodeList=(\S+)", answer(["scontrol", "show", "job", "-o", job]))
-    names = [before[1]] if before and before[1] != "(null)" else []
-    command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join([*names, *nodes])}"]
+    """Have a queued job wait for other nodes than these, whatever it was to do without before."""
+    command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}"]
     subprocess.run(command, check=False, timeout=PATIENCE)
 
 

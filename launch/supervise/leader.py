@@ -12,6 +12,7 @@ from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffbase.files import open_lock
 from diffbase.system_error import DISK, named
+from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import preflight, requeue
 from launch.supervise.decide import budget, decision
@@ -164,10 +165,19 @@ class Leader:
             else f"nodes left out of the next submissions: {names}"
         )
 
+    def _node_of(self, rank: int) -> str:
+        """Name of a rank's node: srun deals the ranks out in blocks."""
+        node = rank // max(self.where.local_world, 1)
+        return self.where.nodes[node] if node < len(self.where.nodes) else ""
+
     def _idle(self) -> set[str]:
         """Nodes that Slurm could give this job in the place of one of its own."""
         state = client.state_of(self.where.job) if self.spec.requeue else None
-        return set(client.idle_nodes(state.partition)) - set(self.spec.exclude) if state else set()
+        return set(client.idle_nodes(state.partition)) - self._out() if state else set()
+
+    def _out(self) -> set[str]:
+        """Nodes that are left out of submissions now."""
+        return {*self.spec.exclude, *registry.excluded(self.spec.cluster.name)}
 
     # --- end of an attempt ---
 
@@ -175,7 +185,7 @@ class Leader:
         """Wait for the attempt's exits; a plan to leave, or None for another attempt."""
         exits = self._collect(self._number)
         self._number += 1
-        verdict = judge(exits, self.where.world, bool(self.life.asked))
+        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of)
         self._record_end(plan.attempt, verdict)
         self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._said = verdict.why
@@ -241,7 +251,8 @@ class Leader:
         return self._leave(FATAL, f"given up: {why}") if why else None
 
     def _leave(self, code: int, why: str, bad: Mapping[str, str] | None = None) -> Plan:
-        return Plan(self.attempt, leave=True, code=code, why=why, avoid=sorted(bad or {}))
+        avoid = sorted({*bad, *self._out()}) if bad else []
+        return Plan(self.attempt, leave=True, code=code, why=why, avoid=avoid)
 
     def leave(self, plan: Plan) -> None:
         """The last thing: say why, and have Slurm queue the job again where it is to go on."""

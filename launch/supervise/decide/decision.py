@@ -48,13 +48,13 @@ def after_attempt(
     """What follows ``verdict``, whose end is the last in ``events`` (the whole ledger, oldest first).
 
     ``nodes``: of the job. ``asked``: the job was asked to stop. ``whole``: every rank's supervisor answers.
-    ``idle``: names the nodes that the job could have instead; only asked where one is to be left out.
+    ``idle``: names the nodes that the job could have in place of one; only asked where one is to be left out.
     """
     if verdict.code not in (RETRYABLE, PREEMPTED):
         return Decision(False, verdict.code, verdict.why, {})
     avoid: dict[str, str] = {}
     node = suspect(events, nodes) if verdict.code == RETRYABLE and not asked else None
-    if node and set(idle()) - {node, *_left_out(events)}:  # never a job that then waits for ever
+    if node and set(idle()) - {node}:  # never a job that then waits for ever
         avoid = {node: f"failed before all others {FAULTS} times"}
         events = [*events, {"event": "left_out", "node": node}]
     if why := budget.spent(events, restarts):
@@ -82,7 +82,3 @@ def suspect(events: Sequence[Mapping[str, Any]], nodes: int) -> str | None:
     out = [e for e in events if e["event"] == "left_out" and float(e.get("time", 0.0)) > since]
     often = sum(name == node and time > since for name, time in faults)
     return node if often >= FAULTS and len(out) < max(1, nodes // SHARE) else None
-
-
-def _left_out(events: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {str(e["node"]) for e in events if e["event"] == "left_out" and e.get("node")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
-from launch.scheduler import client
 from launch.supervise.decide import decision
 from launch.supervise.decide.decision import WINDOW, after_attempt, suspect
 from launch.supervise.decide.verdict import ALONE, Verdict, judge
@@ -49,8 +47,6 @@ def test_a_node_that_fails_twice_first_is_left_out_where_another_is_idle() -> No
     idle: list[Collection[str]] = [set(), {"n1"}]
     for none in idle:
         assert decide(RETRYABLE, twice, idle=lambda none=none: none).again
-    out = [{"event": "left_out", "node": "spare", "time": -2 * WINDOW}]
-    assert decide(RETRYABLE, out + twice).again  # the only idle one is the one left out before
 
 
 def test_a_node_is_left_out_for_what_it_did_lately_and_since_the_submission() -> None:
@@ -86,13 +82,5 @@ def test_a_node_is_blamed_only_where_it_failed_alone(ends: list[tuple[str, float
     exits = {k: Exit(k, RETRYABLE, time, name, ours) for k, (name, time, ours) in enumerate(ends)}
     assert judge(exits, len(ends), False).node == node
     assert judge(exits, len(ends) + 1, False).node == ""  # a supervisor is missing: its node may be the cause
-
-
-def test_nodes_that_are_left_out_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    run: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **kwargs: run.append(command))
-    for before, wanted in [("(null)", "n9"), ("n[1-3],n5", "n[1-3],n5,n9")]:
-        shown = f"JobId=7 JobState=PENDING ExcNodeList={before} NodeList="
-        monkeypatch.setattr(client, "answer", lambda command, shown=shown: shown)
-        client.leave_out("7", ["n9"])
-        assert run[-1][-1] == f"ExcNodeList={wanted}"
+    assert judge(exits, len(ends) + 2, False, lambda rank: "c").node == "c"
+    assert judge({}, 2, False, lambda rank: "ab"[rank]).node == ""  # more than one is silent
