@@ -4,8 +4,8 @@ An attempt that failed (a crash, a hang, a lost node) counts against ``restarts`
 fail four times a day, month after month (docs/scale.md). One that was asked to stop and saved does not.
 
 Two attempts in a row that failed, or used up their time, without getting the run any further end it, whatever
-is left: the third would do the same. Unless another node was to blame each time, and another rank: then it is
-the nodes that fail, and only more of them in a row end it.
+is left: the third would do the same. Unless they were not alike, because another node and another rank was to
+blame: then it may be the nodes that fail, and only more of them in a row end it.
 """
 
 from __future__ import annotations
@@ -90,13 +90,12 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any], left_out: Container[str]) -> bool:
-    """Whether two failures may have the same cause: where nobody is to blame, that has to be assumed.
+    """Whether two failures may have the same cause; of those where no node is to blame it has to be assumed.
 
     ``left_out``: nodes that the run has gone on without since; what they did will not come again.
     """
-    if not (one.get("node") and other.get("node")):
-        return True
-    if one["node"] == other["node"]:
-        return one["node"] not in left_out
+    nodes = one.get("node") or "", other.get("node") or ""
+    if nodes[0] == nodes[1]:
+        return nodes[0] not in left_out
     # The same rank on another node: its share of the data or of the network, not the machine.
-    return one.get("rank") is not None and one.get("rank") == other.get("rank")
+    return "" not in nodes and one.get("rank") is not None and one.get("rank") == other.get("rank")

@@ -18,8 +18,8 @@ FAULTS = 2
 """Failures of one node, before any other, after which it is left out."""
 WINDOW = 7 * 24 * 3600.0
 """Seconds within which they, and the nodes left out, are counted."""
-SHARE = 20
-"""One node in so many may be left out within the window; one of a smaller job."""
+FEW, SHARE = 3, 20
+"""So many nodes, or one in SHARE, may be left out within the window."""
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,4 @@ def suspect(events: Sequence[Mapping[str, Any]], nodes: int) -> str | None:
     since = now - WINDOW
     out = [e for e in events if e["event"] == "left_out" and float(e.get("time", 0.0)) > since]
     often = sum(name == node and time > since for name, time in faults)
-    return node if often >= FAULTS and len(out) < max(1, nodes // SHARE) else None
+    return node if often >= FAULTS and len(out) < max(FEW, nodes // SHARE) else None

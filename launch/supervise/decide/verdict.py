@@ -44,7 +44,7 @@ def judge(
         code = RETRYABLE if may_retry(first.code) else first.code
         why = f"rank {first.rank} on {first.node}: {describe(first.code)}"
         if missing:  # the ranks that lost a peer fail; the lost node is silent
-            return Verdict(code, f"{why}; {_silent(missing)}", first.rank, _one_node(missing, node_of))
+            return Verdict(code, f"{why}; {_silent(missing)}", missing[0], _one_node(missing, node_of))
         others = [e for e in exits.values() if e.node != first.node]
         alone = bool(others) and all(e.ours or e.time - first.time > ALONE for e in others)
         return Verdict(code, why, first.rank, first.node if alone else "")

@@ -72,18 +72,23 @@ def test_other_nodes_to_blame_are_no_crash_loop_but_not_without_end() -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        ended(RETRYABLE),  # nobody to blame: it may be the same
         blamed("n1", 1),  # the same node
         blamed("n2", 1),  # the same rank, elsewhere
-        ended(PREEMPTED) | {"timeout": True},
     ],
 )
-def test_what_may_be_the_same_failure_ends_it_the_second_time(second: dict[str, Any]) -> None:
+def test_the_same_node_or_rank_ends_it_the_second_time(second: dict[str, Any]) -> None:
     first = blamed("n1", 1)
     assert budget.spent([first], LIMIT) is None
     assert budget.spent([first, second], LIMIT)
     assert budget.spent([second, first], LIMIT)
     assert budget.spent([blamed("n3", 3), first, second], LIMIT)
+
+
+def test_where_nobody_is_to_blame_it_may_be_the_same() -> None:
+    nobody, hang = blamed(""), ended(PREEMPTED) | {"timeout": True}
+    for one in (nobody, hang, ended(RETRYABLE)):
+        assert budget.spent([one, nobody], LIMIT)
+        assert budget.spent([one, blamed("n1", 1)], LIMIT) is None
 
 
 def test_a_node_that_was_left_out_cannot_do_it_again() -> None:

@@ -59,14 +59,14 @@ def test_a_node_is_left_out_for_what_it_did_lately_and_since_the_submission() ->
 
 
 @given(st.lists(st.sampled_from([f"n{k}" for k in range(60)]), max_size=400), st.integers(1, 60))
-def test_never_more_than_a_twentieth_is_left_out(failing: list[str], nodes: int) -> None:
+def test_never_more_than_three_or_a_twentieth_are_left_out(failing: list[str], nodes: int) -> None:
     events: list[dict[str, Any]] = []
     for node in failing:
         events.append(ended(node, 1.0))
         for out in decide(RETRYABLE, events, nodes=nodes, restarts=10**6).avoid:
             assert events.count(ended(out, 1.0)) >= decision.FAULTS
             events.append({"event": "left_out", "node": out, "time": 1.0})
-    assert sum(e["event"] == "left_out" for e in events) <= max(1, nodes // 20)
+    assert sum(e["event"] == "left_out" for e in events) <= max(3, nodes // 20)
 
 
 @pytest.mark.parametrize(
