@@ -152,10 +152,7 @@ class Simulation:
         self._spend("life", self.costs.life)
         wanted = self.job.nodes
         while True:
-            while self._away and self._away[0][0] <= self._now:
-                back = heapq.heappop(self._away)[1]
-                self._broken.discard(back)
-                self.spares.append(back)
+            self._idle()
             there = len(self.nodes) + len(self.spares)
             if there < wanted and there:
                 wanted = self.job.fitting(there) or wanted
@@ -285,6 +282,11 @@ class Simulation:
         )  # fmt: skip
 
     def _idle(self) -> Collection[str]:
+        """The nodes that are free now, those among them that have been repaired meanwhile."""
+        while self._away and self._away[0][0] <= self._now:
+            back = heapq.heappop(self._away)[1]
+            self._broken.discard(back)
+            self.spares.append(back)
         return self.spares
 
     def _send_away(self, name: str) -> None:

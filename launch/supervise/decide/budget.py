@@ -21,7 +21,8 @@ from diffbase.exits import PREEMPTED, may_retry
 DAY = 24 * 3600.0
 """Seconds for which a failure counts."""
 MOST_IDLE = 5
-"""Attempts in a row without progress that end a run, whoever is to blame."""
+"""Attempts in a row without progress that end a run, whoever is to blame; twice as many if some of them ended
+on nodes that were left out for it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
             idle = [] if event.get("progress") else [*idle, event]
     if len(idle) >= 2 and _alike(idle[-2], idle[-1], left_out):
         return "two attempts in a row made no progress"
-    if len(idle) >= MOST_IDLE:
+    unexplained = [e for e in idle if (e.get("node") or "") not in left_out]
+    if len(unexplained) >= MOST_IDLE or len(idle) >= 2 * MOST_IDLE:
         return f"{len(idle)} attempts in a row made no progress"
     lately = sum(time > failures[-1] - DAY for time in failures)
     if lately > restarts:
