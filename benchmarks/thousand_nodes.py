@@ -23,11 +23,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffbase.exits import FATAL, PREEMPTED, may_retry
+from diffcore.config.tree import Batch
 from diffcore.runs.checkpoint import KINDS
 from diffcore.runs.saver import ranks_a_file
 from launch.ask.spec import usual_restarts
 from launch.supervise.decide.decision import Decision, after_attempt
 from launch.supervise.decide.verdict import Verdict
+from launch.supervise.takeover import fitting
 from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate, young
 
 BEGIN, END = "<!-- thousand_nodes: begin -->", "<!-- thousand_nodes: end -->"
@@ -65,6 +67,7 @@ MINUTES = (2, 5, 10, 20, 30, 60)
 USUAL = 10
 """Minutes between two checkpoints in the tables that do not vary them."""
 USUAL_COSTS = Costs()
+PARTS = ("again", "notice", "start", "life", "stall", "short")
 
 
 def before(
@@ -90,6 +93,11 @@ def job(nodes: int, days: float, minutes: float = USUAL, costs: Costs = USUAL_CO
     }
     return Job(nodes, round(days * 24 * HOUR / costs.step), round(minutes * 60 / costs.step), costs=costs,
                **usual | other)  # fmt: skip
+
+
+def fewer(available: int) -> int | None:
+    """A job of 500 to 1,000 nodes whose batch has 8 images a GPU of 1,000."""
+    return fitting(Batch(size=8 * GPUS * 1000), GPUS, 500, 1000, available)
 
 
 def runs(wanted: Job, count: int, rules: Rules = after_attempt) -> list[Outcome]:
@@ -161,19 +169,23 @@ def worth(days: float, count: int) -> list[dict[str, Any]]:
         "a checkpoint stalls training for 30 s": job(1000, days, costs=replace(usual, stall=30.0)),
         "a checkpoint takes 10 minutes to write": job(1000, days, costs=replace(usual, write=590.0)),
         "guards.hang_seconds: 300": job(1000, days, costs=replace(usual, hang=300.0)),
+        "5 nodes are idle beside the job's": job(1000, days, spares=5),
+        "none is: the job waits for repairs": job(1000, days, spares=0, broken=0.0),
+        "none is: --nodes 500-1000": job(1000, days, spares=0, broken=0.0, fitting=fewer),
         "every hardware fault stays until repaired": job(1000, days, broken=1.0),
-        "none does": job(1000, days, broken=0.0),
+        "no hardware fault stays": job(1000, days, broken=0.0),
     }
     rows = []
     for what, changed in changes.items():
         outcomes = runs(changed, count)
-        parts = {
-            kind: round(100 * statistics.mean(o.seconds[kind] / o.total for o in outcomes), 2)
-            for kind in ("again", "notice", "start", "life", "stall")
+        row = {
+            "what": what,
+            "goodput": goodput(outcomes),
+            "done": sum(o.done for o in outcomes),
+            "runs": count,
         }
-        rows.append(
-            {"what": what, "goodput": goodput(outcomes), "done": sum(o.done for o in outcomes)} | parts
-        )
+        shares = {k: statistics.mean(o.seconds[k] / o.total for o in outcomes) for k in PARTS}
+        rows.append(row | {kind: round(100 * share, 2) for kind, share in shares.items()})
     return rows
 
 
@@ -236,9 +248,19 @@ def page(found: Mapping[str, Any]) -> str:
         ],
     )  # fmt: skip
     assumed = table(
-        ["1,000 nodes, 10 min", "goodput", "steps again", "noticing", "starts", "new lives", "stalls"],
         [
-            [r["what"], *(f"{r[k]:.1f}" for k in ("goodput", "again", "notice", "start", "life", "stall"))]
+            "1,000 nodes, 10 min",
+            "goodput",
+            "steps again",
+            "noticing",
+            "starts",
+            "new lives",
+            "stalls",
+            "fewer nodes",
+            "end well",
+        ],
+        [
+            [r["what"], *(f"{r[k]:.1f}" for k in ("goodput", *PARTS)), f"{r['done']} of {r['runs']}"]
             for r in found["worth"]
         ],
     )

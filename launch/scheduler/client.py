@@ -106,6 +106,17 @@ def idle_nodes(partition: str) -> list[str]:
     return answer(["sinfo", "-h", "-N", "-p", partition, "-t", "idle", "-o", "%N"], SHORT).split()
 
 
+def up_nodes(partition: str) -> list[str]:
+    """Nodes of a partition that a job may get, now or when another job leaves them."""
+    lines = answer(["sinfo", "-h", "-N", "-p", partition, "-o", "%N %t"], SHORT).splitlines()
+    up = [
+        line.split()[0]
+        for line in lines
+        if re.fullmatch(r"\S+ (idle|alloc|mix|comp|plnd|resv)", line.strip())
+    ]
+    return list(dict.fromkeys(up))
+
+
 def lost_nodes(text: str) -> list[str]:
     """Nodes that are down or do not answer, of lines ``name state``."""
     lost = []

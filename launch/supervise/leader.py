@@ -175,6 +175,11 @@ class Leader:
         state = client.state_of(self.where.job) if self.spec.requeue else None
         return set(client.idle_nodes(state.partition)) - self._out() if state else set()
 
+    def _others(self) -> set[str]:
+        """Nodes of the partition that are up and not this job's, whoever has them now."""
+        state = client.state_of(self.where.job) if self.spec.requeue else None
+        return set(client.up_nodes(state.partition)) - {*self.where.nodes, *self._out()} if state else set()
+
     def _out(self) -> set[str]:
         """Nodes that are left out of submissions now."""
         return {*self.spec.exclude, *registry.excluded(self.spec.cluster.name)}
@@ -197,6 +202,7 @@ class Leader:
             asked=bool(self.life.asked),
             whole=len(exits) == self.where.world,
             idle=self._idle,
+            others=self._others,
         )
         for node, why in chosen.avoid.items():
             ledger.record(self.run, "left_out", attempt=plan.attempt, node=node, why=why)

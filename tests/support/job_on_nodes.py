@@ -245,7 +245,7 @@ class Simulation:
         self._record(number, verdict, reached)
         chosen = self.rules(
             verdict, self.events, restarts=self.job.restarts, nodes=len(self.nodes), asked=False,
-            whole=len(exits) == len(self.nodes), idle=self._idle,
+            whole=len(exits) == len(self.nodes), idle=self._idle, others=self._others,
         )  # fmt: skip
         for name in chosen.avoid:
             self.events.append({"event": "left_out", "node": name, "time": self._now})
@@ -288,6 +288,9 @@ class Simulation:
             self._broken.discard(back)
             self.spares.append(back)
         return self.spares
+
+    def _others(self) -> Collection[str]:
+        return [name for _, name in self._away]
 
     def _send_away(self, name: str) -> None:
         if name in self.nodes:

@@ -44,19 +44,23 @@ def after_attempt(
     asked: bool,
     whole: bool,
     idle: Callable[[], Collection[str]],
+    others: Callable[[], Collection[str]],
 ) -> Decision:
     """What follows ``verdict``, whose end is the last in ``events`` (the whole ledger, oldest first).
 
     ``nodes``: of the job. ``asked``: the job was asked to stop. ``whole``: every rank's supervisor answers.
-    ``idle``: names the nodes that the job could have in place of one; only asked where one is to be left out.
+    ``idle``: names the nodes that the job could have at once in place of one, ``others``: those that it could
+    wait for; only asked where one is to be left out.
     """
     if verdict.code not in (RETRYABLE, PREEMPTED):
         return Decision(False, verdict.code, verdict.why, {})
     avoid: dict[str, str] = {}
     node = suspect(events, nodes) if verdict.code == RETRYABLE and not asked else None
-    if node and set(idle()) - {node}:  # never a job that then waits for ever
-        avoid = {node: f"failed before all others {FAULTS} times"}
-        events = [*events, {"event": "left_out", "node": node}]
+    if node:  # but the job must not wait for ever, nor at all where it may get on with that node
+        without = [*events, {"event": "left_out", "node": node}]
+        over = budget.spent(events, restarts) and not budget.spent(without, restarts)
+        if set(idle()) - {node} or (over and set(others()) - {node}):
+            avoid, events = {node: f"failed before all others {FAULTS} times"}, without
     if why := budget.spent(events, restarts):
         return Decision(False, FATAL, f"given up: {why}", {})
     if verdict.code == PREEMPTED or asked or not whole or avoid:

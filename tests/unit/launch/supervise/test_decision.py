@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
+from launch.scheduler import client
 from launch.supervise.decide import decision
 from launch.supervise.decide.decision import WINDOW, after_attempt, suspect
 from launch.supervise.decide.verdict import ALONE, Verdict, judge
@@ -23,6 +24,7 @@ def ended(node: str, time: float = 0.0, progress: bool = True) -> dict[str, Any]
 def decide(code: int, events: list[dict[str, Any]], **given: Any) -> decision.Decision:
     asked: dict[str, Any] = {
         "restarts": 20, "nodes": 4, "asked": False, "whole": True, "idle": lambda: {"spare"},
+        "others": set,
     }  # fmt: skip
     return after_attempt(Verdict(code, "why"), events, **asked | given)
 
@@ -47,6 +49,16 @@ def test_a_node_that_fails_twice_first_is_left_out_where_another_is_idle() -> No
     idle: list[Collection[str]] = [set(), {"n1"}]
     for none in idle:
         assert decide(RETRYABLE, twice, idle=lambda none=none: none).again
+
+
+def test_a_job_waits_for_another_node_only_where_it_would_end_otherwise() -> None:
+    none: dict[str, Any] = {"idle": set, "others": lambda: {"busy"}}
+    with_progress = [ended("n1"), ended("n1")]
+    assert decide(RETRYABLE, with_progress, **none).again
+    without = [ended("n1", progress=False), ended("n1", progress=False)]
+    assert decide(RETRYABLE, without, **none).avoid.keys() == {"n1"}
+    assert decide(RETRYABLE, without, idle=set).code == FATAL
+    assert decide(RETRYABLE, without, idle=set, others=lambda: {"n1"}).code == FATAL
 
 
 def test_a_node_is_left_out_for_what_it_did_lately_and_since_the_submission() -> None:
@@ -84,3 +96,9 @@ def test_a_node_is_blamed_only_where_it_failed_alone(ends: list[tuple[str, float
     assert judge(exits, len(ends) + 1, False).node == ""  # a supervisor is missing: its node may be the cause
     assert judge(exits, len(ends) + 2, False, lambda rank: "c").node == "c"
     assert judge({}, 2, False, lambda rank: "ab"[rank]).node == ""  # more than one is silent
+
+
+def test_nodes_that_a_job_may_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "n1 idle\nn2 alloc\nn2 alloc\nn3 down*\nn4 drain\nn5 drng\nn6 mix\nn7 idle*\nn8 maint\nn9 fail\n"
+    monkeypatch.setattr(client, "answer", lambda *asked: shown)
+    assert client.up_nodes("p") == ["n1", "n2", "n6"]
