@@ -109,12 +109,8 @@ def idle_nodes(partition: str) -> list[str]:
 def up_nodes(partition: str) -> list[str]:
     """Nodes of a partition that a job may get, now or when another job leaves them."""
     lines = answer(["sinfo", "-h", "-N", "-p", partition, "-o", "%N %t"], SHORT).splitlines()
-    up = [
-        line.split()[0]
-        for line in lines
-        if re.fullmatch(r"\S+ (idle|alloc|mix|comp|plnd|resv)", line.strip())
-    ]
-    return list(dict.fromkeys(up))
+    good = re.compile(r"(\S+) (idle|alloc|mix|comp|plnd|resv)\s*")
+    return list(dict.fromkeys(found[1] for line in lines if (found := good.fullmatch(line))))
 
 
 def lost_nodes(text: str) -> list[str]:

@@ -240,7 +240,7 @@ class Simulation:
     # --- what follows: the real decisions ---
 
     def _end(self, number: int, kind: Kind, node: int, reached: budget.Reached) -> str | None:
-        exits = self._exits(kind, node)
+        exits, failed = self._exits(kind, node), self.nodes[node]
         verdict = judge(exits, len(self.nodes), False, lambda rank: self.nodes[rank])
         self._record(number, verdict, reached)
         chosen = self.rules(
@@ -256,7 +256,7 @@ class Simulation:
         if chosen.code == FATAL:
             return chosen.why
         if kind.seen == "lost":
-            self._send_away(self.nodes[node])
+            self._send_away(failed)
         self._begin_life()
         return None
 
