@@ -16,16 +16,10 @@ from launch.scheduler import client
 from launch.supervise import budget, preflight, requeue
 from launch.supervise.environment import address, free_port
 from launch.supervise.life import Life
+from launch.supervise.limits import OLD_LIFE
 from launch.supervise.meeting import Exit, Plan
 from launch.supervise.preflight import PROBE
 from launch.supervise.verdict import Verdict, judge
-
-MUSTER = 120.0
-"""Seconds that the supervisors of all ranks have to appear."""
-STRAGGLERS = 30.0
-"""Seconds without another exit after which the missing ones' supervisors count as gone."""
-OLD_LIFE = 90.0
-"""Seconds that an older life of the run has to let go of the run folder."""
 
 
 class Leader:
@@ -115,13 +109,14 @@ class Leader:
 
     def _hellos(self) -> Plan | None:
         """Wait for every rank's supervisor; a plan to leave if one is missing or found something wrong."""
-        until = time.monotonic() + MUSTER
+        limit = self.life.limits.muster
+        until = time.monotonic() + limit
         while len(hellos := self.meeting.hellos()) < self.where.world:
             if self.life.asked:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
                 missing = sorted(set(range(self.where.world)) - set(hellos))
-                return self._failed(f"no supervisor on rank {missing[:8]} after {MUSTER:.0f} s", {})
+                return self._failed(f"no supervisor on rank {missing[:8]} after {limit:.0f} s", {})
             self.life.tick()
         found: dict[str, list[str]] = {}
         for hello in hellos.values():
@@ -184,7 +179,7 @@ class Leader:
             exits = self.meeting.exits(number, exits)
             if len(exits) != before or self.life.saving():
                 changed = time.monotonic()
-            if time.monotonic() - changed > STRAGGLERS:
+            if time.monotonic() - changed > self.life.limits.stragglers:
                 break
             self.life.tick()
         return exits

@@ -10,6 +10,7 @@ from types import FrameType
 from diffbase import ledger
 from diffbase.line import printable
 from launch.job.folder import Place
+from launch.supervise import limits
 from launch.supervise.environment import Layout, scratch
 from launch.supervise.meeting import Meeting
 
@@ -28,6 +29,7 @@ class Life:
         self.place, self.where = place, where
         self.spec = place.spec()
         self.run_folder = place.run
+        self.limits = limits.of(len(where.nodes))
         self.meeting = Meeting(place.live, where.session)
         self.asked = 0
         """The newest signal that asked this rank to stop, or 0."""

@@ -1,6 +1,6 @@
 """Before a step is trained: can the nodes do it? Under half a minute, and a failing node is named.
 
-Every node looks at its disks and devices; then all ranks time an all-reduce (allreduce.py). A node that fails
+Every node looks at its disks and devices; then all ranks time an all-reduce (probe/). A node that fails
 alone is left out of this user's next submissions to the cluster for a while (launch/job/registry.py).
 """
 
@@ -25,8 +25,6 @@ from launch.supervise.environment import Layout
 from launch.supervise.meeting import Exit, Meeting
 
 PROBE = "probe"
-SECONDS = 25.0
-"""What the timed all-reduce may take, with the start of its processes."""
 
 
 class Speed(BaseModel):
@@ -66,10 +64,11 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
     return None
 
 
-def command(meeting: Meeting, where: Layout) -> list[str]:
-    """The process that takes part in the timed all-reduce."""
+def command(meeting: Meeting, where: Layout, seconds: float) -> list[str]:
+    """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
     out = meeting.folder / f"speed-{where.rank}.json"
-    return [sys.executable, "-m", "launch.supervise.allreduce", "--out", str(out), "--seconds", str(SECONDS)]
+    module = "launch.supervise.probe.allreduce"
+    return [sys.executable, "-m", module, "--out", str(out), "--seconds", str(seconds)]
 
 
 def judge(

@@ -25,20 +25,11 @@ from launch.supervise.child import Child, die_with_parent
 from launch.supervise.environment import rank_environment
 from launch.supervise.leader import Leader
 from launch.supervise.life import Life, SupersededError
+from launch.supervise.limits import END_GRACE, LAST_SAVE_GRACE, LEAVE_GRACE, SAVE_GRACE
 from launch.supervise.meeting import Exit, Plan
 from launch.supervise.preflight import PROBE
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-END_GRACE = 2.0
-"""Seconds that a process whose peer is gone has for its last words."""
-LEAVE_GRACE = 120.0
-"""Seconds that a process has after a peer left in good order."""
-SAVE_GRACE = 300.0
-"""Longest wait for a checkpoint that was being written when a peer was lost."""
-LAST_SAVE_GRACE = 30.0
-"""The same when all other ranks have left: what is to be written by them will not come."""
-LEADER_LOST = 300.0
-"""Seconds without a plan after which rank 0's supervisor counts as gone."""
 
 
 class Supervisor:
@@ -89,7 +80,7 @@ class Supervisor:
             plan = self.await_plan(PROBE)
             if plan.leave:
                 return self._leave(leader, plan)
-            self._attempt(PROBE, plan, preflight.command(self.meeting, self.where))
+            self._attempt(PROBE, plan, preflight.command(self.meeting, self.where, self.life.limits.probe))
             if leader:
                 leader.lead(leader.judge_probe, 0)
         number = 0
@@ -145,7 +136,8 @@ class Supervisor:
                 first_leaver = now
             if first_failure is None and any(e.code not in (DONE, PREEMPTED) for e in exits.values()):
                 first_failure = now
-            if ended:
+            # Whether a checkpoint is being written is asked of the disk: only when it decides something.
+            if ended or not (exits or self._warned):
                 continue
             saving = self.life.saving() and 0 not in exits
             grace = LAST_SAVE_GRACE if len(exits) >= self.where.world - 1 else SAVE_GRACE
@@ -166,9 +158,14 @@ class Supervisor:
             if line:
                 self.say(line)
 
+    @property
+    def _warned(self) -> bool:
+        """Whether Slurm has said that it will end the job, which then has to have it queued again."""
+        return self.life.asked == signal.SIGUSR2 and self.spec.requeue
+
     def _out_of_time(self, now: float, saving: bool) -> bool:
         """Whether the job is about to be killed, so that leaving now at least has it queued again."""
-        if self.life.asked != signal.SIGUSR2 or not self.spec.requeue:
+        if not self._warned:
             return False
         warned, used = self.spec.cluster.signal_seconds, now - self.life.asked_at
         return used > max(warned - (3 if saving else 10), 0.6 * warned)
@@ -177,7 +174,7 @@ class Supervisor:
 
     def await_plan(self, number: int | str) -> Plan:
         """The plan of that number; one to leave if rank 0's supervisor does not make it."""
-        until = time.monotonic() + LEADER_LOST
+        until = time.monotonic() + self.life.limits.leader_lost
         while time.monotonic() < until:
             if plan := self.meeting.plan(number):
                 self.life.claimed = True  # by rank 0, before it published

@@ -94,6 +94,7 @@ class FakeJob:
                 "SLURM_NODEID": str(rank // tasks),
                 "SLURM_NTASKS": str(self.world),
                 "SLURM_TASKS_PER_NODE": f"{tasks}(x{self.nodes})",
+                "SLURMD_NODENAME": f"n{rank // tasks + 1}",
                 "SLURM_JOB_NODELIST": f"n[1-{self.nodes}]",
                 "PYTHONPATH": str(REPOSITORY),
                 "ACTS": str(self.place.run),

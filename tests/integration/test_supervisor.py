@@ -158,6 +158,15 @@ def test_the_timed_all_reduce_comes_before_the_first_step(start: Start) -> None:
     assert re.search(r"all-reduce over 2 ranks: [\d.]+ GB/s", output)
 
 
+def test_neighbours_are_timed_side_by_side(start: Start) -> None:
+    job = start({}, world=4, nodes=4, preflight={"mode": "full"})
+    codes, output = job.wait(90)
+    assert codes == [0] * 4, output
+    [path] = job.place.live.glob("*/speed-0.json")
+    pairs = json.loads(path.read_text())["pairs"]
+    assert sorted(pairs) == ["n1 n2", "n2 n3", "n3 n4", "n4 n1"] and all(s > 0 for s in pairs.values())
+
+
 def test_an_all_reduce_below_the_floor_ends_the_life_of_the_job(start: Start) -> None:
     job = start({}, preflight={"mode": "full", "floor_gbps": 1e6})
     codes, output = job.wait()
