@@ -61,7 +61,7 @@ class Leader:
     # --- begin of a life ---
 
     def muster(self) -> Plan | None:
-        """Take the run over from an older life, and wait for all ranks."""
+        """Take the run over from an older life, and wait for all nodes."""
         return self._take_over() or self._close_lost_attempt() or self._hellos()
 
     def _take_over(self) -> Plan | None:
@@ -108,15 +108,16 @@ class Leader:
         return self._no_more()
 
     def _hellos(self) -> Plan | None:
-        """Wait for every rank's supervisor; a plan to leave if one is missing or found something wrong."""
+        """Wait for every node's supervisor; a plan to leave if one is missing or found something wrong."""
         limit = self.life.limits.muster
         until = time.monotonic() + limit
-        while len(hellos := self.meeting.hellos()) < self.where.world:
+        while len(hellos := self.meeting.hellos()) < self.where.supervisors:
             if self.life.asked:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
-                missing = sorted(set(range(self.where.world)) - set(hellos))
-                return self._failed(f"no supervisor on rank {missing[:8]} after {limit:.0f} s", {})
+                missing = sorted(set(range(self.where.supervisors)) - set(hellos))
+                names = ", ".join(self.where.nodes[number] for number in missing[:8])
+                return self._failed(f"no supervisor on {names} after {limit:.0f} s", {})
             self.life.tick()
         found: dict[str, list[str]] = {}
         for hello in hellos.values():

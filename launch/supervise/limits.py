@@ -28,7 +28,7 @@ class Limits:
     """The waits that grow with the job."""
 
     muster: float
-    """That the supervisors of all ranks have to appear."""
+    """That the supervisors of all nodes have to appear."""
     probe: float
     """That the preflight's timed all-reduce may take, with the start of its processes."""
     stragglers: float

@@ -78,7 +78,7 @@ def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
     first, second = lead.muster(), lead.muster()
     assert first is not None
     assert second is not None
-    assert "no supervisor on rank [1]" in first.why
+    assert "no supervisor on n2" in first.why
     assert (first.code, second.code) == (RETRYABLE, FATAL)
 
 
