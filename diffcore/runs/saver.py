@@ -45,7 +45,7 @@ def state_now(
         world=engine.world.size,
         zero=config.engine.zero,
         precision=config.engine.precision,
-        code=code_version(),
+        code=code_version() if engine.world.rank == 0 else "",  # rank 0 writes it, and may have to ask git
         shapes=engine.shapes(),
         progress=progress,
         scaler=engine.scaler_state(),
