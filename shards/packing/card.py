@@ -21,7 +21,7 @@ from diffbase.page.pictures import data_uri
 from shards.codec.decode import decode_image
 from shards.header import Shard
 from shards.schema import UNKNOWN, Attribute
-from shards.table import Row
+from shards.tables.rows import Row
 
 FILE = "card.html"
 COLUMNS, ROWS = 12, 6  # of the contact sheet

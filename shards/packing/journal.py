@@ -27,7 +27,8 @@ from shards.packing.bad import FILE as BAD
 from shards.packing.plan import Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
-from shards.table import Index, Row
+from shards.table import Index
+from shards.tables.rows import Row
 
 JOURNAL = ".pack.jsonl"
 _SHARD_NAME = re.compile(r"(train|val|test)-[0-9]{6,9}\.tar")

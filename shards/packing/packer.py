@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from shards.header import Header, Shard
     from shards.packing.portion import Portion
     from shards.packing.tar import Records
-    from shards.table import Row
+    from shards.tables.rows import Row
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def pack(
     from shards.packing.journal import check_out, finished, open_journal
     from shards.packing.portion import encode
     from shards.packing.tar import write_shard
-    from shards.table import write_index
+    from shards.tables.write import write_index
 
     source = detect(path, kind, asked)
     found(source)

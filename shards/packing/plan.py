@@ -11,7 +11,7 @@ from typing import Any
 
 from diffbase.cli import InputError
 from shards.codec import ENCODINGS
-from shards.schema import SHARD_SIZE_CAP, SHARDS_CAP, SIZE_CAP
+from shards.schema import SHARD_SIZE_CAP, SIZE_CAP
 from shards.sources import Sample, Source
 
 HELD_CAP = 1 << 30  # bytes of an archive's images that wait for their shards to be full
@@ -106,7 +106,7 @@ class Plan:
 def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]:
     """Cut the samples of each split into shards. Holds one shard of each split in memory.
 
-    InputError where their images take more than HELD_CAP bytes, and for more shards than an index may name.
+    InputError where their images take more than HELD_CAP bytes.
     """
     waiting: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     held = dict.fromkeys(waiting, 0)  # bytes; a folder's images are not read here
@@ -117,8 +117,6 @@ def plan_shards(samples: Iterable[Sample], settings: Settings) -> Iterator[Plan]
         waiting[split] = []
         held[split] = 0
         numbers[split] += 1
-        if sum(numbers.values()) > SHARDS_CAP:
-            raise InputError(f"more than {SHARDS_CAP} shards; give a larger --shard-size")
         return plan
 
     for sample in samples:
