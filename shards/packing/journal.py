@@ -32,7 +32,7 @@ from shards.tables.rows import Row
 
 JOURNAL = ".pack.jsonl"
 _SHARD_NAME = re.compile(r"(train|val|test)-[0-9]{6,9}\.tar")
-JOURNAL_CAP = 64 << 20  # bytes; a shard takes 200, and an index names 65,536 of them
+JOURNAL_CAP = 256 << 20  # bytes; a shard takes 200: 1,300,000 of them
 
 
 class _Done(BaseModel):
@@ -144,7 +144,8 @@ class Journal:
     def _take_up(self, settings: dict[str, Any]) -> None:
         """Read what an earlier attempt left, or begin with the line of the settings."""
         self._file.seek(0)
-        text = self._file.read(JOURNAL_CAP + 1)
+        size = os.fstat(self._file.fileno()).st_size  # read(JOURNAL_CAP) would take as much memory at once
+        text = self._file.read(min(size, JOURNAL_CAP + 1))
         if len(text) > JOURNAL_CAP:
             raise InputError(f"{self.path}: larger than {JOURNAL_CAP} bytes; not a journal of shards.pack")
         whole = text[: text.rfind(b"\n") + 1]  # a kill may have cut the last line; its shard is packed again
