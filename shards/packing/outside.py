@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_json
@@ -37,6 +37,9 @@ from shards.remote.fetch import address, copy, fetch_small
 from shards.remote.upload import Target, part_of
 from shards.sources import AS_IT_IS, Asked, Source
 
+if TYPE_CHECKING:
+    from shards.packing.parts.part import Part
+
 BEGUN = ".pack.json"
 BEGUN_CAP = 1 << 16  # bytes
 
@@ -50,6 +53,7 @@ def pack_to(
     asked: Asked = AS_IT_IS,
     on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
+    part: Part | None = None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -65,11 +69,14 @@ def pack_to(
         asked=asked,
         on_bad=on_bad,
         jobs=jobs,
+        part=part,
         report=report,
         found=found,
     )
     if isinstance(out, Path):
         return pack_here(path, out)
+    if part:
+        raise InputError(f"--out {shown(out)}: an address; allowed with --part: a folder of this machine")
     with _outgoing(out) as outgoing:
         outgoing.target.files()  # whether it can be reached: before the source is looked at
         try:

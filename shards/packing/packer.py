@@ -30,6 +30,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase.cli import InputError
+from diffbase.system_error import is_there
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
 from shards.packing.untrained import untrained
@@ -40,6 +42,7 @@ from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
 if TYPE_CHECKING:
     from shards.header import Header
+    from shards.packing.parts.part import Part
     from shards.packing.portion import Portion
     from shards.packing.spill import Finished
     from shards.packing.tar import Records
@@ -65,12 +68,14 @@ def pack(
     asked: Asked = AS_IT_IS,
     on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
+    part: Part | None = None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
     begin: Callable[[dict[str, Any]], Header | None] = lambda about: None,
 ) -> Summary:
     """Pack the source at ``path`` (see ``detect``) into the folder ``out``; see the module's text.
 
+    ``part``: which of several that ``shards.merge`` makes one of; then only its shards are packed.
     ``found(source)`` is called first, once the source is known, then ``begin(about)``, with the index's
     fields that tell the settings: it may give the header of a pack that is complete elsewhere.
     ``report(done, total)`` is called as samples are done; total is None while it is unknown. Raises
@@ -84,6 +89,7 @@ def pack(
     from shards.header import FILE
     from shards.packing.completion import complete
     from shards.packing.journal import check_out, finished, open_journal
+    from shards.packing.parts.part import Planned, check_part, write_part
     from shards.packing.portion import encode
     from shards.packing.spill import Spill
     from shards.packing.tar import write_shard
@@ -91,10 +97,12 @@ def pack(
     source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
+    if is_there(out / FILE):
+        check_part(out, part)
     header = begin(about) or finished(out, about)
     if header is not None:
         counts = {name: entry.count for name, entry in header.splits.items()}
-        warnings = untrained(out) if (out / FILE).exists() else []
+        warnings = untrained(out) if part is None and (out / FILE).exists() else []
         return Summary(counts, 0, True, header.skipped, warnings)
     check_out(out, [path] if isinstance(path, Path) else [Path(one) for one in path if not is_url(one)])
 
@@ -103,6 +111,7 @@ def pack(
     waiting: deque[Plan] = deque()  # plans whose samples are being encoded; they come back in this order
     bad: dict[str, list[Bad]] = {}  # by the shard that lacks them
     done = written = skipped = 0
+    planned = Planned(part)
 
     def progress(samples: int) -> None:
         nonlocal done
@@ -124,6 +133,9 @@ def pack(
     def missing_chunks() -> Iterator[list[Sample]]:
         """The samples of the shards that are still to be written; the others enter ``packed``."""
         for plan in plan_shards(source.samples(), settings):
+            if not planned.is_mine(plan):
+                progress(len(plan.samples))
+                continue
             names[plan.split].append(plan.name)
             there = journal.find(plan, source.schema)
             if there is not None:
@@ -153,7 +165,10 @@ def pack(
         size=settings.size,
         encoding=settings.image,
     )
-    with open_journal(out, about) as journal, closing(Spill(out, source.schema)) as spill:
+    with (
+        open_journal(out, about, str(part) if part else None) as journal,
+        closing(Spill(out, source.schema)) as spill,
+    ):
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:
                 # Exactly this plan's chunks, so that its shard is safe before the next plan's are awaited.
@@ -174,8 +189,12 @@ def pack(
         if skipped:
             about["skipped"] = skipped
         splits = {split: [packed[name] for name in some if name in packed] for split, some in names.items()}
+        if part:
+            if not packed:
+                raise InputError(f"--part {part}: there are fewer shards than parts; give fewer parts")
+            write_part(out, part, planned.digest, on_bad, bad)
         counts = complete(out, source.schema, about, splits, spill)
-    return Summary(counts, written, False, skipped, untrained(out))
+    return Summary(counts, written, False, skipped, [] if part else untrained(out))
 
 
 def describe(source: Source) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from shards.schema import SHARD_SIZE_CAP, SIZE_CAP
 from shards.sources import Sample, Source
 
 HELD_CAP = 1 << 30  # bytes of an archive's images that wait for their shards to be full
+SHARD_NAME = re.compile(r"(train|val|test)-([0-9]{6,9})\.tar")
 SPLITS = ("train", "val", "test")
 """Of a packed folder. A hash of the key decides between the first two; a source may tell any."""
 CHUNK = 32  # samples a worker gets at a time: 0.15 s of work, 1.5 MB of source images

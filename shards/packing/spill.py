@@ -48,9 +48,9 @@ class Spill:
         self._rows = 0
         self.counts: dict[str, Counter[int]] = {attribute.name: Counter() for attribute in schema}
 
-    def add(self, rows: Sequence[Row]) -> Piece:
+    def add(self, rows: Sequence[Row] | NDArray[np.void]) -> Piece:
         """Keep the rows of a shard. OSError where the disk is full or fails."""
-        table = table_of(rows, self._schema)
+        table = table_of(rows, self._schema).astype(self._dtype, copy=False)
         with named(self._folder):
             self._file.seek(0, os.SEEK_END)
             self._file.write(table.tobytes())
