@@ -126,42 +126,44 @@ class CheckedRows:
         self._kept: OrderedDict[int, NDArray[np.void]] = OrderedDict()
         self._room = max(1, KEPT // (BLOCK * rows.dtype.itemsize))  # blocks
         self._lock = threading.Lock()
+        self._plain = np.dtype(f"V{rows.dtype.itemsize}")  # numpy copies these at once, not column by column
 
     def part(self, first: int, count: int) -> NDArray[np.void]:
         """See Rows."""
         first, stop, _ = slice(first, first + count).indices(self._rows.count)
-        out = np.empty(max(0, stop - first), self._rows.dtype)
+        out = np.empty(max(0, stop - first), self._plain)
         at = first
         while at < stop:
             number, begin = divmod(at, BLOCK)
             end = min(stop - number * BLOCK, BLOCK)
             out[at - first : at - first + end - begin] = self._span(number, begin, end)
             at += end - begin
-        return out
+        return out.view(self._rows.dtype)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.void]:
         """See Rows."""
-        out = np.empty(len(numbers), self._rows.dtype)
+        out = np.empty(len(numbers), self._plain)
         if not len(numbers):
-            return out
-        order = np.argsort(numbers, kind="stable")
+            return out.view(self._rows.dtype)
+        found, order = np.empty_like(out), np.argsort(numbers, kind="stable")
         blocks, places = np.divmod(numbers[order], BLOCK)
         cuts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(numbers)]
         for low, high in pairwise(cuts):
-            begin = int(places[low])
-            some = self._span(int(blocks[low]), begin, int(places[high - 1]) + 1)
-            out[order[low:high]] = some[places[low:high] - begin]
-        return out
+            begin, end = int(places[low]), int(places[high - 1]) + 1
+            some = self._span(int(blocks[low]), begin, end)
+            found[low:high] = some if high - low == 1 else some[places[low:high] - begin]
+        out[order] = found
+        return out.view(self._rows.dtype)
 
     def _span(self, number: int, begin: int, end: int) -> NDArray[np.void]:
-        """Rows ``begin`` to ``end`` of a block."""
+        """Rows ``begin`` to ``end`` of a block, as records without columns."""
         with self._lock:
             if (block := self._kept.get(number)) is not None:
                 self._kept.move_to_end(number)
                 return block[begin:end]
         if self._good[number]:
-            return self._rows.read(number * BLOCK + begin, end - begin)
-        block = self._checked(number)
+            return self._rows.read(number * BLOCK + begin, end - begin).view(self._plain)
+        block = self._checked(number).view(self._plain)
         with self._lock:
             self._good[number] = 1
             self._kept[number] = block
