@@ -16,10 +16,11 @@ from diffbase.machine import compile_cache
 from diffcore.config.buckets import bucket_of
 from diffcore.config.deepspeed_json import settings, sums_simply
 from diffcore.config.tree import Config
-from diffcore.engine import communication, gradient_norm
+from diffcore.engine import communication
+from diffcore.engine.gradients import gradient_norm
+from diffcore.engine.gradients.outcome import Outcome
+from diffcore.engine.gradients.overlap import Overlap
 from diffcore.engine.optimizers import build_optimizer
-from diffcore.engine.outcome import Outcome
-from diffcore.engine.overlap import Overlap
 from diffcore.engine.partitions import NamedStates
 from diffcore.engine.ranks import World, torch_dtype
 

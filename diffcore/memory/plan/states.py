@@ -115,7 +115,7 @@ class Sharing:
         return -(-sum(numels) // (2 * self.world)) * 2 * self.world
 
     def averaged(self, numels: Sequence[int]) -> list[list[int]]:
-        """Parameters by bucket, in the order in which stage 0 reduces them (``engine.overlap``)."""
+        """Parameters by bucket, in the order in which stage 0 reduces them (``engine.gradients.overlap``)."""
         last = len(numels) - 1
         return [[last - i for i in part] for part in divided(numels[::-1], self.bucket)]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diffcore.config.buckets import divided
-from diffcore.engine.overlap import Overlap
+from diffcore.engine.gradients.overlap import Overlap
 
 
 class Others:
