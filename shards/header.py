@@ -19,6 +19,8 @@ from diffbase.explain import explain
 from diffbase.redaction import ADDRESS
 from shards.schema import (
     ATTRIBUTES_CAP,
+    FORMAT,
+    INDEX,
     NAME_CAP,
     SHARD_SIZE_CAP,
     SIZE_CAP,
@@ -27,8 +29,7 @@ from shards.schema import (
     one_hot_width,
 )
 
-FILE = "index.json"
-FORMAT = "diffcore-shards"
+FILE = INDEX
 VERSIONS = (2, 3, 4)
 """2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out, and tars of
 others, which stay where they are. 4: the shards are listed in files of their own, and rows are checked in

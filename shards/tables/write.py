@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.files import open_atomic, write_atomic
-from shards.header import FILE, FORMAT, HELD_SAMPLES, INDEX_CAP, LISTED_CAP, VERSIONS, Shard, SplitEntry
-from shards.schema import UNKNOWN, Attribute
+from shards.header import FILE, HELD_SAMPLES, INDEX_CAP, LISTED_CAP, VERSIONS, Shard, SplitEntry
+from shards.schema import FORMAT, UNKNOWN, Attribute
 from shards.tables.listed import BLOCK, HASHES, shard_dtype
 from shards.tables.rows import HEAD, KEY_CAP, Row, npy_head, sample_dtype
 
