@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.files import open_atomic, write_atomic
+from shards.codec import KEPT
 from shards.header import FILE, HELD_SAMPLES, INDEX_CAP, LISTED_CAP, VERSIONS, Shard, SplitEntry
 from shards.schema import FORMAT, UNKNOWN, Attribute
 from shards.tables.listed import BLOCK, HASHES, shard_dtype
@@ -90,8 +91,9 @@ def write_index(
     unknown = [schema[column].name for column in lack]
     variant_names = {a.name: a.names for a in schema if a.names}
     shards = {name: some for name, (some, _) in splits.items()}
-    # More than one list of a million samples: no rank should have to hold it.
+    # A table of more samples no rank should have to hold; JPEGs earlier versions do not know.
     listed = sum(map(len, streams.values())) > HELD_SAMPLES or sum(map(len, shards.values())) > LISTED_CAP
+    listed = listed or about["preprocessing"]["encoding"] == KEPT
     entries, hashes = {}, {}
     for name, stream in streams.items():
         dtype = sample_dtype(stream.width, schema, bool(unknown))
