@@ -33,8 +33,9 @@ from shards.tables import write
 from shards.tables.records import Records
 from shards.tables.rows import Row, sample_dtype
 from shards.tables.write import write_index
+from shards.verify import main as verify
 from tests.support.foreign_tars import indexed, write_numbers
-from tests.support.tiny_set import contents
+from tests.support.tiny_set import Command, contents
 
 TABLES = [f"{split}-{what}.npy" for split in ("train", "val") for what in ("samples", "shards", "blocks")]
 ABOUT = {
@@ -398,3 +399,21 @@ def test_rows_of_a_row(always: None, tmp_path: Path) -> None:
     rows: list[Row] = split.rows(0, 30)
     assert [row[0] for row in rows] == [split.key(n) for n in range(30)]
     assert [row[-1] for row in rows] == [tuple(labels) for labels in table["labels"].tolist()]
+
+
+def test_verify_tells_damaged_rows_and_names(mine: Path, command: Command) -> None:
+    """With exit code 1, as of a table in memory."""
+    assert command(verify, mine)[0] == 0
+    data = bytearray((mine / "val-samples.npy").read_bytes())
+    data[-1] ^= 1
+    (mine / "val-samples.npy").write_bytes(data)
+    code, out, _ = command(verify, mine)
+    assert code == 1 and "val-samples.npy: damaged (rows 0 to 9)" in out
+    data[-1] ^= 1
+    (mine / "val-samples.npy").write_bytes(data)
+    records = np.load(mine / "train-shards.npy")
+    records["name"][1] = records["name"][0]
+    np.save(mine / "train-shards.npy", records)
+    seal(mine)
+    code, out, _ = command(verify, mine)
+    assert code == 1 and "index.json: a file is named twice" in out
