@@ -39,6 +39,7 @@ that a folder needs is written (4 for more than HELD_SAMPLES or LISTED_CAP shard
 packed before is packed to the same bytes."""
 HELD_SAMPLES = 1 << 20  # whose rows a reader holds in memory: 60 MB
 LISTED_CAP = 65_536  # shards that index.json itself lists
+LIST_CAP = 1 << 26  # shards that the lists of a split may have: 8 bytes of each are kept
 INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
 TABLE_CAP = 16 << 30  # bytes of a sample table that is kept in memory: 300 million samples
 PLACE_CAP = 8192  # characters of a tar's path or address
@@ -142,7 +143,7 @@ class ShardList(_Strict):
     ``places`` says where those of others lie that are not beside the index.
     """
 
-    count: Count
+    count: Annotated[int, Field(ge=0, le=LIST_CAP)]
     bytes: Annotated[int, Field(ge=0, lt=1 << 62)]
     largest: Count
     places: Literal["paths", "addresses"] | None = None

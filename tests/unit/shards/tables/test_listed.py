@@ -241,6 +241,7 @@ def test_another_table_in_its_place_is_not_seen(always: None, tmp_path: Path) ->
         (lambda h: h["splits"]["train"].update(shards=[{}]), "splits.train.shards.0"),
         (lambda h: h["splits"]["train"].update(count=29), "do not hold the 29 samples|another number"),
         (lambda h: h["splits"]["train"]["listed"].update(count=4), "another number of shards than the 4"),
+        (lambda h: h["splits"]["train"]["listed"].update(count=1 << 27), "listed.count: "),
         (lambda h: h["splits"]["train"]["listed"].update(bytes=1), "other sizes than index.json tells"),
         (lambda h: h["splits"]["train"]["listed"].update(largest=1), "other sizes than index.json tells"),
         (lambda h: h["splits"]["train"]["listed"].update(places="paths"), "only an index of shards.index"),
@@ -391,6 +392,15 @@ def test_an_index_of_other_peoples_tars(always: None, tmp_path: Path) -> None:
     with ShardReader(out, order="full") as reader:
         assert len(reader.read(range(len(reader))).keys) == len(reader)
     assert indexed(out, tars).complete_before
+
+
+def test_no_more_shards_than_a_list_may_have(
+    always: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "LIST_CAP", 3)
+    with pytest.raises(InputError, match="more than 3 shards in a split; give a larger --shard-size"):
+        synthetic(tmp_path / "a", 40, 10)
+    assert not (tmp_path / "a" / FILE).exists()
 
 
 def test_rows_of_a_row(always: None, tmp_path: Path) -> None:
