@@ -21,6 +21,7 @@ from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.meeting import Exit
 
 HOUR, DAY = 3600.0, 86400.0
+FLAKY = 50
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Job:
     """Hours until a node that was lost or left out is idle again."""
     broken: float = 0.0
     """Share of the machine's crashes after which the node fails at each start until it is repaired."""
+    flaky: int = 0
+    """Nodes that fail FLAKY times as often as the others, until they have been repaired."""
     bug: int | None = None
     """Step at which rank 0's node crashes, whichever it is, each time."""
     fitting: Callable[[int], int | None] = lambda available: None
@@ -124,6 +127,7 @@ class Simulation:
         self.spares = [f"s{k}" for k in range(job.spares)]
         self._away: list[tuple[float, str]] = []
         self._broken: set[str] = set()
+        self._flaky = set(self.nodes[: job.flaky])
         self.kept = 0
         self.events: list[dict[str, Any]] = [{"event": "submitted", "time": 0.0}]
         self.outcome = Outcome(dict.fromkeys(KINDS, 0.0))
@@ -221,12 +225,17 @@ class Simulation:
     def _next_failure(self, step: float, ready: float) -> tuple[float, Kind, int]:
         """(seconds after the attempt's begin, kind, which node)."""
         job = self.job
-        mean = job.node_hours * HOUR / len(self.nodes)
+        # A flaky node counts as FLAKY others, so that drawing one of all these draws it as often as it fails.
+        flaky = [k for k, name in enumerate(self.nodes) if name in self._flaky] if self._flaky else []
+        count = len(self.nodes) + (FLAKY - 1) * len(flaky)
+        mean = job.node_hours * HOUR / count
         fails = self._random.expovariate(1.0 / mean) if math.isfinite(mean) else math.inf
         kind, node = Kind("none", 0, "crash"), 0
         if job.kinds:
             kind = self._random.choices(job.kinds, [k.weight for k in job.kinds])[0]
-            node = self._random.randrange(len(self.nodes))
+            node = self._random.randrange(count)
+            if node >= len(self.nodes):
+                node = flaky[(node - len(self.nodes)) // (FLAKY - 1)]
         for k, name in enumerate(self.nodes) if self._broken else ():
             if name in self._broken and self.costs.start < fails:
                 fails, kind, node = self.costs.start, Kind("broken node", 0, "crash"), k
@@ -286,6 +295,7 @@ class Simulation:
         while self._away and self._away[0][0] <= self._now:
             back = heapq.heappop(self._away)[1]
             self._broken.discard(back)
+            self._flaky.discard(back)
             self.spares.append(back)
         return self.spares
 
