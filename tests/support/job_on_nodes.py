@@ -125,6 +125,7 @@ class Simulation:
         self._random = random.Random(seed)
         self.nodes = [f"n{k}" for k in range(job.nodes)]
         self.spares = [f"s{k}" for k in range(job.spares)]
+        self._wanted = job.nodes
         self._away: list[tuple[float, str]] = []
         self._broken: set[str] = set()
         self._flaky = set(self.nodes[: job.flaky])
@@ -132,6 +133,8 @@ class Simulation:
         self.events: list[dict[str, Any]] = [{"event": "submitted", "time": 0.0}]
         self.outcome = Outcome(dict.fromkeys(KINDS, 0.0))
         self._ours: dict[int, Exit] = {}
+        for k, name in enumerate(self.nodes):
+            self._place(k, name)
 
     def run(self) -> Outcome:
         """Simulate until the last step, or until the run is given up."""
@@ -154,20 +157,30 @@ class Simulation:
         """Wait until there are enough nodes, or go on with fewer (takeover.fitting)."""
         self.outcome.lives += 1
         self._spend("life", self.costs.life)
-        wanted = self.job.nodes
+        wanted = self._wanted
+        free = [k for k, name in enumerate(self.nodes) if not name]  # places of nodes that are away
         while True:
             self._idle()
-            there = len(self.nodes) + len(self.spares)
+            there = len(self.nodes) - len(free) + len(self.spares)
             if there < wanted and there:
                 wanted = self.job.fitting(there) or wanted
             if there >= wanted:
                 break
             self._spend("life", max(self._away[0][0] - self._now, 0.0) + 1e-6)
-        while len(self.nodes) < wanted:
-            self.nodes.append(self.spares.pop(0))
-        while len(self.nodes) > wanted:
-            self.spares.append(self.nodes.pop())
-        self._ours = {k: Exit(k, -9, 0.0, name, ours=True) for k, name in enumerate(self.nodes)}
+        self._wanted = wanted
+        if len(self.nodes) == wanted:
+            for k in free:
+                self._place(k, self.spares.pop(0))
+            return
+        there_now = [name for name in self.nodes if name] + self.spares
+        self.nodes, self.spares = there_now[:wanted], there_now[wanted:]
+        self._ours = {}
+        for k, name in enumerate(self.nodes):
+            self._place(k, name)
+
+    def _place(self, k: int, name: str) -> None:
+        self.nodes[k] = name
+        self._ours[k] = Exit(k, -9, 0.0, name, ours=True)
 
     # --- one attempt ---
 
@@ -304,7 +317,7 @@ class Simulation:
 
     def _send_away(self, name: str) -> None:
         if name in self.nodes:
-            self.nodes.remove(name)
+            self.nodes[self.nodes.index(name)] = ""
             heapq.heappush(self._away, (self._now + self.job.repair * HOUR, name))
 
 
