@@ -17,6 +17,7 @@ from diffbase.trust import check_folder
 from launch.ask.profile import LOCAL
 from launch.follow.tail import every, tail
 from launch.job import registry
+from launch.job.folder import log_of
 from launch.scheduler import client, query
 from launch.scheduler.query import Job
 
@@ -67,7 +68,7 @@ class Run:
 
     def log(self, rank: int) -> Path:
         """A rank's output."""
-        return self.logs / f"{self.job}_{rank}_log.out"
+        return log_of(self.logs, self.job, rank)
 
     @property
     def steps(self) -> str:

@@ -11,7 +11,7 @@ from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
 from launch.hand_over.local import WITHOUT_LIMIT
 from launch.job.entry import record
-from launch.job.folder import Place
+from launch.job.folder import Place, log_of
 from launch.job.sbatch import UNLIMITED, Sbatch
 from launch.supervise.task import Task
 
@@ -25,7 +25,7 @@ def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     delayed.set_timeout(WITHOUT_LIMIT, UNLIMITED)
     delayed.dump(place.folder / f"{job}_submitted.pkl")
     record(place, place, spec, job)
-    log = place.folder / f"{job}_0_log.out"
+    log = log_of(place.folder, job, 0)
     print(
         f"allocation {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks, run folder {place.run}, "
         f"output {log}"

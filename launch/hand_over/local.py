@@ -15,7 +15,7 @@ from submitit.core.utils import environment_variables
 from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
 from launch.job.entry import last_code, record
-from launch.job.folder import Place
+from launch.job.folder import Place, log_of
 from launch.job.sbatch import UNLIMITED, command
 from launch.supervise.environment import SHOWN
 from launch.supervise.task import Task
@@ -26,19 +26,19 @@ WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
 class Local(submitit.LocalExecutor):
     """submitit's executor, whose command checks first whose the folder is."""
 
-    group = False
+    group, ranks = False, 1
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} {command(self.folder, self.group)}"
+        return f"{self.python} {command(self.folder, self.ranks, self.group)}"
 
 
 def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     """Start the job's processes; returns the exit code for the shell: the job's, if it was followed."""
     executor = Local(place.folder, max_num_timeout=UNLIMITED)
-    executor.group = spec.group
+    executor.group, executor.ranks = spec.group, spec.tasks_per_node
     executor.update_parameters(
-        tasks_per_node=spec.tasks_per_node,
+        tasks_per_node=1,  # the supervisor, which starts the ranks
         gpus_per_node=spec.gpus_per_node,
         timeout_min=WITHOUT_LIMIT,
         stderr_to_stdout=True,
@@ -53,8 +53,7 @@ def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     record(place, place, spec, job.job_id)
     print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")
     if follow:
-        log = place.folder / f"{job.job_id}_0_log.out"
-        tail(log, ended=lambda: job.state != "RUNNING")
+        tail(log_of(place.folder, job.job_id, 0), ended=lambda: job.state != "RUNNING")
         return last_code(place.run)
     print(f"follow it: python -m launch.jobs logs {place.run} --follow")
     return 0

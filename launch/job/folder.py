@@ -5,7 +5,7 @@ RUN/job/001/            one submission, owner only; the next one is 002
     config.yaml         the resolved config
     job.json            JobSpec and where things are
     environment.json    variables of an allow-list, without credentials
-    NNN_submitted.pkl   submitit's, NNN_RANK_log.out the ranks' output
+    JOB_submitted.pkl   submitit's, JOB_RANK_log.out the ranks' output
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class Place:
         """The job's size and cluster from job.json. InputError if it does not hold them."""
         path = self.folder / "job.json"
         return validated(JobSpec, json_file.read(path, most=LARGEST), str(path))
+
+
+def log_of(folder: Path, job: str, rank: int) -> Path:
+    """A rank's output in the folder that its job was submitted from, as submitit names a task's."""
+    return folder / f"{job}_{rank}_log.out"
 
 
 def next_place(run: Path) -> Place:

@@ -24,12 +24,17 @@ class Sbatch(SlurmExecutor):
     def __init__(self, spec: JobSpec, folder: Path, code: Path) -> None:
         python = spec.cluster.container.python if spec.cluster.container else spec.cluster.python
         super().__init__(folder, max_num_timeout=UNLIMITED, python=shlex.quote(python) if python else None)
-        self._group = spec.group
+        self._group, self._ranks = spec.group, spec.tasks_per_node
         self.update_parameters(**parameters(spec, folder, code))
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} {command(self.folder, self._group)}"
+        return f"{self.python} {command(self.folder, self._ranks, self._group)}"
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        # A task is a node, and names with a task's number are ranks': what a supervisor says before it has
+        # its own log (start.py) goes where the batch shell's output goes.
+        return super()._make_submission_file_text(command, uid).replace("_%t_log.out", "_0_log.out")
 
     @classmethod
     def affinity(cls) -> int:
@@ -46,9 +51,10 @@ class Sbatch(SlurmExecutor):
             self.parameters.pop("map_count", None)
 
 
-def command(folder: Path, group: bool) -> str:
+def command(folder: Path, ranks: int, group: bool) -> str:
     """What the interpreter is given in submitit's place: its entry behind a check of whose the folder is."""
-    return f"-u -m launch.supervise.start {shlex.quote(str(folder))}" + (" --group" if group else "")
+    words = f"-u -m launch.supervise.start {shlex.quote(str(folder))} --ranks {ranks}"
+    return words + (" --group" if group else "")
 
 
 def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
@@ -57,8 +63,8 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "job_name": spec.job,
         "nodes": spec.nodes,
-        "ntasks_per_node": spec.tasks_per_node,
-        "cpus_per_task": spec.cpus_per_task,
+        "ntasks_per_node": 1,  # a supervisor, which starts the node's ranks
+        "cpus_per_task": spec.cpus_per_task * spec.tasks_per_node,
         "time": spec.minutes,
         "signal_delay_s": cluster.signal_seconds,
         "partition": cluster.partition,
@@ -149,9 +155,9 @@ def srun_arguments(spec: JobSpec, folder: Path) -> list[str]:
     """srun's arguments beside submitit's own: srun does not inherit everything, and must not kill a save."""
     arguments = [
         f"--nodes={spec.nodes}",
-        f"--ntasks={spec.world}",
-        f"--ntasks-per-node={spec.tasks_per_node}",
-        f"--cpus-per-task={spec.cpus_per_task}",
+        f"--ntasks={spec.nodes}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={spec.cpus_per_task * spec.tasks_per_node}",
         # The supervisors end the job as a whole, and wait while a checkpoint is written.
         "--kill-on-bad-exit=0",
         "--wait=0",

@@ -1,1 +1,1 @@
-"""What runs on the nodes: a supervisor per rank starts, watches, restarts and requeues training."""
+"""What runs on the nodes: a supervisor on each starts, watches, restarts and requeues training."""

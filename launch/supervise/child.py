@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 SET_PARENT_DEATH_SIGNAL = 1
@@ -20,15 +20,39 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
     _libc.prctl(SET_PARENT_DEATH_SIGNAL, int(number), 0, 0, 0)
 
 
+def open_log(path: Path) -> int:
+    """A descriptor that adds to a log of the owner's alone, and follows no link."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 class Child:
     """A started process. ``grace`` seconds lie between being asked to leave and being killed."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path | None = None,
+        cores: Sequence[int] = (),
+    ) -> None:
+        """``log``: its output is added there; None, or one that cannot be opened: the supervisor's own.
+
+        ``cores``: those that it may run on; all that the supervisor may if there are none.
+        """
+        output = None
+        with contextlib.suppress(OSError):  # no reason not to train
+            output = None if log is None else open_log(log)
         # A session of its own: what it starts goes with it. Slurm's plugins that track processes by group
         # would lose it then, so the kernel ends it with its supervisor.
-        self._process = subprocess.Popen(
-            command, env=dict(env), cwd=cwd, start_new_session=True, preexec_fn=die_with_parent
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, env=dict(env), cwd=cwd, start_new_session=True, preexec_fn=_prepare(cores),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        finally:
+            if output is not None:
+                os.close(output)
         self._kill_at: float | None = None
 
     @property
@@ -62,3 +86,14 @@ class Child:
     def _signal_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _prepare(cores: Sequence[int]) -> Callable[[], None]:
+    """What the new process does before it becomes another program."""
+
+    def prepare() -> None:
+        die_with_parent()
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    return prepare

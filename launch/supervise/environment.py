@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffbase.machine.cores import neighbours, share
 from diffbase.machine.ports import is_free
 from launch.ask.spec import JobSpec
 from launch.scheduler.nodelist import expand, tasks_per_node
@@ -29,7 +31,7 @@ SIOCGIFADDR = 0x8915
 
 @dataclass(frozen=True)
 class Layout:
-    """This process among the job's processes."""
+    """A rank among the job's ranks; a supervisor stands where its node's first rank does."""
 
     job: str
     session: str  # one life of the job: another one after a requeue
@@ -43,8 +45,17 @@ class Layout:
 
     @property
     def leader(self) -> bool:
-        """Whether this is rank 0, which decides for all."""
+        """Whether this is rank 0, whose supervisor decides for all."""
         return self.rank == 0
+
+    @property
+    def supervisors(self) -> int:
+        """How many there are: one a node."""
+        return self.world // self.local_world
+
+    def ranks(self) -> list[Layout]:
+        """Every rank of this node, of which this is the first."""
+        return [replace(self, rank=self.rank + i, local_rank=i) for i in range(self.local_world)]
 
     @property
     def node_name(self) -> str:
@@ -52,10 +63,13 @@ class Layout:
         return self.nodes[self.node] if self.node < len(self.nodes) else socket.gethostname()
 
 
-def layout(environ: Mapping[str, str]) -> Layout:
-    """The layout of a task of submitit's, under srun or its local executor. ValueError for neither."""
+def layout(environ: Mapping[str, str], ranks: int) -> Layout:
+    """Where a task of submitit's stands, under srun or its local executor: at its node's first rank.
+
+    ``ranks``: of each node. ValueError if neither started this process, or not once on each node.
+    """
     if environ.get("SUBMITIT_EXECUTOR") == "local":
-        return _local_layout(environ)
+        return _local_layout(environ, ranks)
     if "SLURM_PROCID" not in environ:
         raise ValueError("neither srun nor submitit started this process: SLURM_PROCID is missing")
     job = environ["SLURM_JOB_ID"]
@@ -67,26 +81,27 @@ def layout(environ: Mapping[str, str]) -> Layout:
         environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or "1"
     )
     node = int(environ.get("SLURM_NODEID", "0"))
-    world = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or sum(counts))
-    if node >= len(counts) or sum(counts) != world:
-        raise ValueError(f"Slurm says {world} tasks, and {counts} on the nodes")
+    tasks = int(environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS") or sum(counts))
+    if node >= len(counts) or set(counts) != {1} or tasks != len(counts):
+        raise ValueError(f"Slurm says {tasks} tasks, and {counts} on the nodes; one on each is wanted")
     nodes = expand(environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST") or "")
     return Layout(
         job=job,
         session=f"{job}.{restart}.{environ.get('SLURM_STEP_ID', '0')}",
         restart=restart,
-        rank=int(environ["SLURM_PROCID"]),
-        world=world,
-        local_rank=int(environ.get("SLURM_LOCALID", "0")),
-        local_world=counts[node],
+        rank=int(environ["SLURM_PROCID"]) * ranks,
+        world=tasks * ranks,
+        local_rank=0,
+        local_world=ranks,
         node=node,
         nodes=tuple(nodes) or (socket.gethostname(),),
     )
 
 
-def _local_layout(environ: Mapping[str, str]) -> Layout:
+def _local_layout(environ: Mapping[str, str], ranks: int) -> Layout:
     job = environ["SUBMITIT_LOCAL_JOB_ID"]
-    rank, world = int(environ["SUBMITIT_LOCAL_GLOBALID"]), int(environ["SUBMITIT_LOCAL_NTASKS"])
+    if environ["SUBMITIT_LOCAL_NTASKS"] != "1":
+        raise ValueError(f"submitit says {environ['SUBMITIT_LOCAL_NTASKS']} tasks; one is wanted")
     # The job is named after a process, whose number may come again: the time of its start tells them apart.
     stat = Path(f"/proc/{job}/stat")
     begun = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else "0"
@@ -94,10 +109,10 @@ def _local_layout(environ: Mapping[str, str]) -> Layout:
         job=job,
         session=f"{job}.local-{begun}",
         restart=0,
-        rank=rank,
-        world=world,
-        local_rank=rank,
-        local_world=world,
+        rank=0,
+        world=ranks,
+        local_rank=0,
+        local_world=ranks,
         node=0,
         nodes=(socket.gethostname(),),
     )
@@ -164,17 +179,32 @@ def rank_environment(
         "DIFFCORE_ATTEMPT": str(attempt),
         "PYTHONUNBUFFERED": "1",
     }
-    given.setdefault("OMP_NUM_THREADS", str(threads(environ, where, len(os.sched_getaffinity(0)))))
+    cores = len(os.sched_getaffinity(0))
+    own = len(own_cores(environ, where)) or cores
+    given.setdefault("OMP_NUM_THREADS", str(threads(environ, where, cores, own)))
     return given
 
 
-def threads(environ: Mapping[str, str], where: Layout, cores: int) -> int:
-    """Threads of one rank: its own cores, of which ``cores`` are those that it may run on.
+def own_cores(environ: Mapping[str, str], where: Layout) -> list[int]:
+    """The cores that this rank alone of its node runs on: a share, where Slurm bound the supervisor to cores.
 
-    Where Slurm binds a task to its cores, those; where it does not, what was asked for it; else a share.
+    Empty where Slurm binds nothing, or there are fewer cores than ranks: then all run on all.
+    """
+    kind = environ.get("SLURM_CPU_BIND_TYPE") or environ.get("SLURM_CPU_BIND", "")
+    cores = os.sched_getaffinity(0)
+    if not re.search("mask|map|rank|ldom", kind) or len(cores) < where.local_world:
+        return []
+    return share(neighbours(cores), where.local_rank, where.local_world)
+
+
+def threads(environ: Mapping[str, str], where: Layout, cores: int, own: int) -> int:
+    """Threads of one rank: its part of what was asked for the node, else of its ``cores``; ``own`` at most.
+
+    ``own``: how many this rank may run on.
     """
     asked = environ.get("SLURM_CPUS_PER_TASK", "")
-    return max(1, min(cores, int(asked) if asked.isdigit() else max(1, cores // where.local_world)))
+    all_ranks = int(asked) if asked.isdigit() else cores
+    return max(1, min(own, all_ranks // where.local_world))
 
 
 def scratch(cluster_scratch: Path | None, environ: Mapping[str, str], where: Layout) -> Path | None:

@@ -19,15 +19,9 @@ from launch.supervise.decide import budget, decision
 from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.environment import address, free_port
 from launch.supervise.life import Life
+from launch.supervise.limits import OLD_LIFE
 from launch.supervise.meeting import Exit, Plan
 from launch.supervise.preflight import PROBE
-
-MUSTER = 120.0
-"""Seconds that the supervisors of all ranks have to appear."""
-STRAGGLERS = 30.0
-"""Seconds without another exit after which the missing ones' supervisors count as gone."""
-OLD_LIFE = 90.0
-"""Seconds that an older life of the run has to let go of the run folder."""
 
 
 class Leader:
@@ -69,7 +63,7 @@ class Leader:
     # --- begin of a life ---
 
     def muster(self) -> Plan | None:
-        """Take the run over from an older life, and wait for all ranks."""
+        """Take the run over from an older life, and wait for all nodes."""
         return self._take_over() or self._close_lost_attempt() or self._hellos()
 
     def _take_over(self) -> Plan | None:
@@ -119,14 +113,16 @@ class Leader:
         return self._no_more()
 
     def _hellos(self) -> Plan | None:
-        """Wait for every rank's supervisor; a plan to leave if one is missing or found something wrong."""
-        until = time.monotonic() + MUSTER
-        while len(hellos := self.meeting.hellos()) < self.where.world:
+        """Wait for every node's supervisor; a plan to leave if one is missing or found something wrong."""
+        limit = self.life.limits.muster
+        until = time.monotonic() + limit
+        while len(hellos := self.meeting.hellos()) < self.where.supervisors:
             if self.life.asked:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
-                missing = sorted(set(range(self.where.world)) - set(hellos))
-                return self._failed(f"no supervisor on rank {missing[:8]} after {MUSTER:.0f} s", {})
+                missing = sorted(set(range(self.where.supervisors)) - set(hellos))
+                names = ", ".join(self.where.nodes[number] for number in missing[:8])
+                return self._failed(f"no supervisor on {names} after {limit:.0f} s", {})
             self.life.tick()
         found: dict[str, list[str]] = {}
         for hello in hellos.values():
@@ -222,7 +218,7 @@ class Leader:
             exits = self.meeting.exits(number, exits)
             if len(exits) != before or self.life.saving():
                 changed = time.monotonic()
-            if time.monotonic() - changed > STRAGGLERS:
+            if time.monotonic() - changed > self.life.limits.stragglers:
                 break
             self.life.tick()
         return exits

@@ -1,20 +1,22 @@
-"""One rank's part in a life of the job: what supervisor.py and leader.py share."""
+"""One node's part in a life of the job: what supervisor.py and leader.py share."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from diffbase import ledger
 from diffbase.line import printable
 from launch.job.folder import Place
+from launch.supervise import limits
 from launch.supervise.environment import Layout, scratch
 from launch.supervise.meeting import Meeting
 
 POLL = 0.2
-"""Seconds between two looks at this rank's process."""
+"""Seconds between two looks at this node's processes."""
 
 
 class SupersededError(Exception):
@@ -22,22 +24,25 @@ class SupersededError(Exception):
 
 
 class Life:
-    """Where this rank stands, what signals asked of it, and how it waits."""
+    """Where this node stands, what signals asked of it, and how it waits."""
 
     def __init__(self, place: Place, where: Layout) -> None:
         self.place, self.where = place, where
+        self.logs = Path(os.environ.get("SUBMITIT_FOLDER", place.folder))
+        """Where the ranks' logs lie: the submission's folder, which a sweep's points share."""
         self.spec = place.spec()
         self.run_folder = place.run
+        self.limits = limits.of(where.supervisors)
         self.meeting = Meeting(place.live, where.session)
         self.asked = 0
-        """The newest signal that asked this rank to stop, or 0."""
+        """The newest signal that asked this node to stop, or 0."""
         self.asked_at = 0.0
         self.respond: Callable[[int], None] = lambda number: None
         """Called with each signal, by ``tick``: outside of the signal's handler."""
         self.claimed = False
         """Whether rank 0 has made this life the run's."""
-        # Gentle to a shared disk: of a large job, one rank a node looks often.
-        self.look_every = min(3.0 if where.local_rank == 0 else 10.0, 0.5 + where.world / 50)
+        self.look_every = min(3.0, 0.5 + where.supervisors / 50)
+        """Seconds between two looks at what the others left on the shared disk."""
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
         self._began = time.monotonic()
         self._fenced = 0.0
@@ -76,5 +81,5 @@ class Life:
                 raise SupersededError("another life of this run has begun; this one ends")
 
     def say(self, line: str) -> None:
-        """One line for this rank's log."""
+        """One line for the log of this node's first rank."""
         print(f"launch: {printable(line)}", flush=True)

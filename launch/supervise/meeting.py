@@ -2,7 +2,7 @@
 
     RUN/job/current.json            the life that may write into the run; an older one ends when it reads this
     RUN/job/001/live/SESSION/
-        hello-RANK.json             this rank's supervisor runs; what its preflight found
+        hello-NODE.json             this node's supervisor runs; what its preflight found
         plan-K.json                 by the leader: where attempt K meets, or that all leave and with what code
         exit-K-RANK.json            how this rank's process of attempt K ended
 
@@ -68,7 +68,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Hello:
-    """That a rank's supervisor runs, and what its preflight found."""
+    """That a node's supervisor runs, and what its preflight found."""
 
     __pydantic_config__ = FORBID
 
@@ -116,13 +116,13 @@ class Meeting:
 
     # --- hello ---
 
-    def say_hello(self, rank: int, node: str, problems: list[str]) -> None:
-        """Say that this rank's supervisor runs, and what is wrong with its node."""
-        _write(self.folder / f"hello-{rank}.json", {"node": node, "pid": os.getpid(), "problems": problems})
+    def say_hello(self, number: int, node: str, problems: list[str]) -> None:
+        """Say that the supervisor of node ``number`` runs, and what is wrong with the node."""
+        _write(self.folder / f"hello-{number}.json", {"node": node, "pid": os.getpid(), "problems": problems})
 
     def hellos(self) -> dict[int, Hello]:
-        """What each rank that has said hello wrote."""
-        return self._by_rank("hello-", Hello, {})
+        """What each node whose supervisor has said hello wrote, by its number."""
+        return self._by_number("hello-", Hello, {})
 
     # --- plans ---
 
@@ -143,11 +143,11 @@ class Meeting:
 
     def exits(self, number: int | str, known: dict[int, Exit]) -> dict[int, Exit]:
         """Every exit of an attempt; ``known`` ones are not read again."""
-        found = self._by_rank(f"exit-{number}-", Exit, known)
+        found = self._by_number(f"exit-{number}-", Exit, known)
         return {rank: exit for rank, exit in found.items() if exit.rank == rank}
 
-    def _by_rank(self, prefix: str, kind: type[T], known: dict[int, T]) -> dict[int, T]:
-        """What the ranks wrote under ``prefix``; a file that is damaged is as if it were not there."""
+    def _by_number(self, prefix: str, kind: type[T], known: dict[int, T]) -> dict[int, T]:
+        """What was written under ``prefix``, by number; a file that is damaged is as if it were not there."""
         found = dict(known)
         for name in self._names():
             match = re.fullmatch(re.escape(prefix) + r"(\d{1,9})\.json", name, re.ASCII)

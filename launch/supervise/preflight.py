@@ -1,6 +1,6 @@
 """Before a step is trained: can the nodes do it? Under half a minute, and a failing node is named.
 
-Every node looks at its disks and devices; then all ranks time an all-reduce (allreduce.py). A node that fails
+Every node looks at its disks and devices; then all ranks time an all-reduce (probe/). A node that fails
 alone is left out of this user's next submissions to the cluster for a while (launch/job/registry.py).
 """
 
@@ -25,8 +25,8 @@ from launch.supervise.environment import Layout
 from launch.supervise.meeting import Exit, Meeting
 
 PROBE = "probe"
-SECONDS = 25.0
-"""What the timed all-reduce may take, with the start of its processes."""
+SPEED = "speed-0.json"
+"""What rank 0 writes of it."""
 
 
 class Speed(BaseModel):
@@ -38,10 +38,10 @@ class Speed(BaseModel):
     pairs: dict[str, float] = Field(max_length=1_000_000)
 
 
-def local(spec: JobSpec, run: Path, scratch: Path | None, where: Layout) -> list[str]:
-    """What is wrong with this rank's node, by the node's first rank; nothing by the others."""
+def local(spec: JobSpec, run: Path, scratch: Path | None) -> list[str]:
+    """What is wrong with this node."""
     checks = spec.cluster.preflight
-    if checks.mode == "off" or where.local_rank != 0:
+    if checks.mode == "off":
         return []
     problems = [room(run, checks.run_gb, "run folder")]
     if scratch is not None and (spec.cluster.scratch or scratch.exists()):
@@ -66,10 +66,11 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
     return None
 
 
-def command(meeting: Meeting, where: Layout) -> list[str]:
-    """The process that takes part in the timed all-reduce."""
-    out = meeting.folder / f"speed-{where.rank}.json"
-    return [sys.executable, "-m", "launch.supervise.allreduce", "--out", str(out), "--seconds", str(SECONDS)]
+def command(meeting: Meeting, seconds: float) -> list[str]:
+    """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
+    out = meeting.folder / SPEED
+    module = "launch.supervise.probe.allreduce"
+    return [sys.executable, "-m", module, "--out", str(out), "--seconds", str(seconds)]
 
 
 def judge(
@@ -81,7 +82,7 @@ def judge(
         lines = "; ".join(f"{node}: {why}" for node, why in sorted(failed.items()))
         # Peers of a node that fails fail too: only one that is alone with it is to blame.
         return lines, failed if len(failed) == 1 < len(set(where.nodes)) else {}
-    path = meeting.folder / "speed-0.json"
+    path = meeting.folder / SPEED
     try:
         found = validated(Speed, json_file.read(path, most=16 << 20), str(path))
     except (OSError, InputError) as error:

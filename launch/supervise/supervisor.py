@@ -1,10 +1,10 @@
-"""The supervisor of one rank: starts the training process, passes signals on, ends it when a peer is gone.
+"""The supervisor of a node: starts its ranks' processes, passes signals on, ends them when a peer is gone.
 
     hello -> plan 0 -> attempt 0 -> exit -> plan 1 -> ... until a plan says leave
 
-Every rank has one, and they talk through files (meeting.py). Rank 0's also decides (leader.py): what failed
+Every node has one, and they talk through files (meeting.py). Rank 0's also decides (leader.py): what failed
 is tried again in the same allocation while that is whole; what was preempted, ran out of time or lost a node
-is given back to Slurm, which queues it again. The rank's exit code is the plan's (diffbase/exits.py).
+is given back to Slurm, which queues it again. The exit code is the plan's (diffbase/exits.py).
 """
 
 from __future__ import annotations
@@ -20,29 +20,21 @@ from pathlib import Path
 from diffbase import trust
 from diffbase.cli import InputError
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from launch.job.folder import log_of
 from launch.supervise import preflight, takeover
 from launch.supervise.child import Child, die_with_parent
-from launch.supervise.environment import rank_environment
+from launch.supervise.environment import Layout, own_cores, rank_environment
 from launch.supervise.leader import Leader
 from launch.supervise.life import Life, SupersededError
+from launch.supervise.limits import END_GRACE, LAST_SAVE_GRACE, LEAVE_GRACE, SAVE_GRACE
 from launch.supervise.meeting import Exit, Plan
 from launch.supervise.preflight import PROBE
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
-END_GRACE = 2.0
-"""Seconds that a process whose peer is gone has for its last words."""
-LEAVE_GRACE = 120.0
-"""Seconds that a process has after a peer left in good order."""
-SAVE_GRACE = 300.0
-"""Longest wait for a checkpoint that was being written when a peer was lost."""
-LAST_SAVE_GRACE = 30.0
-"""The same when all other ranks have left: what is to be written by them will not come."""
-LEADER_LOST = 300.0
-"""Seconds without a plan after which rank 0's supervisor counts as gone."""
 
 
 class Supervisor:
-    """Supervises one rank's training process through a life of the job."""
+    """Supervises a node's training processes through a life of the job."""
 
     def __init__(self, life: Life, code: Path, successor: takeover.Successor) -> None:
         """``successor``: what submitit is given for another job of the run, in that job's folder."""
@@ -50,7 +42,8 @@ class Supervisor:
         self.where, self.spec, self.meeting = life.where, life.spec, life.meeting
         self.run_folder, self.say = life.run_folder, life.say
         self._looked = 0.0
-        self._child: Child | None = None
+        self._children: dict[int, Child] = {}
+        """The processes that run, by rank."""
 
     # --- life ---
 
@@ -72,15 +65,15 @@ class Supervisor:
             self.say(f"error: {error}")
             return RETRYABLE
         finally:
-            if self._child is not None:
-                self._child.kill()
-            if self.where.local_rank == 0 and self.spec.cluster.scratch and self.life.scratch:
+            for child in self._children.values():
+                child.kill()
+            if self.spec.cluster.scratch and self.life.scratch:
                 shutil.rmtree(self.life.scratch, ignore_errors=True)
 
     def _live(self) -> int:
         problems = self._make_scratch()
-        problems += preflight.local(self.spec, self.run_folder, self.life.scratch, self.where)
-        self.meeting.say_hello(self.where.rank, self.where.node_name, problems)
+        problems += preflight.local(self.spec, self.run_folder, self.life.scratch)
+        self.meeting.say_hello(self.where.node, self.where.node_name, problems)
         leader = Leader(self.life) if self.where.leader else None
         probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1
         if leader:
@@ -89,7 +82,7 @@ class Supervisor:
             plan = self.await_plan(PROBE)
             if plan.leave:
                 return self._leave(leader, plan)
-            self._attempt(PROBE, plan, preflight.command(self.meeting, self.where))
+            self._attempt(PROBE, plan, preflight.command(self.meeting, self.life.limits.probe))
             if leader:
                 leader.lead(leader.judge_probe, 0)
         number = 0
@@ -118,57 +111,79 @@ class Supervisor:
     # --- one attempt ---
 
     def _attempt(self, number: int | str, plan: Plan, command: Sequence[str]) -> None:
-        """Run the rank's process to its end, or end it when a peer's end makes that necessary; report it."""
+        """Run the ranks' processes to their ends, which a peer's end may make necessary; report each."""
         if self.life.asked:
-            code, ours = PREEMPTED, False
-        else:
-            env = rank_environment(os.environ, self.where, self.spec, plan.attempt, (plan.address, plan.port))
-            if self.life.scratch:
-                env["SLURM_TMPDIR"] = str(self.life.scratch)
-            self._child = Child(command, env, self.run_folder)
-            code, ours = self._watch(number, self._child)
-            self._child = None
-        self.meeting.report(number, Exit(self.where.rank, code, time.time(), self.where.node_name, ours))
+            for rank in self.where.ranks():
+                self._report(number, rank.rank, PREEMPTED)
+            return
+        for rank in self.where.ranks():
+            self._children[rank.rank] = self._start(rank, plan, command)
+        self._watch(number)
 
-    def _watch(self, number: int | str, child: Child) -> tuple[int, bool]:
-        """(exit code, whether it was this supervisor who ended it)."""
+    def _start(self, rank: Layout, plan: Plan, command: Sequence[str]) -> Child:
+        env = rank_environment(os.environ, rank, self.spec, plan.attempt, (plan.address, plan.port))
+        if self.life.scratch:
+            env["SLURM_TMPDIR"] = str(self.life.scratch)
+        log = log_of(self.life.logs, self.where.job, rank.rank)
+        return Child(command, env, self.run_folder, log, own_cores(os.environ, rank))
+
+    def _watch(self, number: int | str) -> None:
+        """Until every process has ended; those that this supervisor ended are reported as its own doing."""
         exits: dict[int, Exit] = {}
         first_failure = first_leaver = None
         ended = False
-        while (code := child.poll()) is None:
+        while True:
+            for rank, child in [*self._children.items()]:
+                if (code := child.poll()) is not None:
+                    del self._children[rank]
+                    ours = ended and code not in (DONE, PREEMPTED)
+                    exits[rank] = self._report(number, rank, code, ours)
+            if not self._children:
+                return
             self.life.tick()
             now = time.monotonic()
-            if now - self._looked >= self.life.look_every:
+            if self.where.supervisors > 1 and now - self._looked >= self.life.look_every:
                 self._looked = now
                 exits = self.meeting.exits(number, exits)
             if first_leaver is None and exits:
                 first_leaver = now
             if first_failure is None and any(e.code not in (DONE, PREEMPTED) for e in exits.values()):
                 first_failure = now
-            if ended:
+            # Whether a checkpoint is being written is asked of the disk: only when it decides something.
+            if ended or not (exits or self._warned):
                 continue
             saving = self.life.saving() and 0 not in exits
             grace = LAST_SAVE_GRACE if len(exits) >= self.where.world - 1 else SAVE_GRACE
             due = first_failure is not None and (not saving or now - first_failure > grace)
             due |= first_leaver is not None and not saving and now - first_leaver > LEAVE_GRACE
             if due or self._out_of_time(now, saving):
-                child.end(END_GRACE)
+                for child in self._children.values():
+                    child.end(END_GRACE)
                 ended = True
-        return code, ended and code not in (DONE, PREEMPTED)
+
+    def _report(self, number: int | str, rank: int, code: int, ours: bool = False) -> Exit:
+        exit = Exit(rank, code, time.time(), self.where.node_name, ours)
+        self.meeting.report(number, exit)
+        return exit
 
     def _respond(self, number: int) -> None:
         """Pass a signal on. After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
-        if self._child is not None:
-            self._child.forward(number)
+        for child in self._children.values():
+            child.forward(number)
         # Not only while training runs: it may have ended at once, when its peer on the lost node did.
-        if number == signal.SIGTERM and self.where.local_rank == 0:
+        if number == signal.SIGTERM:
             line = takeover.consider(self.life.place, self.code, self.where, self.spec, self.successor)
             if line:
                 self.say(line)
 
+    @property
+    def _warned(self) -> bool:
+        """Whether Slurm has said that it will end the job, which then has to have it queued again."""
+        return self.life.asked == signal.SIGUSR2 and self.spec.requeue
+
     def _out_of_time(self, now: float, saving: bool) -> bool:
         """Whether the job is about to be killed, so that leaving now at least has it queued again."""
-        if self.life.asked != signal.SIGUSR2 or not self.spec.requeue:
+        if not self._warned:
             return False
         warned, used = self.spec.cluster.signal_seconds, now - self.life.asked_at
         return used > max(warned - (3 if saving else 10), 0.6 * warned)
@@ -177,7 +192,7 @@ class Supervisor:
 
     def await_plan(self, number: int | str) -> Plan:
         """The plan of that number; one to leave if rank 0's supervisor does not make it."""
-        until = time.monotonic() + LEADER_LOST
+        until = time.monotonic() + self.life.limits.leader_lost
         while time.monotonic() < until:
             if plan := self.meeting.plan(number):
                 self.life.claimed = True  # by rank 0, before it published

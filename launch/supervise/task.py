@@ -1,4 +1,4 @@
-"""What submitit runs on every node, once per rank: a supervisor of the training process.
+"""What submitit runs once on every node: a supervisor of its ranks' training processes.
 
 Picklable, and torch is never loaded in it: a signal may come at any moment, and whoever answers it must not
 sit in a collective. Training itself is a process of its own (diffcore/train.py of the run's snapshot).
@@ -20,7 +20,7 @@ class Task:
     code: str
 
     def __call__(self) -> int:
-        """Supervise this rank until the job ends; leaves with the run's exit code where that is not 0."""
+        """Supervise this node's ranks until the job ends; leaves with the run's exit code if it is not 0."""
         from pathlib import Path
 
         from diffbase import output
@@ -30,11 +30,12 @@ class Task:
         from launch.supervise.supervisor import Supervisor
 
         with output.guarded(survive=True):  # a log that cannot be written is no reason to end a job
-            life = Life(Place(Path(self.folder)), layout(os.environ))
+            place = Place(Path(self.folder))
+            life = Life(place, layout(os.environ, place.spec().tasks_per_node))
             code = Supervisor(life, Path(self.code), lambda place: Task(str(place.folder), self.code)).run()
             output.flush()
         if code:
-            # Not an exception: submitit would pickle it as the job's result, and every rank would print it.
+            # Not an exception: submitit would pickle it as the job's result, and every node would print it.
             sys.stdout.flush()
             sys.exit(code)
         return code

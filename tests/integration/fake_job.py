@@ -14,6 +14,7 @@ from diffbase import ledger
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
 from launch.job import folder as snapshot
+from launch.job.folder import log_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -31,6 +32,7 @@ acts = json.loads((told / "acts.json").read_text())
 act = acts.get(f"{attempt}.{rank}", acts.get(f"{attempt}", ["done"]))
 with open(told / f"seen-{attempt}-{rank}.json", "w") as file:
     json.dump(dict(os.environ, pid=str(os.getpid()), cores=sorted(os.sched_getaffinity(0))), file)
+print("attempt", attempt, "of rank", rank, flush=True)
 step = act[1] if len(act) > 1 else 1
 if rank == 0 and step:
     ledger.beat(run, step, 100, "train")
@@ -63,10 +65,13 @@ if act[0] == "exit":
     sys.exit(act[2])
 """
 
+BOUND: dict[str, str] = {}
+"""What Slurm says of the cores that it bound a task to."""
+
 
 @dataclass
 class FakeJob:
-    """``world`` supervisors as srun would start them on ``nodes`` nodes."""
+    """A supervisor on each of ``nodes`` nodes as srun would start it, with ``world`` ranks in all."""
 
     place: snapshot.Place
     world: int
@@ -74,7 +79,6 @@ class FakeJob:
     processes: list[subprocess.Popen[str]]
 
     def start(self, restart: int = 0, job: str = "7") -> None:
-        tasks = self.world // self.nodes
         # A scontrol that knows the job as running, and notes what it is asked for.
         scontrol = self.bin / "scontrol"
         answer = (
@@ -84,17 +88,19 @@ class FakeJob:
             f'#!/bin/sh\n[ "$1" = show ] && echo "{answer}" || echo "$@" >> {self.bin}/asked\n'
         )
         scontrol.chmod(0o755)
-        for rank in range(self.world):
+        for node in range(self.nodes):
             env = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")} | {
                 "SUBMITIT_EXECUTOR": "slurm",
                 "SLURM_JOB_ID": job,
                 "SLURM_RESTART_COUNT": str(restart),
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": str(rank % tasks),
-                "SLURM_NODEID": str(rank // tasks),
-                "SLURM_NTASKS": str(self.world),
-                "SLURM_TASKS_PER_NODE": f"{tasks}(x{self.nodes})",
+                "SLURM_PROCID": str(node),
+                "SLURM_LOCALID": "0",
+                "SLURM_NODEID": str(node),
+                "SLURM_NTASKS": str(self.nodes),
+                "SLURM_TASKS_PER_NODE": f"1(x{self.nodes})",
+                "SLURMD_NODENAME": f"n{node + 1}",
                 "SLURM_JOB_NODELIST": f"n[1-{self.nodes}]",
+                **BOUND,
                 "PYTHONPATH": str(REPOSITORY),
                 "ACTS": str(self.place.run),
                 "XDG_STATE_HOME": str(self.place.run.parent / "state"),
@@ -109,9 +115,13 @@ class FakeJob:
             )
 
     def wait(self, timeout: float = 60) -> tuple[list[int], str]:
-        """Exit codes, and rank 0's output."""
+        """The supervisors' exit codes and their output."""
         outputs = [process.communicate(timeout=timeout)[0] for process in self.processes]
         return [process.returncode for process in self.processes], "\n".join(outputs)
+
+    def log(self, rank: int, job: str = "7") -> str:
+        """A rank's own output."""
+        return log_of(self.place.folder, job, rank).read_text()
 
     def signal(self, number: int) -> None:
         for process in self.processes:
@@ -142,13 +152,17 @@ def make(
     folder: Path,
     acts: dict[str, list[Any]],
     world: int = 2,
-    nodes: int = 1,
+    nodes: int | None = None,
     preflight: dict[str, Any] | None = None,
     **spec: Any,
 ) -> FakeJob:
-    """A job's folder whose training is ``acts``: "attempt" or "attempt.rank" -> [what, step, detail]."""
+    """A job's folder whose training is ``acts``: "attempt" or "attempt.rank" -> [what, step, detail].
+
+    ``nodes``: as many as there are ranks unless it is given.
+    """
     import json
 
+    nodes = world if nodes is None else nodes
     run = folder / "run"
     place = snapshot.create(run)
     (run / "acts.json").write_text(json.dumps(acts))

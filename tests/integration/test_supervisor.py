@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from diffbase import ledger
+from launch.job.folder import log_of
 from tests.integration import fake_job
 from tests.integration.fake_job import FakeJob
 
@@ -49,24 +50,27 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 def test_a_good_run_ends_with_0_and_each_rank_knows_its_place(start: Start) -> None:
     job = start({}, world=4, nodes=2)
     codes, output = job.wait()
-    assert codes == [0, 0, 0, 0], output
+    assert codes == [0, 0], output
     places = [seen(job, 0, rank) for rank in range(4)]
     assert [(p["LOCAL_RANK"], p["NODE_RANK"], p["WORLD_SIZE"]) for p in places] == [
         ("0", "0", "4"), ("1", "0", "4"), ("0", "1", "4"), ("1", "1", "4"),
     ]  # fmt: skip
     assert len({p["MASTER_PORT"] for p in places}) == 1
     assert job.events("ended")[0]["code"] == 0
+    assert [job.log(rank) for rank in range(4)] == [f"attempt 0 of rank {rank}\n" for rank in range(4)]
 
 
-def test_a_killed_rank_is_tried_again_in_the_allocation_at_another_port(start: Start) -> None:
-    job = start({"0.1": ["kill"], "0.0": ["deaf", 3]}, world=2)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_killed_rank_is_tried_again_in_the_allocation_at_another_port(start: Start, nodes: int) -> None:
+    job = start({"0.1": ["kill"], "0.0": ["deaf", 3]}, world=2, nodes=nodes)
     began = time.monotonic()
     codes, output = job.wait()
-    assert codes == [0, 0], output
+    assert codes == [0] * nodes, output
     assert time.monotonic() - began < 15
     assert "killed by SIGKILL" in job.events("ended")[0]["why"]
     assert [event["code"] for event in job.events("ended")] == [75, 0]
     assert seen(job, 0, 0)["MASTER_PORT"] != seen(job, 1, 0)["MASTER_PORT"]
+    assert job.log(1) == "attempt 0 of rank 1\nattempt 1 of rank 1\n"
 
 
 @pytest.mark.parametrize("code", [1, 2])
@@ -92,19 +96,21 @@ def test_the_budget_of_restarts_is_kept(start: Start) -> None:
     assert "3 failures within a day, and 2 restarts were allowed" in output
 
 
-def test_no_rank_is_killed_while_a_checkpoint_is_written(start: Start) -> None:
-    job = start({"0.0": ["save", 5, 6.0], "0.1": ["kill"]})
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_no_rank_is_killed_while_a_checkpoint_is_written(start: Start, nodes: int) -> None:
+    job = start({"0.0": ["save", 5, 6.0], "0.1": ["kill"]}, nodes=nodes)
     codes, output = job.wait()
-    assert codes == [0, 0], output
+    assert codes == [0] * nodes, output
     assert job.events("ended")[0]["kept"] == 5
 
 
-def test_a_signal_stops_all_and_asks_for_a_requeue(start: Start) -> None:
-    job = start({"0": ["wait", 5]}, world=2)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_signal_stops_all_and_asks_for_a_requeue(start: Start, nodes: int) -> None:
+    job = start({"0": ["wait", 5]}, world=2, nodes=nodes)
     until(lambda: (job.place.run / "seen-0-1.json").exists() and (job.place.run / "heartbeat.json").exists())
     job.signal(signal.SIGUSR2)
     codes, output = job.wait()
-    assert codes == [85, 85]
+    assert codes == [85] * nodes
     assert job.events("ended")[0]["code"] == 85
     assert job.asked_slurm() == "requeue 7\n", output
 
@@ -135,11 +141,36 @@ def test_an_older_life_ends_when_a_new_one_begins(start: Start) -> None:
 
 
 def test_a_child_never_outlives_its_supervisor(start: Start) -> None:
-    job = start({"0": ["deaf", 5]}, world=1)
-    until(lambda: (job.place.run / "heartbeat.json").exists())
-    child = int(seen(job, 0, 0)["pid"])
+    job = start({"0": ["deaf", 5]}, world=3, nodes=1)
+    until(lambda: all((job.place.run / f"seen-0-{rank}.json").exists() for rank in range(3)))
+    until(lambda: all((job.place.run / f"seen-0-{rank}.json").read_text()[-1:] == "}" for rank in range(3)))
+    children = [int(seen(job, 0, rank)["pid"]) for rank in range(3)]
     os.kill(job.processes[0].pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{child}").exists(), 5)
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 5)
+
+
+def test_a_log_that_is_a_link_is_not_written_through(start: Start, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("precious")
+    job = fake_job.make(tmp_path, {}, world=1)
+    log_of(job.place.folder, "7", 0).symlink_to(kept)
+    job.start()
+    codes, output = job.wait()
+    assert codes == [0] and "attempt 0 of rank 0" in output  # where its supervisor's goes
+    assert kept.read_text() == "precious"
+
+
+def test_ranks_of_a_node_that_slurm_bound_share_its_cores(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_job, "BOUND", {"SLURM_CPU_BIND_TYPE": "mask_cpu:"})
+    ranks = len(os.sched_getaffinity(0))
+    job = start({}, world=ranks, nodes=1)
+    assert job.wait()[0] == [0]
+    cores = [
+        json.loads((job.place.run / f"seen-0-{rank}.json").read_text())["cores"] for rank in range(ranks)
+    ]
+    assert sorted(cores) == [[core] for core in sorted(os.sched_getaffinity(0))]
 
 
 def test_a_full_disk_everywhere_is_the_users_to_mend(start: Start) -> None:
@@ -156,6 +187,15 @@ def test_the_timed_all_reduce_comes_before_the_first_step(start: Start) -> None:
     assert codes == [0, 0], output
     assert time.monotonic() - began < 30
     assert re.search(r"all-reduce over 2 ranks: [\d.]+ GB/s", output)
+
+
+def test_neighbours_are_timed_side_by_side(start: Start) -> None:
+    job = start({}, world=4, nodes=4, preflight={"mode": "full"})
+    codes, output = job.wait(90)
+    assert codes == [0] * 4, output
+    [path] = job.place.live.glob("*/speed-0.json")
+    pairs = json.loads(path.read_text())["pairs"]
+    assert sorted(pairs) == ["n1 n2", "n2 n3", "n3 n4", "n4 n1"] and all(s > 0 for s in pairs.values())
 
 
 def test_an_all_reduce_below_the_floor_ends_the_life_of_the_job(start: Start) -> None:

@@ -21,8 +21,8 @@ from tests.unit.test_house import COMMANDS as FILES
 from tests.unit.test_house import REPOSITORY, name
 
 INTERNAL = {
-    "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/ranks.py", "launch/supervise/allreduce.py",
-    "launch/supervise/start.py",
+    "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/ranks.py",
+    "launch/supervise/probe/allreduce.py", "launch/supervise/start.py",
 }  # fmt: skip
 """Files that are run and are no command of their own: they lead to commands, or the toolkit runs them."""
 OVERRIDES = ["train", "submit", "plan", "fit", "measure", "show"]
@@ -72,7 +72,8 @@ def test_a_mistyped_flag_is_one_line(command: str) -> None:
         "plan": ["--config", "demo"], "fit": ["--config", "demo", "--gpu", "24GB"],
         "measure": ["--config", "demo", "--out", "x"], "compare": ["a", "b"], "summary": ["a"],
         "show": ["--config", "demo", "--image", "x", "--out", "y"], "jobs": ["list"], "box": ["status"],
-        "pack": ["a", "--out", "b"], "index": ["a", "--out", "b"], "render": ["--out", "b", "--count", "1"],
+        "pack": ["a", "--out", "b"], "merge": ["a", "--out", "b"], "index": ["a", "--out", "b"],
+        "render": ["--out", "b", "--count", "1"],
         "sample": ["a", "--out", "b.png"], "export": ["a", "--out", "b"],
     }.get(command, ["a"])  # fmt: skip
     module = importlib.import_module(COMMANDS[command].module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from itertools import groupby
+from itertools import chain, groupby
 
 import pytest
 from hypothesis import assume, given
@@ -17,14 +17,14 @@ from launch.supervise import environment as env
 from launch.supervise.environment import PORTS, Layout
 
 
-def slurm(counts: list[int], node: int, local: int) -> dict[str, str]:
+def slurm(counts: list[int], node: int) -> dict[str, str]:
     """What srun tells a task; the counts in Slurm's short form."""
     runs = [(count, len(list(group))) for count, group in groupby(counts)]
     short = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in runs)
     return {
         "SLURM_JOB_ID": "12",
-        "SLURM_PROCID": str(sum(counts[:node]) + local),
-        "SLURM_LOCALID": str(local),
+        "SLURM_PROCID": str(sum(counts[:node])),
+        "SLURM_LOCALID": "0",
         "SLURM_NODEID": str(node),
         "SLURM_STEP_NUM_TASKS": str(sum(counts)),
         "SLURM_STEP_TASKS_PER_NODE": short,
@@ -33,30 +33,38 @@ def slurm(counts: list[int], node: int, local: int) -> dict[str, str]:
     }
 
 
-@given(counts=st.lists(st.integers(1, 8), min_size=1, max_size=12), data=st.data())
-def test_every_layout_is_read_back(counts: list[int], data: st.DataObject) -> None:
-    node = data.draw(st.integers(0, len(counts) - 1))
-    local = data.draw(st.integers(0, counts[node] - 1))
-    where = env.layout(slurm(counts, node, local))
-    assert (where.world, where.local_world) == (sum(counts), counts[node])
-    assert (where.rank, where.local_rank, where.node) == (sum(counts[:node]) + local, local, node)
-    assert where.node_name == f"n{node + 1}"
+@given(nodes=st.integers(1, 12), ranks=st.integers(1, 8))
+def test_ranks_are_numbered_node_by_node(nodes: int, ranks: int) -> None:
+    found = []
+    for node in range(nodes):
+        where = env.layout(slurm([1] * nodes, node), ranks)
+        assert (where.world, where.local_world, where.supervisors) == (nodes * ranks, ranks, nodes)
+        assert (where.node, where.node_name, where.leader) == (node, f"n{node + 1}", node == 0)
+        assert [rank.local_rank for rank in where.ranks()] == list(range(ranks))
+        found += [rank.rank for rank in where.ranks()]
+    assert found == list(range(nodes * ranks))
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=5).filter(lambda counts: set(counts) != {1}))
+def test_more_than_a_supervisor_on_a_node_is_refused(counts: list[int]) -> None:
+    with pytest.raises(ValueError, match="one on each is wanted"):
+        env.layout(slurm(counts, 0), 2)
 
 
 def test_a_requeued_job_is_another_session() -> None:
-    first = env.layout(slurm([2], 0, 0))
-    again = env.layout(slurm([2], 0, 0) | {"SLURM_RESTART_COUNT": "1"})
+    first = env.layout(slurm([1], 0), 2)
+    again = env.layout(slurm([1], 0) | {"SLURM_RESTART_COUNT": "1"}, 2)
     assert (first.session, again.session, again.restart) == ("12.0.0", "12.1.0", 1)
 
 
 def test_an_array_is_told_by_its_element() -> None:
-    element = slurm([1], 0, 0) | {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "3"}
-    assert env.layout(element).job == "11_3"
+    element = slurm([1], 0) | {"SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "3"}
+    assert env.layout(element, 1).job == "11_3"
 
 
 def test_what_is_not_slurm_is_told() -> None:
     with pytest.raises(ValueError, match="SLURM_PROCID is missing"):
-        env.layout({})
+        env.layout({}, 1)
 
 
 @given(st.integers(1, 10**8), st.integers(0, 50), st.integers(0, 50))
@@ -88,12 +96,34 @@ def a_layout(local_world: int = 2) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("asked", "cores", "ranks", "wanted"),
-    [("8", 8, 4, 8), ("8", 4, 4, 4), ("", 16, 4, 4), ("", 2, 4, 1), ("2", 64, 4, 2)],
+    ("asked", "cores", "ranks", "own", "wanted"),
+    [
+        ("32", 32, 4, 8, 8),  # bound to its share
+        ("32", 16, 4, 4, 4),  # which may be less than what was asked for
+        ("32", 64, 4, 64, 8),  # not bound
+        ("", 16, 4, 16, 4),
+        ("", 2, 4, 2, 1),
+        ("8", 64, 4, 64, 2),
+        ("2", 2, 4, 2, 1),
+    ],
 )
-def test_threads_are_the_allocations(asked: str, cores: int, ranks: int, wanted: int) -> None:
+def test_threads_are_the_allocations(asked: str, cores: int, ranks: int, own: int, wanted: int) -> None:
     environ = {"SLURM_CPUS_PER_TASK": asked} if asked else {}
-    assert env.threads(environ, a_layout(ranks), cores) == wanted
+    assert env.threads(environ, a_layout(ranks), cores, own) == wanted
+
+
+@given(st.integers(1, 8), st.integers(1, 64))
+def test_ranks_share_the_cores_that_slurm_bound_their_node_to(ranks: int, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(env.os, "sched_getaffinity", lambda pid: set(range(100, 100 + count)))
+        bound = {"SLURM_CPU_BIND_TYPE": "mask_cpu:", "SLURM_CPU_BIND": "quiet,mask_cpu:0xff"}
+        shares = [env.own_cores(bound, rank) for rank in a_layout(ranks).ranks()]
+        if count < ranks:
+            assert shares == [[]] * ranks
+        else:
+            assert sorted(chain.from_iterable(shares)) == list(range(100, 100 + count)) and all(shares)
+        for free in ({}, {"SLURM_CPU_BIND_TYPE": "none"}, {"SLURM_CPU_BIND": "quiet,none"}):
+            assert env.own_cores(free, a_layout(ranks)) == []
 
 
 @pytest.mark.parametrize(

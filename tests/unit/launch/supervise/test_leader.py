@@ -18,6 +18,7 @@ from launch.scheduler import client
 from launch.supervise import leader as module
 from launch.supervise.environment import Layout
 from launch.supervise.leader import Leader
+from launch.supervise.limits import Limits
 from launch.supervise.meeting import Exit, Meeting, Plan
 
 Lines = list[str]
@@ -27,7 +28,6 @@ Lines = list[str]
 def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
     """A leader of two nodes with a rank each, whose life only notes what it is told to say."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(module, "MUSTER", 0.0)
     monkeypatch.setattr(module, "OLD_LIFE", 0.0)
     monkeypatch.setattr(client, "state_of", lambda job: None)  # Slurm does not know other jobs
     live = tmp_path / "run" / "job" / "001" / "live"
@@ -41,6 +41,7 @@ def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
         where=Layout("7", "7.0.0", 0, 0, 2, 0, 1, 0, ("n1", "n2")), meeting=meeting,
         run_folder=tmp_path / "run",
         spec=spec, asked=0, said=[], tick=lambda: None, used_up=False,
+        limits=Limits(muster=0.0, probe=0.0, stragglers=0.0, leader_lost=0.0),
     )  # fmt: skip
     life.say = life.said.append
     return Leader(life)
@@ -77,7 +78,7 @@ def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
     first, second = lead.muster(), lead.muster()
     assert first is not None
     assert second is not None
-    assert "no supervisor on rank [1]" in first.why
+    assert "no supervisor on n2" in first.why
     assert (first.code, second.code) == (RETRYABLE, FATAL)
 
 

@@ -28,13 +28,15 @@ def job(tmp_path: Path) -> Path:
     return folder
 
 
-def start(job: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def start(job: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
     given = {
         "SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "7", "SUBMITIT_LOCAL_GLOBALID": "0",
         "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
     command = [sys.executable, "-m", "launch.supervise.start", str(job), *more]
-    return subprocess.run(command, env=os.environ | given, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, env=os.environ | given | variables, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_job_of_ones_own_is_run(job: Path) -> None:
@@ -88,3 +90,17 @@ def test_the_group_is_trusted_where_the_run_says_so(job: Path) -> None:
     job.parent.chmod(0o770)
     assert "can be written by the group 65533" in start(job).stderr
     assert start(job, "--group").returncode == 0
+
+
+@pytest.mark.parametrize(("task", "log"), [(0, "7_0_log.out"), (2, "7_8_log.out")])
+def test_a_nodes_own_words_are_in_its_first_ranks_log(job: Path, task: int, log: str) -> None:
+    slurm = {
+        "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURM_PROCID": str(task),
+        "SLURM_NODEID": str(task), "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "1(x3)",
+        "SLURM_JOB_NUM_NODES": "3", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "n[1-3]",
+    }  # fmt: skip
+    done = start(job, "--ranks", "4", **slurm)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    [written] = job.glob("*_log.out")
+    assert written.name == log and "completed successfully" in written.read_text()
+    assert written.stat().st_mode & 0o077 == 0
