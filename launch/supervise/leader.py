@@ -121,8 +121,11 @@ class Leader:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
                 missing = sorted(set(range(self.where.supervisors)) - set(hellos))
-                names = ", ".join(self.where.nodes[number] for number in missing[:8])
-                return self._failed(f"no supervisor on {names} after {limit:.0f} s", {})
+                names = [self.where.nodes[number] for number in missing]
+                why = f"no supervisor on {', '.join(names[:8])} after {limit:.0f} s"
+                # One that is alone with it is left out, where another can be had for it at once.
+                alone = names[0] if len(names) == 1 < self.where.supervisors else ""
+                return self._failed(why, {alone: why} if alone and self._idle() else {}, alone)
             self.life.tick()
         found: dict[str, list[str]] = {}
         for hello in hellos.values():
@@ -143,10 +146,13 @@ class Leader:
         line, bad = preflight.judge(self.meeting, exits, self.where, self.spec)
         return None if line is None else self._failed(f"preflight: {line}", bad)
 
-    def _failed(self, why: str, bad: dict[str, str]) -> Plan:
-        """A life that ends before an attempt could begin; counts as one that made no progress."""
+    def _failed(self, why: str, bad: dict[str, str], node: str = "") -> Plan:
+        """A life that ends before an attempt could begin; counts as one that made no progress.
+
+        ``bad``: nodes to leave out, and why. ``node``: one to blame, though it is not left out.
+        """
         self._exclude(bad)
-        self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default="")))
+        self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default=node)))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
 
     def _exclude(self, bad: Mapping[str, str]) -> None:

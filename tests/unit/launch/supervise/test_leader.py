@@ -174,3 +174,14 @@ def test_a_node_that_ends_two_attempts_is_left_out_of_the_next_life(
     assert (second.leave, second.code, second.avoid) == (True, RETRYABLE, ["n2"])
     assert registry.excluded("fake").keys() == {"n2"}
     assert [e["node"] for e in ledger.events(lead.run) if e["event"] == "left_out"] == ["n2"]
+
+
+def test_a_node_without_a_supervisor_is_left_out_where_another_is_idle(
+    lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "state_of", lambda job: client.State("RUNNING", 0, "n[1-2]", "p"))
+    monkeypatch.setattr(client, "idle_nodes", lambda partition: ["n3"])
+    hello(lead, [])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.leave, plan.code, plan.avoid) == (True, RETRYABLE, ["n2"])
