@@ -27,10 +27,11 @@ from diffcore.config.tree import Batch
 from diffcore.runs.checkpoint import KINDS
 from diffcore.runs.saver import ranks_a_file
 from launch.ask.spec import usual_restarts
+from launch.follow.interval import young
 from launch.supervise.decide.decision import Decision, after_attempt
 from launch.supervise.decide.verdict import Verdict
 from launch.supervise.takeover import fitting
-from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate, young
+from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate
 
 BEGIN, END = "<!-- thousand_nodes: begin -->", "<!-- thousand_nodes: end -->"
 GPUS = 8

@@ -336,13 +336,8 @@ def expected_seconds(segments: int, segment: float, restart: float, mean: float)
     return first + segments * mean * math.exp(restart / mean) * math.expm1(segment / mean)
 
 
-def young(stall: float, mean: float) -> float:
-    """Best seconds of work between two checkpoints to first order (Young 1974): sqrt(2 C M)."""
-    return math.sqrt(2.0 * stall * mean)
-
-
 def daly(stall: float, mean: float) -> float:
-    """The same to higher order (Daly 2006, equation 37)."""
+    """``launch.follow.interval.young`` to higher order (Daly 2006, equation 37)."""
     if stall >= 2.0 * mean:
         return mean
     half = math.sqrt(stall / (2.0 * mean))

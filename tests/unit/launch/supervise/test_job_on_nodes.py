@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.follow.interval import young
 from launch.supervise.decide.decision import Decision
 from launch.supervise.decide.verdict import Verdict
 from tests.support.job_on_nodes import (
@@ -26,7 +27,6 @@ from tests.support.job_on_nodes import (
     daly,
     expected_seconds,
     simulate,
-    young,
 )
 
 CRASH, HANG, LOST = Kind("crash", 3, "crash"), Kind("hang", 1, "hang"), Kind("lost", 1, "lost")
