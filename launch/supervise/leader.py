@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,8 @@ class Leader:
         """Wait for the attempt's exits; a plan to leave, or None for another attempt."""
         exits = self._collect(self._number)
         self._number += 1
-        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of)
+        waited = _waited(ledger.events(self.run), plan.attempt)
+        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of, waited)
         self._record_end(plan.attempt, verdict)
         self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._said = verdict.why
@@ -281,6 +282,15 @@ def _nodes_of(events: Sequence[Mapping[str, Any]], attempt: int) -> list[str]:
     """The nodes that an attempt was started on."""
     began = [e for e in events if e["event"] == "started" and e["attempt"] == attempt]
     return [str(node) for node in began[-1].get("nodes") or []] if began else []
+
+
+def _waited(events: Iterable[Mapping[str, Any]], attempt: int) -> set[int]:
+    """The ranks whose watchdogs told of a hang in an attempt."""
+    return {
+        e["rank"]
+        for e in events
+        if e["event"] == "hang" and e["attempt"] == attempt and isinstance(e.get("rank"), int)
+    }
 
 
 def _free(lock: Path) -> bool:

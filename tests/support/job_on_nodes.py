@@ -28,8 +28,8 @@ FLAKY = 50
 class Kind:
     """Failures of one cause: their weight, and what the supervisors see of one.
 
-    crash: a process ends at once. hang: nobody says anything until the watchdogs' limit, and then all but the
-    one that hangs. lost: a node is silent, and the ranks of the others lose a peer.
+    crash: a process ends at once. hang: all ranks wait, one as the other, until their watchdogs' limit. lost:
+    a node is silent, and the ranks of the others lose a peer.
     ``machine``: the node is the cause, and may be broken until somebody has mended it.
     """
 
@@ -263,7 +263,8 @@ class Simulation:
 
     def _end(self, number: int, kind: Kind, node: int, reached: budget.Reached) -> str | None:
         exits, failed = self._exits(kind, node), self.nodes[node]
-        verdict = judge(exits, len(self.nodes), False, lambda rank: self.nodes[rank])
+        waited = range(len(self.nodes)) if kind.seen == "hang" else ()
+        verdict = judge(exits, len(self.nodes), False, lambda rank: self.nodes[rank], waited)
         self._record(number, verdict, reached)
         chosen = self.rules(
             verdict, self.events, restarts=self.job.restarts, nodes=len(self.nodes), asked=False,
@@ -289,7 +290,7 @@ class Simulation:
             exits[node] = Exit(node, RETRYABLE, now, nodes[node])
         elif kind.seen == "hang":  # within a look of the watchdogs
             late = [now + self._random.random() for _ in nodes]
-            exits |= {k: Exit(k, RETRYABLE, late[k], nodes[k]) for k in range(len(nodes)) if k != node}
+            exits = {k: Exit(k, RETRYABLE, late[k], nodes[k]) for k in range(len(nodes))}
         else:
             peer = (node + 1) % len(nodes)
             exits[peer] = Exit(peer, RETRYABLE, now, nodes[peer])

@@ -185,3 +185,14 @@ def test_a_node_without_a_supervisor_is_left_out_where_another_is_idle(
     plan = lead.muster()
     assert plan is not None
     assert (plan.leave, plan.code, plan.avoid) == (True, RETRYABLE, ["n2"])
+
+
+def test_a_rank_that_told_of_a_hang_is_not_to_blame_for_it(lead: Leader) -> None:
+    hello(lead, [], [])
+    assert lead.muster() is None
+    ledger.record(lead.run, "hang", rank=0, step=7, section="train")
+    lead.meeting.report(0, Exit(0, RETRYABLE, 100.0, "n1"))
+    lead.meeting.report(0, Exit(1, -9, 102.0, "n2", ours=True))
+    lead.decide(Plan(0, address="n1", port=1))
+    (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
+    assert (ended["node"], ended["rank"]) == ("n2", 1)
