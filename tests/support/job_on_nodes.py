@@ -331,7 +331,7 @@ def expected_seconds(segments: int, segment: float, restart: float, mean: float)
     """Daly's expected time of ``segments`` pieces of work of that many seconds, and a restart before them.
 
     Failures are exponential with ``mean`` seconds between two, strike restarts too, and cost a restart.
-    Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, 2006 (its complete model).
+    Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, 2006.
     """
     first = mean * math.expm1(restart / mean)
     return first + segments * mean * math.exp(restart / mean) * math.expm1(segment / mean)
