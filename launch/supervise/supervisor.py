@@ -198,11 +198,17 @@ class Supervisor:
             if plan := self.meeting.plan(number):
                 self.life.claimed = True  # by rank 0, before it published
                 return plan
-            if self.meeting.gone:
+            # Slurm may take minutes to notice a lost node: who may go on with fewer waits for its signal.
+            if self.meeting.gone and (self.life.asked or not self._may_shrink):
                 break
             self.life.tick()
         self.say("no word from rank 0's supervisor")
         return Plan(0, leave=True, code=RETRYABLE, why="no word from rank 0's supervisor")
+
+    @property
+    def _may_shrink(self) -> bool:
+        """Whether the run may go on with fewer nodes (takeover.py)."""
+        return self.spec.requeue and self.spec.nodes_min < self.spec.nodes
 
     def _make_scratch(self) -> list[str]:
         """Make the job's folder there; that somebody else made it before is something wrong with the node."""
