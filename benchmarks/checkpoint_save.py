@@ -45,6 +45,7 @@ class Holder:
     """What the saver asks of an engine and its EMA, over tensors that lie as DeepSpeed's do: one a state."""
 
     def __init__(self, world: World, sizes: dict[str, int]) -> None:
+        self.group = torch.distributed.new_group(backend="gloo")
         self.world, self.sizes, self.parameters = world, sizes, sum(sizes.values())
         self.places = list(share(world.rank, world.size, sizes))
         torch.manual_seed(world.rank)
@@ -88,7 +89,7 @@ def torchs(folder: Path, saver: Saver, holder: Any) -> Iterator[None]:
         parts = {kind: holder.parts([state]) for kind, state in states.items()}
         return {f"{k}/{n}/{start}": part for k, found in parts.items() for n, start, part in found}
 
-    group = saver._group
+    group = holder.group
     began = dcp.async_save(tree(holder.states), checkpoint_id=folder, process_group=group)
     yield
     began.result()
@@ -105,7 +106,8 @@ def rank(where: Path, rounds: int, sizes: dict[str, int]) -> None:
     malloc.keep_freed()  # as training does on a CPU
     torch.distributed.init_process_group("gloo")
     number, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    world = World(number, count, number, torch.device("cpu"))
+    words = torch.distributed.FileStore(f"{where}/words", count)
+    world = World(number, count, number, torch.device("cpu"), words)
     holder, saver = Holder(world, sizes), Saver(where, 1, world)
     sides, took = {"ours": ours, "torchs": torchs}, defaultdict[str, list[float]](list)
     for turn in range(rounds + 1):  # the first of each warms up

@@ -10,7 +10,8 @@ which a launcher sets; by hand it stays 0). Rank 0 writes what training does, th
     saving, saved                   a checkpoint was begun and is complete; step, seconds, seconds waited
     skipped_step, rollback          a guard acted; step and why, and how many steps were lost
     preempted, hang, failed, done   how it ended; step, and code or why
-    ended                           by the launcher: the process left; code
+    ended                           by the launcher: the process left; code, rank and node to blame
+    left_out                        by the launcher: a node that the run goes on without; node and why
     save_failed, log_lost           a checkpoint, or the process's own output, could not be written; why
     damaged                         a file of the run could not be read and was set aside; why
 
@@ -67,6 +68,8 @@ class Event(BaseModel):
     timeout: bool = False
     takeover: bool = False
     why: Words = ""
+    rank: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    node: Annotated[str, Field(max_length=255)] | None = None
     job: Job | None = None
     name: Words = ""
     cluster: Annotated[str, Field(max_length=200)] | None = None

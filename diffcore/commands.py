@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Data": {
         "render": Command("shards.render", "draw a stand-in for Cartoon Set: avatars with 18 attributes"),
         "pack": Command("shards.pack", "pack labelled images into WebDataset tar shards with an index"),
+        "merge": Command("shards.merge", "make one packed folder of parts (pack --part I/N)"),
         "index": Command("shards.index", "index the WebDataset tars of others, which stay where they are"),
         "verify": Command("shards.verify", "check packed shards against their index, sample by sample"),
     },

@@ -21,7 +21,6 @@ from shards.schema import (
     ATTRIBUTES_CAP,
     NAME_CAP,
     SHARD_SIZE_CAP,
-    SHARDS_CAP,
     SIZE_CAP,
     VARIANTS_CAP,
     Attribute,
@@ -30,12 +29,17 @@ from shards.schema import (
 
 FILE = "index.json"
 FORMAT = "diffcore-shards"
-VERSIONS = (2, 3)
+VERSIONS = (2, 3, 4)
 """2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out, and tars of
-others, which stay where they are. The lowest that has all that a folder needs is written: what was packed
-before is packed to the same bytes."""
+others, which stay where they are. 4: the shards are listed in files of their own, and rows are checked in
+blocks as they are read: what opens in no time at any size. The lowest that has all that a folder needs is
+written (4 for more than HELD_SAMPLES or LISTED_CAP shards): what was packed before is packed to the same
+bytes."""
+HELD_SAMPLES = 1 << 20  # whose rows a reader holds in memory: 60 MB
+LISTED_CAP = 65_536  # shards that index.json itself lists
 INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
-TABLE_CAP = 16 << 30  # bytes of a sample table, which is kept in memory: 300 million samples
+TABLE_CAP = 16 << 30  # bytes of a sample table that is kept in memory: 300 million samples
+PLACE_CAP = 8192  # characters of a tar's path or address
 
 
 LOCAL = ("file", "local", "asynclocal")
@@ -103,7 +107,7 @@ class Shard(_Strict):
     count: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     bytes: Count
     sha256: Sha256
-    place: Annotated[str, Field(min_length=1, max_length=8192), AfterValidator(_place)] | None = None
+    place: Annotated[str, Field(min_length=1, max_length=PLACE_CAP), AfterValidator(_place)] | None = None
 
     @property
     def path(self) -> str:
@@ -123,19 +127,40 @@ class EmptyTar(Shard):
 
 
 class Table(_Strict):
-    """The sample table of a split."""
+    """A file of the index beside index.json: the sample table of a split, say."""
 
     name: PlainName
-    bytes: Annotated[int, Field(ge=0, le=TABLE_CAP)]
+    bytes: Count
     sha256: Sha256
 
 
+class ShardList(_Strict):
+    """What version 4 tells of a split's shards: how many, bytes of all and of the largest, and their list.
+
+    ``places`` says where those of others lie that are not beside the index.
+    """
+
+    count: Count
+    bytes: Annotated[int, Field(ge=0, lt=1 << 62)]
+    largest: Count
+    places: Literal["paths", "addresses"] | None = None
+    file: Table
+
+
 class SplitEntry(_Strict):
-    """One split as index.json tells it."""
+    """One split as index.json tells it: its shards, or since version 4 their list and the rows' blocks."""
 
     count: Count
     samples: Table
-    shards: Annotated[tuple[Shard, ...], Field(max_length=SHARDS_CAP)]
+    shards: Annotated[tuple[Shard, ...], Field(max_length=LISTED_CAP)] = ()
+    listed: ShardList | None = None
+    blocks: Table | None = None
+
+    @property
+    def tables(self) -> list[Table]:
+        """The split's files beside index.json."""
+        listed = [self.listed.file] if self.listed else []
+        return [self.samples, *listed, *([self.blocks] if self.blocks else [])]
 
 
 class Preprocessing(_Strict):
@@ -188,7 +213,7 @@ class Header(_Strict):
     unknown: Annotated[tuple[Name, ...], Field(max_length=ATTRIBUTES_CAP)] = ()
     split_by: Literal["key", "source"] = "key"
     skipped: Count = 0
-    empty: Annotated[tuple[EmptyTar, ...], Field(max_length=SHARDS_CAP)] = ()
+    empty: Annotated[tuple[EmptyTar, ...], Field(max_length=LISTED_CAP)] = ()
     reading: Reading | None = None
     shard_size: Annotated[int, Field(ge=1, le=SHARD_SIZE_CAP)]
     val: Annotated[float, Field(ge=0, lt=1)]
@@ -207,11 +232,20 @@ class Header(_Strict):
     @cached_property
     def is_elsewhere(self) -> bool:
         """Whether the shards have addresses of their own."""
-        return any(shard.is_elsewhere for shard in self.shards)
+        listed = (entry.listed for entry in self.splits.values())
+        return any(one is not None and one.places == "addresses" for one in listed) or any(
+            shard.is_elsewhere for shard in self.shards
+        )
+
+    @cached_property
+    def has_places(self) -> bool:
+        """Whether some shards do not lie beside the index."""
+        listed = (entry.listed for entry in self.splits.values())
+        return any(one is not None and one.places for one in listed) or any(s.place for s in self.shards)
 
     @property
     def shards(self) -> list[Shard]:
-        """Those of all splits, then ``empty``; a tar of others is there once for each of its splits."""
+        """Those that index.json lists, then ``empty``; a tar of others is there once for each split."""
         return [*(shard for entry in self.splits.values() for shard in entry.shards), *self.empty]
 
 
@@ -225,7 +259,7 @@ def parse_header(data: bytes, path: Path) -> Header:
         if given.get("version") not in VERSIONS:
             raise InputError(
                 f"{path}: version {given.get('version')!r}; this code reads "
-                f"{' and '.join(map(str, VERSIONS))}: pack it anew"
+                f"{', '.join(map(str, VERSIONS[:-1]))} and {VERSIONS[-1]}: pack it anew"
             )
         header = Header.model_validate_json(data)
     except ValidationError as error:
@@ -247,14 +281,30 @@ def parse_header(data: bytes, path: Path) -> Header:
         raise InputError(f"{path}: unknown: names an attribute that the schema has not")
     _check_files(header, path)
     for name, entry in header.splits.items():
+        _check_split(header, name, entry, path)
+    return header
+
+
+def _check_split(header: Header, name: str, entry: SplitEntry, path: Path) -> None:
+    """InputError unless a split tells its shards in the way of the header's version."""
+    if header.version < VERSIONS[-1]:
+        if entry.listed or entry.blocks:
+            raise InputError(f"{path}: splits.{name}: listed and blocks are of version {VERSIONS[-1]} alone")
         if sum(shard.count for shard in entry.shards) != entry.count:
             raise InputError(f"{path}: splits.{name}: count is {entry.count}, its shards hold another number")
-    return header
+        if entry.samples.bytes > TABLE_CAP:
+            raise InputError(f"{path}: splits.{name}.samples.bytes: allowed: up to {TABLE_CAP}")
+    elif entry.shards or not entry.listed or not entry.blocks:
+        raise InputError(f"{path}: splits.{name}: needs listed and blocks, and no shards")
+    elif not header.is_foreign and entry.listed.places:
+        raise InputError(f"{path}: splits.{name}: places: only an index of shards.index tells them")
+    elif header.is_elsewhere and entry.listed.count and entry.listed.places != "addresses":
+        raise InputError(f"{path}: splits.{name}: places: allowed: addresses alone, or paths alone")
 
 
 def check_remote(header: Header, path: Path) -> None:
     """InputError, naming ``path``, where an index from behind a URL tells paths: not of this machine."""
-    if not header.is_elsewhere and any(shard.place for shard in header.shards):
+    if not header.is_elsewhere and header.has_places:
         raise InputError(
             f"{path}: places: paths of the machine that made it; allowed behind a URL: addresses"
         )
@@ -268,7 +318,7 @@ def _check_files(header: Header, path: Path) -> None:
     flat = [tar for group in tars for tar in group]
     if header.is_foreign and all(len(set(group)) == len(group) for group in tars):
         flat = list(set(flat))  # the samples of one may be of several splits
-    files = [FILE, *(e.samples.name for e in entries), *(name for name, *_ in flat)]
+    files = [FILE, *(table.name for e in entries for table in e.tables), *(name for name, *_ in flat)]
     if len(set(files)) != len(files):
         raise InputError(f"{path}: a file is named twice")
     if not header.is_foreign and header.empty:

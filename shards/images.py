@@ -79,16 +79,23 @@ class SplitImages:
         self._looks: Counter[int] = Counter()  # at a shard's copy in the cache, held against its hash
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process whose threads they are
 
-    def fill(self, numbers: NDArray[np.int64], images: Out) -> dict[int, BadSample]:
-        """Fill ``images`` with those of the samples ``numbers`` [B]; by row, what is bad."""
+    def fill(
+        self, numbers: NDArray[np.int64], images: Out, table: NDArray[np.void] | None = None
+    ) -> dict[int, BadSample]:
+        """Fill ``images`` with those of the samples ``numbers`` [B]; by row, what is bad.
+
+        ``table``: their rows [B] in the index, where the caller has them.
+        """
+        if table is None:
+            table = self._split.take(numbers)
         rows = np.argsort(numbers, kind="stable")  # packed order: neighbours in a shard come together
         if self._count == 1 or len(rows) < 2:
-            return self._fill_rows(numbers, rows, images)
+            return self._fill_rows(numbers, table, rows, images)
         portions = np.array_split(rows, min(self._count, len(rows)))
-        tasks = [self._threads().submit(self._fill_rows, numbers, p, images) for p in portions[1:]]
+        tasks = [self._threads().submit(self._fill_rows, numbers, table, p, images) for p in portions[1:]]
         bad: dict[int, BadSample] = {}
         try:
-            bad.update(self._fill_rows(numbers, portions[0], images))  # this thread is one of them
+            bad.update(self._fill_rows(numbers, table, portions[0], images))  # this thread is one of them
         finally:
             for task in tasks:  # to the end, whatever happens: they write into the arrays
                 task.exception()
@@ -96,12 +103,13 @@ class SplitImages:
             bad.update(task.result())
         return bad
 
-    def _fill_rows(self, numbers: NDArray[np.int64], rows: NDArray[np.int64], images: Out) -> Bad:
+    def _fill_rows(
+        self, numbers: NDArray[np.int64], whole: NDArray[np.void], rows: NDArray[np.int64], images: Out
+    ) -> Bad:
         bad: Bad = {}
         if not len(rows):
             return bad
-        mine = numbers[rows]
-        table = self._split.samples[mine]
+        mine, table = numbers[rows], whole[rows]
         shards, starts = self._split.shard_of(mine), table["image_offset"]
         ends = starts + table["image_bytes"]
         # One read for neighbours: the next image of the same shard begins soon after the end of this one.
@@ -249,8 +257,9 @@ class SplitImages:
             return
         shards = self._split.shard_of(numbers)
         cuts = np.flatnonzero((np.diff(numbers) > 1) | (np.diff(shards) > 0)) + 1
-        for run in np.split(np.arange(len(numbers)), cuts):
-            first, last = self._split.samples[numbers[run[[0, -1]]]]
+        runs = np.split(np.arange(len(numbers)), cuts)
+        edges = self._split.take(numbers[[at for run in runs for at in (run[0], run[-1])]])
+        for run, first, last in zip(runs, edges[::2], edges[1::2], strict=True):
             shard, start = int(shards[run[0]]), int(first["image_offset"])
             length = int(last["image_offset"]) + int(last["image_bytes"]) - start
             try:
@@ -294,7 +303,7 @@ def _kept(split: Split, remote: RemoteShards | None, streams: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = streams if soft == resource.RLIM_INFINITY else min(streams, soft // 8)
     if remote:
-        size = max(1, max(shard.bytes for shard in split.shards))
+        size = max(1, split.largest)
         return max(OPEN_REMOTE, min(most, remote.cache.limit // (4 * size)))
     return max(OPEN_SHARDS, most)
 

@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 asked=flags.asked_of(args),
                 on_bad=flags.on_bad_of(args),
                 jobs=jobs,
+                part=flags.part_of(args),
                 report=report,
                 found=found,
                 tell=print,

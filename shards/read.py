@@ -22,8 +22,9 @@ The contract of resume: the state is one position and the name of its stream (``
 folder, split, seed, order and tail (and batch, for the tail ``drop``) give the same samples from there on, at
 any world size, whether or not anything was read before.
 
-Memory: the index's table (60 bytes per sample; a process's readers of one folder share it), the batches that
-``prefetch`` holds, and per thread one read of at most images.RUN_CAP bytes (or one member, if it is larger).
+Memory: the index's table (60 bytes per sample up to a million; of a larger folder 8 bytes a shard and the
+rows read last, 16 MiB; a process's readers of one folder share it), the batches that ``prefetch`` holds, and
+per thread one read of at most images.RUN_CAP bytes (or one member, if it is larger).
 Descriptors: at most images.OPEN_SHARDS, of the order ``streams`` one a stream, up to an eighth of what the
 process may have.
 
@@ -150,7 +151,7 @@ class ShardReader:
         if not len(self.split):
             raise InputError(f"{shown(folder)}: split {split!r} holds no samples")
         count, limit = len(self.split), self._remote.cache.limit if self._remote else None
-        needed = sum(shard.bytes for shard in self.split.shards)
+        needed = self.split.bytes
         extent = Extent(count, min(self.index.header.shard_size, count), -(-needed // count))
         if order == AUTO:
             order = chosen(extent, batch, limit)
@@ -244,12 +245,14 @@ class ShardReader:
             self._read_ahead(np.asarray(positions, np.int64), numbers)
         if self.replaced:
             numbers[:] = [self.replaced.get(n, n) for n in numbers.tolist()]
-        bad = self._images.fill(numbers, images)
+        table = self.split.take(numbers)
+        bad = self._images.fill(numbers, images, table)
         for i in sorted(bad):
             other = images[i : i + 1]
             numbers[i] = self._replace(int(numbers[i]), bad[i], other)
             images[i : i + 1] = other
-        table = self.split.samples[numbers]
+        if bad:
+            table = self.split.take(numbers)
         keys = [key.decode("ascii") for key in table["key"].tolist()]
         return table["labels"].astype(np.int64), np.array(positions, np.int64), keys
 

@@ -15,7 +15,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 # What an index may tell, and a pack therefore make.
 SIZE_CAP = 4096  # pixels, edge of a packed image and of its crop
 SHARD_SIZE_CAP = 1_000_000  # samples of a shard
-SHARDS_CAP = 65_536  # of all splits
 ATTRIBUTES_CAP = 256
 VARIANTS_CAP = 65_536  # of one attribute, and of all together
 LABELS_CAP = 1 << 20  # bytes of one label member

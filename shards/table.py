@@ -2,94 +2,89 @@
 
 ``index.json`` (``shards.header``) is small and for people: format version, label schema, preprocessing,
 source, and for each split its shards with count, bytes and SHA-256. What there is one of per sample (key,
-offsets, sizes, checksum, labels) lies in one binary table per split, ``train-samples.npy``; its SHA-256 is in
-index.json.
-A table of a million samples is about 60 MB that load as one read and one hash; the same as JSON takes ten
-times as long to parse and a gigabyte of Python objects. It is a plain numpy array of fixed-width rows,
-without pickle, in the order of the shards and of the samples in them. The labels are those of the shards'
-JSON members, which other readers take them from: to parse JSON for each sample costs more than to read raw
-pixels.
+offsets, sizes, checksum, labels) lies in one binary table per split, ``train-samples.npy``.
+A table of up to a million samples is held in memory, 60 MB that load as one read and one hash. The index of
+a larger folder (version 4) lists its shards in ``train-shards.npy`` and the SHA-256 of each 1,024 rows in
+``train-blocks.npy``: it opens in no time at any size, and rows are read and checked when they are needed
+(``shards.tables.listed``). The labels are those of the shards' JSON members, which other readers take them
+from: to parse JSON for each sample costs more than to read raw pixels.
 
 The fingerprint of an index is the SHA-256 of index.json's bytes: through the hashes in it, it seals the
 tables and every shard. Loading trusts nothing: plain file names only, every count, offset and size is
-checked, and anything wrong is one InputError. Needs no torch.
+checked before it is used, and anything wrong is one InputError. Needs no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
 from diffbase.system_error import NO_FILE, patiently, read_bytes, reading
-from shards.header import FILE, FORMAT, INDEX_CAP, VERSIONS, Header, Shard, SplitEntry, parse_header
-from shards.schema import (
-    LABELS_CAP,
-    UNKNOWN,
-    Attribute,
+from shards.header import FILE, INDEX_CAP, Header, Shard, SplitEntry, parse_header
+from shards.schema import Attribute
+from shards.tables.listed import open_rows, open_shards
+from shards.tables.rows import (
+    HEAD,
+    Allowed,
+    Held,
+    Row,
+    Rows,
+    check_rows,
+    is_sample_dtype,
+    npy_head,
+    tuples,
 )
 
-MEMBER_CAP = 64 << 20  # bytes of one image
-
-# One row per sample; the key's width is that of the longest one. Sizes and offsets in bytes; offsets count
-# from the start of the shard to the member's data (not to its header); those of labels are 0 in the tars of
-# others. ``crc`` is zlib.crc32 of the image's bytes: it costs a microsecond, and PNG decoders let damaged
-# pixels pass. After these comes ``labels``, one column of as many integers as the schema has attributes, just
-# wide enough for the largest variant: unsigned ones, or signed ones where some are UNKNOWN.
-_COLUMNS = [
-    ("image_offset", "<i8"),
-    ("label_offset", "<i8"),
-    ("image_bytes", "<i4"),
-    ("label_bytes", "<i4"),
-    ("crc", "<u4"),
-]
-Row = tuple[str, int, int, int, int, int, tuple[int, ...]]  # key, then the columns, then the labels
-HEAD = 1 << 17  # bytes in which a table's npy header lies
-KEY_CAP = 80
-KEY_CHARACTERS = (string.ascii_letters + string.digits + "_-").encode()
-
-
-def sample_dtype(key_width: int, schema: Sequence[Attribute], unknown: bool = False) -> np.dtype[np.void]:
-    """A table's row: a key of ``key_width`` characters at most, labels of ``schema``, some ``unknown``."""
-    most = max((attribute.variants for attribute in schema), default=1) - 1
-    kind = np.min_scalar_type(-most - 1 if unknown else most).newbyteorder("<")
-    labels = ("labels", kind, (len(schema),))
-    return np.dtype([("key", f"S{key_width}"), *_COLUMNS, labels])
+PORTION = 1 << 16  # rows of a look at all
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards and samples of one split; a sample's number is its row in ``samples``.
+    """The shards and samples of one split; a sample's number is its place in them.
 
-    ``samples`` is the table [N] (see ``sample_dtype``); ``starts`` int64 [S + 1] holds the number of the
-    first sample of each shard, and N last.
+    ``table`` gives the samples' rows (see ``shards.tables.rows``); ``starts`` int64 [S + 1] holds the number
+    of the first sample of each shard, and the number of samples last. ``bytes`` are those of all shards,
+    ``largest`` those of the largest.
     """
 
     name: str
-    shards: tuple[Shard, ...]
-    samples: NDArray[np.void]
+    shards: Sequence[Shard]
+    table: Rows
     starts: NDArray[np.int64]
+    bytes: int
+    largest: int
 
     @classmethod
     def of(cls, name: str, shards: Sequence[Shard], samples: NDArray[np.void]) -> Split:
-        """The split of these shards and this table."""
+        """The split of these shards and this table [N], which is held in memory."""
         starts = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
-        return cls(name, tuple(shards), samples, starts)
+        sizes = [shard.bytes for shard in shards]
+        return cls(name, tuple(shards), Held(samples), starts, sum(sizes), max(sizes, default=0))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return int(self.starts[-1])
+
+    @property
+    def samples(self) -> NDArray[np.void]:
+        """The whole table [N]: for small folders and those who write one. Others take what they need."""
+        return self.table.part(0, len(self))
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.void]:
+        """The rows of the samples ``numbers`` [B]; InputError where they are damaged."""
+        return self.table.take(numbers)
+
+    def portions(self) -> Iterator[NDArray[np.void]]:
+        """All rows, PORTION at a time."""
+        return (self.table.part(first, PORTION) for first in range(0, len(self), PORTION))
 
     def shard_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index into ``shards`` for each sample number; both int64 [B]."""
@@ -97,14 +92,11 @@ class Split:
 
     def key(self, number: int) -> str:
         """The key of one sample."""
-        return str(self.samples["key"][number].decode("ascii"))
+        return str(self.table.part(number, 1)["key"][0].decode("ascii"))
 
     def rows(self, first: int, count: int) -> list[Row]:
         """The table's rows of ``count`` samples from number ``first`` on."""
-        some = self.samples[first : first + count]
-        columns = [some[name].tolist() for name, _ in _COLUMNS]
-        labels = map(tuple, some["labels"].tolist())
-        return list(zip((key.decode("ascii") for key in some["key"].tolist()), *columns, labels, strict=True))
+        return tuples(self.table.part(first, count))
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,8 @@ class Index:
     @property
     def shards(self) -> list[Shard]:
         """Each file once; one of others may hold samples of several splits."""
-        return list({shard.name: shard for shard in self.header.shards}.values())
+        some = chain(*(split.shards for split in self.splits.values()), self.header.empty)
+        return list({shard.name: shard for shard in some}.values())
 
     def split(self, name: str) -> Split:
         """The split of that name; InputError names the ones there are."""
@@ -199,10 +192,14 @@ def _seen(folder: Path, header: Header) -> tuple[tuple[int, ...], ...]:
             return ()
         return there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
 
-    return tuple(of(entry.samples.name) for entry in header.splits.values())
+    return tuple(of(table.name) for entry in header.splits.values() for table in entry.tables)
 
 
 def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> Split:
+    if entry.listed:
+        shards, starts = open_shards(folder, entry, header)
+        rows = open_rows(folder, entry, header, shards, starts)
+        return Split(name, shards, rows, starts, entry.listed.bytes, entry.listed.largest)
     path, schema, unknown = folder / entry.samples.name, header.attributes, bool(header.unknown)
 
     def load() -> tuple[np.dtype[np.void], int, bytes]:
@@ -211,7 +208,14 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
             there = os.fstat(file.fileno()).st_size
             if there != entry.samples.bytes:
                 raise InputError(f"{path}: {there} bytes; index.json says {entry.samples.bytes}")
-            dtype, start = _table_head(file.read(HEAD), path, entry, schema, unknown)
+            dtype, start = npy_head(
+                file.read(HEAD),
+                path,
+                there,
+                entry.count,
+                "sample table",
+                lambda dtype: is_sample_dtype(dtype, schema, unknown),
+            )
             file.seek(0)
             try:
                 return dtype, start, file.read(there)
@@ -224,126 +228,9 @@ def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> S
         raise InputError(f"{path}: missing; index.json names it") from None
     if hashlib.sha256(data).hexdigest() != entry.samples.sha256:
         raise InputError(f"{path}: damaged (its SHA-256 differs from index.json's)")
-    samples = np.frombuffer(data, dtype, entry.count, start)
-    _check_keys(samples, path)
-    split = Split.of(name, entry.shards, samples)
+    split = Split.of(name, entry.shards, np.frombuffer(data, dtype, entry.count, start))
     ends = np.repeat(
         np.array([shard.bytes for shard in entry.shards], np.int64), np.diff(split.starts)
     )  # bytes of each sample's shard
-    for member, cap in (("image", MEMBER_CAP), ("label", LABELS_CAP)):
-        offset, size = samples[f"{member}_offset"], samples[f"{member}_bytes"].astype(np.int64)
-        wrong = (offset < 0) | (size < 1) | (size > cap) | (offset > ends - size)
-        if member == "label" and header.is_foreign:  # they are made of whatever a sample has
-            wrong = (offset != 0) | (size != 0)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(f"{path}: row {row}: the {member}'s bytes lie outside its shard")
-    most_A, least_A = (find(0, initial=0).tolist() for find in (samples["labels"].max, samples["labels"].min))
-    for attribute, most, least in zip(schema, most_A, least_A, strict=True):
-        lowest = UNKNOWN if attribute.name in header.unknown else 0
-        if most >= attribute.variants or least < lowest:
-            raise InputError(
-                f"{path}: a sample's {attribute.name} is {most if least >= lowest else least}; "
-                f"allowed: {lowest} to {attribute.variants - 1}"
-            )
+    check_rows(split.samples, ends, Allowed(schema, header.unknown, header.is_foreign), path)
     return split
-
-
-def _table_head(
-    data: bytes, path: Path, entry: SplitEntry, schema: Sequence[Attribute], unknown: bool
-) -> tuple[np.dtype[np.void], int]:
-    """The rows' type and where they begin, by the first bytes of a table that has the size it should have."""
-    # np.load would allocate what the header asks for; here the array is a view of the bytes that are there.
-    stream = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("not version 1.0 of the npy format")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # numpy's header parser raises whatever the damaged text leads to
-        raise InputError(f"{path}: not a sample table ({error})") from error
-    width = dtype["key"].itemsize if dtype.names and "key" in dtype.names else 0
-    if not 1 <= width <= KEY_CAP or dtype != sample_dtype(width, schema, unknown):
-        raise InputError(f"{path}: not a sample table (its columns differ)")
-    if shape != (entry.count,) or entry.samples.bytes - stream.tell() != entry.count * dtype.itemsize:
-        raise InputError(f"{path}: holds another number of samples than the {entry.count} of index.json")
-    return dtype, stream.tell()
-
-
-def _check_keys(table: NDArray[np.void], path: Path) -> None:
-    """InputError unless every key is one: plain characters, then the zeros that fill up its field."""
-    plain = np.zeros(256, bool)
-    plain[[0, *KEY_CHARACTERS]] = True
-    keys = np.frombuffer(table["key"].tobytes(), np.uint8).reshape(len(table), table.dtype["key"].itemsize)
-    zero = keys == 0
-    inside = zero[:, :-1] & ~zero[:, 1:]
-    if zero[:, :1].any() or inside.any() or not plain[keys].all():
-        raise InputError(
-            f"{path}: holds an empty key or one with other characters than letters, digits, _, -"
-        )
-
-
-def table_bytes(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute], unknown: bool) -> bytes:
-    """The sample table of a split, which may be one already, of any width of keys.
-
-    ``unknown``: whether any sample of the folder has an unknown label.
-    """
-    table = _table_of(rows, schema)
-    width = int(np.char.str_len(table["key"]).max(initial=1))
-    stream = io.BytesIO()
-    np.lib.format.write_array(
-        stream, table.astype(sample_dtype(width, schema, unknown)), version=(1, 0), allow_pickle=False
-    )
-    return stream.getvalue()
-
-
-def _table_of(rows: Sequence[Row] | NDArray[np.void], schema: Sequence[Attribute]) -> NDArray[np.void]:
-    if isinstance(rows, np.ndarray):
-        return rows
-    widest = sample_dtype(KEY_CAP, schema, unknown=True)
-    return np.array([(row[0].encode("ascii"), *row[1:]) for row in rows], widest)
-
-
-def write_index(
-    folder: Path,
-    schema: Sequence[Attribute],
-    about: dict[str, Any],
-    splits: Mapping[str, tuple[Sequence[Shard], list[Row] | NDArray[np.void]]],
-) -> None:
-    """Write the sample tables, then index.json, each atomically: index.json last makes the folder whole.
-
-    InputError where index.json would be larger than a reader takes.
-
-    ``about`` holds the header's fields preprocessing, source, shard_size and val, and those of split_by,
-    skipped, empty and reading that are not the usual ones. Rows may be a table already, of any width of keys.
-    """
-    entries = {}
-    tables = {name: _table_of(rows, schema) for name, (_, rows) in splits.items()}
-    lacking = [(table["labels"] == UNKNOWN).any(axis=0) for table in tables.values()]
-    unknown = [a.name for a, some in zip(schema, np.any(lacking, axis=0).tolist(), strict=True) if some]
-    variant_names = {a.name: a.names for a in schema if a.names}
-    for name, (shards, rows) in splits.items():
-        data = table_bytes(tables[name], schema, bool(unknown))
-        write_atomic(folder / f"{name}-samples.npy", data)
-        entries[name] = {
-            "count": len(rows),
-            "samples": {
-                "name": f"{name}-samples.npy",
-                "bytes": len(data),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            },
-            "shards": [shard.model_dump(exclude_none=True) for shard in shards],
-        }
-    header = {
-        "format": FORMAT,
-        "version": VERSIONS[bool(unknown or about.keys() & {"split_by", "skipped", "reading"})],
-        "schema": [{"name": a.name, "variants": a.variants} for a in schema],
-        **({"variant_names": variant_names} if variant_names else {}),
-        **({"unknown": unknown} if unknown else {}),
-        **about,
-        "splits": entries,
-    }
-    text = (json.dumps(header, indent=1) + "\n").encode()
-    if len(text) > INDEX_CAP:
-        instead = "fewer tars" if "reading" in about else "a larger --shard-size"
-        raise InputError(f"{folder / FILE}: would be larger than {INDEX_CAP} bytes; give {instead}")
-    write_atomic(folder / FILE, text)

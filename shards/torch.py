@@ -33,8 +33,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffbase.cli import InputError
 from diffbase.machine.launcher import rank_and_size
-from shards.flip import flip
 from shards.order import ReaderState
+from shards.positions.flip import flip
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 from shards.remote.cache import Cache

@@ -28,6 +28,19 @@ def bucket(numels: Sequence[int]) -> int:
     return max(1, min(total, MOST, max(LEAST, -(-total // PARTS))))
 
 
+def divided(numels: Sequence[int], capacity: int) -> list[list[int]]:
+    """Numbers of neighbours, together in buckets of at most ``capacity`` elements; a larger one is alone."""
+    buckets: list[list[int]] = []
+    room = 0
+    for number, numel in enumerate(numels):
+        if not buckets or numel > room:
+            buckets.append([])
+            room = capacity
+        buckets[-1].append(number)
+        room -= numel
+    return buckets
+
+
 def persistent(numels: Sequence[int]) -> int:
     """Elements up to which a parameter stays whole under ZeRO-3."""
     largest = 0
@@ -44,6 +57,11 @@ AUTO: dict[str, Callable[[Sequence[int]], int]] = {
     "stage3_param_persistence_threshold": persistent,
 }
 """Keys of ``zero_optimization`` that may be "auto"."""
+
+
+def bucket_of(tree: dict[str, Any], numels: Sequence[int]) -> int:
+    """Elements of a bucket under ZeRO-0: what DeepSpeed's settings ``tree`` say, or as ``bucket``."""
+    return int(tree.get("zero_optimization", {}).get("reduce_bucket_size", bucket(numels)))
 
 
 def filled(zero: dict[str, Any], numels: Sequence[int] | None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ OURS = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
+OF_SUMS = ("communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients")
+"""How DeepSpeed is to sum gradients over the ranks, where not simply."""
 MOST = 1 << 20
 """Bytes of the largest file that is read."""
 
@@ -52,6 +54,11 @@ def settings(config: Config, world_size: int, numels: Sequence[int] | None = Non
         # It waits for the GPU twice in each micro batch, for a line that nobody prints.
         "timers": {"throughput": {"enabled": False}} | _section(path, tree, "timers"),
     }
+
+
+def sums_simply(tree: dict[str, Any]) -> bool:
+    """Whether these settings have gradients summed as they are and divided by the number of ranks."""
+    return not any(key in tree for key in OF_SUMS)
 
 
 def _section(path: Path, tree: dict[str, Any], name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffcore.config.tree import Ema as EmaConfig
 from diffcore.engine.engine import Engine
-from diffcore.engine.outcome import Outcome
+from diffcore.engine.gradients.outcome import Outcome
 
 
 class Ema:

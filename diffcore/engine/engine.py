@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from diffbase.cli import InputError
 from diffbase.machine import compile_cache
-from diffcore.config.deepspeed_json import settings
+from diffcore.config.buckets import bucket_of
+from diffcore.config.deepspeed_json import settings, sums_simply
 from diffcore.config.tree import Config
-from diffcore.engine import communication, gradient_norm
+from diffcore.engine import communication
+from diffcore.engine.gradients import gradient_norm
+from diffcore.engine.gradients.outcome import Outcome
+from diffcore.engine.gradients.overlap import Overlap
 from diffcore.engine.optimizers import build_optimizer
-from diffcore.engine.outcome import Outcome
 from diffcore.engine.partitions import NamedStates
 from diffcore.engine.ranks import World, torch_dtype
 
@@ -85,9 +88,14 @@ class Engine(NamedStates):
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self.network, optimizer=optimizer, config=tree
         )
-        if self.stage == 0 and world.size == 1:
-            # DeepSpeed would flatten all gradients, reduce them over one rank and copy them back.
+        self._overlap: Overlap | None = None
+        if self.stage == 0 and (world.size == 1 or sums_simply(tree)):
+            # DeepSpeed would flatten all gradients after backward, reduce them, over one rank too, and copy
+            # them back.
             self._engine.enable_backward_allreduce = False
+            if world.size > 1:
+                capacity = bucket_of(tree, [parameter.numel() for parameter in self.names])
+                self._overlap = Overlap(list(self.names), capacity, world.size)
         # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer
         self._norm = torch.zeros(())
@@ -105,8 +113,13 @@ class Engine(NamedStates):
         communication.watch(comm.cdb, watch)
 
     def backward(self, loss: Tensor) -> None:
-        """Backward of one micro batch's mean loss."""
+        """Backward of one micro batch's mean loss. The last one of a batch averages over the ranks."""
+        overlap = self._overlap if self.at_boundary else None
+        if overlap is not None:
+            overlap.begin()
         self._engine.backward(loss)
+        if overlap is not None:
+            overlap.finish()
 
     @property
     def at_boundary(self) -> bool:

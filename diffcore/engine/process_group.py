@@ -54,9 +54,9 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
         torch.set_num_threads(threads or max(1, cores // min(launcher.ranks_here() or size, cores)))
         malloc.keep_freed()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    rendezvous.join(backend, run, group=group)
+    store = rendezvous.join(backend, run, group=group)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
-    return World(rank, size, local, device)
+    return World(rank, size, local, device, store)
 
 
 def stop() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -27,6 +29,8 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    store: torch.distributed.Store | None = None
+    """Where the ranks met, for words beside the training (``exchange``); of one rank None."""
 
     @property
     def main(self) -> bool:
@@ -65,18 +69,28 @@ def is_lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "onnection" in str(error)
 
 
-def side_group() -> torch.distributed.ProcessGroup:
-    """All ranks once more, over the CPU: for what goes on beside the training. A collective."""
-    group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo")
+def side_group(ranks: Sequence[int]) -> torch.distributed.ProcessGroup:
+    """Some ranks once more, over the CPU: for what goes on beside the training. A collective of those.
+
+    Connections are made between those that send to each other, where this torch can (of 2.7 and later).
+    """
+    lazily, before = "TORCH_GLOO_LAZY_INIT", os.environ.get("TORCH_GLOO_LAZY_INIT")
+    os.environ[lazily] = "1"
+    try:
+        group: torch.distributed.ProcessGroup = torch.distributed.new_group(
+            list(ranks), backend="gloo", use_local_synchronization=True
+        )
+    finally:
+        if before is None:
+            del os.environ[lazily]
+        else:
+            os.environ[lazily] = before
     return group
 
 
-def gather(value: Any, world: World, group: torch.distributed.ProcessGroup | None = None) -> list[Any]:
-    """``value``, which JSON can hold, of every rank, in rank order, on every rank. A collective.
-
-    ``group``: over the CPU, as of ``side_group``; None: the one that trains.
-    """
-    return [json.loads(data) for data in _gather_bytes(json.dumps(value).encode(), world, group)]
+def gather(value: Any, world: World) -> list[Any]:
+    """``value``, which JSON can hold, of every rank, in rank order, on every rank. A collective."""
+    return [json.loads(data) for data in _gather_bytes(json.dumps(value).encode(), world)]
 
 
 def gather_to_main(value: Any, world: World) -> list[Any] | None:
@@ -98,21 +112,18 @@ def gather_arrays(array: NDArray[S], world: World) -> list[NDArray[S]]:
     return [np.load(io.BytesIO(data), allow_pickle=False) for data in _gather_bytes(stream.getvalue(), world)]
 
 
-def _gather_bytes(
-    data: bytes, world: World, group: torch.distributed.ProcessGroup | None = None
-) -> list[bytes]:
+def _gather_bytes(data: bytes, world: World) -> list[bytes]:
     """Not torch's all_gather_object: that unpickles what came over the network, which can run code."""
     if world.size == 1:
         return [data]
-    device = world.device if group is None else torch.device("cpu")
 
     def everyone(tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor) for _ in range(world.size)]
-        torch.distributed.all_gather(parts, tensor, group=group)
+        torch.distributed.all_gather(parts, tensor)
         return parts
 
-    sizes = [int(size) for size in everyone(torch.tensor([len(data)], device=device))]
-    padded = torch.frombuffer(bytearray(data.ljust(max(sizes))), dtype=torch.uint8).to(device)
+    sizes = [int(size) for size in everyone(torch.tensor([len(data)], device=world.device))]
+    padded = torch.frombuffer(bytearray(data.ljust(max(sizes))), dtype=torch.uint8).to(world.device)
     return [part[:size].cpu().numpy().tobytes() for part, size in zip(everyone(padded), sizes, strict=True)]
 
 

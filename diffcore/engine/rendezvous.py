@@ -23,6 +23,7 @@ import hmac
 import ipaddress
 import json
 import os
+import resource
 import secrets
 import socket
 import time
@@ -36,6 +37,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, TCPStore
 
+from diffbase.cli import InputError
 from diffbase.files import renamed
 from diffbase.machine import launcher
 from diffbase.machine.ports import RENDEZVOUS
@@ -44,33 +46,52 @@ from diffcore.engine.ranks import StrangerError
 
 LIMIT = datetime.timedelta(minutes=30)
 """How long a rank waits for the others, as torch does; ``guards.start_seconds`` may end it before."""
+SPARE = 512
+"""Open files of rank 0 beside its store's connections: shards, libraries, a backend's own."""
 SHARED = 120.0
 """Seconds within which a network disk shows what another node has written."""
 
 
-def join(backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *, group: bool = False) -> None:
+def join(
+    backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *, group: bool = False
+) -> Store | None:
     """Make torch's process group, as the launcher's environment says. A collective.
 
+    Returns the store in which the ranks met, under names that strangers cannot guess; None for one rank.
     ``folder``: one that all ranks see, made when all are here; ``group`` as of ``trust.own_folder``. Raises
     StrangerError if somebody else is among them, or a rank does not see the folder;
-    torch.distributed.DistError if they do not find each other.
+    torch.distributed.DistError if they do not find each other; InputError where rank 0
+    may not open as many files as there are ranks.
     """
     rank, size, _ = launcher.place(environ)
     if size == 1:  # nobody to meet: no port
         _stay_at_home()
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-        return
+        return None
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
     here = launcher.ranks_here(environ) == size
     if _is_loopback(address):
         here = True
         _stay_at_home()
     agents = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's store, which listens already
+    if rank == 0 and not agents:
+        _room_for(size)
     store = _store(address, port, rank == 0 and not agents, here)
     attempt = f"diffcore/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     secret = _prove(PrefixStore(attempt, store), folder / f"{RENDEZVOUS}{port}", rank, size, group)
     hidden = PrefixStore(_mac(secret, "names"), store)
     dist.init_process_group(backend, store=hidden, rank=rank, world_size=size)
+    return PrefixStore("beside", hidden)
+
+
+def _room_for(size: int) -> None:
+    """Rank 0's store has a connection to every rank: as many open files as that takes, or InputError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limited, wanted = hard != resource.RLIM_INFINITY, size + SPARE
+    if limited and hard < size + SPARE // 4:
+        raise InputError(f"open files: rank 0 of {size} needs {wanted}; allowed here are {hard} (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if limited else wanted, hard))
 
 
 def _prove(store: Store, path: Path, rank: int, size: int, group: bool) -> bytes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.outcome import Outcome
+from diffcore.engine.gradients.outcome import Outcome
 
 B = TypeVar("B")
 

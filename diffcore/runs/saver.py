@@ -10,10 +10,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from diffbase.system_error import named, told
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World, gather, receive_bytes, send_bytes, side_group
+from diffcore.engine.exchange import Exchange
+from diffcore.engine.ranks import World, receive_bytes, send_bytes, side_group
 from diffcore.runs.checkpoint import KINDS, SAVING, State, folder_at, folder_of, prune, shard_name
 from diffcore.runs.run_folder import code_version
 from diffcore.runs.tensors import seal_of, write_tensors
@@ -51,6 +52,7 @@ def state_now(
     )
 
 
+T = TypeVar("T")
 FILL = 64 << 20
 """Bytes of a file, or more: a file system of many nodes counts opens rather than bytes."""
 TRIES = 3
@@ -67,7 +69,9 @@ class Saver:
 
     def __init__(self, run: Path, keep: int, world: World) -> None:
         self.run, self.keep, self.world = run, keep, world
-        self._group = side_group()  # its collectives must not mix with the training's
+        self._words = Exchange("checkpoint", world)
+        self._neighbours: Any = None
+        """Those that write one file together, as a group; made when the first checkpoint shows how many."""
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._failures = 0
@@ -92,6 +96,10 @@ class Saver:
             torch.cuda.current_stream().synchronize()
         waited = time.monotonic() - began
         together = ranks_a_file(4 * len(KINDS) * engine.parameters, self.world.size)
+        first = self.world.rank - self.world.rank % together
+        neighbours = range(first, min(first + together, self.world.size))
+        if len(neighbours) > 1 and self._neighbours is None:
+            self._neighbours = side_group(neighbours)  # what they send must not mix with the training's
         self._thread = threading.Thread(
             target=self._guarded,
             args=(state, tensors, starts, together, best, waited),
@@ -154,26 +162,20 @@ class Saver:
                 (self.run / SAVING).write_text(f"{state.step}\n")
             ledger.note(self.run, "saving", step=state.step)
         # Before any disk can fail: a rank that waits for another's parts would wait for ever.
-        mine = collected(tensors, starts, self.world, together, self._group)
+        mine = collected(tensors, starts, self.world, together, self._neighbours)
         place = replace(
             self.world, rank=self.world.rank // together, size=-(-self.world.size // together)
         )  # of the file among the files
         manifest: dict[str, Any] = {}
 
-        def shard() -> None:
-            if mine is not None:
-                manifest.update(write_shard(temporary_of(self.run, state.step), place, *mine))
+        def shard() -> dict[str, Any]:
+            assert mine is not None
+            return write_shard(temporary_of(self.run, state.step), place, *mine)
 
-        self._on_all(shard)
-        if main:
-            for writer in range(together, self.world.size, together):
-                manifest.update(json.loads(receive_bytes(writer, self._group)))
-        elif mine is not None:
-            send_bytes(json.dumps(manifest).encode(), 0, self._group)
+        for written in self._on_each(range(0, self.world.size, together), shard):
+            manifest.update(written)
 
         def rest() -> None:
-            if not main:
-                return
             finish(self.run, state, manifest)
             if best is not None:
                 write_json(folder_of(self.run) / "best.json", {"step": state.step, **best})
@@ -182,7 +184,7 @@ class Saver:
             took = round(time.monotonic() - began, 3)
             ledger.note(self.run, "saved", step=state.step, seconds=took, waited=round(waited, 3))
 
-        self._on_all(rest)
+        self._on_each([0], rest)
 
     def _prune(self) -> None:
         """What goes wrong is told: the checkpoint itself is complete."""
@@ -192,27 +194,31 @@ class Saver:
             print(one_line(f"old checkpoints were not removed: {error}"), file=sys.stderr, flush=True)
             ledger.note(self.run, "damaged", why=one_line(str(error)))
 
-    def _on_all(self, work: Callable[[], None]) -> None:
-        """``work`` on each rank; if it fails on one, an error on all of them, which would wait for it
-        otherwise: OSError where that was one."""
-        problem, own = None, None
-        try:
-            work()
-        except OSError as error:
-            problem = [error.errno, error.strerror or str(error), error.filename and str(error.filename)]
-        except Exception as error:
-            problem, own = [None, f"{type(error).__name__}: {error}", None], error
-        gathered = gather(problem, self.world, self._group)
+    def _on_each(self, ranks: Sequence[int], work: Callable[[], T]) -> list[T]:
+        """``work`` on each of ``ranks``; its results, which JSON can hold, on rank 0, elsewhere none.
+
+        If it fails on one, an error on every rank, which would go on otherwise: OSError where that was one.
+        """
+        problem, own, result = None, None, None
+        if self.world.rank in ranks:
+            try:
+                result = work()
+            except OSError as error:
+                problem = [error.errno, error.strerror or str(error), error.filename and str(error.filename)]
+            except Exception as error:
+                problem, own = [None, f"{type(error).__name__}: {error}", None], error
+        told = self._words.to_main([problem, result], ranks)
+        failed = self._words.from_main(next(([rank, *p] for rank, (p, _) in sorted(told.items()) if p), None))
         if own is not None:
             raise own
-        for rank, failed in enumerate(gathered):
-            if failed is not None:
-                if self.world.main:
-                    (self.run / SAVING).unlink(missing_ok=True)
-                number, said, filename = failed
-                if number is None:
-                    raise RuntimeError(f"{said} (checkpoint, rank {rank})")
-                raise OSError(number, f"{said} (checkpoint, rank {rank})", filename)
+        if failed is not None:
+            rank, number, said, filename = failed
+            if self.world.main:
+                (self.run / SAVING).unlink(missing_ok=True)
+            if number is None:
+                raise RuntimeError(f"{said} (checkpoint, rank {rank})")
+            raise OSError(number, f"{said} (checkpoint, rank {rank})", filename)
+        return [result for _, (_, result) in sorted(told.items())]
 
 
 def ranks_a_file(size: int, world: int) -> int:

@@ -21,7 +21,7 @@ from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
 from diffcore.engine.staging import pinned, staged
-from shards.flip import flip
+from shards.positions.flip import flip
 from shards.prefetch import prefetch
 from shards.read import ShardReader
 

@@ -29,7 +29,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.outcome import Outcome
+from diffcore.engine.gradients.outcome import Outcome
 from diffcore.engine.ranks import World, barrier, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report

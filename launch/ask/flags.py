@@ -36,7 +36,9 @@ def parser(prog: str = "submit.py") -> Parser:
     where.add_argument("--exclude", metavar="A,B", help="nodes to leave out")
     how = p.add_argument_group("how")
     how.add_argument("--name", help="name in the queue (the run folder's)")
-    how.add_argument("--restarts", type=int, default=20, metavar="N", help="failures that are retried (20)")
+    how.add_argument(
+        "--restarts", type=int, metavar="N", help="failures a day that are retried (20; or nodes / 20)"
+    )
     how.add_argument("--after", metavar="JOB", help="start when JOB has ended")
     how.add_argument("--sweep", type=Path, metavar="FILE", help="one job array over the values in FILE")
     how.add_argument("--parallel", type=int, default=4, metavar="N", help="jobs of a sweep at once (4)")

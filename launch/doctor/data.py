@@ -60,7 +60,7 @@ def _shards(place: str, index: Index, shards: Sequence[Shard]) -> Iterator[Findi
         step = -(-len(shards) // ASKED) or 1
         some = shards[::step]
         with ThreadPoolExecutor(8) as pool:
-            answers = pool.map(unreachable, [shard.place or address(place, shard.name) for shard in some])
+            answers = pool.map(unreachable, [_address(place, shard) for shard in some])
             problems = [f"{shard.name}: missing" for shard, why in zip(some, answers, strict=True) if why]
     else:
         some = shards
@@ -73,6 +73,12 @@ def _shards(place: str, index: Index, shards: Sequence[Shard]) -> Iterator[Findi
         yield ok(name, f"{len(some)} of {len(shards):,} were looked for, and are there")
     else:
         yield ok(name, f"all {len(shards):,} are there")
+
+
+def _address(place: str, shard: Shard) -> str:
+    if shard.place is not None:
+        check_url(shard.place)  # an index names it
+    return shard.place or address(place, shard.name)
 
 
 def _problem(path: Path, shard: Shard) -> str | None:

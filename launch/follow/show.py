@@ -18,7 +18,7 @@ from launch.follow.run import Run, follow_run
 from launch.follow.tail import tail
 from launch.job import registry
 from launch.scheduler import query
-from launch.supervise import budget
+from launch.supervise.decide import budget
 
 PIPE = 250
 """Columns of a pipe, which has no width: rows are not broken there."""

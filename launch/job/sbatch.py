@@ -77,7 +77,7 @@ def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
         "array_parallelism": spec.parallel,
         "stderr_to_stdout": True,
         "setup": setup(spec, folder.parents[1], code),
-        "teardown": teardown(spec) if spec.requeue else None,
+        "teardown": teardown(spec, folder) if spec.requeue else None,
         "srun_args": srun_arguments(spec, folder),
         "additional_parameters": {"requeue": True} | cluster.sbatch,
     }
@@ -119,19 +119,29 @@ def _check_owner(run: Path) -> list[str]:
     ]
 
 
-def teardown(spec: JobSpec) -> list[str]:
+def teardown(spec: JobSpec, folder: Path) -> list[str]:
     """Shell lines after srun: a requeue, where the ranks wanted one and could not ask for it themselves.
 
     Rank 0's supervisor may have been killed (75 and 85, of exits.py, are then the others'), or a container
     may have no scontrol. Another code is srun's, of a node that did not start its tasks or of a supervisor
-    that was killed: tried a bounded number of times, because no ledger counts it. 126 and 127: there is no
-    such interpreter. Not for a job that was cancelled, or that has begun again elsewhere.
+    that was killed: tried again where the run's ledger was written in this life, because then it counts; else
+    ``restarts`` times in a row. 126 and 127: there is no such interpreter. Not for a job that was cancelled,
+    or that has begun again elsewhere.
     """
+    ledger = shlex.quote(str(folder.parents[1] / "events.jsonl"))
     return [
         "code=$?",
-        f"most={spec.restarts}",
-        f'case "$code" in 0|1|2|126|127) most=0 ;; 75|85) most={UNLIMITED} ;; esac',
-        'if [ "${SLURM_RESTART_COUNT:-0}" -lt "$most" ]; then',
+        f"unstarted={shlex.quote(str(folder))}/unstarted${{SLURM_ARRAY_TASK_ID:-}}",
+        'case "$code" in',
+        "  0|1|2|126|127) again=no ;;",
+        "  75|85) again=yes ;;",
+        f'  *) again=$(find {ledger} -mmin "-$((SECONDS / 60 + 1))" 2>/dev/null) ;;',
+        "esac",
+        'if [ -n "$again" ]; then rm -f "$unstarted"; else echo "$code" >> "$unstarted"; fi',
+        'if [ -z "$again" ] && [ "$(wc -l < "$unstarted" || echo 1000000)" -le ' + f"{spec.restarts} ]; then",
+        "  again=yes",
+        "fi",
+        'if [ "${again:-no}" != no ]; then',
         '  scontrol show job -o "$SLURM_JOB_ID" \\',
         '    | grep -q "JobState=RUNNING .* Restarts=${SLURM_RESTART_COUNT:-0} " \\',
         '    && scontrol requeue "$SLURM_JOB_ID"',

@@ -73,7 +73,7 @@ def parse(text: str) -> State | None:
 
 
 def leave_out(job: str, nodes: Sequence[str]) -> None:
-    """Have a queued job wait for other nodes than these."""
+    """Have a queued job wait for other nodes than these, whatever it was to do without before."""
     command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}"]
     subprocess.run(command, check=False, timeout=PATIENCE)
 
@@ -104,6 +104,13 @@ def lost_among(nodes: Sequence[str]) -> list[str]:
 def idle_nodes(partition: str) -> list[str]:
     """Nodes of a partition on which nothing runs."""
     return answer(["sinfo", "-h", "-N", "-p", partition, "-t", "idle", "-o", "%N"], SHORT).split()
+
+
+def up_nodes(partition: str) -> list[str]:
+    """Nodes of a partition that a job may get, now or when another job leaves them."""
+    lines = answer(["sinfo", "-h", "-N", "-p", partition, "-o", "%N %t"], SHORT).splitlines()
+    good = re.compile(r"(\S+) (idle|alloc|mix|comp|plnd|resv)\s*")
+    return list(dict.fromkeys(found[1] for line in lines if (found := good.fullmatch(line))))
 
 
 def lost_nodes(text: str) -> list[str]:

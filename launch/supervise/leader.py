@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffbase.files import open_lock
 from diffbase.system_error import DISK, named
+from launch.job import registry
 from launch.scheduler import client
-from launch.supervise import budget, preflight, requeue
+from launch.supervise import preflight, requeue
+from launch.supervise.decide import budget, decision
+from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.environment import address, free_port, ports
 from launch.supervise.life import Life
 from launch.supervise.limits import OLD_LIFE
 from launch.supervise.meeting import Exit, Meeting, Plan
 from launch.supervise.preflight import PROBE
-from launch.supervise.verdict import Verdict, judge
 
 
 class Leader:
@@ -104,7 +106,10 @@ class Leader:
         begun = {int(e["attempt"]) for e in events if e["event"] == "started"}
         ended = {int(e["attempt"]) for e in events if e["event"] == "ended"}
         for lost in sorted(begun - ended):
-            self._record_end(lost, Verdict(RETRYABLE, "killed with its node or by the scheduler"))
+            # Where Slurm has one of its nodes as down, that is why.
+            down = client.lost_among(_nodes_of(events, lost)) if self.spec.requeue else []
+            why = "killed with its node or by the scheduler" + (f" ({down[0]} is down)" if down else "")
+            self._record_end(lost, Verdict(RETRYABLE, why, node=down[0] if down else ""))
         by_hand = {int(e["attempt"]) for e in events if e["event"] == "start"}
         self.attempt = max(begun | ended | by_hand, default=-1) + 1
         (self.run / ".saving").unlink(missing_ok=True)
@@ -143,16 +148,40 @@ class Leader:
 
     def _failed(self, why: str, bad: dict[str, str]) -> Plan:
         """A life that ends before an attempt could begin; counts as one that made no progress."""
-        if bad:
-            names = ", ".join(sorted(bad))
-            failed = preflight.exclude(self.spec, bad)
-            self.life.say(
-                f"nodes to leave out, which could not be written down ({failed}): {names}"
-                if failed
-                else f"nodes left out of the next submissions: {names}"
-            )
-        self._record_end(self.attempt, Verdict(RETRYABLE, why))
+        self._exclude(bad)
+        self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default="")))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
+
+    def _exclude(self, bad: Mapping[str, str]) -> None:
+        """Leave these nodes (name -> why) out of this user's next submissions."""
+        if not bad:
+            return
+        names = ", ".join(sorted(bad))
+        failed = preflight.exclude(self.spec, bad)
+        self.life.say(
+            f"nodes to leave out, which could not be written down ({failed}): {names}"
+            if failed
+            else f"nodes left out of the next submissions: {names}"
+        )
+
+    def _node_of(self, rank: int) -> str:
+        """Name of a rank's node: srun deals the ranks out in blocks."""
+        node = rank // max(self.where.local_world, 1)
+        return self.where.nodes[node] if node < len(self.where.nodes) else ""
+
+    def _idle(self) -> set[str]:
+        """Nodes that Slurm could give this job in the place of one of its own."""
+        state = client.state_of(self.where.job) if self.spec.requeue else None
+        return set(client.idle_nodes(state.partition)) - self._out() if state else set()
+
+    def _others(self) -> set[str]:
+        """Nodes of the partition that are up and not this job's, whoever has them now."""
+        state = client.state_of(self.where.job) if self.spec.requeue else None
+        return set(client.up_nodes(state.partition)) - {*self.where.nodes, *self._out()} if state else set()
+
+    def _out(self) -> set[str]:
+        """Nodes that are left out of submissions now."""
+        return {*self.spec.exclude, *registry.excluded(self.spec.cluster.name)}
 
     # --- end of an attempt ---
 
@@ -160,16 +189,25 @@ class Leader:
         """Wait for the attempt's exits; a plan to leave, or None for another attempt."""
         exits = self._collect(self._number)
         self._number += 1
-        verdict = judge(exits, self.where.world, bool(self.life.asked))
+        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of)
         self._record_end(plan.attempt, verdict)
         self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._said = verdict.why
-        if verdict.code not in (RETRYABLE, PREEMPTED):
-            return self._leave(verdict.code, verdict.why)
-        if stop := self._no_more():
-            return stop
-        if verdict.code == PREEMPTED or self.life.asked or len(exits) < self.where.world:
-            return self._leave(verdict.code, verdict.why)
+        chosen = decision.after_attempt(
+            verdict,
+            list(ledger.events(self.run)),
+            restarts=self.spec.restarts,
+            nodes=len(self.where.nodes),
+            asked=bool(self.life.asked),
+            whole=len(exits) == self.where.world,
+            idle=self._idle,
+            others=self._others,
+        )
+        for node, why in chosen.avoid.items():
+            ledger.record(self.run, "left_out", attempt=plan.attempt, node=node, why=why)
+        self._exclude(chosen.avoid)
+        if not chosen.again:
+            return self._leave(chosen.code, chosen.why, chosen.avoid)
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return None
@@ -217,6 +255,7 @@ class Leader:
         ledger.record(
             self.run, "ended", **({"timeout": True} if late else {}),
             attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
+            rank=verdict.rank, node=verdict.node,
             step=got.step, kept=got.kept, progress=budget.progressed(ledger.events(self.run), got),
             beat=beat.get("time") if beat and beat.get("attempt") == attempt else None,
         )
@@ -226,8 +265,9 @@ class Leader:
         why = budget.spent(ledger.events(self.run), self.spec.restarts)
         return self._leave(FATAL, f"given up: {why}") if why else None
 
-    def _leave(self, code: int, why: str, bad: dict[str, str] | None = None) -> Plan:
-        return Plan(self.attempt, leave=True, code=code, why=why, avoid=sorted(bad or {}))
+    def _leave(self, code: int, why: str, bad: Mapping[str, str] | None = None) -> Plan:
+        avoid = sorted({*bad, *self._out()}) if bad else []
+        return Plan(self.attempt, leave=True, code=code, why=why, avoid=avoid)
 
     def leave(self, plan: Plan) -> None:
         """The last thing: say why, and have Slurm queue the job again where it is to go on."""
@@ -242,6 +282,12 @@ class Leader:
             self.life.say(requeue.requeue(self.where, plan.avoid))
         elif again:
             self.life.say("the same command goes on from the newest checkpoint")
+
+
+def _nodes_of(events: Sequence[Mapping[str, Any]], attempt: int) -> list[str]:
+    """The nodes that an attempt was started on."""
+    began = [e for e in events if e["event"] == "started" and e["attempt"] == attempt]
+    return [str(node) for node in began[-1].get("nodes") or []] if began else []
 
 
 def _free(lock: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from diffbase.cli import InputError
 from diffcore.config import configure
+from diffcore.config.tree import Batch
 from launch.ask.spec import JobSpec
 from launch.job import folder
 from launch.job.entry import record
@@ -44,7 +45,9 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     left = len(where.nodes) - len(lost)
     # This job's own nodes may already be listed as idle.
     available = left + len(set(client.idle_nodes(state.partition)) - set(where.nodes))
-    nodes = fitting(place, spec, available)
+    nodes = fitting(
+        configure.load(place.config).batch, spec.tasks_per_node, spec.nodes_min, spec.nodes, available
+    )
     gone = ", ".join(lost)
     if nodes is None:
         return f"{gone} lost; {available} nodes are left, too few to go on: the job waits in the queue"
@@ -54,12 +57,11 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
 
 
-def fitting(place: Place, spec: JobSpec, available: int) -> int | None:
-    """The most nodes, of those there are, among whose ranks the global batch divides."""
-    batch = configure.load(place.config).batch
-    for nodes in range(min(available, spec.nodes), spec.nodes_min - 1, -1):
+def fitting(batch: Batch, tasks_per_node: int, fewest: int, wanted: int, available: int) -> int | None:
+    """The most nodes, of those there are, among whose ranks the global batch divides; None for too few."""
+    for nodes in range(min(available, wanted), fewest - 1, -1):
         try:
-            batch.split(nodes * spec.tasks_per_node)
+            batch.split(nodes * tasks_per_node)
         except InputError:
             continue
         return nodes

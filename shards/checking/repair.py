@@ -15,8 +15,11 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffbase.cli import InputError
-from diffbase.files import write_atomic
+from diffbase.files import open_atomic, write_atomic
 from diffbase.system_error import NO_FILE, read_bytes, sha256_of
 from shards.header import FILE, INDEX_CAP, Header, Shard, SplitEntry, Table, parse_header
 from shards.packing.plan import Plan, Settings, plan_shards
@@ -24,7 +27,8 @@ from shards.packing.portion import encode
 from shards.packing.tar import OtherBytesError, read_back, write_shard
 from shards.packing.workers import map_in_order
 from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
-from shards.table import table_bytes
+from shards.tables.listed import open_shards
+from shards.tables.write import Stream, block_bytes, key_width, table_bytes, table_of
 
 
 def repair(
@@ -41,13 +45,20 @@ def repair(
             f"{folder}: an index of other people's tars, which --repair cannot make again: "
             "copy them back, or run shards.index again into another --out"
         )
-    shards = [shard for entry in header.splits.values() for shard in entry.shards]
-    if wanted := {shard.name: shard for shard in shards if not _is_whole(folder, shard)}:
+    shards = {name: _shards(folder, header, entry) for name, entry in header.splits.items()}
+    if wanted := {s.name: s for some in shards.values() for s in some if not _is_whole(folder, s)}:
         source = detect(path, header.source.kind, asked)
         yield from _shards_again(folder, header, wanted, source, jobs)
-    for entry in header.splits.values():
+    for name, entry in header.splits.items():
         if not _is_whole(folder, entry.samples):
-            yield _table_again(folder, header, entry)
+            yield _table_again(folder, header, entry, shards[name])
+        if entry.blocks and not _is_whole(folder, entry.blocks):
+            yield _blocks_again(folder, entry, entry.blocks)
+
+
+def _shards(folder: Path, header: Header, entry: SplitEntry) -> Sequence[Shard]:
+    """The shards of a split; InputError where their list is damaged, which nothing can make again."""
+    return open_shards(folder, entry, header)[0] if entry.listed else entry.shards
 
 
 def _is_whole(folder: Path, file: Shard | Table) -> bool:
@@ -109,16 +120,37 @@ def _settings(folder: Path, header: Header, source: Source) -> Settings:
     return settings
 
 
-def _table_again(folder: Path, header: Header, entry: SplitEntry) -> str:
+def _table_again(folder: Path, header: Header, entry: SplitEntry, shards: Sequence[Shard]) -> str:
     name = entry.samples.name
-    if broken := next((shard for shard in entry.shards if not _is_whole(folder, shard)), None):
+    if broken := next((shard for shard in shards if not _is_whole(folder, shard)), None):
         return f"{name}: not repaired: its shard {broken.name} is damaged"
+
+    def tables() -> Iterator[NDArray[np.void]]:
+        for shard in shards:
+            yield table_of(read_back(folder / shard.name, header.attributes)[1], header.attributes)
+
+    digest = hashlib.sha256()
     try:
-        rows = [row for shard in entry.shards for row in read_back(folder / shard.name, header.attributes)[1]]
+        width = max(map(key_width, tables()), default=1)
+        rows = Stream(entry.count, width, frozenset(), tables)
+        with open_atomic(folder / name) as file:
+            for data in table_bytes(rows, header.attributes, bool(header.unknown)):
+                file.write(data)
+                digest.update(data)
+            if digest.hexdigest() != entry.samples.sha256:
+                raise OtherBytesError
+    except OtherBytesError:
+        return f"{name}: not repaired: its shards give other bytes than the index's SHA-256"
     except ValueError as error:
         return f"{name}: not repaired: {error}"
-    data = table_bytes(rows, header.attributes, bool(header.unknown))
-    if hashlib.sha256(data).hexdigest() != entry.samples.sha256:
-        return f"{name}: not repaired: its shards give other bytes than the index's SHA-256"
-    write_atomic(folder / name, data)
     return f"{name}: made again from its shards"
+
+
+def _blocks_again(folder: Path, entry: SplitEntry, blocks: Table) -> str:
+    if not _is_whole(folder, entry.samples):
+        return f"{blocks.name}: not repaired: {entry.samples.name} is damaged"
+    data = block_bytes(folder / entry.samples.name, entry)
+    if hashlib.sha256(data).hexdigest() != blocks.sha256:
+        return f"{blocks.name}: not repaired: the rows give other bytes than the index's SHA-256"
+    write_atomic(folder / blocks.name, data)
+    return f"{blocks.name}: made again from {entry.samples.name}"

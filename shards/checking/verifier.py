@@ -53,7 +53,8 @@ def index_of(url: str) -> Iterator[Path]:
         (folder / FILE).write_bytes(data)
         with suppress(InputError):  # said by whoever loads it
             for entry in parse_header(data, folder / FILE).splits.values():
-                _fetch(url, folder, entry.samples)
+                for table in entry.tables:
+                    _fetch(url, folder, table)
         yield folder
 
 
@@ -158,7 +159,7 @@ def _sample_fault(
         reader.read([number])
     except CorruptSampleError as error:
         return error.reason
-    row = split.samples[number]
+    row = split.table.part(number, 1)[0]
     file.seek(int(row["label_offset"]))
     try:
         labels = decode_labels(file.read(int(row["label_bytes"])), index.schema)

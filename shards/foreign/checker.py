@@ -18,7 +18,8 @@ from shards.sources.base import Asked
 from shards.sources.tars.collection import collect
 from shards.sources.tars.places import Place
 from shards.sources.tars.samples import Tar, plain_key
-from shards.table import Index, Row, Split
+from shards.table import Index, Split
+from shards.tables.rows import Row
 
 COMPARED = ("key", "offset", "labels' offset", "size", "labels' size", "checksum", "labels")
 """What a row holds, in its order."""

@@ -36,7 +36,9 @@ from shards.sources.tars.collection import Collection, check_asked, collect, fie
 from shards.sources.tars.places import Place, names, passed_over, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
-from shards.table import KEY_CAP, Index, Split, sample_dtype, write_index
+from shards.table import Index, Split
+from shards.tables.rows import KEY_CAP, sample_dtype
+from shards.tables.write import write_index
 
 
 @dataclass(frozen=True)

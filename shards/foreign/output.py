@@ -20,7 +20,11 @@ LOCK = ".index.lock"
 """There from the first moment to the last. After a stop it stays beside what was written, which is known by
 it as ours. It is not the packer's journal: the folder may be one of other people's tars, and where a journal
 is, a pack writes over shards."""
-WRITTEN = (FILE, BAD, *(f"{split}-samples.npy" for split in SPLITS))
+WRITTEN = (
+    FILE,
+    BAD,
+    *(f"{split}-{what}.npy" for split in SPLITS for what in ("samples", "shards", "blocks")),
+)
 
 
 @contextmanager

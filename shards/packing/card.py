@@ -8,9 +8,10 @@ within it. The same data give the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from diffbase.page.pictures import data_uri
 from shards.codec.decode import decode_image
 from shards.header import Shard
 from shards.schema import UNKNOWN, Attribute
-from shards.table import Row
+from shards.tables.rows import Row
 
 FILE = "card.html"
 COLUMNS, ROWS = 12, 6  # of the contact sheet
@@ -32,13 +33,21 @@ Packed = tuple[Shard, Row]
 """A sample: its shard, and where it lies in it."""
 
 
+class Samples(Protocol):
+    """Those that were packed, in order; a list is one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: int, /) -> Packed: ...
+    def __iter__(self) -> Iterator[Packed]: ...
+
+
 def write_card(
     folder: Path,
     title: str,
     facts: Mapping[str, object],
     schema: Sequence[Attribute],
     counts: Mapping[str, Counter[int]],
-    samples: Sequence[Packed],
+    samples: Samples,
     size: int,
     encoding: str,
 ) -> None:
@@ -74,7 +83,7 @@ def _histogram(attribute: Attribute, counts: Counter[int], examples: Mapping[tup
 
 
 def _examples(
-    schema: Sequence[Attribute], counts: Mapping[str, Counter[int]], samples: Sequence[Packed]
+    schema: Sequence[Attribute], counts: Mapping[str, Counter[int]], samples: Samples
 ) -> dict[tuple[str, int], Packed]:
     """The first sample of each variant, of the first EXAMPLES that occur."""
     missing = {(a.name, v) for a in schema for v in range(a.variants) if counts[a.name][v]}
@@ -89,9 +98,7 @@ def _examples(
     return found
 
 
-def _contact_sheet(
-    samples: Sequence[Packed], pictures: Callable[[Packed], Image.Image], edge: int
-) -> np.ndarray:
+def _contact_sheet(samples: Samples, pictures: Callable[[Packed], Image.Image], edge: int) -> np.ndarray:
     """Up to COLUMNS x ROWS images, evenly taken from the samples, in their order."""
     count = min(len(samples), COLUMNS * ROWS)
     columns = min(count, COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffbase.cli import Parser, add_answer, place
 from shards.codec import ENCODINGS
@@ -12,6 +13,9 @@ from shards.packing.plan import Settings
 from shards.remote.fetch import is_url
 from shards.sources import SOURCES, Asked
 from shards.sources.tars.places import is_there
+
+if TYPE_CHECKING:
+    from shards.packing.parts.part import Part
 
 
 def parser(prog: str) -> Parser:
@@ -33,6 +37,7 @@ def parser(prog: str) -> Parser:
     add_prepared(parser, "edge of the packed images", "360 for cartoonset, else the shorter side")
     add("--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)")
     add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
+    add("--part", metavar="I/N", help="pack every N-th shard alone; shards.merge makes one of all N parts")
     add_asked(parser)
     add_answer(parser)
     return parser
@@ -71,6 +76,15 @@ def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
         size=args.size, crop=args.crop, image=args.image, shard_size=args.shard_size, val=args.val
     )
+
+
+def part_of(args: argparse.Namespace) -> Part | None:
+    """Which part of the pack is asked for; None for the whole."""
+    if args.part is None:
+        return None
+    from shards.packing.parts.part import Part  # pydantic: --help does without
+
+    return Part.parse(args.part)
 
 
 def on_bad_of(args: argparse.Namespace) -> OnBad:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,14 +23,14 @@ from diffbase.formats import json_file
 from diffbase.system_error import named
 from shards.header import FILE, Header, Shard
 from shards.packing.bad import FILE as BAD
-from shards.packing.plan import Plan
+from shards.packing.plan import SHARD_NAME, Plan
 from shards.packing.tar import read_back
 from shards.schema import Attribute
-from shards.table import Index, Row
+from shards.table import Index
+from shards.tables.rows import Row
 
 JOURNAL = ".pack.jsonl"
-_SHARD_NAME = re.compile(r"(train|val|test)-[0-9]{6,9}\.tar")
-JOURNAL_CAP = 64 << 20  # bytes; a shard takes 200, and an index names 65,536 of them
+JOURNAL_CAP = 256 << 20  # bytes; a shard takes 200: 1,300,000 of them
 
 
 class _Done(BaseModel):
@@ -92,15 +91,15 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
 
 
 @contextmanager
-def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
-    """The journal of a pack into ``out``, for as long as the pack runs.
+def open_journal(out: Path, about: dict[str, Any], part: str | None = None) -> Iterator[Journal]:
+    """The journal of a pack into ``out``, or of a ``part`` of one, for as long as it runs.
 
     It goes when the pack ends well. When it does not, the finished shards and the names of bad images stay
     with it; where there are none, the folders made for it go too.
     """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out, about)
+    journal = Journal(out, about, part)
     try:
         for stale in out.glob(".*.tmp"):  # of a pack that was killed; the lock says that none is running
             stale.unlink()
@@ -119,7 +118,7 @@ def open_journal(out: Path, about: dict[str, Any]) -> Iterator[Journal]:
 class Journal:
     """The open and locked journal; ``done`` maps a finished shard's name to its line."""
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], part: str | None = None) -> None:
         self.folder = folder
         self.path = folder / JOURNAL
         self.done: dict[str, _Done] = {}
@@ -127,7 +126,7 @@ class Journal:
         try:
             with named(self.path):
                 self._lock()
-            self._take_up(begun_with(about))
+            self._take_up({**begun_with(about), "part": part})
         except BaseException:
             self.close(keep=True)
             raise
@@ -143,7 +142,8 @@ class Journal:
     def _take_up(self, settings: dict[str, Any]) -> None:
         """Read what an earlier attempt left, or begin with the line of the settings."""
         self._file.seek(0)
-        text = self._file.read(JOURNAL_CAP + 1)
+        size = os.fstat(self._file.fileno()).st_size  # read(JOURNAL_CAP) would take as much memory at once
+        text = self._file.read(min(size, JOURNAL_CAP + 1))
         if len(text) > JOURNAL_CAP:
             raise InputError(f"{self.path}: larger than {JOURNAL_CAP} bytes; not a journal of shards.pack")
         whole = text[: text.rfind(b"\n") + 1]  # a kill may have cut the last line; its shard is packed again
@@ -160,7 +160,7 @@ class Journal:
             raise InputError(f"{self.path}: not a journal of shards.pack ({what})") from error
         if not isinstance(before, dict):
             raise InputError(f"{self.path}: not a journal of shards.pack")
-        self.done = {entry.name: entry for entry in entries if _SHARD_NAME.fullmatch(entry.name)}
+        self.done = {entry.name: entry for entry in entries if SHARD_NAME.fullmatch(entry.name)}
         if not self.done:  # only bad images were found, by settings that may have been wrong
             self._file.truncate(0)
             self._append(settings)

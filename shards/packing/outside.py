@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_json
@@ -32,9 +33,12 @@ from shards.packing.bad import OnBad
 from shards.packing.packer import Summary, pack
 from shards.packing.plan import Settings
 from shards.remote.cache import fetch_header
-from shards.remote.fetch import address, fetch_small
+from shards.remote.fetch import address, copy, fetch_small
 from shards.remote.upload import Target, part_of
 from shards.sources import AS_IT_IS, Asked, Source
+
+if TYPE_CHECKING:
+    from shards.packing.parts.part import Part
 
 BEGUN = ".pack.json"
 BEGUN_CAP = 1 << 16  # bytes
@@ -49,6 +53,7 @@ def pack_to(
     asked: Asked = AS_IT_IS,
     on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
+    part: Part | None = None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -64,11 +69,14 @@ def pack_to(
         asked=asked,
         on_bad=on_bad,
         jobs=jobs,
+        part=part,
         report=report,
         found=found,
     )
     if isinstance(out, Path):
         return pack_here(path, out)
+    if part:
+        raise InputError(f"--out {shown(out)}: an address; allowed with --part: a folder of this machine")
     with _outgoing(out) as outgoing:
         outgoing.target.files()  # whether it can be reached: before the source is looked at
         try:
@@ -127,10 +135,14 @@ class _Outgoing:
         if FILE in there:
             _, header = fetch_header(url)
             check_same(shown(url), header, about)
-            for file in _files(header):
-                if file.name not in there or there[file.name].split()[0] != str(file.bytes):
-                    place = shown(address(url, file.name))
-                    raise InputError(f"{place}: missing or damaged; pack into another --out")
+            with TemporaryDirectory(prefix="diffcore-pack-") as name:
+                for table in (entry.listed.file for entry in header.splits.values() if entry.listed):
+                    with (Path(name) / table.name).open("xb") as here:
+                        copy(address(url, table.name), here.fileno(), table.bytes)
+                for file in _files(header, Path(name)):
+                    if file.name not in there or there[file.name].split()[0] != str(file.bytes):
+                        place = shown(address(url, file.name))
+                        raise InputError(f"{place}: missing or damaged; pack into another --out")
             self.target.remove(BEGUN)
             self.complete = True
             return header
@@ -164,7 +176,8 @@ class _Outgoing:
         """Send what is packed, the index last."""
         there = self.target.files()
         before = {entry.get("name"): entry for entry in jsonl.read(self.sent)}
-        files = list(_files(parse_header((self.packed / FILE).read_bytes(), self.packed / FILE)))
+        header = parse_header((self.packed / FILE).read_bytes(), self.packed / FILE)
+        files = list(_files(header, self.packed))
         todo = [file for file in files if before.get(file.name) != _line(file, there.get(file.name))]
         kept = f", {len(files) - len(todo)} are there already" if len(todo) < len(files) else ""
         megabytes = sum(file.bytes for file in todo) / 1e6
@@ -182,11 +195,14 @@ class _Outgoing:
         return there - {FILE, *(file.name for file in files)}
 
 
-def _files(header: Header) -> Iterator[Shard | Table]:
-    """All that an index names."""
+def _files(header: Header, folder: Path) -> Iterator[Shard | Table]:
+    """All that an index names; ``folder`` has the lists that a larger one's shards stand in."""
+    # Not on top: the command answers --help without loading numpy.
+    from shards.tables.listed import open_shards
+
     for entry in header.splits.values():
-        yield from entry.shards
-        yield entry.samples
+        yield from open_shards(folder, entry, header)[0] if entry.listed else entry.shards
+        yield from entry.tables
 
 
 def _line(file: Shard | Table, mark: str | None) -> dict[str, str | None]:

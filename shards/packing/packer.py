@@ -9,8 +9,9 @@
 4. The parent writes them, in order. The same input gives the same bytes whatever ``--jobs``. A shard appears
    under its name when it is whole and on the disk (shards.packing.tar).
    A bad image does not end the run: ``bad.jsonl`` names all of them (shards.packing.bad).
-5. ``.pack.jsonl``, the journal, gets a line for it (shards.packing.journal). ``card.html``, for people
-   (shards.packing.card), and the index come last (shards.table) and the journal goes.
+5. ``.pack.jsonl``, the journal, gets a line for it (shards.packing.journal), and its rows go into a temporary
+   file (shards.packing.spill). ``card.html``, for people (shards.packing.card), and the index come last
+   (shards.tables.write) and the journal goes.
 
 After a kill the same command goes on: a shard is kept when the journal has it, its bytes have the hash
 recorded there and its samples (keys, image sizes, labels) are still the same; of the samples that it lacks,
@@ -20,7 +21,7 @@ settings or from another source is refused.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffbase.cli import InputError
+from diffbase.system_error import is_there
 from shards.packing.bad import SKIP, Bad, OnBad, write_bad
 from shards.packing.plan import SPLITS, Plan, Settings, plan_shards
 from shards.packing.untrained import untrained
@@ -38,10 +41,11 @@ from shards.schema import one_hot_width
 from shards.sources import AS_IT_IS, Asked, Sample, Source, detect
 
 if TYPE_CHECKING:
-    from shards.header import Header, Shard
+    from shards.header import Header
+    from shards.packing.parts.part import Part
     from shards.packing.portion import Portion
+    from shards.packing.spill import Finished
     from shards.packing.tar import Records
-    from shards.table import Row
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ def pack(
     asked: Asked = AS_IT_IS,
     on_bad: OnBad = OnBad(),  # noqa: B008 - frozen
     jobs: int = 1,
+    part: Part | None = None,
     report: Callable[[int, int | None], None] = lambda done, total: None,
     found: Callable[[Source], None] = lambda source: None,
     begin: Callable[[dict[str, Any]], Header | None] = lambda about: None,
 ) -> Summary:
     """Pack the source at ``path`` (see ``detect``) into the folder ``out``; see the module's text.
 
+    ``part``: which of several that ``shards.merge`` makes one of; then only its shards are packed.
     ``found(source)`` is called first, once the source is known, then ``begin(about)``, with the index's
     fields that tell the settings: it may give the header of a pack that is complete elsewhere.
     ``report(done, total)`` is called as samples are done; total is None while it is unknown. Raises
@@ -81,27 +87,31 @@ def pack(
         prepare_workers("shards.codec.encode")  # while this process looks at the source
     # Not on top: --help answers without loading numpy.
     from shards.header import FILE
-    from shards.packing.card import write_card
+    from shards.packing.completion import complete
     from shards.packing.journal import check_out, finished, open_journal
+    from shards.packing.parts.part import Planned, check_part, write_part
     from shards.packing.portion import encode
+    from shards.packing.spill import Spill
     from shards.packing.tar import write_shard
-    from shards.table import write_index
 
     source = detect(path, kind, asked)
     found(source)
     about = settings.about(source, source.digest())
+    if is_there(out / FILE):
+        check_part(out, part)
     header = begin(about) or finished(out, about)
     if header is not None:
         counts = {name: entry.count for name, entry in header.splits.items()}
-        warnings = untrained(out) if (out / FILE).exists() else []
+        warnings = untrained(out) if part is None and (out / FILE).exists() else []
         return Summary(counts, 0, True, header.skipped, warnings)
     check_out(out, [path] if isinstance(path, Path) else [Path(one) for one in path if not is_url(one)])
 
     names: dict[str, list[str]] = {split: [] for split in SPLITS}  # of the shards, in order
-    packed: dict[str, tuple[Shard, list[Row]]] = {}  # by name
+    packed: dict[str, Finished] = {}  # by name
     waiting: deque[Plan] = deque()  # plans whose samples are being encoded; they come back in this order
     bad: dict[str, list[Bad]] = {}  # by the shard that lacks them
     done = written = skipped = 0
+    planned = Planned(part)
 
     def progress(samples: int) -> None:
         nonlocal done
@@ -123,13 +133,16 @@ def pack(
     def missing_chunks() -> Iterator[list[Sample]]:
         """The samples of the shards that are still to be written; the others enter ``packed``."""
         for plan in plan_shards(source.samples(), settings):
+            if not planned.is_mine(plan):
+                progress(len(plan.samples))
+                continue
             names[plan.split].append(plan.name)
             there = journal.find(plan, source.schema)
             if there is not None:
                 lacking = plan.without(row[0] for row in there[1])
                 looked_at = work(lacking) if lacking else None
                 if looked_at is None or not looked_at.records.rows:  # else an image has been mended
-                    packed[plan.name] = there
+                    packed[plan.name] = there[0], spill.add(there[1])
                     progress(len(plan.samples))
                     note(plan.name, looked_at.bad if looked_at else [])
                     continue
@@ -152,7 +165,10 @@ def pack(
         size=settings.size,
         encoding=settings.image,
     )
-    with open_journal(out, about) as journal:
+    with (
+        open_journal(out, about, str(part) if part else None) as journal,
+        closing(Spill(out, source.schema)) as spill,
+    ):
         with closing(map_in_order(work, missing_chunks(), jobs)) as encoded:
             for first in encoded:
                 # Exactly this plan's chunks, so that its shard is safe before the next plan's are awaited.
@@ -161,8 +177,9 @@ def pack(
                 parts = counted(plan.name, chain([first], rest))
                 if (good := next(parts, None)) is None:  # not one is; a later shard keeps its number
                     continue
-                packed[plan.name] = write_shard(out / plan.name, chain([good], parts))
-                journal.record(packed[plan.name][0], plan.digest)
+                shard, rows = write_shard(out / plan.name, chain([good], parts))
+                packed[plan.name] = shard, spill.add(rows)
+                journal.record(shard, plan.digest)
         write_bad(out, all_bad())
         too_many = skipped > on_bad.allowed(done)  # of an archive known now only
         if skipped and (on_bad.action != SKIP or too_many or not packed):
@@ -171,34 +188,13 @@ def pack(
             (out / name).unlink(missing_ok=True)
         if skipped:
             about["skipped"] = skipped
-        whole = {split: [packed[name] for name in some if name in packed] for split, some in names.items()}
-        splits = {
-            split: ([shard for shard, _ in shards], [row for _, rows in shards for row in rows])
-            for split, shards in whole.items()
-            if shards or split in ("train", "val")  # which are always there, though empty
-        }
-        write_card(
-            out,
-            f"{source.name} ({source.kind})",
-            {
-                **{f"{split} samples": len(rows) for split, (_, rows) in splits.items()},
-                **{
-                    "image" if k == "encoding" else k: v or "largest square"
-                    for k, v in about["preprocessing"].items()
-                },
-            },
-            source.schema,
-            {
-                attribute.name: Counter(row[-1][at] for _, rows in splits.values() for row in rows)
-                for at, attribute in enumerate(source.schema)
-            },
-            [(shard, row) for shards in whole.values() for shard, rows in shards for row in rows],
-            settings.size,
-            settings.image,
-        )
-        write_index(out, source.schema, about, splits)
-    counts = {name: len(rows) for name, (_, rows) in splits.items()}
-    return Summary(counts, written, False, skipped, untrained(out))
+        splits = {split: [packed[name] for name in some if name in packed] for split, some in names.items()}
+        if part:
+            if not packed:
+                raise InputError(f"--part {part}: there are fewer shards than parts; give fewer parts")
+            write_part(out, part, planned.digest, on_bad, bad)
+        counts = complete(out, source.schema, about, splits, spill)
+    return Summary(counts, written, False, skipped, [] if part else untrained(out))
 
 
 def describe(source: Source) -> str:

@@ -24,7 +24,7 @@ from shards.codec.labels import decode_labels, encode_labels
 from shards.header import Shard
 from shards.schema import Attribute
 from shards.sources.tar_members import Member, members
-from shards.table import MEMBER_CAP, Row
+from shards.tables.rows import MEMBER_CAP, Row
 
 MEMBERS = 3  # of a sample, at most: .cls, .json and the image
 

@@ -24,9 +24,13 @@ def _untrained(folder: Path) -> Iterator[str]:
     index = Index.load(folder)
     if "train" not in index.splits:
         return
-    labels = index.split("train").samples["labels"]
-    for column, attribute in enumerate(index.schema):
-        missing = np.setdiff1d(np.arange(attribute.variants), labels[:, column]).tolist()
+    seen = [np.zeros(attribute.variants, bool) for attribute in index.schema]
+    for rows in index.split("train").portions():
+        for column, there in enumerate(seen):
+            labels = rows["labels"][:, column]
+            there[labels[labels >= 0] if labels.dtype.kind == "i" else labels] = True
+    for attribute, there in zip(index.schema, seen, strict=True):
+        missing = np.flatnonzero(~there).tolist()
         if missing:
             names = ", ".join(attribute.said(variant) for variant in missing[:MOST])
             more = f" and {len(missing) - MOST} more" if len(missing) > MOST else ""

@@ -301,14 +301,16 @@ class RemoteShards:
     ) -> None:
         self.index, self.cache, self._url, self._report = index, cache, url, report
         self._folder = cache.folder / index.fingerprint
-        for split in index.splits.values():
-            for shard in split.shards:
-                if shard.place is not None:
-                    check_url(shard.place)
+        for shard in index.header.shards:  # others are checked when they are asked for
+            if shard.place is not None:
+                check_url(shard.place)
 
     def address(self, shard: Shard) -> str:
         """Where a shard is fetched from."""
-        return shard.place or address(self._url, shard.name)
+        if shard.place is not None:
+            check_url(shard.place)
+            return shard.place
+        return address(self._url, shard.name)
 
     def drop_damaged(self, shard: Shard) -> bool:
         """Whether the cached copy of a shard was damaged; it is gone then, and fetched when next opened."""
@@ -338,7 +340,7 @@ class RemoteFolder(RemoteShards):
         folder = cache.folder / hashlib.sha256(data).hexdigest()
         own_folder(cache.folder)
         own_folder(folder)
-        tables = [entry.samples for entry in header.splits.values()]
+        tables = [table for entry in header.splits.values() for table in entry.tables]
 
         def tell(name: str) -> Callable[[], None]:
             return partial(_tell, report, address(url, name))

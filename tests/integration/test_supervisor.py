@@ -93,7 +93,7 @@ def test_the_budget_of_restarts_is_kept(start: Start) -> None:
     codes, output = job.wait()
     assert codes == [1]
     assert job.asked_slurm() == ""
-    assert "3 failures, and 2 restarts were allowed" in output
+    assert "3 failures within a day, and 2 restarts were allowed" in output
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

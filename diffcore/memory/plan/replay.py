@@ -12,7 +12,7 @@ from __future__ import annotations
 from diffcore.memory.plan.activations import Trace
 from diffcore.memory.plan.states import Sharing, resident
 from diffcore.memory.plan.stream import Stream
-from diffcore.memory.plan.zero import Partitioned, Plain
+from diffcore.memory.plan.zero import Overlapped, Partitioned, Plain
 from diffcore.memory.plan.zero3 import Sharded
 
 
@@ -28,7 +28,12 @@ def replay(trace: Trace, sharing: Sharing, steps: int = 2) -> Stream:
             late.append(block)  # the first step makes them, of what activations have left in the allocator
         else:
             stream.allocate(block.category, block.size, host=block.host and not sharing.cpu)
-    stages = {0: Plain, 1: Partitioned, 2: Partitioned, 3: Sharded}
+    stages = {
+        0: Overlapped if sharing.world > 1 and sharing.overlap else Plain,
+        1: Partitioned,
+        2: Partitioned,
+        3: Sharded,
+    }
     stage = stages[sharing.stage](stream, trace, sharing)
     count = min(sharing.accumulation, 3)
     for _ in range(steps):

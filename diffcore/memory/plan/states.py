@@ -23,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffcore.config.deepspeed_json import settings
+from diffcore.config.buckets import bucket_of, divided
+from diffcore.config.deepspeed_json import settings, sums_simply
 from diffcore.config.tree import Config
 
 WORDS = {
@@ -72,8 +73,11 @@ class Sharing:
 
         InputError if they contradict each other.
         """
-        zero = settings(config, world, numels).get("zero_optimization", {})
+        tree = settings(config, world, numels)
+        zero = tree.get("zero_optimization", {})
         overlap = zero.get("overlap_comm")
+        if config.engine.zero == 0:
+            overlap = sums_simply(tree)
         keys = ("offload_optimizer", "offload_param")
         offload, parameters = (zero.get(key, {}).get("device", "none") != "none" for key in keys)
         return cls(
@@ -83,7 +87,9 @@ class Sharing:
             itemsize=config.engine.arithmetic.itemsize,
             accumulation=config.batch.split(world)[1],
             offload=offload,
-            bucket=int(zero.get("reduce_bucket_size", 5e8)),
+            bucket=bucket_of(tree, numels)
+            if config.engine.zero == 0
+            else int(zero.get("reduce_bucket_size", 5e8)),
             overlap=config.engine.zero == 3 if overlap is None else overlap,
             contiguous=zero.get("contiguous_gradients", True) or offload,
             prefetch=int(zero.get("stage3_prefetch_bucket_size", 5e7)),
@@ -107,6 +113,11 @@ class Sharing:
     def flat(self, numels: Sequence[int]) -> int:
         """F: elements of the flat parameter buffer of stages 1 and 2, padding included."""
         return -(-sum(numels) // (2 * self.world)) * 2 * self.world
+
+    def averaged(self, numels: Sequence[int]) -> list[list[int]]:
+        """Parameters by bucket, in the order in which stage 0 reduces them (``engine.gradients.overlap``)."""
+        last = len(numels) - 1
+        return [[last - i for i in part] for part in divided(numels[::-1], self.bucket)]
 
     def share(self, numel: int) -> int:
         """Elements of a parameter on each rank under stage 3."""

@@ -15,7 +15,7 @@ class Plain:
 
     def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
         self.stream, self.trace, self.sharing = stream, trace, sharing
-        self.reducing = int(sharing.overlap)
+        self.reducing = int(sharing.overlap and sharing.stage > 0)
         """CUDA stream of what is made while gradients are reduced."""
         self.numels = [p.numel for p in trace.parameters]
         self.gradients: dict[int, int] = {}
@@ -99,6 +99,51 @@ class Plain:
         for holder in self.gradients.values():
             self.stream.free(holder)
         self.gradients.clear()
+
+
+class Overlapped(Plain):
+    """Stage 0 on several ranks: a bucket's gradients become one flat tensor when all are there."""
+
+    def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
+        super().__init__(stream, trace, sharing)
+        self.buckets = sharing.averaged(self.numels)
+        self.reduced = 0
+        self.flats: list[int] = []
+
+    def gradient(self, parameter: int, holder: int | None) -> None:
+        """As ``Plain.gradient``; in the last micro batch whole buckets are reduced in their order."""
+        super().gradient(parameter, holder)
+        if not self.last:
+            return
+        self.there.add(parameter)
+        while self.reduced < len(self.buckets) and self.there.issuperset(self.buckets[self.reduced]):
+            self._reduce()
+
+    def micro_batch(self, last: bool) -> None:
+        """As ``Plain.micro_batch``."""
+        self.there: set[int] = set()
+        super().micro_batch(last)
+
+    def _reduce(self) -> None:
+        bucket = self.buckets[self.reduced]
+        self.reduced += 1
+        if len(bucket) > 1:  # else it is reduced where it lies
+            self.flats.append(self.stream.allocate("gradients", sum(self.size[p] for p in bucket)))
+            for parameter in bucket:
+                if parameter in self.gradients:
+                    self.stream.free(self.gradients.pop(parameter))
+
+    def backward_ends(self) -> None:
+        """What is left: with gradients that nothing reached."""
+        while self.last and self.reduced < len(self.buckets):
+            self._reduce()
+
+    def step(self) -> None:
+        """As ``Plain.step``."""
+        super().step()
+        while self.flats:
+            self.stream.free(self.flats.pop())
+        self.reduced = 0
 
 
 class Partitioned(Plain):

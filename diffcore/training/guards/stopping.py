@@ -1,19 +1,24 @@
 """Being asked to stop: a signal sets a flag, all ranks agree on it, and the loop saves and leaves.
 
 Slurm warns of preemption and of the time limit with a signal, and not every rank gets it at the same moment.
-A rank that went to save alone would wait for ever: so the flags are combined after every step.
+A rank that went to save alone would wait for ever: so all ranks act on the same words at the same step.
 """
 
 from __future__ import annotations
 
+import json
 import signal
+from time import monotonic
 from types import FrameType
 
-import torch
-
-from diffcore.engine.ranks import World, side_group
+from diffcore.engine.exchange import part_of
+from diffcore.engine.ranks import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+EPOCH = 0.25
+"""Seconds between two looks at whether all are to stop, of up to 500 ranks; two at most until it is heard."""
+MOST = 32
+"""Steps between them: more would be long where steps suddenly take longer."""
 
 
 class StopFlag:
@@ -35,28 +40,47 @@ class StopFlag:
 
 
 class Agreement:
-    """The highest flag of all ranks, one step late: the exchange runs beside the step, over the CPU."""
+    """All ranks stop at the same step, and no step waits for that.
+
+    Steps are counted in epochs of about ``EPOCH`` seconds. A step before one ends, rank 0 alone looks whether
+    a rank was asked to stop, and writes what holds from then on, once: stop or not, and when the next epoch
+    ends. Every rank reads the same words at the same step, and they are there when it does.
+    """
 
     def __init__(self, world: World) -> None:
-        self._group = side_group() if world.size > 1 else None
-        self._flag = torch.zeros(1, dtype=torch.int32)
-        self._work: torch.distributed.Work | None = None
+        self._main, self._store = world.main, part_of(world, "stop")
+        self._epoch = EPOCH * max(1.0, world.size / 500)  # the store answers ranks one after the other
+        self._steps, self._end, self._length = 0, 2, 1
+        self._began = monotonic()
+        self._said, self._told = False, list[int]()
 
     def of(self, mine: int) -> int:
-        """What the ranks said at the last call; ``mine`` is heard by all at the next one. A collective."""
-        if self._group is None:
+        """A signal that a rank got, the same on every rank, or 0; ``mine``: this one's. Once a step.
+
+        Heard within two epochs. torch.distributed.DistError where rank 0 is gone.
+        """
+        if self._store is None:
             return mine
-        agreed = self.last()
-        self._flag = torch.tensor([mine], dtype=torch.int32)
-        self._work = torch.distributed.all_reduce(
-            self._flag, torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
-        )
+        self._steps += 1
+        if mine and not self._said:
+            self._store.set("asked", str(mine))
+            self._said = True
+        agreed = 0
+        if self._steps == self._end:
+            agreed, self._end = json.loads(self._store.get(str(self._end)))
+        if self._main and self._steps == self._end - 1:
+            asked = int(self._store.get("asked")) if self._store.check(["asked"]) else 0
+            self._store.set(str(self._end), json.dumps([asked, self._end + self._next_length()]))
+            # Of the words before the last, every rank has made use: its gradients were in a step since.
+            self._told.append(self._end)
+            if len(self._told) > 2:
+                self._store.delete_key(str(self._told.pop(0)))
         return agreed
 
-    def last(self) -> int:
-        """The result of the exchange under way; 0 before the first."""
-        if self._work is None:
-            return 0
-        self._work.wait()
-        self._work = None
-        return int(self._flag.item())
+    def _next_length(self) -> int:
+        """Steps of the epoch after the next; grows slowly, shrinks at once."""
+        now = monotonic()
+        step = max((now - self._began) / self._length, 1e-6)
+        self._began = now
+        self._length = int(max(1, min(self._epoch / step, 2 * self._length, MOST)))
+        return self._length

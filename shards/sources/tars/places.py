@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.files import path_of
 from diffbase.redaction import shown
 from shards.remote.fetch import check_url, is_url
-from shards.schema import SHARDS_CAP
 from shards.sources.base import describe, natural
 from shards.sources.layout import SPLIT_NAMES
 
 Place = Path | str
 """A path, or an address."""
 SUFFIXES = (".tar", ".tgz", ".tar.gz")
+TARS_CAP = 1 << 20
 _NAME_BYTES = 200  # of a plain name; a cache lengthens it
 _NUMBERS = re.compile(r"([0-9]{1,9})\.\.([0-9]{1,9})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -69,9 +69,9 @@ def passed_over(given: Sequence[str]) -> tuple[str, ...]:
     return (f"{len(names)} other {what} passed over ({some})",)
 
 
-def _check_count(found: Iterable[object]) -> None:
-    if len(tuple(found)) > SHARDS_CAP:
-        raise InputError(f"more than {SHARDS_CAP} tars")
+def _check_count(found: Sized) -> None:
+    if len(found) > TARS_CAP:
+        raise InputError(f"more than {TARS_CAP} tars")
 
 
 def _expanded(text: str) -> list[str]:
@@ -82,7 +82,7 @@ def _expanded(text: str) -> list[str]:
     if numbers := _NUMBERS.fullmatch(match[1]):
         first, last = numbers.groups()
         width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 1
-        _check_count(range(int(first), min(int(last), int(first) + SHARDS_CAP) + 1))
+        _check_count(range(int(first), min(int(last), int(first) + TARS_CAP) + 1))
         words = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
         if not words:
             raise InputError(f"{shown(text)}: {match[0]} counts backwards")

@@ -72,7 +72,8 @@ def test_a_mistyped_flag_is_one_line(command: str) -> None:
         "plan": ["--config", "demo"], "fit": ["--config", "demo", "--gpu", "24GB"],
         "measure": ["--config", "demo", "--out", "x"], "compare": ["a", "b"], "summary": ["a"],
         "show": ["--config", "demo", "--image", "x", "--out", "y"], "jobs": ["list"], "box": ["status"],
-        "pack": ["a", "--out", "b"], "index": ["a", "--out", "b"], "render": ["--out", "b", "--count", "1"],
+        "pack": ["a", "--out", "b"], "merge": ["a", "--out", "b"], "index": ["a", "--out", "b"],
+        "render": ["--out", "b", "--count", "1"],
         "sample": ["a", "--out", "b.png"], "export": ["a", "--out", "b"],
     }.get(command, ["a"])  # fmt: skip
     module = importlib.import_module(COMMANDS[command].module)

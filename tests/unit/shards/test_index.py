@@ -23,7 +23,9 @@ from diffbase.cli import InputError
 from shards import table as index
 from shards.header import FILE
 from shards.schema import CARTOON_SET, Attribute
-from shards.table import Index, sample_dtype
+from shards.table import Index
+from shards.tables import rows
+from shards.tables.rows import sample_dtype
 from tests.support.tiny_set import labels_of
 
 
@@ -85,7 +87,7 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda h: h.update(version=1), "version 1; this code reads 2 and 3: pack it anew"),
+        (lambda h: h.update(version=1), "version 1; this code reads 2, 3 and 4: pack it anew"),
         (lambda h: h.update(format="mds"), "not an index of shards.pack"),
         (lambda h: h.pop("val"), "val: Field required"),
         (lambda h: h.update(extra=1), "extra: Extra inputs"),
@@ -142,7 +144,7 @@ def test_not_json(copy: Path, text: str) -> None:
 
 
 def test_caps(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "MEMBER_CAP", 100)
+    monkeypatch.setattr(rows, "MEMBER_CAP", 100)
     with pytest.raises(InputError, match="lie outside"):
         Index.load(copy)
     monkeypatch.setattr(index, "INDEX_CAP", 100)

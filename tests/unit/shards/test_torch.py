@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from diffbase.cli import InputError
-from shards.flip import flip
 from shards.order import ORDERS, TAILS
 from shards.packing.packer import pack
+from shards.positions.flip import flip
 from shards.read import ShardReader
 from shards.remote.cache import Cache
 from shards.torch import ShardBatch, ShardDataset, ShardStream

@@ -14,7 +14,7 @@ from launch.follow import goodput, show
 from launch.follow.run import Run
 from launch.job.entry import next_attempt
 from launch.scheduler import query
-from launch.supervise import budget
+from launch.supervise.decide import budget
 from tests.support.fuzz.target import Target
 
 LIFE: dict[str, Any] = {"job": "5", "restart": 0}

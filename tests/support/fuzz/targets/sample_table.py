@@ -14,7 +14,7 @@ import numpy as np
 
 from shards.header import FILE
 from shards.schema import Attribute
-from shards.table import sample_dtype
+from shards.tables.rows import sample_dtype
 from tests.support.fuzz.examples import packed
 from tests.support.fuzz.reading import verified
 from tests.support.fuzz.target import Target

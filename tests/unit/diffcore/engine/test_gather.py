@@ -41,14 +41,18 @@ def exchange(rank: int, folder: Path) -> None:
     else:
         sent = receive_bytes(0, None), receive_bytes(0, None)
     values = gather(["x" * 1000 * rank, rank / 3], world)
-    beside = gather(rank, world, side_group())
+    beside = side_group([0, 1])
+    if rank == 0:
+        send_bytes(b"beside", 1, beside)
+    else:
+        sent = *sent, receive_bytes(0, beside)
     arrays = gather_arrays(np.full((rank, 2), rank, np.float64), world)
-    right = values == [["", 0.0], ["x" * 1000, 1 / 3]] and beside == [0, 1]
+    right = values == [["", 0.0], ["x" * 1000, 1 / 3]]
     right &= [a.tolist() for a in arrays] == [[], [[1.0, 1.0]]] and arrays[0].shape == (0, 2)
     right &= gather_to_main({"a": "x" * 50 * rank}, world) == (
         [{"a": ""}, {"a": "x" * 50}] if rank == 0 else None
     )
-    right &= rank == 0 or sent == (b"", b"some")
+    right &= rank == 0 or sent == (b"", b"some", b"beside")
     right &= all(map(is_shared_right, [1, 2, 3, 5], [world] * 4))
     (folder / f"{rank}").write_text(str(right))
     torch.distributed.destroy_process_group()

@@ -24,7 +24,6 @@ from diffcore.runs.saver import Saver
 
 def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: list[BaseException | None]) -> Saver:
     """A saver of one rank whose writes end so, one after the other."""
-    monkeypatch.setattr(saver, "side_group", lambda: None)
     made = Saver(tmp_path, 2, World(0, 1, 0, torch.device("cpu")))
 
     def write(folder: Path, *_: Any) -> dict[str, Any]:
@@ -198,7 +197,8 @@ def save_twice(rank: int, ranks: int, run: Path) -> None:
     saver.FILL = 4 * 4 * sum(SIZES.values()) // 2  # two files
     where = f"file://{run}/meet"
     torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=ranks)
-    world = World(rank, ranks, rank, torch.device("cpu"))
+    words = torch.distributed.FileStore(f"{run}/words", ranks)
+    world = World(rank, ranks, rank, torch.device("cpu"), words)
     made, part, write = Saver(run, 2, world), Part(world), saver.write_shard
     outcomes = []
     for step in (1, 2):

@@ -22,9 +22,9 @@ from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
 from diffcore.runs.data import first_samples, training_reader
 from diffcore.training.batches import Samples, made, micro_batches, positions_of, read_samples
-from shards.flip import flipped
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
+from shards.positions.flip import flipped
 
 STEPS, SIZE = 6, 8
 

@@ -179,3 +179,70 @@ def test_a_path_has_its_user_and_names_that_can_be() -> None:
         with pytest.raises(InputError, match=r"^run"):
             path_of(text, "run")
     assert path_of("~/x", "run") == Path.home() / "x"
+
+
+class Batch:
+    """A job's batch script whose srun ends with a code of choice; Slurm has the job as running."""
+
+    def __init__(self, root: Path, **more: Any) -> None:
+        self.run, self.said = root / "a run", root / "said"
+        folder = self.run / "job" / "001"
+        folder.mkdir(parents=True)
+        self.script = Sbatch(spec_of({}, **more), folder, folder / "code").text()
+        self.tools = root / "tools"
+        self.tools.mkdir()
+        for name, text in {"srun": SRUN_THAT_ENDS, "scontrol": SCONTROL}.items():
+            (self.tools / name).write_text(text)
+            (self.tools / name).chmod(0o755)
+
+    def requeues(self, code: int, restart: int = 0, *, writes: bool = False) -> bool:
+        """Whether the job is queued again. ``writes``: the run's ledger is written in this life."""
+        ledger = self.run / "events.jsonl"
+        if ledger.exists():
+            os.utime(ledger, (0, 0))
+        environment = {
+            "PATH": f"{self.tools}:{os.defpath}",
+            "CODE": str(code),
+            "SAID": str(self.said),
+            "LEDGER": str(ledger) if writes else "/dev/null",
+            "SLURM_JOB_ID": "7",
+            "SLURM_RESTART_COUNT": str(restart),
+        }
+        self.said.unlink(missing_ok=True)
+        done = subprocess.run(["bash"], input=self.script, env=environment, cwd=self.run, text=True)
+        assert done.returncode == code
+        return self.said.exists()
+
+
+SRUN_THAT_ENDS = '#!/bin/sh\ntouch "$LEDGER"\nexit "$CODE"\n'
+SCONTROL = """#!/bin/sh
+case "$1" in
+  show) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts=$SLURM_RESTART_COUNT BatchFlag=1" ;;
+  requeue) touch "$SAID" ;;
+esac
+"""
+
+
+ENDS = dict.fromkeys((0, 1, 2, 126, 127), False) | dict.fromkeys((75, 85), True)
+
+
+@pytest.mark.parametrize(("code", "wanted"), ENDS.items())
+def test_what_the_ranks_ended_with_decides_whether_the_job_is_queued_again(
+    code: int, wanted: bool, tmp_path: Path
+) -> None:
+    batch = Batch(tmp_path)
+    assert {batch.requeues(code, restart) for restart in (0, 21, 500)} == {wanted}
+
+
+def test_a_srun_that_fails_again_and_again_ends_the_job(tmp_path: Path) -> None:
+    batch = Batch(tmp_path, restarts=3)
+    assert [batch.requeues(143, restart) for restart in range(5)] == [True] * 3 + [False] * 2
+
+
+def test_lives_that_trained_are_not_counted_with_those_that_did_not_start(tmp_path: Path) -> None:
+    """A job of weeks has been started a hundred times when a node does not start its tasks."""
+    batch = Batch(tmp_path, restarts=3)
+    assert all(batch.requeues(137, 100 + k, writes=True) for k in range(5))
+    assert [batch.requeues(143, 105 + k) for k in range(3)] == [True] * 3
+    assert batch.requeues(75, 108)
+    assert [batch.requeues(143, 109 + k) for k in range(4)] == [True] * 3 + [False]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from diffbase import ledger
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
-from launch.supervise import budget
+from launch.supervise.decide import budget
+from launch.supervise.decide.verdict import judge
 from launch.supervise.meeting import Exit
-from launch.supervise.verdict import judge
 
 
 def ended(code: int, progress: bool = False) -> dict[str, Any]:
@@ -40,6 +40,79 @@ def test_time_that_is_used_up_without_a_step_is_counted() -> None:
     assert budget.spent([over, over], 20)
     assert budget.spent([over, ended(PREEMPTED, True) | {"timeout": True}, over], 20) is None
     assert budget.spent([ended(PREEMPTED, True) | {"timeout": True}] * 50, 0) is None
+
+
+DAY, LIMIT = budget.DAY, 20
+
+
+def blamed(node: str, rank: int | None = None, progress: bool = False) -> dict[str, Any]:
+    return ended(RETRYABLE, progress) | {"node": node, "rank": rank}
+
+
+@given(st.lists(st.floats(0.0, 30 * DAY), min_size=1, max_size=120), st.integers(0, 30))
+def test_failures_with_progress_count_for_a_day(times: list[float], restarts: int) -> None:
+    times.sort()
+    lately = [t for t in times if t > times[-1] - DAY]
+    over = budget.spent([ended(RETRYABLE, True) | {"time": t} for t in times], restarts)
+    assert (over is not None) == (len(lately) > restarts)
+
+
+def test_a_healthy_run_of_a_thousand_nodes_is_not_ended() -> None:
+    """Four failures a day for a year."""
+    events = [blamed(f"n{k % 997}", k % 8000, progress=True) | {"time": k * DAY / 4} for k in range(4 * 365)]
+    assert budget.spent(events, LIMIT) is None
+
+
+def test_other_nodes_to_blame_are_no_crash_loop_but_not_without_end() -> None:
+    events = [blamed(f"n{k}", k) for k in range(budget.MOST_IDLE)]
+    assert [budget.spent(events[:k], LIMIT) is None for k in range(len(events) + 1)] == [True] * 5 + [False]
+    assert budget.spent([*events[:4], blamed("n8", 8, progress=True), *events[:4]], LIMIT) is None
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        blamed("n1", 1),  # the same node
+        blamed("n2", 1),  # the same rank, elsewhere
+    ],
+)
+def test_the_same_node_or_rank_ends_it_the_second_time(second: dict[str, Any]) -> None:
+    first = blamed("n1", 1)
+    assert budget.spent([first], LIMIT) is None
+    assert budget.spent([first, second], LIMIT)
+    assert budget.spent([second, first], LIMIT)
+    assert budget.spent([blamed("n3", 3), first, second], LIMIT)
+
+
+def test_where_nobody_is_to_blame_it_may_be_the_same() -> None:
+    nobody, hang = blamed(""), ended(PREEMPTED) | {"timeout": True}
+    for one in (nobody, hang, ended(RETRYABLE)):
+        assert budget.spent([one, nobody], LIMIT)
+        assert budget.spent([one, blamed("n1", 1)], LIMIT) is None
+
+
+def test_faults_of_nodes_that_were_left_out_leave_room_for_others() -> None:
+    events: list[dict[str, Any]] = []
+    for k in range(budget.MOST_IDLE - 1):
+        events += [blamed(f"n{k}", k), blamed(f"n{k}", k), {"event": "left_out", "node": f"n{k}"}]
+    assert budget.spent(events, LIMIT) is None
+    assert budget.spent([*events, blamed("n8", 8)], LIMIT) is None
+    assert budget.spent([*events, blamed("n8", 8), blamed("n9", 9)], LIMIT)
+
+
+def test_a_node_that_was_left_out_cannot_do_it_again() -> None:
+    events = [blamed("n1", 1), blamed("n1", 1), {"event": "left_out", "node": "n1"}]
+    assert budget.spent(events, LIMIT) is None
+    assert budget.spent([*events, blamed("n2", 7)], LIMIT) is None
+    assert budget.spent([*events, blamed("n2", 1)], LIMIT)  # it was the rank
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30), st.sets(st.integers(0, 9)))
+def test_a_run_that_never_gets_further_ends_soon(faults: list[tuple[int, int]], out: set[int]) -> None:
+    events = [{"event": "left_out", "node": f"n{k}"} for k in out]
+    events += [blamed(f"n{node}", rank) for node, rank in faults]
+    most = 2 * budget.MOST_IDLE if out else budget.MOST_IDLE
+    assert (budget.spent(events, 10**6) is None) <= (len(faults) < most)
 
 
 def test_submitting_again_begins_the_count_anew() -> None:

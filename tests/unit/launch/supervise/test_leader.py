@@ -127,3 +127,12 @@ def test_trouble_of_the_leader_reaches_all(lead: Leader) -> None:
     assert plan is not None
     assert (plan.leave, plan.code) == (True, BAD_INPUT)
     assert "ib9" in plan.why
+
+
+def test_what_was_left_out_before_stays_out(lead: Leader) -> None:
+    lead.spec = lead.spec.model_copy(update={"exclude": ("n8",)})
+    registry.exclude("fake", {"n9": "GPU 0 is gone"}, 1.0)
+    hello(lead, [], ["scratch /s: 0.0 GB free, 1 wanted"])
+    plan = lead.muster()
+    assert plan is not None
+    assert plan.avoid == ["n2", "n8", "n9"]

@@ -125,7 +125,7 @@ def test_an_address_of_this_machine_is_refused_at_once(tars: Path, tmp_path: Pat
 def test_an_index_goes_on_after_a_kill(tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "index"
     with monkeypatch.context() as patch:
-        patch.setattr("shards.table.INDEX_CAP", 10)
+        patch.setattr("shards.tables.write.INDEX_CAP", 10)
         with pytest.raises(InputError, match="would be larger than 10 bytes; give fewer tars"):
             indexed(out, tars)
     assert (out / "train-samples.npy").exists() and not (out / FILE).exists()

@@ -12,7 +12,8 @@ from diffbase.cli import InputError
 from shards.foreign import checker
 from shards.header import FILE
 from shards.packing.bad import OnBad
-from shards.table import Index, write_index
+from shards.table import Index
+from shards.tables.write import write_index
 from shards.verify import main
 from tests.support.foreign_tars import indexed, sample, write, write_numbers
 from tests.support.tiny_set import Command

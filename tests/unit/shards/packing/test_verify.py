@@ -13,7 +13,9 @@ from shards.checking.verifier import problems
 from shards.header import FILE, Shard
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
-from shards.table import Index, Row, write_index
+from shards.table import Index
+from shards.tables.rows import Row
+from shards.tables.write import write_index
 from shards.verify import main
 from tests.support.tiny_set import Command, png_of, row_of
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.flip import FLIP, flip, flipped
+from shards.positions.flip import FLIP, flip, flipped
 from shards.positions.permutation import word
 
 SEEDS = st.integers(0, 2**64 - 1)

@@ -1,19 +1,28 @@
 """How often a run is started again, decided from its ledger alone: every life of the job reads the same.
 
-An attempt that failed (a crash, a hang, a lost node) counts against ``restarts``. One that was asked to stop
-and saved does not. Two attempts in a row that failed, or used up their time, without getting the run any
-further end it, whatever is left: the third would do the same.
+An attempt that failed (a crash, a hang, a lost node) counts against ``restarts`` for a day: a thousand nodes
+fail four times a day, month after month (docs/scale.md). One that was asked to stop and saved does not.
+
+Two attempts in a row that failed, or used up their time, without getting the run any further end it, whatever
+is left: the third would do the same. Unless they were not alike, because another node and another rank was to
+blame: then it may be the nodes that fail, and only more of them in a row end it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffbase import ledger
 from diffbase.exits import PREEMPTED, may_retry
+
+DAY = 24 * 3600.0
+"""Seconds for which a failure counts."""
+MOST_IDLE = 5
+"""Attempts in a row without progress that end a run, whoever is to blame; twice as many if some of them ended
+on nodes that were left out for it."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,39 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
 
     Counting begins at the newest submission by a person: who submits again has mended something.
     """
-    failures, idle = 0, 0
+    failures: list[float] = []
+    idle: list[Mapping[str, Any]] = []
+    left_out: set[str] = set()
     for event in events:
         if event["event"] == "submitted" and not event.get("takeover"):
-            failures, idle = 0, 0
+            failures, idle, left_out = [], [], set()
+        if event["event"] == "left_out":
+            left_out.add(str(event.get("node")))
         if event["event"] != "ended":
             continue
         failed = may_retry(int(event.get("code", 1))) and event.get("code") != PREEMPTED
-        failures += failed
+        if failed:
+            failures.append(float(event.get("time", 0.0)))
         if failed or event.get("timeout"):
-            idle = 0 if event.get("progress") else idle + 1
-    if idle >= 2:
+            idle = [] if event.get("progress") else [*idle, event]
+    if len(idle) >= 2 and _alike(idle[-2], idle[-1], left_out):
         return "two attempts in a row made no progress"
-    if failures > restarts:
-        return f"{failures} failures, and {restarts} restarts were allowed (--restarts)"
+    unexplained = [e for e in idle if (e.get("node") or "") not in left_out]
+    if len(unexplained) >= MOST_IDLE or len(idle) >= 2 * MOST_IDLE:
+        return f"{len(idle)} attempts in a row made no progress"
+    lately = sum(time > failures[-1] - DAY for time in failures)
+    if lately > restarts:
+        return f"{lately} failures within a day, and {restarts} restarts were allowed (--restarts)"
     return None
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any], left_out: Container[str]) -> bool:
+    """Whether two failures may have the same cause; of those where no node is to blame it has to be assumed.
+
+    ``left_out``: nodes that the run has gone on without since; what they did will not come again.
+    """
+    nodes = one.get("node") or "", other.get("node") or ""
+    if nodes[0] == nodes[1]:
+        return nodes[0] not in left_out
+    # The same rank on another node: its share of the data or of the network, not the machine.
+    return "" not in nodes and one.get("rank") is not None and one.get("rank") == other.get("rank")

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE, may_retry
+from diffbase.exits import BAD_INPUT, DONE, FATAL, HOLD_BACK, PREEMPTED, RETRYABLE, may_retry
 from launch.supervise.meeting import Exit
 
 ASKED = (-signal.SIGUSR2, -signal.SIGTERM, -signal.SIGINT)
+ALONE = HOLD_BACK / 2
+"""Seconds that a node has to fail before every other one to be the cause: ranks that lost a peer hold back,
+while in a hang the limits of all run out together, and the one that hangs says nothing."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``code`` of exits.py for the whole attempt, which rank caused it, and one line."""
+    """``code`` of exits.py for the whole attempt, which rank caused it, and one line.
+
+    ``node``: the one that failed, where it did so alone and before all others; "" where that is not known.
+    """
 
     code: int
     why: str
     rank: int | None = None
+    node: str = ""
 
 
-def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
-    """The attempt's outcome. ``asked``: the job was asked to stop.
+def judge(
+    exits: Mapping[int, Exit], world: int, asked: bool, node_of: Callable[[int], str] = lambda rank: ""
+) -> Verdict:
+    """The attempt's outcome. ``asked``: the job was asked to stop. ``node_of``: a rank's node, where known.
 
     What the supervisors killed is no cause. The first failure is: the ranks that lost a peer fail after it.
     """
@@ -33,13 +42,18 @@ def judge(exits: Mapping[int, Exit], world: int, asked: bool) -> Verdict:
     if failed:
         first = failed[0]
         code = RETRYABLE if may_retry(first.code) else first.code
-        return Verdict(code, f"rank {first.rank} on {first.node}: {describe(first.code)}", first.rank)
+        why = f"rank {first.rank} on {first.node}: {describe(first.code)}"
+        if missing:  # the ranks that lost a peer fail; the lost node is silent
+            return Verdict(code, f"{why}; {_silent(missing)}", missing[0], _one_node(missing, node_of))
+        others = [e for e in exits.values() if e.node != first.node]
+        alone = bool(others) and all(e.ours or e.time - first.time > ALONE for e in others)
+        return Verdict(code, why, first.rank, first.node if alone else "")
     if stopped:
         return Verdict(PREEMPTED, "stopped by a signal, everything saved", stopped[0].rank)
     if 0 in exits and not exits[0].ours:  # rank 0 writes everything: it is done when all else is
         return Verdict(DONE, "done", 0)
     if missing:
-        return Verdict(RETRYABLE, f"no word from the supervisor of rank {_listed(missing)}", missing[0])
+        return Verdict(RETRYABLE, _silent(missing), missing[0], _one_node(missing, node_of))
     return Verdict(RETRYABLE, "did not stop in time")
 
 
@@ -56,6 +70,16 @@ def describe(code: int) -> str:
         except ValueError:
             return f"killed by signal {-code}"
     return f"exit code {code}: {names[code]}" if code in names else f"exit code {code}"
+
+
+def _one_node(ranks: list[int], node_of: Callable[[int], str]) -> str:
+    """The node of these ranks, if they have but one."""
+    nodes = {node_of(rank) for rank in ranks}
+    return nodes.pop() if len(nodes) == 1 else ""
+
+
+def _silent(ranks: list[int]) -> str:
+    return f"no word from the supervisor of rank {_listed(ranks)}"
 
 
 def _listed(ranks: list[int]) -> str:

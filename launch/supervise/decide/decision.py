@@ -1,0 +1,88 @@
+"""What follows the end of an attempt: another one in the same allocation, or the end of this life of the job.
+
+Pure: decided from the verdict and the run's ledger, so that ``benchmarks/thousand_nodes.py`` can ask it the
+same questions on a simulated clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffbase.exits import FATAL, PREEMPTED, RETRYABLE
+from launch.supervise.decide import budget
+from launch.supervise.decide.verdict import Verdict
+
+FAULTS = 2
+"""Failures of one node, before any other, after which it is left out."""
+WINDOW = 7 * 24 * 3600.0
+"""Seconds within which they, and the nodes left out, are counted."""
+FEW, SHARE = 3, 20
+"""So many nodes, or one in SHARE, may be left out within the window."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``again``: another attempt in this allocation; otherwise all leave with ``code``.
+
+    ``avoid``: nodes (name -> why) that the job is to go on without.
+    """
+
+    again: bool
+    code: int
+    why: str
+    avoid: Mapping[str, str]
+
+
+def after_attempt(
+    verdict: Verdict,
+    events: Sequence[Mapping[str, Any]],
+    *,
+    restarts: int,
+    nodes: int,
+    asked: bool,
+    whole: bool,
+    idle: Callable[[], Collection[str]],
+    others: Callable[[], Collection[str]],
+) -> Decision:
+    """What follows ``verdict``, whose end is the last in ``events`` (the whole ledger, oldest first).
+
+    ``nodes``: of the job. ``asked``: the job was asked to stop. ``whole``: every rank's supervisor answers.
+    ``idle``: names the nodes that the job could have at once in place of one, ``others``: those that it could
+    wait for; only asked where one is to be left out.
+    """
+    if verdict.code not in (RETRYABLE, PREEMPTED):
+        return Decision(False, verdict.code, verdict.why, {})
+    avoid: dict[str, str] = {}
+    node = suspect(events, nodes) if verdict.code == RETRYABLE and not asked else None
+    if node:  # but the job must not wait for ever, nor at all where it may get on with that node
+        without = [*events, {"event": "left_out", "node": node}]
+        over = budget.spent(events, restarts) and not budget.spent(without, restarts)
+        if set(idle()) - {node} or (over and set(others()) - {node}):
+            avoid, events = {node: f"failed before all others {FAULTS} times"}, without
+    if why := budget.spent(events, restarts):
+        return Decision(False, FATAL, f"given up: {why}", {})
+    if verdict.code == PREEMPTED or asked or not whole or avoid:
+        return Decision(False, verdict.code, verdict.why, avoid)
+    return Decision(True, verdict.code, verdict.why, {})
+
+
+def suspect(events: Sequence[Mapping[str, Any]], nodes: int) -> str | None:
+    """The node of the newest end, if it has failed before all others FAULTS times within WINDOW; else None.
+
+    Counted since the newest submission by a person. None too where as many as may be are left out already.
+    """
+    faults: list[tuple[str, float]] = []
+    for event in events:
+        if event["event"] == "submitted" and not event.get("takeover"):
+            faults = []
+        if event["event"] == "ended":
+            faults.append((event.get("node") or "", float(event.get("time", 0.0))))
+    if not faults or not faults[-1][0]:
+        return None
+    node, now = faults[-1]
+    since = now - WINDOW
+    out = [e for e in events if e["event"] == "left_out" and float(e.get("time", 0.0)) > since]
+    often = sum(name == node and time > since for name, time in faults)
+    return node if often >= FAULTS and len(out) < max(FEW, nodes // SHARE) else None

@@ -1,0 +1,69 @@
+"""All ranks stop at the same step, soon after one was asked, and never unasked."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributed import HashStore
+
+from diffcore.engine.ranks import World
+from diffcore.training.guards import stopping
+from diffcore.training.guards.stopping import MOST, Agreement
+from tests.unit.diffcore.engine.test_exchange import CPU, on_each
+
+SIGTERM = 15
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data(), size=st.integers(1, 5))
+def test_all_ranks_hear_of_a_signal_at_the_same_step(data: st.DataObject, size: int) -> None:
+    """Steps take what they take by a clock of the test's; a rank is ahead of another by less than a step."""
+    asked = data.draw(st.one_of(st.none(), st.integers(1, 80)))
+    of = data.draw(st.integers(0, size - 1))
+    took = data.draw(st.lists(st.sampled_from([0.001, 0.01, 0.1, 5.0]), min_size=200, max_size=200))
+    together, clock = threading.Barrier(size), [0.0]
+
+    def work(world: World) -> list[int]:
+        agreement, heard = Agreement(world), list[int]()
+        for step, seconds in enumerate(took, start=1):
+            heard.append(agreement.of(SIGTERM if asked and world.rank == of and step >= asked else 0))
+            if heard[-1]:
+                return heard
+            if world.main:
+                clock[0] += seconds
+            together.wait(20)  # the gradients
+        return heard
+
+    with mock.patch.object(stopping, "monotonic", lambda: clock[0]):
+        found = on_each(size, work)
+    assert all(one == found[0] for one in found)
+    assert found[0][:-1] == [0] * (len(found[0]) - 1)
+    if asked is None:
+        assert len(found[0]) == len(took) and not found[0][-1]
+    else:
+        assert found[0][-1] == SIGTERM
+        assert asked <= len(found[0]) <= asked + 2 * MOST + 2
+
+
+def test_an_epoch_lasts_as_long_as_it_should_and_leaves_no_words_behind() -> None:
+    """Of steps of 10 ms, 25 make an epoch; longer ones end it at once; of old epochs the store forgets."""
+    store, clock, lengths = HashStore(), [0.0], list[int]()
+    agreement = Agreement(World(0, 2, 0, CPU, store))
+    with mock.patch.object(stopping, "monotonic", lambda: clock[0]):
+        for step in range(400):
+            clock[0] += 0.01 if step < 300 else 1.0
+            agreement.of(0)
+            lengths.append(agreement._length)
+    assert max(lengths) in (24, 25) and lengths[-1] == 1  # EPOCH / 0.01, of sums of floats
+    assert all(b <= 2 * a for a, b in itertools.pairwise(lengths))
+    assert store.num_keys() <= 4  # with how often it was made
+
+
+def test_several_ranks_have_a_store() -> None:
+    with pytest.raises(ValueError, match="without a store"):
+        Agreement(World(0, 2, 0, CPU))
