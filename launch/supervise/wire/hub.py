@@ -7,6 +7,7 @@ has begun. Nobody is waited for: one who is slow, silent or nobody's is dropped,
 from __future__ import annotations
 
 import contextlib
+import errno
 import resource
 import secrets
 import selectors
@@ -151,11 +152,17 @@ class Hub(Meeting):
                 connection, _ = self._door.accept()
             except BlockingIOError:
                 break
-            except OSError:  # no descriptor is left, for one: those of whom nothing is known make room
-                self._drop_strangers(0)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):  # it was gone before it was taken
+                    continue
+                self._drop_strangers(0)  # those of whom nothing is known make room
+                time.sleep(0.01)  # whoever waits there is seen again at once
                 return
             codec = Codec(self._secret, leading=True)
-            self._channels[Channel(watched(connection), codec, self._selector)] = None
+            try:
+                self._channels[Channel(watched(connection), codec, self._selector)] = None
+            except OSError:
+                connection.close()
         self._drop_strangers(2 * self._nodes + SPARE)
 
     def _drop_strangers(self, most: int) -> None:
