@@ -20,7 +20,6 @@ import inspect
 import json
 import multiprocessing
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -113,28 +112,43 @@ def count_calls(nodes: int, ranks: int, seconds: float) -> dict[str, float]:
             time.sleep(2)  # what a start does is over
             own = [process.pid for process in processes]
             pids = own + [child for pid in own for child in children(pid)]
-            summary = Path(name) / "summary"
-            command = ["strace", "-c", "-f", "-e", "trace=%file", "-o", str(summary)]
             before = sum(cpu_seconds(pid) for pid in own)
-            with subprocess.Popen(
-                [*command, *(f"-p{pid}" for pid in pids)], stderr=subprocess.DEVNULL
-            ) as tracer:
-                time.sleep(seconds)
-                tracer.send_signal(signal.SIGINT)
-                tracer.wait(60)
+            rate = file_calls(pids, Path(name) / "summary", seconds)
             used = sum(cpu_seconds(pid) for pid in own) - before
-            total = re.search(r"^100\.00.*?(\d+)\s+(?:\d+\s+)?total$", summary.read_text(), re.M)
-            calls = int(total[1]) if total else 0
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
         return {
             "supervisors": len(processes), "start_s": round(started, 1),
-            "calls_per_s": round(calls / seconds, 2),
-            "calls_per_s_and_rank": round(calls / seconds / (nodes * ranks), 4),
+            "calls_per_s": round(rate, 2),
+            "calls_per_s_and_rank": round(rate / (nodes * ranks), 4),
             "cpu_of_supervisors": round(used / seconds, 3),
         }  # fmt: skip
+
+
+def file_calls(pids: list[int], summary: Path, seconds: float) -> float:
+    """Calls that name a file, of these processes, a second."""
+    command = ["strace", "-c", "-f", "-e", "trace=%file", "-o", str(summary), *(f"-p{pid}" for pid in pids)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        attached = 0
+        while attached < len(pids):
+            line = tracer.stderr.readline()
+            attached += "attached" in line
+            if not line:
+                raise SystemExit("strace does not attach to these processes")
+        began = time.monotonic()
+        time.sleep(seconds)
+        tracer.send_signal(signal.SIGINT)
+        taken = time.monotonic() - began
+        tracer.stderr.read()
+        tracer.wait(120)
+    rows = [
+        line.split() for line in summary.read_text().splitlines()
+    ]  # %, s, usecs/call, calls, (errors,) name
+    calls = [int(row[3]) for row in rows if len(row) in (5, 6) and row[-1] != "total" and row[3].isdigit()]
+    return sum(calls) / taken
 
 
 def cpu_seconds(pid: int) -> float:

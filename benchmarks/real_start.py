@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
-from benchmarks.control_scale import checkout, children  # noqa: E402
+from benchmarks.control_scale import checkout, children, file_calls  # noqa: E402
 from tests.support import small_set  # noqa: E402
 
 CONFIG = """
@@ -97,17 +96,6 @@ class Job:
                 continue
 
 
-def counted(pids: list[int], summary: Path, seconds: float) -> int:
-    """Calls that name a file, of these processes."""
-    command = ["strace", "-c", "-f", "-e", "trace=%file", "-o", str(summary), *(f"-p{pid}" for pid in pids)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tracer:
-        time.sleep(seconds)
-        tracer.send_signal(signal.SIGINT)
-        tracer.wait(120)
-    total = re.search(r"^100\.00.*?(\d+)\s+(?:\d+\s+)?total$", summary.read_text(), re.M)
-    return int(total[1]) if total else 0
-
-
 def measured(tree: Path, folder: Path, packed: Path, given: argparse.Namespace) -> dict[str, Any]:
     folder.mkdir()
     job = Job(tree, folder, packed, given.ranks, given.patience)
@@ -117,8 +105,8 @@ def measured(tree: Path, folder: Path, packed: Path, given: argparse.Namespace) 
         supervisors = children(job.controller)
         ranks = [pid for supervisor in supervisors for pid in children(supervisor)]
         for name, pids in (("supervisors", supervisors), ("ranks", ranks)):
-            calls = counted(pids, folder / name, given.seconds)
-            found[f"calls_of_{name}"] = round(calls / given.seconds / given.ranks, 3)
+            rate = file_calls(pids, folder / name, given.seconds)
+            found[f"calls_of_{name}"] = round(rate / given.ranks, 3)
         job.wait(lambda: list((job.run / "checkpoints").glob("step-*/COMPLETE")))
         os.kill(job.processes()[-1], signal.SIGKILL)
         found["again_s"] = job.wait(lambda: job.beat()["attempt"] == 1 and job.beat()["step"] > 10)
