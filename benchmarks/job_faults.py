@@ -5,8 +5,9 @@
 Needs root and Slurm's packages (docs/slurm-box.md). Submits a small training run by launch/submit.py to a box
 of two nodes and lets it be, for its final weights; then one run for each fault of ``FAULTS``, which must end
 with the same weights, moving averages and optimizer moments bit for bit and every step taken once; and one
-for each of ``ENDINGS``, which have an outcome of their own. A ``--together`` is one run that meets several.
-Prints one JSON object: for each fault seconds until it was noticed and until the first new step, of these the
+for each of ``ENDINGS``, which have an outcome of their own (``bad_node`` only if named: it needs a ``--box``
+of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several. Prints
+one JSON object: for each fault seconds until it was noticed and until the first new step, of these the
 seconds that Slurm let the job wait, and the steps that were taken twice. The exit code is 1 if one failed.
 """
 
@@ -281,23 +282,42 @@ def fewer_nodes(lab: Lab, wanted: Outcome) -> dict[str, Any]:
     return row | {"losses_apart": apart}
 
 
+def bad_node(lab: Lab, wanted: Outcome) -> dict[str, Any]:
+    """A rank of the same node is killed twice: the job goes on with the third node in its place."""
+    job = lab.submit("bad_node")
+    for _ in range(2):
+        job.wait_for_steps()
+        before = job.attempt
+        os.kill(job.pid(1), signal.SIGKILL)
+        killed = time.time()
+        job.wait("a new step", lambda before=before: job.trains_since(before))
+    first = float(job.events("first_step")[-1]["time"])
+    out, last = [e["node"] for e in job.events("left_out")], job.events("started")[-1]["nodes"]
+    if out != ["n2"] or last != ["n1", "n3"]:
+        raise FailedError(f"bad_node: left out {out}, on with {last}")
+    check_same(job, wanted)
+    return {"ending": "bad_node", "first_step_s": round(first - killed, 1), "nodes": last}
+
+
 ENDINGS = {
     "port_taken": port_taken,
     "scratch_full": scratch_full,
     "bad_data": bad_data,
     "fewer_nodes": fewer_nodes,
+    "bad_node": bad_node,
 }
 
 
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    every = [*FAULTS, *ENDINGS]
-    parser.add_argument("--only", nargs="+", choices=every, metavar="X", help=f"of {', '.join(every)}")
+    choices = [*FAULTS, *ENDINGS]
+    every = [name for name in choices if name != "bad_node"]
+    parser.add_argument("--only", nargs="+", choices=choices, metavar="X", help=f"of {', '.join(choices)}")
     parser.add_argument(
         "--together", nargs="+", action="append", choices=list(FAULTS), metavar="X", help="all to one run"
     )
-    parser.add_argument("--box", type=Path, help="a box that runs, of two nodes, instead of our own")
+    parser.add_argument("--box", type=Path, help="a box that runs, instead of our own of two nodes")
     parser.add_argument("--keep", type=Path, help="an empty folder for the runs, kept")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the box goes down with us

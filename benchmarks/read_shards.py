@@ -270,7 +270,7 @@ def bytes_alone(folder: Path, count: int) -> int:
     """Read the bytes of shuffled images, one by one, and do nothing with them."""
     with ShardReader(folder) as reader:
         numbers = reader.sample_of(range(count))
-        table, split = reader.split.samples[numbers], reader.split
+        table, split = reader.split.take(numbers), reader.split
         files = [os.open(folder / shard.name, os.O_RDONLY) for shard in split.shards]
         places = zip(
             split.shard_of(numbers).tolist(),
@@ -290,7 +290,7 @@ def extracted(reader: ShardReader, count: int, scratch: Path) -> tuple[Path, lis
     folder, members = scratch / "files", []
     folder.mkdir()
     for number in range(count):
-        row = reader.split.samples[number]
+        row = reader.split.table.part(number, 1)[0]
         shard = reader.split.shards[int(reader.split.shard_of(np.array([number]))[0])]
         with (reader.index.folder / shard.name).open("rb") as file:
             file.seek(int(row["image_offset"]))

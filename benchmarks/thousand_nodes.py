@@ -27,10 +27,11 @@ from diffcore.config.tree import Batch
 from diffcore.runs.checkpoint import KINDS
 from diffcore.runs.saver import ranks_a_file
 from launch.ask.spec import usual_restarts
+from launch.follow.interval import young
 from launch.supervise.decide.decision import Decision, after_attempt
 from launch.supervise.decide.verdict import Verdict
 from launch.supervise.takeover import fitting
-from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate, young
+from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate
 
 BEGIN, END = "<!-- thousand_nodes: begin -->", "<!-- thousand_nodes: end -->"
 GPUS = 8
@@ -169,6 +170,7 @@ def worth(days: float, count: int) -> list[dict[str, Any]]:
         "a checkpoint stalls training for 30 s": job(1000, days, costs=replace(usual, stall=30.0)),
         "a checkpoint takes 10 minutes to write": job(1000, days, costs=replace(usual, write=590.0)),
         "guards.hang_seconds: 300": job(1000, days, costs=replace(usual, hang=300.0)),
+        "10 nodes fail 50 times as often": job(1000, days, flaky=10),
         "5 nodes are idle beside the job's": job(1000, days, spares=5),
         "none is: the job waits for repairs": job(1000, days, spares=0, broken=0.0),
         "none is: --nodes 500-1000": job(1000, days, spares=0, broken=0.0, fitting=fewer),

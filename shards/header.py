@@ -17,8 +17,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.redaction import ADDRESS
+from shards.codec import KEPT
 from shards.schema import (
     ATTRIBUTES_CAP,
+    FORMAT,
+    INDEX,
     NAME_CAP,
     SHARD_SIZE_CAP,
     SIZE_CAP,
@@ -27,16 +30,16 @@ from shards.schema import (
     one_hot_width,
 )
 
-FILE = "index.json"
-FORMAT = "diffcore-shards"
+FILE = INDEX
 VERSIONS = (2, 3, 4)
 """2: labels in the tables. 3: also unknown labels, splits that the source told, samples left out, and tars of
 others, which stay where they are. 4: the shards are listed in files of their own, and rows are checked in
-blocks as they are read: what opens in no time at any size. The lowest that has all that a folder needs is
-written (4 for more than HELD_SAMPLES or LISTED_CAP shards): what was packed before is packed to the same
-bytes."""
+blocks as they are read: what opens in no time at any size; and images may be JPEGs. The lowest that has all
+that a folder needs is written (4 for more than HELD_SAMPLES or LISTED_CAP shards, and for JPEGs): what was
+packed before is packed to the same bytes."""
 HELD_SAMPLES = 1 << 20  # whose rows a reader holds in memory: 60 MB
 LISTED_CAP = 65_536  # shards that index.json itself lists
+LIST_CAP = 1 << 26  # shards that the lists of a split may have: 8 bytes of each are kept
 INDEX_CAP = 16 << 20  # bytes of index.json, of which a shard takes 180; parsed, it may take thirty times that
 TABLE_CAP = 16 << 30  # bytes of a sample table that is kept in memory: 300 million samples
 PLACE_CAP = 8192  # characters of a tar's path or address
@@ -140,7 +143,7 @@ class ShardList(_Strict):
     ``places`` says where those of others lie that are not beside the index.
     """
 
-    count: Count
+    count: Annotated[int, Field(ge=0, le=LIST_CAP)]
     bytes: Annotated[int, Field(ge=0, lt=1 << 62)]
     largest: Count
     places: Literal["paths", "addresses"] | None = None
@@ -174,7 +177,7 @@ class Preprocessing(_Strict):
     size: Annotated[int, Field(ge=1, le=SIZE_CAP)]
     resample: Text
     background: Text
-    encoding: Literal["png", "webp", "npy", "source"]
+    encoding: Literal["png", "webp", "npy", "jpg", "source"]
 
 
 class SourceEntry(_Strict):
@@ -280,6 +283,8 @@ def parse_header(data: bytes, path: Path) -> Header:
     if not set(header.unknown) <= set(names):
         raise InputError(f"{path}: unknown: names an attribute that the schema has not")
     _check_files(header, path)
+    if header.preprocessing.encoding == KEPT and header.version < VERSIONS[-1]:
+        raise InputError(f"{path}: preprocessing.encoding {KEPT}: only version {VERSIONS[-1]} has it")
     for name, entry in header.splits.items():
         _check_split(header, name, entry, path)
     return header

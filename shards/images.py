@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffbase.cli import InputError
 from diffbase.system_error import is_passing, open_plain, patiently
 from shards.codec.decode import BadSample, npy_head
-from shards.codec.encode import decode_source, prepare
-from shards.codec.fast_decode import Decoder, decoder
+from shards.codec.fast_decode import decoder, preparer
 from shards.codec.inflate import crc32
 from shards.remote.ahead import Ahead
 from shards.remote.cache import RemoteShards
@@ -72,7 +70,7 @@ class SplitImages:
         self._folder, self._split, self._remote, self._count = str(index.folder), split, remote, threads
         self._ahead = ahead
         self._raw = encoding == "npy"
-        self._decode = _preparer(done.crop) if index.header.is_foreign else decoder(encoding)
+        self._decode = preparer(done.crop) if index.header.is_foreign else decoder(encoding)
         self._files = Descriptors(self._open, _kept(split, remote, streams))
         self._lock = threading.Lock()
         self._looking = threading.Lock()
@@ -306,18 +304,6 @@ def _kept(split: Split, remote: RemoteShards | None, streams: int) -> int:
         size = max(1, split.largest)
         return max(OPEN_REMOTE, min(most, remote.cache.limit // (4 * size)))
     return max(OPEN_SHARDS, most)
-
-
-def _preparer(crop: int | None) -> Decoder:
-    """A decoder for an image as somebody else made it."""
-
-    def decode(data: bytes, out: NDArray[np.uint8]) -> None:
-        try:
-            out[...] = prepare(decode_source(data, "image"), "image", crop, len(out))
-        except InputError as error:
-            raise BadSample(str(error).removeprefix("image: ")) from error
-
-    return decode
 
 
 def _rest(descriptor: int, run: bytes, start: int, end: int) -> bytes:

@@ -1,6 +1,7 @@
 """Make one packed folder of the parts that several machines packed (``shards.pack --part I/N``).
 
 python -m shards.merge PARTS... --out DIR
+python -m shards.merge PACK --out DIR    # a large one, packed before its index had version 4
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def parser(prog: str = PROG) -> Parser:
     parser = Parser(
         prog=prog,
         description="Make one packed folder of all parts of a pack, the same as one pack would have made. "
-        "Shards are linked where the file system can, else copied.",
+        "Shards are linked where the file system can, else copied. One whole pack is indexed anew.",
     )
     parser.add_argument("parts", nargs="+", type=Path, metavar="PARTS", help="the folders of all parts")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the whole")

@@ -20,6 +20,8 @@ VARIANTS_CAP = 65_536  # of one attribute, and of all together
 LABELS_CAP = 1 << 20  # bytes of one label member
 NAME_CAP = 255  # characters of an attribute's or a variant's name
 
+INDEX, FORMAT = "index.json", "diffcore-shards"
+"""An index's file, and what it says that it is; all else of it: shards.header."""
 UNKNOWN = -1
 """In the place of a variant: nobody told it. To a network it is what a dropped label is."""
 

@@ -132,6 +132,17 @@ class Index:
             raise InputError(f"{self.folder}: no split {name!r}; allowed: {', '.join(self.splits)}")
         return self.splits[name]
 
+    def check(self) -> None:
+        """Look at all rows and shards, also of an index that opens without; InputError for what is wrong."""
+        names: set[str] = set()
+        for split in self.splits.values():
+            mine = {shard.name for shard in split.shards}
+            if len(mine) < len(split.shards) or (not self.header.is_foreign and mine & names):
+                raise InputError(f"{self.folder / FILE}: a file is named twice")
+            names |= mine
+            for _ in split.portions():
+                pass
+
     @classmethod
     def load(cls, folder: Path) -> Index:
         """Read and check ``folder``'s index.json and sample tables; InputError for anything wrong.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from diffbase.line import printable
 from diffbase.tables import TextTable
 from launch.ask.profile import LOCAL
 from launch.follow import goodput
+from launch.follow.interval import interval
 from launch.follow.run import Run, follow_run
 from launch.follow.tail import tail
 from launch.job import registry
@@ -138,11 +139,15 @@ def show_goodput(run: Run) -> dict[str, Any]:
     table.print(width=PIPE)
     kept, whole = goodput.share(attempts), goodput.share(attempts, waiting=True)
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
+    between = interval(attempts, run.events)
+    if between is not None:
+        print(between)
     picture = run.folder / "goodput.svg"
     write_atomic(picture, goodput.svg(attempts, f"{run.folder.name}: goodput {kept:.1%}").encode())
     print(f"picture: {printable(str(picture))}")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
-    return {"goodput": kept, "with_queue": whole, "attempts": seconds, "picture": str(picture)}
+    told = {"goodput": kept, "with_queue": whole, "attempts": seconds, "picture": str(picture)}
+    return told | ({} if between is None else {"checkpoints": asdict(between)})
 
 
 def _ago(seconds: float) -> str:

@@ -74,8 +74,15 @@ def parse(text: str) -> State | None:
 
 def leave_out(job: str, nodes: Sequence[str]) -> None:
     """Have a queued job wait for other nodes than these, whatever it was to do without before."""
-    command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(nodes)}"]
-    subprocess.run(command, check=False, timeout=PATIENCE)
+
+    def update(names: Sequence[str]) -> int:
+        command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(names)}"]
+        return subprocess.run(command, check=False, timeout=PATIENCE).returncode
+
+    if update(nodes):  # one name that the cluster does not know (any more) is enough
+        known = answer(["sinfo", "-h", "-N", "-o", "%N"], SHORT).split()
+        if there := [node for node in nodes if node in known]:
+            update(there)
 
 
 def cancel(job: str, patience: float = 60.0) -> str | None:

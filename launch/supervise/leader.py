@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,8 +124,11 @@ class Leader:
                 return self._leave(PREEMPTED, "stopped by a signal before training began")
             if time.monotonic() > until:
                 missing = sorted(set(range(self.where.supervisors)) - set(hellos))
-                names = ", ".join(self.where.nodes[number] for number in missing[:8])
-                return self._failed(f"no supervisor on {names} after {limit:.0f} s", {})
+                names = [self.where.nodes[number] for number in missing]
+                why = f"no supervisor on {', '.join(names[:8])} after {limit:.0f} s"
+                # One that is alone with it is left out, where another can be had for it at once.
+                alone = names[0] if len(names) == 1 < self.where.supervisors else ""
+                return self._failed(why, {alone: why} if alone and self._idle() else {}, alone)
             self.life.tick()
         found: dict[str, list[str]] = {}
         for hello in hellos.values():
@@ -146,10 +149,13 @@ class Leader:
         line, bad = preflight.judge(self.meeting, exits, self.where, self.spec)
         return None if line is None else self._failed(f"preflight: {line}", bad)
 
-    def _failed(self, why: str, bad: dict[str, str]) -> Plan:
-        """A life that ends before an attempt could begin; counts as one that made no progress."""
+    def _failed(self, why: str, bad: dict[str, str], node: str = "") -> Plan:
+        """A life that ends before an attempt could begin; counts as one that made no progress.
+
+        ``bad``: nodes to leave out, and why. ``node``: one to blame, though it is not left out.
+        """
         self._exclude(bad)
-        self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default="")))
+        self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default=node)))
         return self._no_more() or self._leave(RETRYABLE, why, bad)
 
     def _exclude(self, bad: Mapping[str, str]) -> None:
@@ -189,7 +195,8 @@ class Leader:
         """Wait for the attempt's exits; a plan to leave, or None for another attempt."""
         exits = self._collect(self._number)
         self._number += 1
-        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of)
+        waited = _waited(ledger.events(self.run), plan.attempt)
+        verdict = judge(exits, self.where.world, bool(self.life.asked), self._node_of, waited)
         self._record_end(plan.attempt, verdict)
         self.life.say(f"attempt {plan.attempt} ended: {verdict.why}")
         self._said = verdict.why
@@ -288,6 +295,15 @@ def _nodes_of(events: Sequence[Mapping[str, Any]], attempt: int) -> list[str]:
     """The nodes that an attempt was started on."""
     began = [e for e in events if e["event"] == "started" and e["attempt"] == attempt]
     return [str(node) for node in began[-1].get("nodes") or []] if began else []
+
+
+def _waited(events: Iterable[Mapping[str, Any]], attempt: int) -> set[int]:
+    """The ranks whose watchdogs told of a hang in an attempt."""
+    return {
+        e["rank"]
+        for e in events
+        if e["event"] == "hang" and e["attempt"] == attempt and isinstance(e.get("rank"), int)
+    }
 
 
 def _free(lock: Path) -> bool:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from diffbase.cli import InputError
 from diffbase.files import open_atomic, write_atomic
 from diffbase.system_error import NO_FILE, read_bytes, sha256_of
+from shards.codec import KEEP, KEPT
 from shards.header import FILE, INDEX_CAP, Header, Shard, SplitEntry, Table, parse_header
 from shards.packing.plan import Plan, Settings, plan_shards
 from shards.packing.portion import encode
@@ -83,7 +84,7 @@ def _shards_again(
                 waiting.append(plan)
                 yield from plan.chunks()
 
-    crop, size, encoding = settings.crop_for(source), settings.size, settings.image
+    crop, size, encoding = settings.crop_for(source), settings.size, settings.encoding
     names = [attribute.name for attribute in source.schema]
     work = partial(encode, names=names, crop=crop, size=size, encoding=encoding)
     left = set(wanted)
@@ -107,7 +108,8 @@ def _shards_again(
 def _settings(folder: Path, header: Header, source: Source) -> Settings:
     """The settings of a pack, told by its index. InputError where ``source`` cannot be what was packed."""
     how = header.preprocessing
-    settings = Settings(how.size, how.crop, how.encoding, header.shard_size, header.val)
+    image = KEEP if how.encoding == KEPT else how.encoding
+    settings = Settings(how.size, how.crop, image, header.shard_size, header.val)
     about = settings.about(source, header.source.digest)
     labels = [(attribute.name, attribute.variants) for attribute in source.schema]
     for what, there, given in (

@@ -67,6 +67,7 @@ def check(
             index = Index.load(folder)
             if url:
                 check_remote(index.header, folder / FILE)
+            index.check()
         except InputError as error:  # the index is there, and damaged or not to be trusted
             note(one_line(str(error).replace(f"{folder}/", f"{shown(place)}/")), faults)
             return Verdict(repaired, faults)

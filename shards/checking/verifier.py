@@ -12,6 +12,7 @@ from typing import IO
 
 from diffbase.cli import InputError, one_line
 from diffbase.system_error import is_passing, is_there, patiently, reading
+from shards.checking.doubles import maybe_twice
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels
 from shards.header import FILE, INDEX_CAP, Shard, Table, parse_header
@@ -72,7 +73,7 @@ def _problems(folder: Path, jobs: int, url: str | None) -> Iterator[str]:
     index = Index.load(folder)
     tasks = [(folder, url, name, n) for name, split in index.splits.items() for n in range(len(split.shards))]
     by_key = index.header.split_by == "key"
-    seen: set[str] = set()
+    twice, seen = maybe_twice(index), set[str]()
     with (
         ExitStack() as stack,
         closing(map_in_order(_look_at, tasks, min(jobs, len(tasks)) or 1)) as results,
@@ -88,7 +89,8 @@ def _problems(folder: Path, jobs: int, url: str | None) -> Iterator[str]:
                 key = split.key(number)
                 if key in seen:
                     yield f"{shard.name}: sample {key}: its key appears twice"
-                seen.add(key)
+                if key in twice:
+                    seen.add(key)
                 if by_key and split_of(key, index.header.val) != name:
                     yield f"{shard.name}: sample {key}: belongs to another split"
                 if number in sample_faults:

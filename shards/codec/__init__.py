@@ -1,4 +1,8 @@
-"""Images and labels as bytes and back: PNG, WebP and raw pixels, and the resize."""
+"""Images and labels as bytes and back: PNG, WebP, raw pixels, JPEGs that are kept, and the resize."""
 
 ENCODINGS = ("png", "webp", "npy")
-"""What a packed image may be; an index names one of them. Here, because a command line needs no numpy."""
+"""What an image may be packed as. Here, because a command line needs no numpy."""
+KEEP, KEPT = "keep", "jpg"
+"""JPEGs that stay as they are, on the command line; the encoding that an index names, and members' suffix."""
+STORED = (*ENCODINGS, KEPT)
+"""What an index of packed images may name."""

@@ -12,7 +12,7 @@ from PIL import Image, features
 from PIL.ImageFile import ImageFile as Opened
 
 from diffbase.cli import InputError
-from shards.codec import png
+from shards.codec import KEEP, png
 from shards.codec.decode import ImageFile, npy_head
 from shards.codec.deep import MODES, PixelFormatError, decoded
 from shards.codec.light import FORMATS, NAMES, Light, format_of
@@ -66,6 +66,26 @@ def _colours(square: Image.Image) -> NDArray[np.uint8]:
     elif "transparency" in square.info:
         square = square.convert("RGBA")
     return np.asarray(square)
+
+
+def kept(data: bytes, where: str, crop: int | None, size: int) -> bytes:
+    """``data``, a JPEG that is already what ``prepare`` would make of it but for its encoding.
+
+    InputError, naming ``where``, for any other image, and for one that cannot be decoded.
+    """
+    name, found = _head(data, where)
+    if name != "JPEG":
+        raise InputError(f"{where}: a {name}, which is not kept; allowed with --image {KEEP}: JPEG")
+    width, height = found.size or (0, 0)
+    if (width, height) != (size, size) or edge_of(width, height, where, crop) != size:
+        taken = "" if crop in (None, size) else f" without a crop of {crop}"
+        raise InputError(
+            f"{where}: {width} x {height} pixels; allowed with --image {KEEP}: {size} x {size}{taken}"
+        )
+    if found.orientation != 1:
+        raise InputError(f"{where}: turned by its metadata; allowed with --image {KEEP}: upright ones")
+    prepare(decode_source(data, where), where, crop, size)
+    return data
 
 
 def encode_pixels(pixels: NDArray[np.uint8], encoding: str) -> bytes:

@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.codec import png
+from diffbase.cli import InputError
+from shards.codec import KEPT, png
 from shards.codec.decode import BadSample, decode_image, webp_size
+from shards.codec.encode import check_head, decode_source, prepare
 
 Decoder = Callable[[bytes, NDArray[np.uint8]], None]
 
 
 def decoder(encoding: str) -> Decoder:
-    """A function like ``decode_image`` for one encoding, by the fastest way there is."""
+    """A function like ``decode_image`` for one encoding of packed images, by the fastest way there is."""
+    if encoding == KEPT:
+        return _kept
     other = _library(encoding)
     if encoding != "png":
         return other
@@ -35,6 +39,29 @@ def decoder(encoding: str) -> Decoder:
             other(data, out)
 
     return decode
+
+
+def preparer(crop: int | None) -> Decoder:
+    """A decoder for an image as somebody else made it: by the packer's own functions."""
+
+    def decode(data: bytes, out: NDArray[np.uint8]) -> None:
+        try:
+            out[...] = prepare(decode_source(data, "image"), "image", crop, len(out))
+        except InputError as error:
+            raise BadSample(str(error).removeprefix("image: ")) from error
+
+    return decode
+
+
+def _kept(data: bytes, out: NDArray[np.uint8]) -> None:
+    """Of a JPEG that was kept: of that size, and by one library, since each has its own pixels."""
+    try:
+        name, *size = check_head(data, "image")
+    except InputError as error:
+        raise BadSample(str(error).removeprefix("image: ")) from error
+    if name != "JPEG" or size != list(out.shape[1::-1]):
+        raise BadSample(f"not a JPEG of {out.shape[1]} x {out.shape[0]} pixels")
+    preparer(None)(data, out)
 
 
 def _library(encoding: str) -> Decoder:

@@ -19,7 +19,7 @@ from PIL import Image
 from diffbase.files import write_atomic
 from diffbase.page.kit import Html, html
 from diffbase.page.pictures import data_uri
-from shards.codec.decode import decode_image
+from shards.codec.fast_decode import decoder
 from shards.header import Shard
 from shards.schema import UNKNOWN, Attribute
 from shards.tables.rows import Row
@@ -116,7 +116,7 @@ def _picture(folder: Path, sample: Packed, *, size: int, encoding: str) -> Image
     pixels = np.empty((size, size, 3), np.uint8)
     with (folder / shard.name).open("rb") as file:
         file.seek(offset)
-        decode_image(file.read(length), pixels, encoding)
+        decoder(encoding)(file.read(length), pixels)
     return Image.fromarray(pixels)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbase.cli import Parser, add_answer, place
-from shards.codec import ENCODINGS
+from shards.codec import ENCODINGS, KEEP
 from shards.packing.bad import AT_LEAST, FILE, SHARE, SKIP, STOP, OnBad
 from shards.packing.plan import Settings
 from shards.remote.fetch import is_url
@@ -35,7 +35,8 @@ def parser(prog: str) -> Parser:
     add("--out", type=place, required=True, metavar="DIR", help="folder for the shards, or a URL (s3://...)")
     add("--kind", help=f"kind of source: {', '.join(SOURCES)} (default: found out)")
     add_prepared(parser, "edge of the packed images", "360 for cartoonset, else the shorter side")
-    add("--image", default=defaults.image, help=f"packed as: {', '.join(ENCODINGS)} (%(default)s)")
+    packed_as = f"packed as: {', '.join(ENCODINGS)}, or {KEEP}: JPEGs of that size as they are (%(default)s)"
+    add("--image", default=defaults.image, help=packed_as)
     add("--shard-size", type=int, default=defaults.shard_size, help="samples per shard (%(default)s)")
     add("--part", metavar="I/N", help="pack every N-th shard alone; shards.merge makes one of all N parts")
     add_asked(parser)

@@ -163,7 +163,7 @@ def pack(
         names=[attribute.name for attribute in source.schema],
         crop=settings.crop_for(source),
         size=settings.size,
-        encoding=settings.image,
+        encoding=settings.encoding,
     )
     with (
         open_journal(out, about, str(part) if part else None) as journal,

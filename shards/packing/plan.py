@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffbase.cli import InputError
-from shards.codec import ENCODINGS
+from shards.codec import ENCODINGS, KEEP, KEPT
 from shards.schema import SHARD_SIZE_CAP, SIZE_CAP
 from shards.sources import Sample, Source
 
@@ -40,10 +40,15 @@ class Settings:
         ):
             if not low <= value <= high:
                 raise InputError(f"{flag} {value}: allowed: {low} to {high}")
-        if self.image not in ENCODINGS:
-            raise InputError(f"--image {self.image}: unknown; allowed: {', '.join(ENCODINGS)}")
+        if self.image not in (*ENCODINGS, KEEP):
+            raise InputError(f"--image {self.image}: unknown; allowed: {', '.join([*ENCODINGS, KEEP])}")
         if not 0 <= self.val < 1:
             raise InputError(f"--val {self.val}: allowed: 0 up to, not including, 1")
+
+    @property
+    def encoding(self) -> str:
+        """What the images are in the shards, as the index tells it."""
+        return KEPT if self.image == KEEP else self.image
 
     def crop_for(self, source: Source) -> int | None:
         """Edge of the centre crop; None for the largest centred square of each image."""
@@ -63,7 +68,7 @@ class Settings:
         """The index's fields that tell how and from what the shards were made."""
         name = os.fsencode(source.name).decode("utf-8", "replace")  # a folder's may be any bytes; JSON's not
         return {
-            "preprocessing": self.preprocessing(self.crop_for(source), self.image),
+            "preprocessing": self.preprocessing(self.crop_for(source), self.encoding),
             "source": {"kind": source.kind, "name": name, "digest": digest},
             "shard_size": self.shard_size,
             "val": self.val,

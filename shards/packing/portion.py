@@ -10,7 +10,8 @@ import numpy as np
 from diffbase.cli import InputError
 from diffbase.machine import malloc
 from diffbase.system_error import DISK
-from shards.codec.encode import decode_source, encode_pixels, prepare
+from shards.codec import KEEP, KEPT
+from shards.codec.encode import decode_source, encode_pixels, kept, prepare
 from shards.codec.orientation import Picture
 from shards.packing.bad import Bad
 from shards.packing.tar import Records, records
@@ -38,13 +39,24 @@ def encode(
     def packed() -> Iterator[tuple[str, dict[str, int], bytes]]:
         for sample in samples:
             try:
-                pixels = prepare(_decode(sample), sample.key, crop, size)
+                if encoding == KEPT:
+                    image = _kept(sample, crop, size)
+                else:
+                    image = encode_pixels(prepare(_decode(sample), sample.key, crop, size), encoding)
             except (InputError, OSError) as error:
                 bad.append(Bad(sample.key, sample.where, _reason(error, sample.key)))
                 continue
-            yield sample.key, sample.labels, encode_pixels(pixels, encoding)
+            yield sample.key, sample.labels, image
 
     return Portion(records(packed(), names, encoding), bad)
+
+
+def _kept(sample: Sample, crop: int | None, size: int) -> bytes:
+    if sample.planes:
+        raise InputError(f"{sample.key}: raw pixels, which are not kept; allowed with --image {KEEP}: JPEG")
+    data = sample.read_image()
+    check_size(sample.key, max(len(data), sample.image_bytes), IMAGE_CAP)
+    return kept(data, sample.key, crop, size)
 
 
 def _decode(sample: Sample) -> Picture:

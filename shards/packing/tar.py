@@ -1,5 +1,6 @@
-"""One tar shard, written and read back: of each sample ``<key>.json`` and its image, ``<key>.png``, ``.webp``
-or ``.npy``. Class data has ``<key>.cls`` before them, the number of the class, as WebDataset's users expect.
+"""One tar shard, written and read back: of each sample ``<key>.json`` and its image, ``<key>.png`` (or
+``.webp``, ``.npy``, ``.jpg``). Class data has ``<key>.cls`` before them, the number of the class, as
+WebDataset's users expect.
 
 The bytes are those of ``webdataset.TarWriter``, which is not used: it imports torch, and so takes longer to
 start than a thousand samples to write.
@@ -18,7 +19,7 @@ from typing import IO, NamedTuple
 
 from diffbase.files import open_atomic
 from diffbase.system_error import reading
-from shards.codec import ENCODINGS
+from shards.codec import STORED
 from shards.codec.decode import BadSample
 from shards.codec.labels import decode_labels, encode_labels
 from shards.header import Shard
@@ -128,7 +129,7 @@ def read_back(path: Path, schema: Sequence[Attribute]) -> tuple[Shard, list[Row]
         for member in members(file, size):
             sample.append((member, _content(file, member)))
             suffix = PurePosixPath(member.name).suffix
-            if suffix[1:] in ENCODINGS or len(sample) == MEMBERS:  # the image is the last
+            if suffix[1:] in STORED or len(sample) == MEMBERS:  # the image is the last
                 ending = ending or suffix
                 rows.append(_row(sample, ending, schema))
                 sample = []
@@ -144,7 +145,7 @@ def _row(sample: list[tuple[Member, bytes]], ending: str, schema: Sequence[Attri
     *_, (label, label_data), (image, image_data) = sample
     key = image.name.removesuffix(ending)
     names = [member.name for member, _ in sample]
-    if ending[1:] not in ENCODINGS or names != [
+    if ending[1:] not in STORED or names != [
         f"{key}{end}" for end in (".cls", ".json", ending)[-len(names) :]
     ]:
         raise ValueError(f"{' and '.join(names)} are no pair of labels and image")

@@ -21,6 +21,7 @@ import hashlib
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -353,6 +354,8 @@ class RemoteFolder(RemoteShards):
                     held.callback(os.close, opened)
                 held.callback(os.close, cache.put(folder / FILE, data, tell(FILE)))
                 index = Index.shared(folder)
+                if any(entry.listed for entry in header.splits.values()):  # rows are read as needed
+                    weakref.finalize(self, held.pop_all().close)
             if index.fingerprint != folder.name:
                 raise InputError(f"{folder / FILE}: damaged")
             return index

@@ -12,6 +12,7 @@ from diffbase.cli import InputError
 from diffbase.system_error import read_bytes
 from shards.schema import Attribute
 
+NAMES_CAP = 1 << 20  # bytes of a file with the names of variants
 IMAGE_CAP = 32 << 20  # bytes of one source image; a real avatar has about 50 KB
 
 # WebDataset splits a member's name at its first dot, and a plain tar header holds names of 100 bytes. Hugging

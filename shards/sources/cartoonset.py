@@ -17,11 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from diffbase.cli import InputError
 from diffbase.system_error import read_bytes, reading
-from shards.schema import CARTOON_SET, IMAGE_SUFFIXES
+from shards.schema import CARTOON_SET, IMAGE_SUFFIXES, Attribute
 from shards.sources.archive import Archive, damage, files
 from shards.sources.base import (
     AS_IT_IS,
     IMAGE_CAP,
+    NAMES_CAP,
     Asked,
     Contents,
     Sample,
@@ -34,15 +35,13 @@ from shards.sources.base import (
 )
 from shards.sources.cartoon_csv import is_cartoon, parse_csv, parse_csv_bytes
 from shards.sources.imagefolder import walk
-from shards.sources.variant_names import CAP as NAMES_CAP
-from shards.sources.variant_names import FILE as NAMES
-from shards.sources.variant_names import named
 from shards.sources.zip_members import MAGIC as ZIP
 
 CSV_CAP = 64 << 10  # bytes of one CSV; a real one has about 500
 PENDING_CAP = 640 << 20  # bytes of images in an archive that wait for their CSV
 HALVES_CAP = 128 << 20  # bytes of the names and labels of all that waits
 HALF = 2048  # of them, what one costs besides its name, in objects of Python
+NAMES = "render.json"  # of the stand-in, which names its variants: shards.sources.variant_names
 SAMPLES_CAP = 1_000_000  # in an archive; Cartoon Set has 100,000
 
 LOOKS_LIKE = "Cartoon Set: csX.png and csX.csv pairs in a folder or in folders in it, or a .tgz, .tar or zip"
@@ -73,7 +72,7 @@ class CartoonFolder:
         for below, size in found.items():
             half, file = _half(below), path / below
             if str(below) == NAMES:
-                self.schema = named(read_bytes(file, NAMES_CAP + 1), str(file))
+                self.schema = _schema(read_bytes(file, NAMES_CAP + 1), str(file))
             elif half is None:
                 others[below.name] += 1
             if half is None:
@@ -143,7 +142,7 @@ class CartoonArchive(Archive):
             top = min(told, key=lambda file: len(file.path.parts), default=None)
             if top is not None:
                 check_size(top.where, top.size, NAMES_CAP)
-                self.schema, self._names = named(top.read(), top.where), top.path
+                self.schema, self._names = _schema(top.read(), top.where), top.path
 
     @staticmethod
     def claims(contents: Contents) -> bool:
@@ -210,3 +209,10 @@ def _half(path: PurePosixPath) -> str | None:
 
 def _claims(contents: Contents) -> bool:
     return any(map(is_cartoon, contents.tables.values()))
+
+
+def _schema(data: bytes, where: str) -> tuple[Attribute, ...]:
+    """The schema with the names of variants that a file tells; InputError names ``where``."""
+    from shards.sources.variant_names import named  # pydantic: --help does without
+
+    return named(data, where)

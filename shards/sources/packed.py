@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffbase.cli import InputError
 from diffbase.system_error import NO_FILE, patiently, read_bytes, reading, sha256_of
-from shards.header import FILE, FORMAT
+from shards.schema import FORMAT, INDEX
 from shards.sources.base import AS_IT_IS, KEY, Asked, Contents, Sample
 from shards.sources.layout import SPLIT_NAMES, key_of
 
@@ -52,7 +52,7 @@ class PackedFolder:
     @staticmethod
     def claims(contents: Contents) -> bool:
         """A folder with an index of ours."""
-        index = contents.path / FILE
+        index = contents.path / INDEX
         return index.is_file() and FORMAT.encode() in read_bytes(index, HEAD)
 
     def digest(self) -> str:
@@ -91,9 +91,9 @@ class PackedFolder:
         try:
             digest = patiently(lambda: sha256_of(path), path)
         except NO_FILE:
-            raise InputError(f"{path}: missing; {FILE} names it") from None
+            raise InputError(f"{path}: missing; {INDEX} names it") from None
         if digest != shard.sha256:
-            raise InputError(f"{path}: damaged (its SHA-256 differs from {FILE}'s)")
+            raise InputError(f"{path}: damaged (its SHA-256 differs from {INDEX}'s)")
         return path
 
     def _image(self, data: bytes, where: str) -> tuple[bytes, int]:

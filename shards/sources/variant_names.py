@@ -14,9 +14,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.formats import json_file
 from shards.schema import ATTRIBUTES_CAP, CARTOON_SET, NAME_CAP, VARIANTS_CAP, Attribute
-
-FILE = "render.json"
-CAP = 1 << 20  # bytes
+from shards.sources.base import NAMES_CAP
 
 
 def _printable(name: str) -> str:
@@ -36,8 +34,8 @@ class _File(BaseModel):
 
 def named(data: bytes, where: str) -> tuple[Attribute, ...]:
     """Cartoon Set's schema with the names in ``data``, a file of that form; InputError names ``where``."""
-    if len(data) > CAP:
-        raise InputError(f"{where}: {len(data)} bytes; at most {CAP} are allowed")
+    if len(data) > NAMES_CAP:
+        raise InputError(f"{where}: {len(data)} bytes; at most {NAMES_CAP} are allowed")
     names = validated(_File, json_file.parse(data, where), where).names
     for attribute in CARTOON_SET:
         given = names.get(attribute.name, ())

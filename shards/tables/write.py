@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from diffbase.cli import InputError
 from diffbase.files import open_atomic, write_atomic
-from shards.header import FILE, FORMAT, HELD_SAMPLES, INDEX_CAP, LISTED_CAP, VERSIONS, Shard, SplitEntry
-from shards.schema import UNKNOWN, Attribute
+from shards.codec import KEPT
+from shards.header import FILE, HELD_SAMPLES, INDEX_CAP, LIST_CAP, LISTED_CAP, VERSIONS, Shard, SplitEntry
+from shards.schema import FORMAT, UNKNOWN, Attribute
 from shards.tables.listed import BLOCK, HASHES, shard_dtype
 from shards.tables.rows import HEAD, KEY_CAP, Row, npy_head, sample_dtype
 
@@ -90,8 +91,9 @@ def write_index(
     unknown = [schema[column].name for column in lack]
     variant_names = {a.name: a.names for a in schema if a.names}
     shards = {name: some for name, (some, _) in splits.items()}
-    # More than one list of a million samples: no rank should have to hold it.
+    # A table of more samples no rank should have to hold; JPEGs earlier versions do not know.
     listed = sum(map(len, streams.values())) > HELD_SAMPLES or sum(map(len, shards.values())) > LISTED_CAP
+    listed = listed or about["preprocessing"]["encoding"] == KEPT
     entries, hashes = {}, {}
     for name, stream in streams.items():
         dtype = sample_dtype(stream.width, schema, bool(unknown))
@@ -161,6 +163,8 @@ def _write_lists(
     folder: Path, split: str, shards: Sequence[Shard], hashes: NDArray[np.void]
 ) -> dict[str, Any]:
     """Write what version 4 has beside the rows of a split; its part of the entry in index.json."""
+    if len(shards) > LIST_CAP:
+        raise InputError(f"{folder}: more than {LIST_CAP} shards in a split; give a larger --shard-size")
     names = [shard.name.encode() for shard in shards]
     places = [(shard.place or "").encode() for shard in shards]
     widths = max(map(len, names), default=1), max(map(len, places), default=0)

@@ -21,14 +21,15 @@ from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.meeting import Exit
 
 HOUR, DAY = 3600.0, 86400.0
+FLAKY = 50
 
 
 @dataclass(frozen=True)
 class Kind:
     """Failures of one cause: their weight, and what the supervisors see of one.
 
-    crash: a process ends at once. hang: nobody says anything until the watchdogs' limit, and then all but the
-    one that hangs. lost: a node is silent, and the ranks of the others lose a peer.
+    crash: a process ends at once. hang: all ranks wait, one as the other, until their watchdogs' limit. lost:
+    a node is silent, and the ranks of the others lose a peer.
     ``machine``: the node is the cause, and may be broken until somebody has mended it.
     """
 
@@ -78,6 +79,8 @@ class Job:
     """Hours until a node that was lost or left out is idle again."""
     broken: float = 0.0
     """Share of the machine's crashes after which the node fails at each start until it is repaired."""
+    flaky: int = 0
+    """Nodes that fail FLAKY times as often as the others, until they have been repaired."""
     bug: int | None = None
     """Step at which rank 0's node crashes, whichever it is, each time."""
     fitting: Callable[[int], int | None] = lambda available: None
@@ -122,12 +125,16 @@ class Simulation:
         self._random = random.Random(seed)
         self.nodes = [f"n{k}" for k in range(job.nodes)]
         self.spares = [f"s{k}" for k in range(job.spares)]
+        self._wanted = job.nodes
         self._away: list[tuple[float, str]] = []
         self._broken: set[str] = set()
+        self._flaky = set(self.nodes[: job.flaky])
         self.kept = 0
         self.events: list[dict[str, Any]] = [{"event": "submitted", "time": 0.0}]
         self.outcome = Outcome(dict.fromkeys(KINDS, 0.0))
         self._ours: dict[int, Exit] = {}
+        for k, name in enumerate(self.nodes):
+            self._place(k, name)
 
     def run(self) -> Outcome:
         """Simulate until the last step, or until the run is given up."""
@@ -150,20 +157,30 @@ class Simulation:
         """Wait until there are enough nodes, or go on with fewer (takeover.fitting)."""
         self.outcome.lives += 1
         self._spend("life", self.costs.life)
-        wanted = self.job.nodes
+        wanted = self._wanted
+        free = [k for k, name in enumerate(self.nodes) if not name]  # places of nodes that are away
         while True:
             self._idle()
-            there = len(self.nodes) + len(self.spares)
+            there = len(self.nodes) - len(free) + len(self.spares)
             if there < wanted and there:
                 wanted = self.job.fitting(there) or wanted
             if there >= wanted:
                 break
             self._spend("life", max(self._away[0][0] - self._now, 0.0) + 1e-6)
-        while len(self.nodes) < wanted:
-            self.nodes.append(self.spares.pop(0))
-        while len(self.nodes) > wanted:
-            self.spares.append(self.nodes.pop())
-        self._ours = {k: Exit(k, -9, 0.0, name, ours=True) for k, name in enumerate(self.nodes)}
+        self._wanted = wanted
+        if len(self.nodes) == wanted:
+            for k in free:
+                self._place(k, self.spares.pop(0))
+            return
+        there_now = [name for name in self.nodes if name] + self.spares
+        self.nodes, self.spares = there_now[:wanted], there_now[wanted:]
+        self._ours = {}
+        for k, name in enumerate(self.nodes):
+            self._place(k, name)
+
+    def _place(self, k: int, name: str) -> None:
+        self.nodes[k] = name
+        self._ours[k] = Exit(k, -9, 0.0, name, ours=True)
 
     # --- one attempt ---
 
@@ -221,12 +238,17 @@ class Simulation:
     def _next_failure(self, step: float, ready: float) -> tuple[float, Kind, int]:
         """(seconds after the attempt's begin, kind, which node)."""
         job = self.job
-        mean = job.node_hours * HOUR / len(self.nodes)
+        # A flaky node counts as FLAKY others, so that drawing one of all these draws it as often as it fails.
+        flaky = [k for k, name in enumerate(self.nodes) if name in self._flaky] if self._flaky else []
+        count = len(self.nodes) + (FLAKY - 1) * len(flaky)
+        mean = job.node_hours * HOUR / count
         fails = self._random.expovariate(1.0 / mean) if math.isfinite(mean) else math.inf
         kind, node = Kind("none", 0, "crash"), 0
         if job.kinds:
             kind = self._random.choices(job.kinds, [k.weight for k in job.kinds])[0]
-            node = self._random.randrange(len(self.nodes))
+            node = self._random.randrange(count)
+            if node >= len(self.nodes):
+                node = flaky[(node - len(self.nodes)) // (FLAKY - 1)]
         for k, name in enumerate(self.nodes) if self._broken else ():
             if name in self._broken and self.costs.start < fails:
                 fails, kind, node = self.costs.start, Kind("broken node", 0, "crash"), k
@@ -241,7 +263,8 @@ class Simulation:
 
     def _end(self, number: int, kind: Kind, node: int, reached: budget.Reached) -> str | None:
         exits, failed = self._exits(kind, node), self.nodes[node]
-        verdict = judge(exits, len(self.nodes), False, lambda rank: self.nodes[rank])
+        waited = range(len(self.nodes)) if kind.seen == "hang" else ()
+        verdict = judge(exits, len(self.nodes), False, lambda rank: self.nodes[rank], waited)
         self._record(number, verdict, reached)
         chosen = self.rules(
             verdict, self.events, restarts=self.job.restarts, nodes=len(self.nodes), asked=False,
@@ -267,7 +290,7 @@ class Simulation:
             exits[node] = Exit(node, RETRYABLE, now, nodes[node])
         elif kind.seen == "hang":  # within a look of the watchdogs
             late = [now + self._random.random() for _ in nodes]
-            exits |= {k: Exit(k, RETRYABLE, late[k], nodes[k]) for k in range(len(nodes)) if k != node}
+            exits = {k: Exit(k, RETRYABLE, late[k], nodes[k]) for k in range(len(nodes))}
         else:
             peer = (node + 1) % len(nodes)
             exits[peer] = Exit(peer, RETRYABLE, now, nodes[peer])
@@ -286,6 +309,7 @@ class Simulation:
         while self._away and self._away[0][0] <= self._now:
             back = heapq.heappop(self._away)[1]
             self._broken.discard(back)
+            self._flaky.discard(back)
             self.spares.append(back)
         return self.spares
 
@@ -294,7 +318,7 @@ class Simulation:
 
     def _send_away(self, name: str) -> None:
         if name in self.nodes:
-            self.nodes.remove(name)
+            self.nodes[self.nodes.index(name)] = ""
             heapq.heappush(self._away, (self._now + self.job.repair * HOUR, name))
 
 
@@ -307,19 +331,14 @@ def expected_seconds(segments: int, segment: float, restart: float, mean: float)
     """Daly's expected time of ``segments`` pieces of work of that many seconds, and a restart before them.
 
     Failures are exponential with ``mean`` seconds between two, strike restarts too, and cost a restart.
-    Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, 2006, equation 13.
+    Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, 2006.
     """
     first = mean * math.expm1(restart / mean)
     return first + segments * mean * math.exp(restart / mean) * math.expm1(segment / mean)
 
 
-def young(stall: float, mean: float) -> float:
-    """Best seconds of work between two checkpoints to first order (Young 1974): sqrt(2 C M)."""
-    return math.sqrt(2.0 * stall * mean)
-
-
 def daly(stall: float, mean: float) -> float:
-    """The same to higher order (Daly 2006, equation 37)."""
+    """``launch.follow.interval.young`` to higher order (Daly 2006, equation 37)."""
     if stall >= 2.0 * mean:
         return mean
     half = math.sqrt(stall / (2.0 * mean))

@@ -172,3 +172,13 @@ def test_no_module_shadows_another(path: Path) -> None:
 def test_loads_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["pack", "merge", "index"])
+def test_help_needs_no_library(command: str) -> None:
+    """Neither numpy nor pydantic, which take longer to load than all else."""
+    code = (
+        f"import sys, shards.{command} as command; command.parser()\n"
+        "sys.exit(bool({'numpy', 'pydantic', 'PIL'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0

@@ -5,7 +5,7 @@ fail four times a day, month after month (docs/scale.md). One that was asked to 
 
 Two attempts in a row that failed, or used up their time, without getting the run any further end it, whatever
 is left: the third would do the same. Unless they were not alike, because another node and another rank was to
-blame: then it may be the nodes that fail, and only more of them in a row end it.
+blame, or nobody, and at other steps: then it may be the machines, and only more of them in a row end it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from diffbase.exits import PREEMPTED, may_retry
 
 DAY = 24 * 3600.0
 """Seconds for which a failure counts."""
+NEAR = 10
+"""Steps within which two attempts ended at the same place; a tenth of what they trained, if that is more."""
 MOST_IDLE = 5
 """Attempts in a row without progress that end a run, whoever is to blame; twice as many if some of them ended
 on nodes that were left out for it."""
@@ -75,6 +77,7 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
             left_out.add(str(event.get("node")))
         if event["event"] != "ended":
             continue
+        left_out.discard(event.get("node") or "")  # it is back
         failed = may_retry(int(event.get("code", 1))) and event.get("code") != PREEMPTED
         if failed:
             failures.append(float(event.get("time", 0.0)))
@@ -92,12 +95,22 @@ def spent(events: Iterable[Mapping[str, Any]], restarts: int) -> str | None:
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any], left_out: Container[str]) -> bool:
-    """Whether two failures may have the same cause; of those where no node is to blame it has to be assumed.
+    """Whether two failures may have the same cause. ``left_out``: nodes that the run goes on without since.
 
-    ``left_out``: nodes that the run has gone on without since; what they did will not come again.
+    A cause in the program comes back at the same place, or at the same rank wherever that runs; one in a
+    node where the node is.
     """
     nodes = one.get("node") or "", other.get("node") or ""
+    if nodes == ("", ""):
+        both_timed_out = bool(one.get("timeout") and other.get("timeout"))
+        return both_timed_out or _same_place(one, other)
     if nodes[0] == nodes[1]:
         return nodes[0] not in left_out
-    # The same rank on another node: its share of the data or of the network, not the machine.
     return "" not in nodes and one.get("rank") is not None and one.get("rank") == other.get("rank")
+
+
+def _same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two attempts got about as far beyond what was kept: heartbeats are a second apart."""
+    steps = [int(e.get("step") or 0) for e in (one, other)]
+    beyond = max(steps) - int(one.get("kept") or 0)
+    return abs(steps[0] - steps[1]) <= max(NEAR, beyond // 10)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from diffbase.exits import BAD_INPUT, DONE, FATAL, HOLD_BACK, PREEMPTED, RETRYABLE, may_retry
@@ -29,11 +29,16 @@ class Verdict:
 
 
 def judge(
-    exits: Mapping[int, Exit], world: int, asked: bool, node_of: Callable[[int], str] = lambda rank: ""
+    exits: Mapping[int, Exit],
+    world: int,
+    asked: bool,
+    node_of: Callable[[int], str] = lambda rank: "",
+    waited: Collection[int] = (),
 ) -> Verdict:
     """The attempt's outcome. ``asked``: the job was asked to stop. ``node_of``: a rank's node, where known.
 
     What the supervisors killed is no cause. The first failure is: the ranks that lost a peer fail after it.
+    But ``waited``, the ranks whose watchdogs told of a hang, are those that waited for the cause.
     """
     own = sorted((e for e in exits.values() if not e.ours), key=lambda e: (e.time, e.rank))
     stopped = [e for e in own if e.code == PREEMPTED or (asked and e.code in ASKED)]
@@ -45,6 +50,14 @@ def judge(
         why = f"rank {first.rank} on {first.node}: {describe(first.code)}"
         if missing:  # the ranks that lost a peer fail; the lost node is silent
             return Verdict(code, f"{why}; {_silent(missing)}", missing[0], _one_node(missing, node_of))
+        if first.rank in waited:
+            silent = {e.node: e.rank for e in exits.values()}
+            for e in own:
+                silent.pop(e.node, None)
+            if len(silent) != 1:
+                return Verdict(code, why, first.rank)
+            ((node, rank),) = silent.items()
+            return Verdict(code, f"{why}; {node} said nothing", rank, node)
         others = [e for e in exits.values() if e.node != first.node]
         alone = bool(others) and all(e.ours or e.time - first.time > ALONE for e in others)
         return Verdict(code, why, first.rank, first.node if alone else "")

@@ -1,5 +1,7 @@
 """Parts of a pack become the folder that one pack would have made, byte for byte.
 
+A pack that is whole is the only part of itself: its index is written anew, as a pack writes it today.
+
 Shards get another name for the same file (a hard link) where the file system can, else they are copied and
 held against their SHA-256. Their rows are those of the parts' indexes; card and index are written anew.
 """
@@ -18,11 +20,12 @@ from typing import Any, NamedTuple
 
 from diffbase.cli import InputError
 from diffbase.files import open_atomic, open_lock, renamed
-from diffbase.system_error import NO_FILE, named, reading
+from diffbase.system_error import NO_FILE, is_there, named, reading
 from shards.header import FILE, Shard
 from shards.packing.bad import Bad, OnBad, write_bad
 from shards.packing.completion import complete
-from shards.packing.parts.part import Part, PartFile, read_part
+from shards.packing.parts.part import FILE as PART
+from shards.packing.parts.part import Part, PartFile, read_part, whole
 from shards.packing.plan import SHARD_NAME, SPLITS
 from shards.packing.spill import Finished, Spill
 from shards.packing.untrained import untrained
@@ -108,8 +111,14 @@ def _opened(folders: Sequence[Path]) -> list[_Opened]:
     """The parts in order; InputError unless they are all those of one pack, each once."""
     parts: dict[int, _Opened] = {}
     for folder in folders:
-        part, told = read_part(folder)
+        part, told = read_part(folder) if len(folders) > 1 or is_there(folder / PART) else whole(folder)
         index = Index.load(folder)
+        if index.header.is_foreign:
+            raise InputError(f"{folder}: an index of other people's tars, which are not merged")
+        if index.header.skipped != sum(map(len, told.bad.values())):
+            raise InputError(
+                f"{folder}: its index counts {index.header.skipped} bad images, others are named"
+            )
         tree = json.loads((folder / FILE).read_bytes())  # which was checked: numbers as they are written
         one = _Opened(folder, part, told, index, {name: tree[name] for name in ABOUT if name in tree})
         other = next(iter(parts.values()), one)

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import write_json
-from diffbase.formats import json_file
+from diffbase.formats import json_file, jsonl
 from diffbase.system_error import is_there
-from shards.packing.bad import Bad, OnBad
+from shards.packing.bad import FILE as BAD
+from shards.packing.bad import SKIP, Bad, OnBad
 from shards.packing.plan import Plan
 
 FILE = "part.json"
@@ -99,6 +100,19 @@ def read_part(folder: Path) -> tuple[Part, PartFile]:
         return Part.parse(told.part), told
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def whole(folder: Path) -> tuple[Part, PartFile]:
+    """A whole pack as its only part; InputError where its bad.jsonl is not ours."""
+    bad: dict[str, list[tuple[str, str, str]]] = {}
+    for line in jsonl.read(folder / BAD):
+        try:
+            bad.setdefault("", []).append((str(line["key"]), str(line["where"]), str(line["reason"])))
+        except KeyError as error:
+            raise InputError(f"{folder / BAD}: a line without {error}") from error
+    # As many as it has: the pack allowed them.
+    limit = sum(map(len, bad.values()))
+    return Part(1, 1), PartFile(part="1/1", plan="0" * 64, action=SKIP, limit=limit, bad=bad)
 
 
 def check_part(folder: Path, part: Part | None) -> None:

@@ -84,6 +84,19 @@ def test_the_same_node_or_rank_ends_it_the_second_time(second: dict[str, Any]) -
     assert budget.spent([blamed("n3", 3), first, second], LIMIT)
 
 
+def test_where_nobody_is_to_blame_the_place_says_whether_it_may_be_the_same() -> None:
+    def at(step: int) -> dict[str, Any]:
+        return blamed("") | {"step": step, "kept": 1000}
+
+    assert budget.spent([at(1500), at(1500 - budget.NEAR)], LIMIT)
+    assert budget.spent([at(3000), at(2800)], LIMIT)  # within a tenth of 2,000 steps
+    assert budget.spent([at(1500), at(1100)], LIMIT) is None
+    assert budget.spent([at(0), at(1500)], LIMIT) is None
+    assert budget.spent([at(0), at(1500), at(1100), at(1900), at(1300)], LIMIT)  # but not without end
+    over = [at(step) | {"code": PREEMPTED, "timeout": True} for step in (1500, 1100)]
+    assert budget.spent(over, LIMIT)
+
+
 def test_where_nobody_is_to_blame_it_may_be_the_same() -> None:
     nobody, hang = blamed(""), ended(PREEMPTED) | {"timeout": True}
     for one in (nobody, hang, ended(RETRYABLE)):
@@ -105,6 +118,9 @@ def test_a_node_that_was_left_out_cannot_do_it_again() -> None:
     assert budget.spent(events, LIMIT) is None
     assert budget.spent([*events, blamed("n2", 7)], LIMIT) is None
     assert budget.spent([*events, blamed("n2", 1)], LIMIT)  # it was the rank
+    back = [*events, blamed("n2", 7, progress=True), blamed("n1", 1)]
+    assert budget.spent(back, LIMIT) is None
+    assert budget.spent([*back, blamed("n1", 1)], LIMIT)  # weeks later it is back, and breaks again
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30), st.sets(st.integers(0, 9)))

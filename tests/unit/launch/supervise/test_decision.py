@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +98,35 @@ def test_a_node_is_blamed_only_where_it_failed_alone(ends: list[tuple[str, float
     assert judge(exits, len(ends) + 1, False).node == ""  # a supervisor is missing: its node may be the cause
     assert judge(exits, len(ends) + 2, False, lambda rank: "c").node == "c"
     assert judge({}, 2, False, lambda rank: "ab"[rank]).node == ""  # more than one is silent
+
+
+def test_in_a_hang_it_is_the_one_that_does_not_say_so() -> None:
+    """SIGSTOP to rank 1: rank 0's watchdog ends it, and rank 1's supervisor ends rank 1."""
+    exits = {0: Exit(0, RETRYABLE, 1.0, "a"), 1: Exit(1, -9, 2.0, "b", True), 2: Exit(2, RETRYABLE, 1.1, "c")}
+    assert judge(exits, 3, False, waited={0, 2}).node == "b"
+    assert judge(exits, 3, False, waited={0, 2}).rank == 1
+    assert judge(exits | {2: Exit(2, -9, 2.0, "c", True)}, 3, False, waited={0}).node == ""  # or it was ended
+    assert (
+        judge(exits | {1: Exit(1, RETRYABLE, 1.2, "b")}, 3, False, waited={0, 1, 2}).node == ""
+    )  # all waited
+    two = {rank: exits[rank] for rank in (0, 1)}
+    assert judge(two, 2, False).node == "a"  # nobody told of a hang: it failed
+    assert judge(two, 2, False, waited={0}).node == "b"
+
+
+def test_a_name_that_slurm_does_not_know_keeps_no_other_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def scontrol(command: list[str], **how: Any) -> SimpleNamespace:
+        asked.append(command[-1])
+        return SimpleNamespace(returncode=int("gone" in command[-1]))
+
+    monkeypatch.setattr(subprocess, "run", scontrol)
+    monkeypatch.setattr(client, "answer", lambda *command: "n1\nn2\nn2\n")
+    client.leave_out("7", ["n1", "n2"])
+    client.leave_out("7", ["gone", "n2"])
+    client.leave_out("7", ["gone"])
+    assert asked == [f"ExcNodeList={names}" for names in ("n1,n2", "gone,n2", "n2", "gone")]
 
 
 def test_nodes_that_a_job_may_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:

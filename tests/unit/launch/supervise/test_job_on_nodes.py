@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.follow.interval import young
 from launch.supervise.decide.decision import Decision
 from launch.supervise.decide.verdict import Verdict
 from tests.support.job_on_nodes import (
     DAY,
+    FLAKY,
     HOUR,
     Costs,
     Job,
@@ -25,7 +27,6 @@ from tests.support.job_on_nodes import (
     daly,
     expected_seconds,
     simulate,
-    young,
 )
 
 CRASH, HANG, LOST = Kind("crash", 3, "crash"), Kind("hang", 1, "hang"), Kind("lost", 1, "lost")
@@ -125,3 +126,24 @@ def test_a_job_goes_on_with_fewer_nodes_where_none_is_free() -> None:
     lost = outcome.failures["lost"]
     assert outcome.done and 1 <= lost == 10 - len(simulation.nodes)
     assert outcome.seconds["short"] > 0
+
+
+def test_flaky_nodes_fail_as_much_more_often_as_is_said() -> None:
+    """Failures are Poisson: their number and the flaky nodes' share, within 5 standard deviations."""
+    job = Job(50, 400_000, 4000, 2000.0, (CRASH,), Costs(start=1.0, load=1.0), flaky=2, restarts=10**9)
+    simulation = Simulation(job, 0, again)
+    outcome = simulation.run()
+    named = [e["node"] for e in simulation.events if e["event"] == "ended"]
+    wanted = outcome.total / HOUR / 2000.0 * (48 + 2 * FLAKY)
+    assert abs(len(named) - wanted) < 5 * math.sqrt(wanted)
+    share = 2 * FLAKY / (48 + 2 * FLAKY)
+    deviation = math.sqrt(share * (1 - share) / len(named))
+    assert abs(sum(name in ("n0", "n1") for name in named) / len(named) - share) < 5 * deviation
+
+
+def test_flaky_nodes_are_left_out_and_the_goodput_comes_back() -> None:
+    job = Job(100, 2_000_000, 600, 1000.0, (CRASH,), flaky=3, spares=5, restarts=100)
+    outcome, never = simulate(job, 0), simulate(job, 0, again)
+    assert outcome.done and outcome.left_out >= 3
+    assert sum(outcome.failures.values()) < 0.75 * sum(never.failures.values())
+    assert outcome.goodput > never.goodput

@@ -19,7 +19,7 @@ from launch.supervise import leader as module
 from launch.supervise.environment import Layout
 from launch.supervise.leader import Leader
 from launch.supervise.limits import Limits
-from launch.supervise.meeting import Meeting
+from launch.supervise.meeting import Exit, Meeting, Plan
 
 Lines = list[str]
 
@@ -136,3 +136,63 @@ def test_what_was_left_out_before_stays_out(lead: Leader) -> None:
     plan = lead.muster()
     assert plan is not None
     assert plan.avoid == ["n2", "n8", "n9"]
+
+
+def test_a_lost_attempts_node_is_to_blame_where_slurm_has_it_as_down(
+    lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "lost_among", lambda nodes: [nodes[-1]])
+    ledger.record(lead.run, "started", attempt=0, job="6", restart=0, nodes=["n6", "n7"])
+    hello(lead, [], [])
+    assert lead.muster() is None
+    (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
+    assert ended["node"] == "n7" and "n7 is down" in ended["why"]
+
+
+@pytest.mark.parametrize("idle", [["n3"], []])
+def test_a_node_that_ends_two_attempts_is_left_out_of_the_next_life(
+    idle: list[str], lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "state_of", lambda job: client.State("RUNNING", 0, "n[1-2]", "p"))
+    monkeypatch.setattr(client, "idle_nodes", lambda partition: idle)
+    monkeypatch.setattr(client, "up_nodes", lambda partition: ["n1", "n2", *idle])
+    hello(lead, [], [])
+    assert lead.muster() is None
+    plans: list[Plan | None] = []
+    for number in range(2):
+        plan = Plan(lead.attempt, address="n1", port=1)
+        ledger.record(lead.run, "first_step", attempt=plan.attempt, step=10 * (number + 1))
+        lead.meeting.report(number, Exit(1, 75, 100.0, "n2"))
+        lead.meeting.report(number, Exit(0, -9, 100.1, "n1", ours=True))
+        plans.append(lead.decide(plan))
+    first, second = plans
+    assert first is None
+    if not idle:
+        assert second is None  # both got further: on it goes in the same allocation
+        return
+    assert second is not None
+    assert (second.leave, second.code, second.avoid) == (True, RETRYABLE, ["n2"])
+    assert registry.excluded("fake").keys() == {"n2"}
+    assert [e["node"] for e in ledger.events(lead.run) if e["event"] == "left_out"] == ["n2"]
+
+
+def test_a_node_without_a_supervisor_is_left_out_where_another_is_idle(
+    lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "state_of", lambda job: client.State("RUNNING", 0, "n[1-2]", "p"))
+    monkeypatch.setattr(client, "idle_nodes", lambda partition: ["n3"])
+    hello(lead, [])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.leave, plan.code, plan.avoid) == (True, RETRYABLE, ["n2"])
+
+
+def test_a_rank_that_told_of_a_hang_is_not_to_blame_for_it(lead: Leader) -> None:
+    hello(lead, [], [])
+    assert lead.muster() is None
+    ledger.record(lead.run, "hang", rank=0, step=7, section="train")
+    lead.meeting.report(0, Exit(0, RETRYABLE, 100.0, "n1"))
+    lead.meeting.report(0, Exit(1, -9, 102.0, "n2", ours=True))
+    lead.decide(Plan(0, address="n1", port=1))
+    (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
+    assert (ended["node"], ended["rank"]) == ("n2", 1)

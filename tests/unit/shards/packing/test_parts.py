@@ -25,7 +25,9 @@ from shards.packing.parts.merge import LOCK, merge
 from shards.packing.parts.part import FILE as PART
 from shards.packing.parts.part import Part
 from shards.packing.plan import Settings
+from shards.table import Index
 from shards.tables import write
+from tests.support.foreign_tars import indexed, write_numbers
 from tests.support.tiny_set import TINY, Command, contents
 from tests.unit.shards.conftest import MakeSource
 
@@ -130,6 +132,7 @@ def test_parts_of_other_packs(
         (lambda part: edit(part / PART, bad=[]), "part.json: bad"),
         (lambda part: edit(part / PART, limit=-1), "part.json: --bad-limit"),
         (lambda part: edit(part / PART, more=1), "part.json: more"),
+        (lambda part: edit(part / PART, bad={"x": [["a", "b", "c"]] * 9}), "bad images, others are named"),
         (lambda part: (part / PART).write_text("["), "part.json: not a JSON file"),
         (lambda part: (part / FILE).unlink(), "index.json: not found"),
         (lambda part: (part / "train-000001.tar").unlink(), r"000001\.tar: missing or damaged"),
@@ -240,3 +243,31 @@ def test_the_commands(make_source: MakeSource, tmp_path: Path, command: Command)
     shutil.rmtree(tmp_path / "1")
     code, _, err = command(merge_main, tmp_path / "1", tmp_path / "2", "--out", tmp_path / "again")
     assert code == 2 and "part.json: not found" in err
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_index_of_a_whole_pack_is_written_anew(
+    source: Path, tiny: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    """As it is, and in the form that a larger one has."""
+    pack(source, tmp_path / "old", tiny(), on_bad=SKIP)
+    if listed:
+        monkeypatch.setattr(write, "HELD_SAMPLES", -1)
+    merged = merge([tmp_path / "old"], tmp_path / "new")
+    pack(source, tmp_path / "whole", tiny(), on_bad=SKIP)
+    assert contents(tmp_path / "new") == contents(tmp_path / "whole")
+    assert (merged.skipped, Index.load(tmp_path / "new").header.version) == (3, 4 if listed else 3)
+    for text, told in (
+        ("{}\n", r"bad\.jsonl: a line without 'key'"),
+        ("", "counts 3 bad images, others are named"),
+    ):
+        (tmp_path / "old" / "bad.jsonl").write_text(text)
+        with pytest.raises(InputError, match=told):
+            merge([tmp_path / "old"], tmp_path / "again")
+
+
+def test_an_index_of_other_peoples_tars_is_no_part(tmp_path: Path) -> None:
+    write_numbers(tmp_path / "tars" / "0.tar", range(10))
+    indexed(tmp_path / "index", str(tmp_path / "tars"))
+    with pytest.raises(InputError, match="an index of other people's tars"):
+        merge([tmp_path / "index"], tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -100,3 +101,22 @@ def test_an_index_there_names_no_path_of_this_machine(
         ShardReader(server.url, cache=cache)
     code, out, _ = command(main, server.url)
     assert code == 1 and "places: paths of the machine" in out and FILE in out
+
+
+def test_its_tables_stay_in_a_full_cache(served: Server, cache: Cache) -> None:
+    """They are read for as long as the reader is open: not dropped to make room, though opened first."""
+    shards = Index.load(served.folder).split("train").shards
+    tables = sum(path.stat().st_size for path in served.folder.glob("*.npy"))
+    cache.limit = tables + (served.folder / FILE).stat().st_size + 2 * max(s.bytes for s in shards)
+    reader = ShardReader(served.url, order="shards", cache=cache)
+    for number in range(len(reader)):
+        reader.read([number])
+        assert (reader.index.folder / "train-samples.npy").exists()
+    assert sum(served.asked[shard.name] for shard in shards) > len(shards) - 1
+    assert len(list(reader.index.folder.glob("train-*.tar"))) < len(shards)  # some had to go
+    folder = reader.index.folder
+    reader.close()
+    del reader
+    gc.collect()
+    cache._evict(0)
+    assert not list(folder.glob("*"))

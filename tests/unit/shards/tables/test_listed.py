@@ -33,8 +33,9 @@ from shards.tables import write
 from shards.tables.records import Records
 from shards.tables.rows import Row, sample_dtype
 from shards.tables.write import write_index
+from shards.verify import main as verify
 from tests.support.foreign_tars import indexed, write_numbers
-from tests.support.tiny_set import contents
+from tests.support.tiny_set import Command, contents
 
 TABLES = [f"{split}-{what}.npy" for split in ("train", "val") for what in ("samples", "shards", "blocks")]
 ABOUT = {
@@ -240,6 +241,7 @@ def test_another_table_in_its_place_is_not_seen(always: None, tmp_path: Path) ->
         (lambda h: h["splits"]["train"].update(shards=[{}]), "splits.train.shards.0"),
         (lambda h: h["splits"]["train"].update(count=29), "do not hold the 29 samples|another number"),
         (lambda h: h["splits"]["train"]["listed"].update(count=4), "another number of shards than the 4"),
+        (lambda h: h["splits"]["train"]["listed"].update(count=1 << 27), "listed.count: "),
         (lambda h: h["splits"]["train"]["listed"].update(bytes=1), "other sizes than index.json tells"),
         (lambda h: h["splits"]["train"]["listed"].update(largest=1), "other sizes than index.json tells"),
         (lambda h: h["splits"]["train"]["listed"].update(places="paths"), "only an index of shards.index"),
@@ -392,9 +394,36 @@ def test_an_index_of_other_peoples_tars(always: None, tmp_path: Path) -> None:
     assert indexed(out, tars).complete_before
 
 
+def test_no_more_shards_than_a_list_may_have(
+    always: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "LIST_CAP", 3)
+    with pytest.raises(InputError, match="more than 3 shards in a split; give a larger --shard-size"):
+        synthetic(tmp_path / "a", 40, 10)
+    assert not (tmp_path / "a" / FILE).exists()
+
+
 def test_rows_of_a_row(always: None, tmp_path: Path) -> None:
     table = synthetic(tmp_path / "a", 30, 7)
     split = Index.load(tmp_path / "a").split("train")
     rows: list[Row] = split.rows(0, 30)
     assert [row[0] for row in rows] == [split.key(n) for n in range(30)]
     assert [row[-1] for row in rows] == [tuple(labels) for labels in table["labels"].tolist()]
+
+
+def test_verify_tells_damaged_rows_and_names(mine: Path, command: Command) -> None:
+    """With exit code 1, as of a table in memory."""
+    assert command(verify, mine)[0] == 0
+    data = bytearray((mine / "val-samples.npy").read_bytes())
+    data[-1] ^= 1
+    (mine / "val-samples.npy").write_bytes(data)
+    code, out, _ = command(verify, mine)
+    assert code == 1 and "val-samples.npy: damaged (rows 0 to 9)" in out
+    data[-1] ^= 1
+    (mine / "val-samples.npy").write_bytes(data)
+    records = np.load(mine / "train-shards.npy")
+    records["name"][1] = records["name"][0]
+    np.save(mine / "train-shards.npy", records)
+    seal(mine)
+    code, out, _ = command(verify, mine)
+    assert code == 1 and "index.json: a file is named twice" in out
