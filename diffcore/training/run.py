@@ -136,7 +136,7 @@ class Training:
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
         self.clock = StepClock(world.device)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
-        self.validation = Validation(config, self.reader.index)
+        self.validation = Validation(config, self.reader.index, world, self.engine.micro)
         # Where the memory goes: one step is followed, the others are not touched.
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
