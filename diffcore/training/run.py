@@ -30,7 +30,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.gradients.outcome import Outcome
-from diffcore.engine.ranks import World, barrier, gather, gather_to_main
+from diffcore.engine.ranks import World, barrier, from_rank, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -335,7 +335,7 @@ class Training:
                     )
             except InputError as error:
                 refused = str(error)
-        name, skipped, refused = gather([folder and folder.name, skipped, refused], world)[0]
+        name, skipped, refused = from_rank([folder and folder.name, skipped, refused], world)
         if refused:
             raise InputError(refused)
         return name and checkpoint.folder_of(run) / name, skipped
