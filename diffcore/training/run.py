@@ -39,7 +39,7 @@ from diffcore.models.flops import peak_flops, training_flops
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
-from diffcore.runs.source import load_weights
+from diffcore.runs.source import start_from
 from diffcore.runs.tensors import DamagedError
 from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
@@ -122,7 +122,7 @@ class Training:
         self._damaged: dict[str, str] = {}
         folder, skipped = self._newest()
         if folder is None and config.init_from is not None:
-            self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
+            start_from(self.engine, config.init_from, config.init_weights)
         self.ema = Ema(self.engine, config.ema)
         while folder is not None and not self._load(folder):
             folder, skipped = self._newest()
