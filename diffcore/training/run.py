@@ -141,7 +141,7 @@ class Training:
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
         self.profile = StepProfile(config, world)
-        self.grids = SampleGrids(config, self.reader.index)
+        self.grids = SampleGrids(config, self.reader.index, world)
         self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
         self._open.callback(self.monitor.close)
         self._open.callback(lambda: self._write_profile(self.profile.close))
