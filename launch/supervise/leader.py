@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
@@ -17,10 +18,10 @@ from launch.scheduler import client
 from launch.supervise import preflight, requeue
 from launch.supervise.decide import budget, decision
 from launch.supervise.decide.verdict import Verdict, judge
-from launch.supervise.environment import address, free_port
+from launch.supervise.environment import address, free_port, ports
 from launch.supervise.life import Life
 from launch.supervise.limits import OLD_LIFE
-from launch.supervise.meeting import Exit, Plan
+from launch.supervise.meeting import Exit, Meeting, Plan
 from launch.supervise.preflight import PROBE
 
 
@@ -29,7 +30,8 @@ class Leader:
 
     def __init__(self, life: Life) -> None:
         self.life, self.spec = life, life.spec
-        self.run, self.where, self.meeting = life.run_folder, life.where, life.meeting
+        self.run, self.where = life.run_folder, life.where
+        self.meeting = cast(Meeting, life.meeting)  # the leader's, of the two kinds
         self.attempt = 0
         self._number = 0
         self._said = ""
@@ -64,6 +66,7 @@ class Leader:
 
     def muster(self) -> Plan | None:
         """Take the run over from an older life, and wait for all nodes."""
+        self.meeting.listen(self._address, ports(self.where.job, self.where.restart, -1))
         return self._take_over() or self._close_lost_attempt() or self._hellos()
 
     def _take_over(self) -> Plan | None:
@@ -225,10 +228,17 @@ class Leader:
             exits = self.meeting.exits(number, exits)
             if len(exits) != before or self.life.saving():
                 changed = time.monotonic()
-            if time.monotonic() - changed > self.life.limits.stragglers:
+            if time.monotonic() - changed > self.life.limits.stragglers or self._all_lost(exits):
                 break
             self.life.tick()
+        with contextlib.suppress(OSError):  # nothing is decided by it
+            self.meeting.keep_exits(number, exits.values())
         return exits
+
+    def _all_lost(self, exits: Mapping[int, Exit]) -> bool:
+        """Whether the ranks that are not among ``exits`` are all of nodes whose supervisors are gone."""
+        lost, ranks = self.meeting.lost(), self.where.local_world
+        return bool(lost) and all(rank in exits or rank // ranks in lost for rank in range(self.where.world))
 
     # --- plans and the ledger ---
 
@@ -237,9 +247,12 @@ class Leader:
         salt = self.attempt * 2 + (number == PROBE)
         return Plan(
             attempt=self.attempt,
-            address=address(self.where, self.spec.cluster.network.interface),
+            address=self._address(),
             port=free_port(self.where.job, self.where.restart, salt),
         )
+
+    def _address(self) -> str:
+        return address(self.where, self.spec.cluster.network.interface)
 
     def _record_end(self, attempt: int, verdict: Verdict) -> None:
         got = budget.reached(self.run, attempt)

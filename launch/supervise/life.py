@@ -14,6 +14,8 @@ from launch.job.folder import Place
 from launch.supervise import limits
 from launch.supervise.environment import Layout, scratch
 from launch.supervise.meeting import Meeting
+from launch.supervise.wire.hub import Hub
+from launch.supervise.wire.line import Line
 
 POLL = 0.2
 """Seconds between two looks at this node's processes."""
@@ -33,7 +35,6 @@ class Life:
         self.spec = place.spec()
         self.run_folder = place.run
         self.limits = limits.of(where.supervisors)
-        self.meeting = Meeting(place.live, where.session)
         self.asked = 0
         """The newest signal that asked this node to stop, or 0."""
         self.asked_at = 0.0
@@ -42,7 +43,13 @@ class Life:
         self.claimed = False
         """Whether rank 0 has made this life the run's."""
         self.look_every = min(3.0, 0.5 + where.supervisors / 50)
-        """Seconds between two looks at what the others left on the shared disk."""
+        """Seconds between two looks at the shared disk, for those who have to look."""
+        self.meeting: Meeting | Line
+        if where.leader:
+            nodes, ranks = where.supervisors, where.local_world
+            self.meeting = Hub(place.live, where.session, nodes, ranks, self.limits.node_lost)
+        else:
+            self.meeting = Line(place.live, where.session, self.limits.reconnect, self.look_every)
         self.scratch = scratch(self.spec.cluster.scratch, os.environ, where)
         self._began = time.monotonic()
         self._fenced = 0.0
@@ -69,16 +76,26 @@ class Life:
         return bool(beat and beat["section"] == "save" and abs(time.time() - float(beat["time"])) < 60)
 
     def tick(self) -> None:
-        """Wait a little and act on signals. SupersededError once another life has claimed the run."""
-        time.sleep(POLL)
+        """Wait a little, or until another node says something, and act on signals.
+
+        SupersededError once another life has claimed the run.
+        """
+        self.meeting.wait(POLL)
         if self._came > self._handled:
             self._handled = self._came
             self.respond(self.asked)
+        if self.meeting.overtaken or self._superseded():
+            if isinstance(self.meeting, Meeting):
+                self.meeting.tell_overtaken()
+            raise SupersededError("another life of this run has begun; this one ends")
+
+    def _superseded(self) -> bool:
+        """Whether the disk says so: the leader looks, and who has no connection to it."""
         now = time.monotonic()
-        if self.claimed and now - self._fenced >= self.look_every:
-            self._fenced = now
-            if self.meeting.superseded():
-                raise SupersededError("another life of this run has begun; this one ends")
+        if not self.claimed or not self.meeting.on_its_own or now - self._fenced < self.look_every:
+            return False
+        self._fenced = now
+        return self.meeting.superseded()
 
     def say(self, line: str) -> None:
         """One line for the log of this node's first rank."""

@@ -33,6 +33,10 @@ class Limits:
     """That the preflight's timed all-reduce may take, with the start of its processes."""
     stragglers: float
     """Without another exit, after which the missing ones' supervisors count as gone."""
+    reconnect: float
+    """Within which a supervisor makes its broken connection to rank 0's again, or that one counts as gone."""
+    node_lost: float
+    """Within which a node whose connection ended is back, or counts as lost: it has given up by then."""
     leader_lost: float
     """Without a plan, after which rank 0's supervisor counts as gone: more than all that it may wait for."""
 
@@ -41,4 +45,5 @@ def of(nodes: int) -> Limits:
     """The limits of a job on ``nodes`` nodes."""
     muster, probe, stragglers = 120.0 + nodes / 2, 25.0 + nodes / 4, 30.0 + nodes / 50
     longest = max(OLD_LIFE + muster + probe, SAVE_GRACE + stragglers)
-    return Limits(muster, probe, stragglers, longest + MARGIN)
+    reconnect = 10.0 + nodes / 100
+    return Limits(muster, probe, stragglers, reconnect, 2 * reconnect, longest + MARGIN)

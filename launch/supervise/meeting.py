@@ -1,21 +1,24 @@
-"""How the supervisors of one life of a job talk: small files in a folder of the run that all of them see.
+"""What the supervisors of one life of a job say to each other, and what is kept of it on the run's disk.
 
-    RUN/job/current.json            the life that may write into the run; an older one ends when it reads this
+They talk over connections to rank 0's (wire/). It alone writes, a file a decision, as a record and for those
+that have no connection to it:
+
+    RUN/job/current.json            the life that may write into the run; an older one ends then
     RUN/job/001/live/SESSION/
-        hello-NODE.json             this node's supervisor runs; what its preflight found
-        plan-K.json                 by the leader: where attempt K meets, or that all leave and with what code
-        exit-K-RANK.json            how this rank's process of attempt K ended
+        leader.json                 where rank 0's supervisor listens, and the life's secret
+        plan-K.json                 where attempt K meets, or that all leave and with what code
+        exits-K.json                how the processes of attempt K ended
 
-Files, not sockets: they need no port, and they outlive a node. The folder is listed before a file is opened,
-because a network disk then asks its server, while for a single name it may answer "not there" for a minute.
+The folder is listed before a plan is opened, because a network disk then asks its server, while for a single
+name it may answer "not there" for a minute.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -23,6 +26,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field
 
 from diffbase.cli import InputError
+from diffbase.exits import DONE, PREEMPTED
 from diffbase.explain import checked
 from diffbase.files import renamed
 from diffbase.formats import json_file
@@ -78,6 +82,31 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What a supervisor has to know of the other nodes' processes of an attempt."""
+
+    __pydantic_config__ = FORBID
+
+    count: Number = 0
+    """How many ranks have ended, of all nodes."""
+    failed: Flag = False
+    """Whether one failed, or its supervisor is gone."""
+    first: Flag = False
+    """Whether rank 0 is among them."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where rank 0's supervisor listens, and what those who come there have to know."""
+
+    __pydantic_config__ = FORBID
+
+    address: Node
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)]
+    secret: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
 class Current:
     """The life that may write into the run."""
 
@@ -87,8 +116,8 @@ class Current:
     folder: FilePath
 
 
-class Meeting:
-    """The folder of one life, in which its supervisors write to each other."""
+class Record:
+    """The folder of one life, and which life is the newest."""
 
     def __init__(self, live: Path, session: str) -> None:
         self.folder = live / session
@@ -97,8 +126,6 @@ class Meeting:
     def open(self) -> None:
         """Make the folder, owner only."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    # --- which life is the newest ---
 
     def claim(self, job: str) -> None:
         """From now on this life is the run's; any older one stops."""
@@ -114,58 +141,114 @@ class Meeting:
         current = _read(self._current, Current)
         return current is not None and current.folder != str(self.folder)
 
-    # --- hello ---
+    def keep_door(self, door: Door) -> None:
+        """Tell this user's processes, and nobody else, where the leader listens."""
+        _write(self.folder / "leader.json", asdict(door))
 
-    def say_hello(self, number: int, node: str, problems: list[str]) -> None:
-        """Say that the supervisor of node ``number`` runs, and what is wrong with the node."""
-        _write(self.folder / f"hello-{number}.json", {"node": node, "pid": os.getpid(), "problems": problems})
+    def door(self) -> Door | None:
+        """Where the leader listens; None while it does not, or if the file could be anybody's."""
+        path = self.folder / "leader.json"
+        try:
+            status = path.lstat()
+        except OSError:
+            return None
+        mine = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        return _read(path, Door) if mine else None
 
-    def hellos(self) -> dict[int, Hello]:
-        """What each node whose supervisor has said hello wrote, by its number."""
-        return self._by_number("hello-", Hello, {})
-
-    # --- plans ---
-
-    def publish(self, number: int | str, plan: Plan) -> None:
-        """Make a plan known to all ranks."""
+    def keep_plan(self, number: int | str, plan: Plan) -> None:
+        """Write a plan down."""
         _write(self.folder / f"plan-{number}.json", asdict(plan))
 
-    def plan(self, number: int | str) -> Plan | None:
-        """The plan of that number; None while there is none."""
+    def kept_plan(self, number: int | str) -> Plan | None:
+        """The plan of that number as it is written down; None while it is not."""
         name = f"plan-{number}.json"
         return _read(self.folder / name, Plan) if name in self._names() else None
 
-    # --- exits ---
-
-    def report(self, number: int | str, exit: Exit) -> None:
-        """Tell the leader how this rank's process of attempt ``number`` ended."""
-        _write(self.folder / f"exit-{number}-{exit.rank}.json", asdict(exit))
-
-    def exits(self, number: int | str, known: dict[int, Exit]) -> dict[int, Exit]:
-        """Every exit of an attempt; ``known`` ones are not read again."""
-        found = self._by_number(f"exit-{number}-", Exit, known)
-        return {rank: exit for rank, exit in found.items() if exit.rank == rank}
-
-    def _by_number(self, prefix: str, kind: type[T], known: dict[int, T]) -> dict[int, T]:
-        """What was written under ``prefix``, by number; a file that is damaged is as if it were not there."""
-        found = dict(known)
-        for name in self._names():
-            match = re.fullmatch(re.escape(prefix) + r"(\d{1,9})\.json", name, re.ASCII)
-            if match and int(match[1]) not in found and (one := _read(self.folder / name, kind)):
-                found[int(match[1])] = one
-        return found
+    def keep_exits(self, number: int | str, exits: Iterable[Exit]) -> None:
+        """Write down how the processes of an attempt ended."""
+        _write(self.folder / f"exits-{number}.json", {"exits": [asdict(exit) for exit in exits]})
 
     def _names(self) -> list[str]:
         try:
-            return sorted(path.name for path in self.folder.iterdir())
+            return [path.name for path in self.folder.iterdir()]
         except FileNotFoundError:
             return []
 
 
+class Meeting(Record):
+    """What rank 0's supervisor knows of the others, to which wire/hub.py adds connections."""
+
+    gone = False
+    """Whether the leader is lost: not to itself."""
+    overtaken = False
+    """Whether the leader has said that another life has begun; it asks the disk itself."""
+    on_its_own = True
+    """Whether this supervisor has to look at the disk for what the leader would tell it."""
+
+    def __init__(self, live: Path, session: str) -> None:
+        super().__init__(live, session)
+        self._hellos: dict[int, Hello] = {}
+        self._plans: dict[int | str, Plan] = {}
+        self._exits: dict[int | str, dict[int, Exit]] = {}
+
+    def listen(self, address: Callable[[], str], ports: Iterable[int]) -> None:
+        """Have the others' supervisors come to ``address()`` and the first of ``ports`` that is free."""
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until something came from another node."""
+        time.sleep(seconds)
+
+    def say_hello(self, number: int, node: str, problems: list[str]) -> None:
+        """Say that the supervisor of node ``number`` runs, and what is wrong with the node."""
+        self._hellos[number] = Hello(node, os.getpid(), problems)
+
+    def hellos(self) -> dict[int, Hello]:
+        """What each node's supervisor that has said hello found, by the node's number."""
+        return dict(self._hellos)
+
+    def publish(self, number: int | str, plan: Plan) -> None:
+        """Make a plan known to all. OSError if an attempt cannot be written down; leaving needs no file."""
+        try:
+            self.keep_plan(number, plan)
+        except OSError:
+            if not plan.leave:
+                raise
+        self._plans[number] = plan
+
+    def plan(self, number: int | str) -> Plan | None:
+        """The plan of that number; None while there is none."""
+        return self._plans.get(number)
+
+    def report(self, number: int | str, exit: Exit) -> None:
+        """Tell the leader how a rank's process of attempt ``number`` ended."""
+        self._exits.setdefault(number, {})[exit.rank] = exit
+
+    def exits(self, number: int | str, known: dict[int, Exit]) -> dict[int, Exit]:
+        """Every exit of an attempt so far, with the ``known`` ones."""
+        return known | self._exits.get(number, {})
+
+    def ended(self, number: int | str) -> Ended:
+        """The same, as far as the others have to know it."""
+        exits = self._exits.get(number, {})
+        failed = any(exit.code not in (DONE, PREEMPTED) for exit in exits.values())
+        return Ended(len(exits), failed or bool(self.lost()), 0 in exits)
+
+    def lost(self) -> frozenset[int]:
+        """Nodes whose supervisors are gone, by number."""
+        return frozenset()
+
+    def tell_overtaken(self) -> None:
+        """Tell the others that another life has begun."""
+
+    def close(self) -> None:
+        """Say what is still to be said, and leave."""
+
+
 def _write(path: Path, tree: dict[str, Any]) -> None:
     with renamed(path) as temporary:
-        temporary.write_text(json.dumps(tree))
-        temporary.chmod(0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
+            json.dump(tree, file)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

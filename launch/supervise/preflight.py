@@ -22,7 +22,7 @@ from diffbase.machine.nvml import device_problems
 from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.supervise.environment import Layout
-from launch.supervise.meeting import Exit, Meeting
+from launch.supervise.meeting import Exit, Record
 
 PROBE = "probe"
 SPEED = "speed-0.json"
@@ -66,7 +66,7 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
     return None
 
 
-def command(meeting: Meeting, seconds: float) -> list[str]:
+def command(meeting: Record, seconds: float) -> list[str]:
     """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
     out = meeting.folder / SPEED
     module = "launch.supervise.probe.allreduce"
@@ -74,7 +74,7 @@ def command(meeting: Meeting, seconds: float) -> list[str]:
 
 
 def judge(
-    meeting: Meeting, exits: Mapping[int, Exit], where: Layout, spec: JobSpec
+    meeting: Record, exits: Mapping[int, Exit], where: Layout, spec: JobSpec
 ) -> tuple[str | None, dict[str, str]]:
     """(what was wrong with the all-reduce or None, the nodes to blame and why)."""
     failed = {e.node: f"all-reduce: exit code {e.code}" for e in exits.values() if e.code and not e.ours}

@@ -2,9 +2,10 @@
 
     hello -> plan 0 -> attempt 0 -> exit -> plan 1 -> ... until a plan says leave
 
-Every node has one, and they talk through files (meeting.py). Rank 0's also decides (leader.py): what failed
-is tried again in the same allocation while that is whole; what was preempted, ran out of time or lost a node
-is given back to Slurm, which queues it again. The exit code is the plan's (diffbase/exits.py).
+Every node has one, and they talk over connections to rank 0's (meeting.py). Rank 0's also decides
+(leader.py): what failed is tried again in the same allocation while that is whole; what was preempted, ran
+out of time or lost a node is given back to Slurm, which queues it again. The exit code is the plan's
+(diffbase/exits.py).
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ class Supervisor:
         self.life, self.code, self.successor = life, code, successor
         self.where, self.spec, self.meeting = life.where, life.spec, life.meeting
         self.run_folder, self.say = life.run_folder, life.say
-        self._looked = 0.0
         self._children: dict[int, Child] = {}
         """The processes that run, by rank."""
 
@@ -67,6 +67,7 @@ class Supervisor:
         finally:
             for child in self._children.values():
                 child.kill()
+            self.meeting.close()
             if self.spec.cluster.scratch and self.life.scratch:
                 shutil.rmtree(self.life.scratch, ignore_errors=True)
 
@@ -129,7 +130,7 @@ class Supervisor:
 
     def _watch(self, number: int | str) -> None:
         """Until every process has ended; those that this supervisor ended are reported as its own doing."""
-        exits: dict[int, Exit] = {}
+        own: dict[int, Exit] = {}
         first_failure = first_leaver = None
         ended = False
         while True:
@@ -137,23 +138,23 @@ class Supervisor:
                 if (code := child.poll()) is not None:
                     del self._children[rank]
                     ours = ended and code not in (DONE, PREEMPTED)
-                    exits[rank] = self._report(number, rank, code, ours)
+                    own[rank] = self._report(number, rank, code, ours)
             if not self._children:
                 return
             self.life.tick()
             now = time.monotonic()
-            if self.where.supervisors > 1 and now - self._looked >= self.life.look_every:
-                self._looked = now
-                exits = self.meeting.exits(number, exits)
-            if first_leaver is None and exits:
+            told = self.meeting.ended(number)
+            gone = max(len(own), told.count)  # the leader's count has this node's too, a little later
+            failed = any(exit.code not in (DONE, PREEMPTED) for exit in own.values())
+            if first_leaver is None and gone:
                 first_leaver = now
-            if first_failure is None and any(e.code not in (DONE, PREEMPTED) for e in exits.values()):
+            if first_failure is None and (failed or told.failed or self.meeting.gone):
                 first_failure = now
             # Whether a checkpoint is being written is asked of the disk: only when it decides something.
-            if ended or not (exits or self._warned):
+            if ended or not (first_leaver or first_failure or self._warned):
                 continue
-            saving = self.life.saving() and 0 not in exits
-            grace = LAST_SAVE_GRACE if len(exits) >= self.where.world - 1 else SAVE_GRACE
+            saving = self.life.saving() and not (told.first or 0 in own)
+            grace = LAST_SAVE_GRACE if gone >= self.where.world - 1 else SAVE_GRACE
             due = first_failure is not None and (not saving or now - first_failure > grace)
             due |= first_leaver is not None and not saving and now - first_leaver > LEAVE_GRACE
             if due or self._out_of_time(now, saving):
@@ -197,9 +198,17 @@ class Supervisor:
             if plan := self.meeting.plan(number):
                 self.life.claimed = True  # by rank 0, before it published
                 return plan
+            # Slurm may take minutes to notice a lost node: who may go on with fewer waits for its signal.
+            if self.meeting.gone and (self.life.asked or not self._may_shrink):
+                break
             self.life.tick()
         self.say("no word from rank 0's supervisor")
         return Plan(0, leave=True, code=RETRYABLE, why="no word from rank 0's supervisor")
+
+    @property
+    def _may_shrink(self) -> bool:
+        """Whether the run may go on with fewer nodes (takeover.py)."""
+        return self.spec.requeue and self.spec.nodes_min < self.spec.nodes
 
     def _make_scratch(self) -> list[str]:
         """Make the job's folder there; that somebody else made it before is something wrong with the node."""

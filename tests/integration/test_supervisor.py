@@ -149,6 +149,26 @@ def test_a_child_never_outlives_its_supervisor(start: Start) -> None:
     until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 5)
 
 
+def test_a_lost_leader_is_noticed_by_the_others(start: Start) -> None:
+    job = start({"0": ["deaf", 5]}, world=2)
+    until(lambda: (job.place.run / "seen-0-1.json").exists() and (job.place.run / "heartbeat.json").exists())
+    os.kill(job.processes[0].pid, signal.SIGKILL)
+    assert job.processes[1].wait(timeout=50) == 75  # not after the minutes that a silent leader has
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_node_is_noticed_by_the_leader(start: Start, number: int) -> None:
+    job = start(
+        {"0.0": ["deaf", 5], "0.1": ["deaf"], "0.2": ["kill" if number == signal.SIGSTOP else "deaf"]},
+        world=3,
+    )
+    until(lambda: all((job.place.run / f"seen-0-{rank}.json").exists() for rank in range(3)))
+    until(lambda: (job.place.run / "heartbeat.json").exists())
+    job.processes[1].send_signal(number)
+    codes = [job.processes[node].wait(timeout=90) for node in (0, 2)]
+    assert codes == [75, 75] and job.asked_slurm() == "requeue 7\n"
+
+
 def test_a_log_that_is_a_link_is_not_written_through(start: Start, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text("precious")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffbase.machine.ports import RENDEZVOUS, any_free
 from diffcore.engine import rendezvous
@@ -179,3 +181,30 @@ def test_a_group_that_was_left_has_no_threads(folder: Path) -> None:
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "True 0", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "ranks", "after"),
+    [
+        (1024, 4096, 400, 1024),  # enough
+        (1024, 4096, 1000, 1000 + rendezvous.SPARE),
+        (1024, 4096, 3900, 4096),  # less to spare
+        (1024, 4096, 4000, None),
+        (1024, resource.RLIM_INFINITY, 8000, 8000 + rendezvous.SPARE),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 8000, resource.RLIM_INFINITY),
+        (64, 128, 2, None),
+        (256, 512, 2, 512),
+    ],
+)
+def test_rank_0_may_have_a_connection_to_every_rank(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, ranks: int, after: int | None
+) -> None:
+    now = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now[0])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: now.__setitem__(0, limits))
+    if after is None:
+        with pytest.raises(InputError, match=f"rank 0 of {ranks} needs .*allowed here are {hard}"):
+            rendezvous._room_for(ranks)
+    else:
+        rendezvous._room_for(ranks)
+    assert now[0] == (soft if after is None else after, hard)

@@ -41,7 +41,7 @@ def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
         where=Layout("7", "7.0.0", 0, 0, 2, 0, 1, 0, ("n1", "n2")), meeting=meeting,
         run_folder=tmp_path / "run",
         spec=spec, asked=0, said=[], tick=lambda: None, used_up=False,
-        limits=Limits(muster=0.0, probe=0.0, stragglers=0.0, leader_lost=0.0),
+        limits=Limits(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     )  # fmt: skip
     life.say = life.said.append
     return Leader(life)

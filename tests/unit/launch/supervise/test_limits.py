@@ -15,13 +15,14 @@ from launch.supervise.probe.ring import rounds
 def test_a_leader_that_may_wait_is_not_taken_for_lost(nodes: int) -> None:
     found = limits.of(nodes)
     assert found.leader_lost > limits.OLD_LIFE + found.muster + found.probe
+    assert found.node_lost > found.reconnect
     assert found.leader_lost > limits.SAVE_GRACE + limits.END_GRACE + found.stragglers
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=2, max_size=9, unique=True).map(sorted))
 def test_no_wait_becomes_shorter_with_more_nodes(sizes: list[int]) -> None:
     for few, many in pairwise([limits.of(nodes) for nodes in sizes]):
-        for name in ("muster", "probe", "stragglers", "leader_lost"):
+        for name in ("muster", "probe", "stragglers", "reconnect", "node_lost", "leader_lost"):
             assert getattr(few, name) < getattr(many, name)
 
 

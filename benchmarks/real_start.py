@@ -1,0 +1,141 @@
+"""A real job of many ranks on this machine, beside another commit's: trains, loses a rank, and goes on.
+
+    python benchmarks/real_start.py --before REVISION [--ranks 64] [--seconds 20] [--patience 900]
+
+A tiny network under ``--cluster local``: seconds from the submission to the first step, calls that name a
+file (strace %file) a second and rank while it trains, of supervisors and of the ranks themselves, and whether
+it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB. Prints JSON; ratios
+are before / now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(HERE))
+
+from benchmarks.control_scale import checkout, children, file_calls  # noqa: E402
+from tests.support import small_set  # noqa: E402
+
+CONFIG = """
+run: RUN
+data: {path: DATA}
+model: {kind: avatar, channels: [8, 8], blocks: 1, attention_levels: [1], heads: 2, tau_tokens: 1}
+diffusion: {timesteps: 100}
+batch: {size: RANKS}
+engine: {zero: 1, threads: 1}
+train: {steps: 1000000, log_every: 1, checkpoint_every: 10}
+sampling: {every: 1000000, count: 1, steps: 1}
+validation: {every: 1000000}
+guards: {start_seconds: 3000}
+memory: {trace: false}
+"""
+
+
+class Job:
+    """One side's job, from its submission on."""
+
+    def __init__(self, tree: Path, folder: Path, packed: Path, ranks: int, patience: float) -> None:
+        self.run, self.patience = folder / "run", patience
+        config = folder / "config.yaml"
+        text = CONFIG.replace("RUN", str(self.run)).replace("DATA", str(packed)).replace("RANKS", str(ranks))
+        config.write_text(text)
+        command = [sys.executable, str(tree / "launch" / "submit.py"), "--config", str(config)]
+        size = ["--cluster", "local", "--tasks-per-node", str(ranks), "--no-preflight"]
+        env = os.environ | {
+            "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state"),
+        }  # fmt: skip
+        subprocess.run([*command, *size], env=env, cwd=folder, check=True, stdout=sys.stderr, timeout=120)
+        self.controller = int(next(self.events("submitted"))["job"])
+
+    def events(self, kind: str) -> Iterator[dict[str, Any]]:
+        path = self.run / "events.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return (event for line in lines if (event := json.loads(line))["event"] == kind)
+
+    def beat(self) -> dict[str, Any]:
+        try:
+            tree: dict[str, Any] = json.loads((self.run / "heartbeat.json").read_text())
+        except (OSError, ValueError):
+            return {"step": 0, "attempt": 0}
+        return tree
+
+    def wait(self, condition: Callable[[], object]) -> float:
+        began = time.monotonic()
+        while not condition():
+            if time.monotonic() - began > self.patience or not Path(f"/proc/{self.controller}").exists():
+                logs = sorted(self.run.glob("job/001/*_0_log.out"))
+                raise SystemExit(f"waited in vain: {logs[0].read_text()[-2000:] if logs else 'no log'}")
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def processes(self) -> list[int]:
+        """Supervisors and ranks, without the controller."""
+        found, new = [], children(self.controller)
+        while new:
+            found += new
+            new = [child for pid in new for child in children(pid)]
+        return found
+
+    def close(self) -> None:
+        for pid in [*self.processes(), self.controller]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def measured(tree: Path, folder: Path, packed: Path, given: argparse.Namespace) -> dict[str, Any]:
+    folder.mkdir()
+    job = Job(tree, folder, packed, given.ranks, given.patience)
+    try:
+        found: dict[str, Any] = {"first_step_s": job.wait(lambda: job.beat()["step"] >= 2)}
+        found["processes"] = len(job.processes())
+        supervisors = children(job.controller)
+        ranks = [pid for supervisor in supervisors for pid in children(supervisor)]
+        for name, pids in (("supervisors", supervisors), ("ranks", ranks)):
+            rate = file_calls(pids, folder / name, given.seconds)
+            found[f"calls_of_{name}"] = round(rate / given.ranks, 3)
+        job.wait(lambda: list((job.run / "checkpoints").glob("step-*/COMPLETE")))
+        os.kill(job.processes()[-1], signal.SIGKILL)
+        found["again_s"] = job.wait(lambda: job.beat()["attempt"] == 1 and job.beat()["step"] > 10)
+        loaded = [event["step"] for event in job.events("loaded") if event.get("attempt") == 1]
+        found["went_on_from_step"] = loaded[0] if loaded else None
+    finally:
+        job.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--before", required=True, help="a revision of this repository")
+    parser.add_argument("--ranks", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--patience", type=float, default=900)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, checkout(given.before) as before:
+        packed = small_set.packed(Path(name), count=96 + 2 * given.ranks)
+        sides = {
+            side: measured(tree, Path(name) / side, packed, given)
+            for side, tree in (("before", before), ("now", HERE))
+        }
+    keys = ("first_step_s", "calls_of_supervisors", "again_s")
+    ratio = {key: round(sides["before"][key] / max(sides["now"][key], 1e-3), 1) for key in keys}
+    print(json.dumps({"ranks": given.ranks, **sides, "ratio": ratio}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
