@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from diffbase.cli import InputError
 from diffcore.engine.ranks import World, sum_over_ranks
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -159,17 +157,14 @@ class NamedStates(ABC):
         for moment, shards in self.moments().items() if updates else ():  # a checkpoint before any has none
             self.fill(shards, moment, read)
 
-    def start_from(self, weights: Mapping[str, Tensor], source: Path) -> None:
-        """Begin with these weights, whole and by name. InputError, with ``source``, if they do not fit."""
-        shapes = self.shapes()
-        for name in sorted(shapes.keys() | weights.keys()):
-            there = list(weights[name].shape) if name in weights else "missing"
-            if there != shapes.get(name, "not in this model"):
-                wanted = shapes.get(name, "not in this model")
-                raise InputError(f"init_from: {source}: {name} is {there}, this model has {wanted}")
-        read: Read = lambda _, name, start, count: weights[name].reshape(-1)[start : start + count]  # noqa: E731
-        self.fill(self.masters(), "weights", read)
-        self.write_weights(self.full_weights())
+    def misfit(self, shapes: Mapping[str, list[int]]) -> str | None:
+        """How weights of these ``shapes``, by name, do not fit this network; None where they do."""
+        mine = self.shapes()
+        for name in sorted(mine.keys() | shapes.keys()):
+            there = shapes.get(name, "missing")
+            if there != mine.get(name, "not in this model"):
+                return f"{name} is {there}, this model has {mine.get(name, 'not in this model')}"
+        return None
 
     def _make_moments(self, updates: int) -> None:
         """Adam makes its moments at the first step; make them now, so that they can be filled."""

@@ -106,6 +106,33 @@ def gather_to_main(value: Any, world: World) -> list[Any] | None:
     return None if parts is None else [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 
+def from_rank(value: Any, world: World, source: int = 0) -> Any:
+    """Rank ``source``'s ``value``, which JSON can hold, on every rank. A collective."""
+    if world.size == 1:
+        return value
+    mine = world.rank == source
+    data = json.dumps(value).encode() if mine else b""
+    size = torch.tensor([len(data)], device=world.device)
+    torch.distributed.broadcast(size, source)
+    said = (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if mine
+        else torch.empty(int(size), dtype=torch.uint8)
+    )
+    torch.distributed.broadcast(said := said.to(world.device), source)
+    return value if mine else json.loads(said.cpu().numpy().tobytes())
+
+
+def first_problem(problem: str | None, world: World) -> str | None:
+    """What is wrong on the first rank where something is; None where nothing is on any. A collective."""
+    if world.size == 1:
+        return problem
+    first = torch.tensor([world.size if problem is None else world.rank], device=world.device)
+    torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+    found: str | None = from_rank(problem, world, int(first)) if int(first) < world.size else None
+    return found
+
+
 def gather_arrays(array: NDArray[S], world: World) -> list[NDArray[S]]:
     """An array of every rank, in rank order, on every rank; shapes may differ. A collective."""
     np.save(stream := io.BytesIO(), array, allow_pickle=False)

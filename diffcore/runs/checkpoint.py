@@ -17,8 +17,8 @@ the copy into main memory beside the training; a part says whose and where it is
 at any ZeRO stage finds its own parts again (``Shards``), and opens only the files that have them.
 
 No damaged byte is trained on. ``check`` reads all. A start has rank 0 look at COMPLETE, the files' sizes and
-state.json, and every rank check what it reads of the shards (``load``): every element has its rank, so all
-ranks together check all of them, before the first step.
+state.json, and tell the others what is in them (``opened``), and every rank check what it reads of the shards
+(``load``): every element has its rank, so all ranks together check all of them, before the first step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.partitions import ADAM_MOMENTS
-from diffcore.engine.ranks import gather
+from diffcore.engine.ranks import World, first_problem, from_rank
 from diffcore.runs.tensors import DTYPES, Count, DamagedError, Name, Seal, SealedFile, Starts, open_tensors
 
 VERSION = 2
@@ -221,10 +221,12 @@ def check(folder: Path, *, whole: bool = True) -> str | None:
     return None
 
 
-def _manifest(folder: Path) -> dict[str, Seal]:
-    """What COMPLETE says. InputError if it is none, or names anything but state.json and the shards."""
+def _manifest(folder: Path, tree: Any = None) -> dict[str, Seal]:
+    """What COMPLETE says, whose ``tree`` was read before, or is now. InputError if it is none, or names
+    anything but state.json and the shards."""
     path = folder / "COMPLETE"
-    files = validated(Manifest, {"files": json_file.read(path, most=LARGEST)}, str(path)).files
+    tree = json_file.read(path, most=LARGEST) if tree is None else tree
+    files = validated(Manifest, {"files": tree}, str(path)).files
     if "state.json" not in files:
         raise InputError(f"{path}: does not name state.json")
     for name in files:
@@ -275,10 +277,11 @@ def _remove(folder: Path) -> None:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def read_state(folder: Path) -> State:
-    """A checkpoint's state.json. InputError if it is none; OtherVersionError for another one's schema."""
+def read_state(folder: Path, tree: Any = None) -> State:
+    """A checkpoint's state.json, whose ``tree`` was read before, or is now. InputError if it is none;
+    OtherVersionError for another one's schema."""
     path = folder / "state.json"
-    tree = json_file.read(path, most=LARGEST)
+    tree = json_file.read(path, most=LARGEST) if tree is None else tree
     version = tree.get("version") if isinstance(tree, dict) else None
     if not isinstance(version, int):
         raise InputError(f"{path}: not a checkpoint's state: no version in it")
@@ -304,15 +307,16 @@ class Shards:
     are not opened. Without a COMPLETE all shards in the folder are its.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """InputError for a file that is no shard."""
+    def __init__(self, folder: Path, complete: Any = None) -> None:
+        """``complete``: the tree of COMPLETE, where it was read before. InputError for a file that is no
+        shard."""
         self.folder = folder
         self.opened: dict[str, SealedFile] = {}
         self._parts: dict[str, list[tuple[int, int, _Take]]] = {}
-        whole = is_there(folder / "COMPLETE")
+        whole = complete is not None or is_there(folder / "COMPLETE")
         names = names_in(folder) if not whole else []
         found = dict.fromkeys(fnmatch.filter(names, "shard-*.safetensors"))
-        self._seals: Mapping[str, Seal | None] = _manifest(folder) if whole else found
+        self._seals: Mapping[str, Seal | None] = _manifest(folder, complete) if whole else found
         for name, seal in sorted(self._seals.items()):
             if seal is not None and seal.pieces:
                 for key, (start, count) in seal.places().items():
@@ -386,6 +390,25 @@ def read_weights(folder: Path, which: str) -> dict[str, Tensor]:
     return {name: shards.read(which, name, 0, prod(shape)).view(shape) for name, shape in shapes.items()}
 
 
+def opened(folder: Path, world: World) -> tuple[State, Shards]:
+    """A complete checkpoint, to be read by all ranks. A collective.
+
+    state.json and COMPLETE are read by rank 0 alone, which tells the others what is in them: thousands of
+    ranks would ask a file system for the same two files. On every rank InputError where they are damaged, or
+    OtherVersionError; on a rank that does not find a whole shard of older code, InputError.
+    """
+    trees, problem = list[Any](), None
+    if world.main:
+        try:
+            trees = [json_file.read(folder / name, most=LARGEST) for name in ("state.json", "COMPLETE")]
+        except InputError as error:
+            problem = str(error)
+    trees, problem = from_rank([trees, problem], world)
+    if problem is not None:
+        raise InputError(problem)
+    return read_state(folder, trees[0]), Shards(folder, trees[1])
+
+
 def load(folder: Path, engine: Engine, ema: Ema) -> State:
     """Take up a checkpoint, at any ZeRO stage and world size. A collective.
 
@@ -393,15 +416,15 @@ def load(folder: Path, engine: Engine, ema: Ema) -> State:
     """
     problem = None
     try:
-        state, shards = read_state(folder), Shards(folder)
+        state, shards = opened(folder, engine.world)
         engine.fill_states(shards.read, state.updates)
         engine.fill(ema.shards, "ema", shards.read)
     except OtherVersionError:
         raise
     except InputError as error:
         problem = str(error).removeprefix(f"{folder}/")
-    if problems := [said for said in gather(problem, engine.world) if said is not None]:
-        raise DamagedError(problems[0])
+    if (problem := first_problem(problem, engine.world)) is not None:
+        raise DamagedError(problem)
     engine.load_scaler_state(state.scaler)
     engine.write_weights(engine.full_weights())
     return state

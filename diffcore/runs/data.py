@@ -12,7 +12,7 @@ from diffbase.redaction import shown
 from diffcore.config.configure import replace
 from diffcore.config.tree import Config
 from diffcore.runs.model import TrainedModel
-from shards.read import Batch, ShardReader
+from shards.read import Batch, Positions, ShardReader
 from shards.remote.cache import Cache
 from shards.table import Index
 
@@ -52,6 +52,12 @@ def first_samples(config: Config, split: str, count: int) -> Batch:
     """The first ``count`` samples of a split in the packed order: the same ones every time."""
     with open_reader(config, split) as reader:
         return reader.read(np.arange(min(count, len(reader))))
+
+
+def samples_at(config: Config, split: str, positions: Positions) -> Batch:
+    """These samples of a split in the packed order. Raises the errors of ShardReader."""
+    with open_reader(config, split) as reader:
+        return reader.read(positions)
 
 
 def held_out_samples(config: Config, count: int) -> Batch:

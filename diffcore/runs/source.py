@@ -1,10 +1,11 @@
-"""Where weights come from: a run folder, one of its checkpoints, or an export."""
+"""Where weights come from: a run folder, one of its checkpoints, or an export; and beginning with them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from diffbase.formats import json_file
 from diffbase.system_error import is_there
 from diffcore.config import configure
 from diffcore.config.tree import Config
+from diffcore.engine.engine import Engine
+from diffcore.engine.partitions import Read
+from diffcore.engine.ranks import first_problem, from_rank
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.run_folder import run_of
 from diffcore.runs.tensors import load_tensors, open_tensors
@@ -66,10 +70,13 @@ class Source:
         return checkpoint.read_weights(self.folder, "weights" if which == "raw" else which)
 
 
-def find(path: Path, which: str = "newest") -> Source:
+def find(
+    path: Path, which: str = "newest", *, whole: bool = True, damaged: Mapping[str, str] | None = None
+) -> Source:
     """What is at ``path``; InputError where it is none of the three, or damaged.
 
-    ``which``, of a run folder alone: newest, best or a step.
+    ``which``, of a run folder alone: newest, best or a step. ``whole`` and ``damaged`` as of
+    ``checkpoint.newest``.
     """
     config = config_of(path)
     if run_of(path) != path or is_there(path / DATA):
@@ -78,9 +85,9 @@ def find(path: Path, which: str = "newest") -> Source:
         if is_there(path / DATA):
             data = _record(json_file.read(path / DATA), path / DATA)
             return Source(path, config, data, _step_of(path / FILES["ema"]))
-        if problem := checkpoint.check(path):
+        if problem := checkpoint.check(path, whole=whole):
             raise InputError(f"{path}: {problem}")
-    folder = path if run_of(path) != path else choose(path, which)
+    folder = path if run_of(path) != path else choose(path, which, whole=whole, damaged=damaged)
     state = checkpoint.read_state(folder)
     return Source(folder, config, _record(state.data, folder / "state.json"), state.step)
 
@@ -122,10 +129,13 @@ def config_of(path: Path) -> Config:
     return configure.load(file)
 
 
-def choose(run: Path, which: str) -> Path:
-    """A complete, undamaged checkpoint of a run: newest, best or a step. InputError if it is not there."""
+def choose(run: Path, which: str, *, whole: bool = True, damaged: Mapping[str, str] | None = None) -> Path:
+    """A complete, undamaged checkpoint of a run: newest, best or a step. InputError if it is not there.
+
+    ``whole`` and ``damaged`` as of ``checkpoint.newest``.
+    """
     if which == "newest":
-        folder, skipped = checkpoint.newest(run)
+        folder, skipped = checkpoint.newest(run, whole=whole, damaged=damaged)
         if folder is None:
             raise InputError(f"{run}: no complete checkpoint ({'; '.join(skipped) or 'none was written'})")
         return folder
@@ -138,17 +148,93 @@ def choose(run: Path, which: str) -> Path:
         folder = checkpoint.folder_at(run, int(which))
     else:
         raise InputError(f"checkpoint {which}: allowed are newest, best or a step")
-    problem = checkpoint.check(folder)
+    problem = checkpoint.check(folder, whole=whole)
     if problem is not None:
         there = ", ".join(str(checkpoint.step_of(path)) for path in checkpoint.complete(run)) or "none"
         raise InputError(f"{folder}: {problem}; complete checkpoints: {there}")
     return folder
 
 
-def load_weights(path: Path, which: str) -> dict[str, Tensor]:
-    """``ema`` or ``raw`` weights by name of a run folder, a checkpoint or an export: fp32, CPU.
+def open_weights(file: Path) -> tuple[dict[str, list[int]], Read]:
+    """Shapes by name of an export's weights, and what reads a part of one; nothing is read before.
 
-    Of an export the file of weights is enough.
+    InputError, here or of a part, where it is no whole file of weights.
     """
+    with _named(file):
+        opened = open_tensors(file)
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+    shapes = {name: list(part.get_shape()) for name, part in slices.items()}
+
+    def read(_: str, name: str, start: int, count: int) -> Tensor:
+        """Elements ``start`` .. ``start + count``: of whole rows of the first dimension that hold them."""
+        row = prod(shapes[name][1:])
+        first, last = start // row if row else 0, -(-(start + count) // row) if row else 0
+        with _named(file):
+            rows = slices[name][first:last] if shapes[name] else opened.get_tensor(name)
+        part: Tensor = rows.reshape(-1)[start - first * row :][:count].float()
+        return part
+
+    return shapes, read
+
+
+def start_from(engine: Engine, path: Path, which: str) -> None:
+    """Begin with ``ema`` or ``raw`` weights of a run folder, a checkpoint or an export. A collective.
+
+    Of an export the file of weights is enough. A checkpoint is taken up as where a run goes on: rank 0 looks
+    for it, and every rank checks what it reads. Of a run folder it is the newest in which none found damage.
+    InputError, on every rank, where there are no weights, or they do not fit the network.
+    """
+    world, damaged = engine.world, dict[str, str]()
+    while True:
+        place = _agreed(engine, path, which, damaged)
+        problem, misfit = None, None
+        try:
+            shapes, read = _opened(place, which, engine)
+            misfit = engine.misfit(shapes)
+            if misfit is None:
+                engine.fill(engine.masters(), "weights", read)
+        except checkpoint.OtherVersionError:
+            raise
+        except InputError as error:
+            problem = str(error).removeprefix(f"{place}/")
+        if (misfit := first_problem(misfit, world)) is not None:
+            raise InputError(f"init_from: {path}: {misfit}")
+        if (problem := first_problem(problem, world)) is None:
+            break
+        if place == path:
+            raise InputError(f"{path}: {problem}")
+        if place.parent == path:  # an export's file, which the problem names
+            raise InputError(problem)
+        damaged[place.name] = problem
+    engine.write_weights(engine.full_weights())
+
+
+def _agreed(engine: Engine, path: Path, which: str, damaged: Mapping[str, str]) -> Path:
+    """What rank 0 finds, on every rank: the file of an export, or the folder of a checkpoint."""
+    place, refused = None, None
+    if engine.world.main:
+        try:
+            place = str(_place(path, which, damaged))
+        except InputError as error:
+            refused = str(error)
+    place, refused = from_rank([place, refused], engine.world)
+    if refused is not None:
+        raise InputError(refused)
+    return Path(place)
+
+
+def _place(path: Path, which: str, damaged: Mapping[str, str]) -> Path:
     file = path / FILES[which]
-    return _read(file) if is_there(file) else find(path).weights(which)
+    if is_there(file):
+        return file
+    found = find(path, whole=False, damaged=damaged)
+    return file if found.is_export else found.folder
+
+
+def _opened(place: Path, which: str, engine: Engine) -> tuple[Mapping[str, list[int]], Read]:
+    """Shapes by name, and what reads parts."""
+    if place.name == FILES[which]:
+        return open_weights(place)
+    state, shards = checkpoint.opened(place, engine.world)
+    kind = "weights" if which == "raw" else which
+    return state.shapes, lambda _, name, start, count: shards.read(kind, name, start, count)

@@ -45,6 +45,10 @@ class MicroBatch:
         images, labels, *draws = tensors
         return cls(images, labels, Draws(*draws))
 
+    def rows(self, rows: Tensor) -> MicroBatch:
+        """The samples of ``rows``, int64 [N]."""
+        return self.of(tuple(tensor[rows] for tensor in self.tensors))
+
     def to(self, device: torch.device, non_blocking: bool = False) -> MicroBatch:
         """The same micro batch on ``device``; ``non_blocking`` as in torch, for pinned tensors."""
         return self.of(tuple(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors))

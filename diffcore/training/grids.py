@@ -14,6 +14,7 @@ from diffcore.config.tree import Config
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
+from diffcore.engine.ranks import World, from_rank
 from diffcore.runs.data import first_samples, held_out
 from diffcore.runs.draw import draw_shared
 from diffcore.runs.sampling import spoken, told
@@ -22,12 +23,17 @@ from shards.table import Index
 
 
 class SampleGrids:
-    """Draws for the labels of the first held-out images; every rank draws its share."""
+    """Draws for the labels of the first held-out images; every rank draws its share.
 
-    def __init__(self, config: Config, index: Index) -> None:
-        self.config, self.schema = config, index.schema
+    Rank 0 reads those images, which it alone shows, and tells the others their labels: making it is a
+    collective.
+    """
+
+    def __init__(self, config: Config, index: Index, world: World) -> None:
+        self.config, self.schema, self.size = config, index.schema, index.size
         self.schedule = NoiseSchedule.of(config.diffusion)
-        self.real = first_samples(config, held_out(index), config.sampling.count)
+        self.real = first_samples(config, held_out(index), config.sampling.count) if world.main else None
+        self.labels: list[list[int]] = from_rank(self.real and self.real.labels.tolist(), world)
         self._kept = set[str]()  # what this process wrote once: a resume may have another count
 
     def log(self, step: int, engine: Engine, ema: Ema, monitor: Monitor) -> None:
@@ -35,7 +41,7 @@ class SampleGrids:
         raw = self._draw(engine)
         with engine.swapped(ema.full()):
             averaged = self._draw(engine)
-        if not engine.world.main:
+        if self.real is None:
             return
         folder = self.config.run / "samples"
         for name, images in {"real": self.real.images, "raw": raw, "ema": averaged}.items():
@@ -53,20 +59,19 @@ class SampleGrids:
     def _say_labels(self, path: Path, monitor: Monitor) -> None:
         """What the cells of every grid were asked for, once."""
         if self.schema and path.name not in self._kept:
-            rows = self.real.labels.tolist()
-            lines = [f"{number}: {spoken(self.schema, row)}" for number, row in enumerate(rows)]
+            lines = [f"{number}: {spoken(self.schema, row)}" for number, row in enumerate(self.labels)]
             monitor.text("samples/labels", "\n".join(lines))
             with monitor.writing("samples"):
-                write_json(path, [told(self.schema, row) for row in rows])
+                write_json(path, [told(self.schema, row) for row in self.labels])
                 self._kept.add(path.name)
 
     def _draw(self, engine: Engine) -> NDArray[np.uint8]:
         return draw_shared(
             engine,
             self.schedule,
-            torch.from_numpy(self.real.labels),
+            torch.tensor(self.labels, dtype=torch.int64),
             self.config.sampling,
-            shape=(3, *self.real.images.shape[1:3]),
+            shape=(3, self.size, self.size),
             seed=self.config.seed,
             world=engine.world,
         )

@@ -30,7 +30,7 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.gradients.outcome import Outcome
-from diffcore.engine.ranks import World, barrier, gather, gather_to_main
+from diffcore.engine.ranks import World, barrier, from_rank, gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
@@ -39,7 +39,7 @@ from diffcore.models.flops import peak_flops, training_flops
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
-from diffcore.runs.source import load_weights
+from diffcore.runs.source import start_from
 from diffcore.runs.tensors import DamagedError
 from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
@@ -122,7 +122,7 @@ class Training:
         self._damaged: dict[str, str] = {}
         folder, skipped = self._newest()
         if folder is None and config.init_from is not None:
-            self.engine.start_from(load_weights(config.init_from, config.init_weights), config.init_from)
+            start_from(self.engine, config.init_from, config.init_weights)
         self.ema = Ema(self.engine, config.ema)
         while folder is not None and not self._load(folder):
             folder, skipped = self._newest()
@@ -136,12 +136,12 @@ class Training:
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
         self.clock = StepClock(world.device)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
-        self.validation = Validation(config, self.reader.index)
+        self.validation = Validation(config, self.reader.index, world, self.engine.micro)
         # Where the memory goes: one step is followed, the others are not touched.
         self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
         self.profile = StepProfile(config, world)
-        self.grids = SampleGrids(config, self.reader.index)
+        self.grids = SampleGrids(config, self.reader.index, world)
         self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
         self._open.callback(self.monitor.close)
         self._open.callback(lambda: self._write_profile(self.profile.close))
@@ -335,7 +335,7 @@ class Training:
                     )
             except InputError as error:
                 refused = str(error)
-        name, skipped, refused = gather([folder and folder.name, skipped, refused], world)[0]
+        name, skipped, refused = from_rank([folder and folder.name, skipped, refused], world)
         if refused:
             raise InputError(refused)
         return name and checkpoint.folder_of(run) / name, skipped

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import denoising_loss, uniform
@@ -11,8 +11,8 @@ from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import sum_over_ranks
-from diffcore.runs.data import first_samples
+from diffcore.engine.ranks import World, sum_over_ranks
+from diffcore.runs.data import samples_at
 from diffcore.training.batches import MicroBatch
 from shards.table import Index
 
@@ -21,44 +21,47 @@ SEED = 0
 
 
 class Validation:
-    """The first ``validation.samples`` images of the split val. Unweighted, labels never dropped."""
+    """The first ``validation.samples`` images of the split val. Unweighted, labels never dropped.
 
-    def __init__(self, config: Config, index: Index) -> None:
+    A rank reads and holds those that it measures alone. Every rank makes as many forward passes (under ZeRO-3
+    each is a collective): some see images twice, which count once.
+    """
+
+    def __init__(self, config: Config, index: Index, world: World, micro: int) -> None:
+        """``micro``: images of a forward pass. Raises the errors of ShardReader."""
         self.schedule = NoiseSchedule.of(config.diffusion)
         self.count = min(config.validation.samples, len(index.split("val")))
         if not self.count:
             return
-        read = first_samples(config, "val", self.count)
+        passes = -(-self.count // (micro * world.size))
+        self._numbers = [
+            np.arange(first, first + micro)
+            for first in ((k * world.size + world.rank) * micro for k in range(passes))
+        ]
+        """Of the images of each pass; from ``count`` on they do not count."""
+        self._held = np.unique(np.concatenate(self._numbers) % self.count)
+        read = samples_at(config, "val", self._held)
         images = to_signal(read.images)
         draws = Draws.at(
-            range(self.count),
+            self._held.tolist(),
             seed=SEED,
             timesteps=config.diffusion.timesteps,
             label_dropout=0.0,
             shape=images.shape[1:],
             stream="validation",
         )
-        self._all = MicroBatch(images, torch.from_numpy(read.labels), draws)
+        self._images = MicroBatch(images, torch.from_numpy(read.labels), draws)
 
     @torch.no_grad()
     def loss(self, engine: Engine) -> float:
         """Mean loss of the network as it is. The same for any world size, to rounding. A collective."""
-        world, size = engine.world, engine.micro
         weights_T = uniform(self.schedule)
         total = torch.zeros(1, dtype=torch.float64)
-        # Every rank makes as many forward passes (under ZeRO-3 each is a collective): some see images twice.
-        passes = -(-self.count // (size * world.size))
-        for k in range(passes):
-            first = (k * world.size + world.rank) * size
-            mine = torch.arange(first, first + size)
-            batch = _take(self._all, mine % self.count).to(world.device)
+        for numbers in self._numbers:
+            rows = torch.from_numpy(np.searchsorted(self._held, numbers % self.count))
+            batch = self._images.rows(rows).to(engine.world.device)
             error_B = denoising_loss(
                 engine, self.schedule, weights_T, batch.images, batch.labels, batch.draws
             )
-            total += (error_B.double().cpu() * (mine < self.count)).sum()
-        return sum_over_ranks(total.to(world.device)).item() / self.count
-
-
-def _take(batch: MicroBatch, rows: Tensor) -> MicroBatch:
-    draws = Draws(batch.draws.t_B[rows], batch.draws.eps_BCHW[rows], batch.draws.keep_B[rows])
-    return MicroBatch(batch.images[rows], batch.labels[rows], draws)
+            total += (error_B.double().cpu() * torch.from_numpy(numbers < self.count)).sum()
+        return sum_over_ranks(total.to(engine.world.device)).item() / self.count

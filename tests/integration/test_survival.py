@@ -16,7 +16,7 @@ from diffbase import exits, ledger
 from diffcore.runs import checkpoint
 from diffcore.runs.export import export
 from diffcore.runs.model import load_network
-from diffcore.runs.source import load_weights
+from diffcore.runs.source import find
 from tests.integration.conftest import Train
 from tests.support.numerics import plain_loop, saved
 
@@ -102,7 +102,7 @@ def test_an_export_and_a_run_start_another(train: Train, small: Path, tmp_path: 
     assert all(torch.equal(p, averaged[n]) for n, p in network.named_parameters())
     assert "131,171 parameters" in (tmp_path / "out" / "README.md").read_text()
     run.rename(small.parent / "first")
-    assert load_weights(small.parent / "first", "ema").keys() == averaged.keys()
+    assert find(small.parent / "first").weights("ema").keys() == averaged.keys()
     source = tmp_path / "out"
     train("--init_from", str(source), "--train.steps", "1", "--optimizer.lr", "1e-12", ranks=2)
     got = saved(run)["weights"]

@@ -12,6 +12,8 @@ import torch
 
 from diffcore.engine.ranks import (
     World,
+    first_problem,
+    from_rank,
     gather,
     gather_arrays,
     gather_to_main,
@@ -27,6 +29,8 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 def test_one_rank_needs_no_group() -> None:
     assert gather({"a": [1, None, "ä"]}, ALONE) == [{"a": [1, None, "ä"]}]
     assert gather_to_main({"a": 1}, ALONE) == [{"a": 1}]
+    assert from_rank({"a": [1, None]}, ALONE) == {"a": [1, None]}
+    assert first_problem(None, ALONE) is None and first_problem("a", ALONE) == "a"
     [array] = gather_arrays(np.arange(6, dtype=np.uint8).reshape(2, 3), ALONE)
     assert array.dtype == np.uint8 and array.tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -52,6 +56,12 @@ def exchange(rank: int, folder: Path) -> None:
     right &= gather_to_main({"a": "x" * 50 * rank}, world) == (
         [{"a": ""}, {"a": "x" * 50}] if rank == 0 else None
     )
+    for source in range(2):
+        said = from_rank(["ä" * 100 * source, None, source / 3, rank], world, source)
+        right &= said == ["ä" * 100 * source, None, source / 3, source]
+    right &= from_rank(None if rank == 0 else "nobody hears this", world) is None
+    found = [first_problem("ab"[rank] if bad >> rank & 1 else None, world) for bad in range(4)]
+    right &= found == [None, "a", "b", "a"]
     right &= rank == 0 or sent == (b"", b"some", b"beside")
     right &= all(map(is_shared_right, [1, 2, 3, 5], [world] * 4))
     (folder / f"{rank}").write_text(str(right))
