@@ -16,6 +16,7 @@ whatever a parent does to it later acts on nothing, without a word.
 from __future__ import annotations
 
 import copy
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,13 +46,9 @@ def build(make: Callable[[], nn.Module], config: Config, world: World) -> nn.Mod
     if config.engine.zero < 3:
         return make()
     check_device(config, world)
-    with torch.random.fork_rng(devices=[]):  # parameters that come with values draw them here too
-        first = _Noting()
-        with first:
-            planned = make()
-    written = first.written(planned)
+    written, numels = _plan(make)
     forget_earlier_engines()
-    tree = checked(config, world.size, [parameter.numel() for parameter in planned.parameters()])
+    tree = checked(config, world.size, numels)
     share_out = _sharing(tree, torch_dtype(config.engine.arithmetic.weights))
     second = _Sharing(written, share_out)
     with second:
@@ -64,6 +61,14 @@ def build(make: Callable[[], nn.Module], config: Config, world: World) -> nn.Mod
     for parameter, number in zip(network.parameters(), numbers, strict=True):
         parameter.ds_id = number  # type: ignore[attr-defined]
     return network
+
+
+def _plan(make: Callable[[], nn.Module]) -> tuple[list[int | None], list[int]]:
+    """How often each parameter is overwritten (``_Noting.written``), and the elements of the network's."""
+    # Forked: parameters that come with values draw them here too.
+    with torch.random.fork_rng(devices=[]), _Noting() as first:
+        network = make()
+    return first.written(network), [parameter.numel() for parameter in network.parameters()]
 
 
 def _sharing(tree: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Parameter], None]:
@@ -107,6 +112,7 @@ class _Watching(TorchDispatchMode):
         self._at: dict[int, int] = {}
         """A storage -> number of the parameter whose it is."""
         self._busy = False
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> Any:
         self._hook = register_module_parameter_registration_hook(self._register)
@@ -117,8 +123,8 @@ class _Watching(TorchDispatchMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _register(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is None or parameter in self._known:
-            return
+        if parameter is None or parameter in self._known or threading.get_ident() != self._thread:
+            return  # the operations of other threads are not seen
         self._known.add(parameter)
         storage = parameter.untyped_storage()
         alone = storage.nbytes() == parameter.numel() * parameter.itemsize > 0 and storage.resizable()

@@ -30,15 +30,14 @@ Make = Callable[[], nn.Module]
 
 def built(make: Make) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network by ``construction``'s two passes, and each parameter as it was when it was shared out."""
-    with torch.random.fork_rng(devices=[]), construction._Noting() as first:
-        planned = make()
+    written, _ = construction._plan(make)
     values: dict[nn.Parameter, Tensor] = {}
 
     def share_out(parameter: nn.Parameter) -> None:
         values[parameter] = parameter.data.clone()
         parameter.data = torch.empty(0)
 
-    with construction._Sharing(first.written(planned), share_out) as second:
+    with construction._Sharing(written, share_out) as second:
         network = make()
     second.end()
     weights = {name: values.get(parameter, parameter.data) for name, parameter in network.named_parameters()}
@@ -147,9 +146,8 @@ def test_one_parameter_at_a_time_has_memory() -> None:
     sizes = [parameter.numel() * 4 for parameter in whole.parameters()]
 
     def shared() -> nn.Module:
-        with torch.random.fork_rng(devices=[]), construction._Noting() as first:
-            planned = make()
-        with construction._Sharing(first.written(planned), lambda parameter: None) as second:
+        written, _ = construction._plan(make)
+        with construction._Sharing(written, lambda parameter: None) as second:
             network = make()
         second.end()
         return network
