@@ -115,6 +115,7 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     from diffcore.diffusion.loss import WEIGHTS, denoising_loss
     from diffcore.diffusion.randomness import Draws
     from diffcore.diffusion.schedule import NoiseSchedule
+    from diffcore.engine import construction
     from diffcore.engine.ema import Ema
     from diffcore.engine.engine import Engine
     from shards.schema import CARTOON_SET, Attribute
@@ -127,8 +128,8 @@ def observe(cell: Cell, world: Any) -> dict[str, Any]:
     size, states = MODELS[cell.model][2], {}
     gc.disable()  # checkpointing leaves cycles; when they are collected is nobody's choice
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        prepared = models.prepare(models.build(config.model, schema, size), config.engine)
-        network = Engine(prepared, config, world)
+        built = construction.build(lambda: models.build(config.model, schema, size), config, world)
+        network = Engine(models.prepare(built, config.engine), config, world)
         ema = Ema(network, config.ema)
         schedule = NoiseSchedule.of(config.diffusion)
         weights = WEIGHTS[config.diffusion.loss_weight](schedule)

@@ -37,7 +37,7 @@ BUCKETS = (
 """Where DeepSpeed's optimizers keep what is on its way: between ranks, to and from an offloaded optimizer."""
 
 
-def _forget_earlier_engines() -> None:
+def forget_earlier_engines() -> None:
     """Take back what DeepSpeed changes for the whole process and leaves changed for engines made later.
 
     ZeRO-3 puts its own linear layer, which rounds twice, in the place of torch's; and once an engine used
@@ -46,6 +46,15 @@ def _forget_earlier_engines() -> None:
     torch.nn.functional.linear = LINEAR
     autocast: Any = importlib.import_module("deepspeed.runtime.torch_autocast")
     autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
+
+
+def check_device(config: Config, world: World) -> None:
+    """InputError where DeepSpeed does not compute in this precision on this device."""
+    if world.device.type == "cpu" and not config.engine.arithmetic.on_cpu:
+        raise InputError(
+            f"engine.precision {config.engine.precision} with ZeRO-{config.engine.zero} needs a GPU "
+            "(DeepSpeed refuses it on a CPU); allowed here: fp32, bf16"
+        )
 
 
 def checked(config: Config, world_size: int, numels: Sequence[int] | None = None) -> dict[str, Any]:
@@ -73,18 +82,15 @@ class Engine(NamedStates):
         self.world = world
         self.stage, self.compiled = config.engine.zero, config.engine.compile
         self.micro, self.accumulation = config.batch.split(world.size)
-        arithmetic = config.engine.arithmetic
-        if world.device.type == "cpu" and not arithmetic.on_cpu:
-            raise InputError(
-                f"engine.precision {config.engine.precision} with ZeRO-{self.stage} needs a GPU (DeepSpeed "
-                "refuses it on a CPU); allowed here: fp32, bf16"
-            )
-        self.dtype = torch_dtype(arithmetic.weights)
+        check_device(config, world)
+        self.dtype = torch_dtype(config.engine.arithmetic.weights)
         self.network = network.to(world.device)
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
-        _forget_earlier_engines()
-        tree = checked(config, world.size, [parameter.numel() for parameter in self.names])
+        numels = [self.size_of(parameter) for parameter in self.names]
+        if not any(hasattr(parameter, "ds_id") for parameter in self.names):  # else construction.build did
+            forget_earlier_engines()
+        tree = checked(config, world.size, numels)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=self.network, optimizer=optimizer, config=tree
         )
@@ -94,7 +100,7 @@ class Engine(NamedStates):
             # them back.
             self._engine.enable_backward_allreduce = False
             if world.size > 1:
-                capacity = bucket_of(tree, [parameter.numel() for parameter in self.names])
+                capacity = bucket_of(tree, numels)
                 self._overlap = Overlap(list(self.names), capacity, world.size)
         # ZeRO-0 steps with the plain optimizer, for which DeepSpeed reports no gradient norm.
         self._unwrapped = self._optimizer is optimizer

@@ -27,6 +27,7 @@ from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine import construction
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.gradients.outcome import Outcome
@@ -103,9 +104,9 @@ class Training:
 
         # The network: the same weights on every rank, from the seed.
         torch.manual_seed(config.seed)
-        network = models.build(config.model, self.reader.schema, self.reader.size)
-        network = models.prepare(network, config.engine)
-        self.engine = Engine(network, config, world)
+        make = lambda: models.build(config.model, self.reader.schema, self.reader.size)  # noqa: E731
+        network = construction.build(make, config, world)
+        self.engine = Engine(models.prepare(network, config.engine), config, world)
         self.schedule = NoiseSchedule.of(config.diffusion)
         self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule).to(world.device)
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write

@@ -15,7 +15,7 @@ from diffcore.config.tree import FIRST_DRAWS, Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine import process_group
+from diffcore.engine import construction, process_group
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, gather
@@ -57,8 +57,8 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     """(a function that makes step number i, followed or not; the tracer that has the result)."""
     data = Data.of(config)
     torch.manual_seed(config.seed)
-    network = models.prepare(models.build(config.model, data.schema, data.size), config.engine)
-    engine = Engine(network, config, world)
+    network = construction.build(lambda: models.build(config.model, data.schema, data.size), config, world)
+    engine = Engine(models.prepare(network, config.engine), config, world)
     ema = Ema(engine, config.ema)
     tracer = Tracer(engine, ema, 0, STEPS)
     schedule = NoiseSchedule.of(config.diffusion)

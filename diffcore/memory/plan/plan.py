@@ -20,6 +20,7 @@ from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.plan.activations import Event, Kind, Trace, trace
 from diffcore.memory.plan.allocator import CachingAllocator
 from diffcore.memory.plan.replay import replay
+from diffcore.memory.plan.start import start_peak
 from diffcore.memory.plan.states import CATEGORIES, Sharing
 from diffcore.memory.plan.stream import Stream
 from shards.remote.cache import fetch_header
@@ -145,6 +146,8 @@ def plan(
     traced = traced or trace_quietly(config, data, micro, device)
     numels = [parameter.numel for parameter in traced.parameters]
     sharing = Sharing.of(config, world, numels, rank, cpu=device == "cpu")
+    begin = start_peak(sharing, numels)
+    before = f"before the first step at most {(begin or 0) / 2**20:,.1f} MiB are allocated"
     stream = replay(traced, sharing)
     moments, ended, timeline = account(stream, device)
     return Plan(
@@ -163,7 +166,7 @@ def plan(
         timeline,
         outside,
         device,
-        (data.assumed,) if data.assumed else (),
+        (data.assumed,) * bool(data.assumed) + (before,) * (begin is not None),
     )
 
 
