@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compiled(config: Config) -> Config:
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"compile": True})})
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"compile": "on"})})
 
 
 def synchronize(device: torch.device) -> None:

@@ -71,7 +71,7 @@ class Engine(NamedStates):
         import deepspeed
 
         self.world = world
-        self.stage, self.compiled = config.engine.zero, config.engine.compile
+        self.stage, self.compiled = config.engine.zero, config.engine.compile == "on"
         self.micro, self.accumulation = config.batch.split(world.size)
         arithmetic = config.engine.arithmetic
         if world.device.type == "cpu" and not arithmetic.on_cpu:
