@@ -59,6 +59,13 @@ PROGRAMS = (
     Program(
         "resume", "a run in two sittings beside the run in one", "gpu_resume.py", "--steps 4 --zero 1", 300
     ),
+    Program(
+        "resume-channels-last",
+        "the same with engine.channels_last",
+        "gpu_resume.py --zero 1 --channels-last",
+        "--steps 4",
+        200,
+    ),
     Program("scratch", "what cuDNN takes inside a convolution", "gpu_scratch.py", None, 120),
     Program(
         "ddpm",

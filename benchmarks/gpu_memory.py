@@ -35,6 +35,7 @@ CELLS: list[tuple[str, str]] = [
     (AVATAR, "--zero 2 --precision bf16 --micro-batch 64 --checkpointing selective"),
     (AVATAR, "--zero 3 --precision bf16 --micro-batch 64"),
     (AVATAR, "--zero 2 --precision bf16 --micro-batch 64 --offload optimizer"),
+    (AVATAR, "--zero 1 --precision bf16 --micro-batch 128 --engine.channels_last true"),
     (DDPM, "--zero 1 --precision bf16 --micro-batch 64"),
     (DDPM, "--zero 0 --precision fp32 --micro-batch 32"),
     (DIFFUSERS, "--zero 1 --precision bf16 --micro-batch 16"),
@@ -43,6 +44,7 @@ CELLS: list[tuple[str, str]] = [
 SMALL = [
     ("configs/demo.yaml", "--zero 0 --micro-batch 4"),
     ("configs/demo.yaml", "--zero 2 --micro-batch 4 --checkpointing full"),
+    ("configs/demo.yaml", "--zero 1 --micro-batch 4 --engine.channels_last true"),
 ]
 DIFFERENCES = """
 import json, os, pynvml

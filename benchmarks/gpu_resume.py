@@ -1,6 +1,6 @@
 """Whether a run that stopped and went on is the run that did not, to the bit.
 
-    python benchmarks/gpu_resume.py [--steps 12]
+    python benchmarks/gpu_resume.py [--steps 12] [--channels-last]
 
 Trains a small network under ZeRO-0 to 3 in fp32 and bf16 (``train.deterministic``) once in one sitting and
 once in two, and compares every tensor of the last checkpoints, on a GPU where there is one. Prints one JSON
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--zero", type=int, nargs="+", default=[1, 3], choices=range(4))
+    parser.add_argument("--channels-last", action="store_true", help="with engine.channels_last")
     a = parser.parse_args(argv)
     found = {}
     with tempfile.TemporaryDirectory() as name:
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 config = folder / f"{cell}.yaml"
                 config.write_text(
                     CONFIG.replace("PACKED", str(data)).replace(
-                        "engine: {", f"engine: {{zero: {zero}, precision: {precision}, "
+                        "engine: {",
+                        f"engine: {{zero: {zero}, precision: {precision}, "
+                        + "channels_last: true, " * a.channels_last,
                     )
                 )
                 whole, parts = folder / f"{cell}-whole", folder / f"{cell}-parts"

@@ -4,12 +4,14 @@
 
 - ``agreement``: output and gradient of every network on the CPU and on the GPU, in fp32 and under bf16,
   beside the CPU's float64: relative errors. Images drawn on both from the same noise: how many bytes differ.
-- ``training``: the training engine as a run has it (reader, draws, loss, engine, EMA), eager and compiled:
-  images/s, share of the published peak (MFU), the parts of a step, and of three steps under torch's profiler
-  the share of the time in which a kernel ran, and how often a step waited for the device or copied to it.
+- ``training``: the training engine as a run has it (reader, draws, loss, engine, EMA), eager and compiled,
+  and both with ``engine.channels_last``: images/s, share of the published peak (MFU), the parts of a step,
+  and of three steps under torch's profiler the share of the time in which a kernel ran, and how often a step
+  waited for the device or copied to it.
 - ``network``: the same network in a plain loop over one batch that lies on the GPU, so that nothing is waited
   for: in torch's layout and in channels_last, eager, compiled, and as a CUDA graph.
 - ``sampling``: images/s, guided, 20 steps.
+- ``settings``: what ``engine.compile auto`` becomes, and the file of ``train.memory_snapshot``.
 
 Parts that would begin after ``--seconds`` are left out and named. Prints one JSON object. Runs on a CPU too,
 with ``--batch 4 --size 16 --config SMALL``.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import statistics
 import sys
@@ -37,7 +40,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffcore import models
 from diffcore.config import configure
-from diffcore.config.tree import Config
+from diffcore.config.tree import Config, Engine
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import process_group
 from diffcore.engine.ranks import World
@@ -90,10 +93,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             "network": lambda: network(config, world, a, channels_last=False),
             "network channels_last": lambda: network(config, world, a, channels_last=True),
             "sampling": lambda: {p: sampling(config, world, a, p) for p in ("fp32", "bf16")},
-            "training compiled": lambda: training(compiled(config), world, folder / "compiled", a),
+            "training compiled": lambda: training(
+                engine(config, compile="on"), world, folder / "compiled", a
+            ),
             "network channels_last compiled": lambda: network(
                 config, world, a, channels_last=True, how="default"
             ),
+            "settings": lambda: choices(config, world, folder / "settings"),
         }
         if cuda:
             parts["network channels_last graph"] = lambda: network(
@@ -101,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         for network_name in a.networks:
             parts[f"agreement {network_name}"] = lambda n=network_name: agreement(n, a.size, world.device)
+        last = engine(config, channels_last=True)
+        parts["training channels_last"] = lambda: training(last, world, folder / "last", a)
+        parts["training channels_last compiled"] = lambda: training(
+            engine(last, compile="on"), world, folder / "last compiled", a
+        )
         found: dict[str, Any] = {
             "device": torch.cuda.get_device_name() if cuda else "CPU",
             "config": a.config.name,
@@ -127,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(found, indent=1), flush=True)
 
 
-def compiled(config: Config) -> Config:
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"compile": True})})
+def engine(config: Config, **fields: Any) -> Config:
+    return config.model_copy(update={"engine": config.engine.model_copy(update=fields)})
 
 
 def synchronize(device: torch.device) -> None:
@@ -180,6 +191,18 @@ def training(
         if world.device.type == "cuda":
             found["peak_bytes"] = torch.cuda.max_memory_allocated()
     return found
+
+
+def choices(config: Config, world: World, run: Path) -> dict[str, Any]:
+    """What is said of ``engine.compile auto``, and the bytes of each file of a snapshot of steps 2 and 3."""
+    _, said = models.settled(engine(config, compile="auto"), world)
+    train = config.train.model_copy(update={"memory_snapshot": (2, 3)})
+    config = config.model_copy(update={"run": run, "train": train})
+    with Training(config, world, StopFlag(), Watchdog(run, world.rank, ENDLESS, config.guards)) as run_:
+        for _ in range(4):
+            run_.learn()
+        notes = list(run_.profile.notes)
+    return {"said": said + notes, "files": {p.name: p.stat().st_size for p in run.glob("profile/*")}}
 
 
 def busy(step: Callable[[], Any], device: torch.device, steps: int = 3) -> dict[str, Any]:
@@ -300,11 +323,14 @@ def agreement(name: str, size: int, device: torch.device) -> dict[str, Any]:
     exact = outcome(net.double(), (given[0].double(), *given[1:]))
     net.float()
     found = {"cpu fp32": errors(outcome(net, given), exact)}
+    last = models.prepare(copy.deepcopy(net), Engine(channels_last=True)).to(device)
     on = tuple(x.to(device) for x in given)
     net.to(device)
     found[f"{device.type} fp32"] = errors(outcome(net, on), exact)
+    found[f"{device.type} fp32 channels_last"] = errors(outcome(last, on), exact)
     with torch.autocast(device.type, torch.bfloat16):
         found[f"{device.type} bf16"] = errors(outcome(net, on), exact)
+        found[f"{device.type} bf16 channels_last"] = errors(outcome(last, on), exact)
     if device.type == "cuda":
         before = torch.backends.cudnn.allow_tf32
         torch.backends.cudnn.allow_tf32 = False

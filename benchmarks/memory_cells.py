@@ -41,6 +41,11 @@ MET = (
 )
 """Once wrong, and in no pairwise cell: a second micro batch's gradients are added without a copy (1.1 %), and
 gradients on the way to an offloaded optimizer stay until the end of their micro batch (2.7 %)."""
+LAST = (
+    ("diffusers", 1, "bf16", "none", 4, 2, "none", 2, 0, "gloo", True),
+    ("avatar", 0, "bf16", "selective", 4, 1, "none", 1, 0, "gloo", True),
+)
+"""In channels_last, which is no setting of the product."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,13 @@ class Cell:
     world: int
     rank: int
     backend: str
+    channels_last: bool = False
 
     def __str__(self) -> str:
         return (
             f"{self.model:14} zero {self.zero} {self.precision} {self.checkpointing:9} micro {self.micro:2} "
             f"x {self.accumulation}, offload {self.offload:10}, rank {self.rank:4} of {self.world:4} "
-            f"{self.backend:4}"
+            f"{self.backend:4}{' channels_last' * self.channels_last}"
         )
 
     def allowed(self) -> bool:
@@ -108,9 +114,9 @@ def full() -> list[Cell]:
 
 
 def ci(count: int = 30) -> list[Cell]:
-    """MET, and pairwise cells twice over, ``count`` in all: the first pass whole, and some of the second."""
+    """MET, LAST, and pairwise cells twice over, ``count`` in all: first pass whole, some of the second."""
     cells = small([("gloo", 1), ("gloo", 2), ("fake", 8), ("fake", 64)])
-    met = [Cell(*settings) for settings in MET]
+    met = [Cell(*settings) for settings in (*MET, *LAST)]
     return list(dict.fromkeys([*met, *pairwise(cells), *pairwise(cells, seed=1)]))[:count]
 
 
@@ -144,6 +150,7 @@ def config_of(cell: Cell) -> Any:
         "precision": cell.precision,
         "checkpointing": cell.checkpointing,
         "offload": cell.offload,
+        "channels_last": cell.channels_last,
         "threads": 1,
     }
     if not cell.model.endswith("full") and cell.accumulation == 1:  # else they are "auto", as shipped

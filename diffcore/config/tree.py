@@ -105,7 +105,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 StepNumber = Annotated[int, Field(ge=1)]
 MOST_PROFILED = 100
-"""Steps in one profile: each takes some hundred kilobytes, and more where launches are many."""
+"""Steps in one profile or snapshot: each takes some hundred kilobytes, and more where launches are many."""
 
 
 class Optimizer(Section):
@@ -171,6 +171,14 @@ class Batch(Section):
         return micro, accumulation
 
 
+def _switch(given: Any) -> Any:
+    # YAML reads on and off as booleans, and so the setting was one once.
+    return {"true": "on", "false": "off"}.get(str(given).lower(), given)
+
+
+CompileName = Annotated[Literal["off", "on", "auto"], BeforeValidator(_switch)]
+
+
 class Engine(Section):
     """DeepSpeed: ZeRO stage, precision, offloading, activation checkpointing."""
 
@@ -185,8 +193,12 @@ class Engine(Section):
     """Bound on the gradient's norm; 0: none."""
     checkpointing: Literal["none", "selective", "full"] = "none"
     """Activation checkpointing: selective runs only cheap operations again in backward, full whole blocks."""
-    compile: bool = False
-    """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler."""
+    compile: CompileName = "off"
+    """torch.compile the network: slow to start, faster steps on a GPU; needs a C++ compiler, and on a GPU
+    Triton; auto: on where there is a GPU and all that it needs, on every rank."""
+    channels_last: bool = False
+    """Images and convolutions' weights in the memory format channels_last within the network; parameters and
+    checkpoints stay as they are."""
     deepspeed: Path | None = None
     """JSON with what is DeepSpeed's own; None: configs/deepspeed/zero{stage}.json."""
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -194,9 +206,12 @@ class Engine(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.compile and self.zero == 3:
+        if self.compile == "on" and self.zero == 3:
             # Its hooks around every module break the graph into pieces that are compiled again and again.
             raise ValueError("compile needs zero 0, 1 or 2")
+        if self.channels_last and self.zero == 3:
+            # A weight's copy would outlive the gathered weight, until backward.
+            raise ValueError("channels_last needs zero 0, 1 or 2")
         if self.zero not in (stages := OFFLOADS[self.offload].stages):
             allowed = ", ".join(map(str, stages[:-1])) + " or " * (len(stages) > 1) + str(stages[-1])
             raise ValueError(f"offload {self.offload} needs zero {allowed}")
@@ -241,8 +256,11 @@ class Train(Section):
     """Deterministic kernels only: the same command gives the same bits."""
     profile: tuple[StepNumber, StepNumber] | None = None
     """First and last of the steps that torch's profiler follows on rank 0, as a Perfetto file: profile/."""
+    memory_snapshot: tuple[StepNumber, StepNumber] | None = None
+    """First and last of the steps whose CUDA memory torch's allocator records on rank 0, as a file for
+    pytorch.org/memory_viz: profile/. Where a step in between runs out of memory, up to there."""
 
-    @field_validator("profile")
+    @field_validator("profile", "memory_snapshot")
     @classmethod
     def _is_span(cls, span: tuple[int, int] | None) -> tuple[int, int] | None:
         if span is not None and not 0 <= span[1] - span[0] < MOST_PROFILED:

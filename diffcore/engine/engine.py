@@ -80,7 +80,7 @@ class Engine(NamedStates):
         import deepspeed
 
         self.world = world
-        self.stage, self.compiled = config.engine.zero, config.engine.compile
+        self.stage, self.compiled = config.engine.zero, config.engine.compile == "on"
         self.micro, self.accumulation = config.batch.split(world.size)
         check_device(config, world)
         self.dtype = torch_dtype(config.engine.arithmetic.weights)

@@ -15,7 +15,8 @@ from diffcore.config.models import DiffusersModel, Model
 from diffcore.config.tree import Engine
 from diffcore.models.activation_checkpointing import checkpoint_blocks
 from diffcore.models.avatar import AvatarUNet
-from diffcore.models.compiling import compile_network
+from diffcore.models.channels_last import use_channels_last
+from diffcore.models.compiling import compile_network, settled
 from diffcore.models.contract import Inputs, Network, example_batch
 from diffcore.models.ddpm import DdpmUNet
 from shards.schema import Attribute
@@ -28,7 +29,7 @@ def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module
     return DiffusersUNet(config, schema)
 
 
-__all__ = ["BUILDERS", "Inputs", "Network", "build", "example_batch", "prepare"]
+__all__ = ["BUILDERS", "Inputs", "Network", "build", "example_batch", "prepare", "settled"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "avatar": AvatarUNet,
@@ -53,12 +54,16 @@ def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
 
 
 def prepare(network: nn.Module, engine: Engine) -> nn.Module:
-    """``network`` as ``engine`` wants it trained: activation checkpointing and torch.compile, in place.
+    """``network`` as ``engine`` wants it trained: memory format, activation checkpointing and torch.compile,
+    in place.
 
-    Parameters keep their names, and the numbers are those of the plain network (compiled, but for the last
-    bits).
+    Parameters keep their names, and the numbers are those of the plain network (compiled, or in another
+    memory format, but for the last bits). What ``engine.compile`` auto stands for is ``settled`` before.
     """
+    assert engine.compile != "auto"
+    if engine.channels_last:
+        use_channels_last(network)
     checkpoint_blocks(network, engine.checkpointing, hooked=engine.zero == 3)
-    if engine.compile:
+    if engine.compile == "on":
         compile_network(network)
     return network

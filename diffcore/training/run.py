@@ -91,7 +91,8 @@ class Training:
         # What is trained on what, and whether the run folder is of the same experiment.
         self.reader = training_reader(config)
         self._open.callback(self.reader.close)
-        # What auto stands for: the run keeps it.
+        # What auto stands for: the run's config.yaml says it.
+        config, self._notes = models.settled(config, world)
         self.config = config = configure.replace(config, "data", {"order": self.reader.order.name})
         self.data = run_folder.data_record(self.reader.index)
         run_folder.check(config, self.data)
@@ -154,7 +155,8 @@ class Training:
 
     def _greet(self, skipped: list[str], folder: Any) -> None:
         c, e = self.config, self.engine
-        for line in [*skipped, *self.schedule.warnings, *(self.probe.notes if self.probe else [])]:
+        judged = self.probe.notes if self.probe else []
+        for line in [*skipped, *self.schedule.warnings, *self._notes, *self.profile.notes, *judged]:
             self.monitor.say(line)
         for line in skipped:
             if "no COMPLETE" not in line:  # what a kill cut off is no damage
@@ -203,9 +205,8 @@ class Training:
 
     def _loss_of(self, batch: MicroBatch) -> Tensor:
         """Losses of a micro batch's samples: [B]."""
-        loss_B = denoising_loss(
-            self.engine, self.schedule, self._weights_T, batch.images, batch.labels, batch.draws
-        )
+        given = batch.images, batch.labels, batch.draws
+        loss_B = denoising_loss(self.engine, self.schedule, self._weights_T, *given)
         self.meter.add(loss_B, batch.draws.t_B)
         return loss_B
 
@@ -248,10 +249,10 @@ class Training:
         if not outcome.applied():
             self._skipped(loss_finite)
 
-    def _write_profile(self, end: Callable[[], Path | None]) -> None:
+    def _write_profile(self, end: Callable[[], Sequence[str]]) -> None:
         with self.monitor.writing("the profile"):
-            if path := end():
-                self.monitor.say(f"profile: {path} (https://ui.perfetto.dev or chrome://tracing shows it)")
+            for line in end():
+                self.monitor.say(line)
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor

@@ -56,6 +56,9 @@ def run(config: Config, world: World) -> dict[str, Any]:
 def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None], Tracer]:
     """(a function that makes step number i, followed or not; the tracer that has the result)."""
     data = Data.of(config)
+    config, notes = models.settled(config, world)
+    for line in notes if world.main else ():
+        print(line)
     torch.manual_seed(config.seed)
     network = construction.build(lambda: models.build(config.model, data.schema, data.size), config, world)
     engine = Engine(models.prepare(network, config.engine), config, world)

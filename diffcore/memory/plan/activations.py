@@ -233,7 +233,7 @@ def trace(
     lower, dtype = torch_dtype(arithmetic.lower), torch_dtype(arithmetic.weights)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = _cast(models.build(config.model, schema, size), dtype)
-        network = models.prepare(network, config.engine.model_copy(update={"compile": False}))
+        network = models.prepare(network, config.engine.model_copy(update={"compile": "off"}))
         schedule = NoiseSchedule.of(config.diffusion)
         weights_T = WEIGHTS[config.diffusion.loss_weight](schedule)
         images, t_B, labels, keep_B = models.example_batch(micro, schema, size)

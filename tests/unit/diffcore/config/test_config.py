@@ -117,6 +117,20 @@ def test_files_that_extend_each_other_by_a_relative_path_or_a_link(
             configure.load(Path(name))
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("true", "on"), ("false", "off"), ("on", "on"), ("off", "off"), ("'on'", "on"), ("auto", "auto")],
+)
+def test_compile_is_a_switch_as_it_was_and_as_yaml_reads_it(text: str, wanted: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"extends: {DEMO}\nengine: {{compile: {text}}}\n")
+    loaded = configure.load(path)
+    assert loaded.engine.compile == wanted
+    assert configure.parse(["--config", str(DEMO), "--engine.compile", text.strip("'")]) == loaded
+    path.write_text(loaded.to_yaml())
+    assert configure.load(path) == loaded
+
+
 BAD = {
     "unknown key": ({"optimizer": {"lrr": 1}}, ["unknown key 'optimizer.lrr'", "did you mean 'lr'", "betas"]),
     "unknown section": ({"optimiser": {}}, ["unknown key 'optimiser'", "did you mean 'optimizer'"]),
@@ -126,6 +140,15 @@ BAD = {
     "offload": ({"engine": {"offload": "optimizer", "zero": 0}}, ["offload optimizer needs zero 1, 2 or 3"]),
     "weights": ({"engine": {"offload": "parameters", "zero": 2}}, ["offload parameters needs zero 3"]),
     "compile": ({"engine": {"compile": True, "zero": 3}}, ["engine: compile needs zero 0, 1 or 2"]),
+    "compile how": ({"engine": {"compile": "fast"}}, ["engine.compile", "'off', 'on' or 'auto'", "fast"]),
+    "format": (
+        {"engine": {"channels_last": True, "zero": 3}},
+        ["channels_last needs zero 0, 1 or 2"],
+    ),
+    "snapshot": (
+        {"train": {"memory_snapshot": [9, 3]}},
+        ["train.memory_snapshot", "[9, 3] is not"],
+    ),
     "profile": ({"train": {"profile": [9, 3]}}, ["train.profile", "[9, 3] is not the first and the last of"]),
     "profile of all": ({"train": {"profile": [1, 101]}}, ["train.profile", "1 to 100 steps"]),
     "heads": ({"model": {"heads": 3}}, ["heads: 3 does not divide"]),

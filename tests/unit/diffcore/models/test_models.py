@@ -201,12 +201,6 @@ def test_ddpm_attention_is_torchs_multihead_attention() -> None:
     torch.testing.assert_close(ours(x_BCHW), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_compile_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(InputError, match=r"engine\.compile: there is no C\+\+ compiler"):
-        models.prepare(nn.Linear(1, 1), config.Engine(compile=True))
-
-
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_the_fused_optimizer_is_the_plain_one(kind: str) -> None:
     c = configure.load(CONFIGS / "demo.yaml", {"optimizer": {"kind": kind, "weight_decay": 0.1}})
