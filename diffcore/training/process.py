@@ -13,8 +13,9 @@ from diffcore.config.tree import Config
 from diffcore.engine import process_group
 from diffcore.training.guards.stopping import StopFlag
 from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.judging import Judging
 from diffcore.training.loop import train
-from diffcore.training.run import Judging, Training
+from diffcore.training.run import Training
 from diffcore.training.trouble import explain
 
 

@@ -10,9 +10,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,33 +48,16 @@ from diffcore.training.grids import SampleGrids
 from diffcore.training.guards.progress import Progress
 from diffcore.training.guards.stopping import Agreement, StopFlag
 from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loss_meter import LossMeter
 from diffcore.training.monitor import Monitor
 from diffcore.training.profile import StepProfile
 from diffcore.training.step_clock import StepClock
 from diffcore.training.validation import Validation
-from shards.table import Index
 
 LARGER_IS_BETTER = ("quality/fidelity",)
 """Metrics of which train.best wants the largest value; of all others the lowest."""
-
-
-class Probe(Protocol):
-    """What judges drawn images."""
-
-    notes: Sequence[str]
-    """Lines for the log, when training begins."""
-
-    def __call__(self, engine: Engine, ema: Ema) -> dict[str, float]:
-        """Figures by TensorBoard tag, the same on every rank. A collective."""
-
-
-Judging = Callable[[Config, Index, World], Probe | None]
-
-
-def no_judge(config: Config, index: Index, world: World) -> None:
-    """The ``Judging`` of a training whose images nobody judges: no probe."""
 
 
 class Training:
@@ -105,9 +89,9 @@ class Training:
 
         # The network: the same weights on every rank, from the seed.
         torch.manual_seed(config.seed)
-        make = lambda: models.build(config.model, self.reader.schema, self.reader.size)  # noqa: E731
-        network = construction.build(make, config, world)
-        self.engine = Engine(models.prepare(network, config.engine), config, world)
+        make = partial(models.build, config.model, self.reader.schema, self.reader.size)
+        network = models.prepare(construction.build(make, config, world), config.engine)
+        self.engine = Engine(network, config, world)
         self.schedule = NoiseSchedule.of(config.diffusion)
         self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule).to(world.device)
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
