@@ -182,3 +182,9 @@ def test_help_needs_no_library(command: str) -> None:
         "sys.exit(bool({'numpy', 'pydantic', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0
+
+
+def test_no_two_unit_tests_have_one_name() -> None:
+    """pytest collects the first of them alone: their folders are no packages."""
+    names = sorted(path.name for path in (REPOSITORY / "tests" / "unit").rglob("test_*.py"))
+    assert names == sorted(set(names))
