@@ -69,7 +69,7 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
 def command(meeting: Record, seconds: float) -> list[str]:
     """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
     out = meeting.folder / SPEED
-    module = "launch.supervise.probe.allreduce"
+    module = "launch.supervise.allreduce"
     return [sys.executable, "-m", module, "--out", str(out), "--seconds", str(seconds)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,3 +190,12 @@ def test_no_two_unit_tests_have_one_name() -> None:
     """pytest collects the first of them alone: their folders are no packages."""
     names = sorted(path.name for path in (REPOSITORY / "tests" / "unit").rglob("test_*.py"))
     assert names == sorted(set(names))
+
+
+def test_modules_that_are_started_by_name_are_there() -> None:
+    """A module that moves takes no string with it."""
+    named = re.compile(r'"-m",\s+"((?:diffbase|shards|diffcore|launch)[\w.]*)"|module = "(launch[\w.]*)"')
+    found = {a or b for path in FILES for a, b in named.findall(path.read_text())}
+    assert {"launch.supervise.allreduce"} <= found
+    missing = [module for module in sorted(found) if importlib.util.find_spec(module) is None]
+    assert not missing

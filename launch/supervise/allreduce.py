@@ -1,4 +1,4 @@
-"""python -m launch.supervise.probe.allreduce --out FILE: one rank of the preflight's timed all-reduce.
+"""python -m launch.supervise.allreduce --out FILE: one rank of the preflight's timed all-reduce.
 
 Rank 0 writes the bandwidth over all ranks and, of several nodes, over each pair of neighbours: bytes of the
 tensor over the time of one all-reduce, GB/s. Ends by itself when its time is over.
