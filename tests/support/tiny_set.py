@@ -38,6 +38,15 @@ def png_of(key: str) -> bytes:
     return png(np.random.default_rng(list(key.encode())).integers(0, 256, (EDGE, EDGE, 4), np.uint8))
 
 
+def noisy_pictures(folder: Path, count: int, edge: int) -> Path:
+    """A new folder of ``count`` noisy PNGs, of edge x edge pixels; the same each time."""
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (edge, edge, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
 def labels_of(key: str) -> dict[str, int]:
     rng = random.Random(key)
     return {a.name: rng.randrange(a.variants) for a in CARTOON_SET}

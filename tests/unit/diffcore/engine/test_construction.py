@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffcore.engine.engine import Engine, forget_earlier_engines
 from diffcore.engine.ranks import World
 from shards.schema import CARTOON_SET
 from tests.support.allocations import peak_of
+from tests.support.processes import run_ranks
 from tests.unit.diffcore.models.test_models import SMALL
 
 Make = Callable[[], nn.Module]
@@ -229,12 +229,6 @@ def compare(rank: int, size: int, precision: str, folder: Path) -> None:
 def test_deepspeed_starts_from_the_same_weights_in_the_memory_of_a_share(
     size: int, precision: str, tmp_path: Path
 ) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=compare, args=(rank, size, precision, tmp_path)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(150)
-        process.kill()
+    run_ranks(compare, range(size), size, precision, tmp_path, seconds=150)
     said = [(tmp_path / str(rank)).read_text() for rank in range(size) if (tmp_path / str(rank)).exists()]
     assert said == ["right"] * size

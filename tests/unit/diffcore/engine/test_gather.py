@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from diffcore.engine.ranks import (
     side_group,
 )
 from diffcore.runs import draw
+from tests.support.processes import run_ranks
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -81,14 +81,5 @@ def by_position(_: Any, __: Any, ___: Any, places: Any, *____: Any, **_____: Any
 
 @pytest.mark.slow
 def test_two_ranks_exchange_values_and_arrays_of_unlike_sizes(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=exchange, args=(rank, tmp_path)) for rank in range(2)]
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(exchange, range(2), tmp_path)
     assert [(tmp_path / f"{rank}").read_text() for rank in range(2)] == ["True", "True"]

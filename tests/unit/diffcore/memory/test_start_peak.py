@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from diffcore.memory.plan.start import start_peak
 from diffcore.memory.plan.states import Sharing, resident
 from shards.schema import CARTOON_SET
 from tests.support.allocations import peak_of
+from tests.support.processes import run_ranks
 
 WIDE = {"channels": [64, 128, 256], "attention_levels": [1, 2], "heads": 4, "tau_tokens": 4}
 
@@ -69,10 +69,7 @@ def observe(rank: int, world: int, out: Path) -> None:
 def test_the_start_is_what_deepspeed_allocates(rank: int, world: int, tmp_path: Path) -> None:
     """To within one largest parameter, where the whole network is many of them."""
     out = tmp_path / "peaks.json"
-    process = multiprocessing.get_context("spawn").Process(target=observe, args=(rank, world, out))
-    process.start()
-    process.join(150)
-    process.kill()
+    run_ranks(observe, range(rank, rank + 1), world, out, seconds=150)
     measured = json.loads(out.read_text())
     for precision, peak in measured.items():
         config = config_of(world, precision)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from diffcore.runs.source import open_weights
 from diffcore.runs.tensors import SealedFile
 from shards.schema import CARTOON_SET
 from tests.support import tiny_run
+from tests.support.processes import run_ranks
 
 RANKS = 2
 PIECE = 256
@@ -46,7 +46,7 @@ class Shared(NamedStates):
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
-        raise NotImplementedError
+        return torch.optim.SGD(self._masters)
 
     @property
     def _stepped(self) -> list[Tensor]:
@@ -152,16 +152,7 @@ def test_each_rank_reads_its_parts_and_all_have_the_whole(
     monkeypatch.setattr(tensors, "PIECE", PIECE)
     run, out = tiny_run.write(tmp_path / "run", 4, 8), tmp_path / "out"
     export.export(run, out)
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=rank_of, args=(rank, tmp_path, run, out)) for rank in range(RANKS)]
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(rank_of, range(RANKS), tmp_path, run, out, seconds=120)
     first, second = (json.loads((tmp_path / f"{rank}").read_text()) for rank in range(RANKS))
     whole = sum(prod(p.shape) for p in network_of(run).parameters())
     for rank, found in enumerate((first, second)):

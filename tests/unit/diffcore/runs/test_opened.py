@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from diffbase.cli import InputError
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint
 from diffcore.runs.checkpoint import OtherVersionError, opened
+from tests.support.processes import run_ranks
 from tests.unit.diffcore.runs.test_checkpoint import written
 
 RANKS = 2
@@ -64,17 +64,7 @@ def test_rank_0_alone_reads_what_is_for_all(tmp_path: Path) -> None:
     state = json.loads((other / "state.json").read_text())
     (other / "state.json").write_text(json.dumps(state | {"version": 1}))
 
-    spawn = multiprocessing.get_context("spawn")
-    arguments = tmp_path, [sealed, mapped, cut, other]
-    processes = [spawn.Process(target=rank_of, args=(rank, *arguments)) for rank in range(RANKS)]
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-    finally:
-        for process in processes:
-            process.kill()
+    run_ranks(rank_of, range(RANKS), tmp_path, [sealed, mapped, cut, other])
 
     for rank in range(RANKS):
         (part, opens), (part_of_old, opens_of_old), (cut_off, _), (old, _) = json.loads(

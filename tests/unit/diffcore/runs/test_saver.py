@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import queue
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
 from diffcore.runs.checkpoint import KINDS, Shards, State
 from diffcore.runs.saver import Saver
+from tests.support.processes import run_ranks
 
 
 def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: list[BaseException | None]) -> Saver:
@@ -219,16 +219,8 @@ def save_twice(rank: int, ranks: int, run: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_write_two_files_and_all_hear_of_one_that_cannot(tmp_path: Path) -> None:
-    ranks, spawn = 3, multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=save_twice, args=(rank, ranks, tmp_path)) for rank in range(ranks)]
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(240)
-    finally:
-        for process in processes:
-            process.kill()
+    ranks = 3
+    run_ranks(save_twice, range(ranks), ranks, tmp_path, seconds=240)
     assert [(tmp_path / f"{rank}").read_text() for rank in range(ranks)] == ["[True, False]"] * ranks
     [folder] = checkpoint.complete(tmp_path)
     assert folder.name == "step-00000002" and checkpoint.check(folder) is None

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,6 +24,7 @@ from diffcore.training.batches import Samples, made, micro_batches, positions_of
 from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.positions.flip import flipped
+from tests.support.tiny_set import noisy_pictures
 
 STEPS, SIZE = 6, 8
 
@@ -33,11 +33,7 @@ STEPS, SIZE = 6, 8
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty noisy pictures."""
     folder = tmp_path_factory.mktemp("set")
-    (folder / "source").mkdir()
-    for number in range(20):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "source" / f"{number}.png")
-    pack(folder / "source", folder / "out", Settings(size=8, val=0.2, shard_size=2))
+    pack(noisy_pictures(folder / "source", 20, 8), folder / "out", Settings(size=8, val=0.2, shard_size=2))
     return folder / "out"
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor
 
 from diffbase.files import REPOSITORY
@@ -30,17 +28,14 @@ from shards.packing.packer import pack
 from shards.packing.plan import Settings
 from shards.read import Batch, Positions, ShardReader
 from shards.table import Index
+from tests.support.tiny_set import noisy_pictures
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty noisy pictures, of which some are held out."""
     folder = tmp_path_factory.mktemp("set")
-    (folder / "source").mkdir()
-    for number in range(40):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "source" / f"{number}.png")
-    pack(folder / "source", folder / "out", Settings(size=8, val=0.4, shard_size=4))
+    pack(noisy_pictures(folder / "source", 40, 8), folder / "out", Settings(size=8, val=0.4, shard_size=4))
     return folder / "out"
 
 
