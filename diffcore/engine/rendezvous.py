@@ -23,7 +23,6 @@ import hmac
 import ipaddress
 import json
 import os
-import resource
 import secrets
 import socket
 import time
@@ -39,7 +38,7 @@ from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, T
 
 from diffbase.cli import InputError
 from diffbase.files import renamed
-from diffbase.machine import launcher
+from diffbase.machine import launcher, open_files
 from diffbase.machine.ports import RENDEZVOUS
 from diffbase.trust import own_folder
 from diffcore.engine.ranks import StrangerError
@@ -86,12 +85,11 @@ def join(
 
 def _room_for(size: int) -> None:
     """Rank 0's store has a connection to every rank: as many open files as that takes, or InputError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limited, wanted = hard != resource.RLIM_INFINITY, size + SPARE
-    if limited and hard < size + SPARE // 4:
-        raise InputError(f"open files: rank 0 of {size} needs {wanted}; allowed here are {hard} (ulimit -Hn)")
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if limited else wanted, hard))
+    allowed = open_files.allow(size + SPARE)
+    if allowed < size + SPARE // 4:
+        raise InputError(
+            f"open files: rank 0 of {size} needs {size + SPARE}; allowed here are {allowed} (ulimit -Hn)"
+        )
 
 
 def _prove(store: Store, path: Path, rank: int, size: int, group: bool) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import resource
 import secrets
 import selectors
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.explain import checked
+from diffbase.machine import open_files
 from launch.supervise.meeting import Door, Ended, Exit, Hello, Meeting, Plan
 from launch.supervise.wire.channel import BROKEN, Channel, watched
 from launch.supervise.wire.codec import SIZE, Codec, StrangerError, encoded
@@ -62,7 +62,7 @@ class Hub(Meeting):
         """As of Meeting; nothing on a single node. OSError if there is no such address or no port."""
         if self._nodes == 1 or self._door is not None:
             return
-        _make_room(3 * self._nodes + 4 * SPARE)
+        open_files.allow(3 * self._nodes + 4 * SPARE)
         name = address()
         family, where = _place(name)
         for port in ports:
@@ -243,14 +243,6 @@ class Hub(Meeting):
             del self._of[channel.node]
             if not self._leaving:
                 self._gone[channel.node] = time.monotonic()
-
-
-def _make_room(descriptors: int) -> None:
-    """Have this process be allowed as many, or as many as the machine allows at most."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < descriptors:
-        most = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def _plan(number: int | str, plan: Plan) -> bytes:

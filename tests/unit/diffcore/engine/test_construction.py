@@ -22,7 +22,7 @@ from diffcore.engine.engine import Engine, forget_earlier_engines
 from diffcore.engine.ranks import World
 from shards.schema import CARTOON_SET
 from tests.support.allocations import peak_of
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 from tests.unit.diffcore.models.test_models import SMALL
 
 Make = Callable[[], nn.Module]

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed import DistStoreError, HashStore
 
 from diffcore.engine.exchange import Exchange
 from diffcore.engine.ranks import World
-
-CPU = torch.device("cpu")
-
-
-def on_each(size: int, work: Callable[[World], Any]) -> list[Any]:
-    """What ``work`` gives on each of ``size`` ranks that run side by side."""
-    store, found = HashStore() if size > 1 else None, [None] * size
-
-    def run(rank: int) -> None:
-        found[rank] = work(World(rank, size, rank, CPU, store))
-
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    return found
+from tests.support.ranks import CPU, on_threads
 
 
 @settings(deadline=None, max_examples=30)
@@ -57,7 +37,7 @@ def test_rank_0_hears_those_that_speak_and_all_hear_rank_0(data: st.DataObject, 
             for said in ({s: [number, s] for s in speakers} if rank == 0 else {}, {"said": number})
         ]
 
-    assert on_each(size, work) == [expected(rank) for rank in range(size)]
+    assert on_threads(size, work) == [expected(rank) for rank in range(size)]
 
 
 @pytest.mark.parametrize("names", [("one", "other"), ("one", "one")])
@@ -68,7 +48,7 @@ def test_two_exchanges_of_one_store_do_not_mix(names: tuple[str, str]) -> None:
             return [one.from_main(1), other.from_main(2)]
         return [other.from_main(), one.from_main()][::-1]
 
-    assert on_each(2, work) == [[1, 2], [1, 2]]
+    assert on_threads(2, work) == [[1, 2], [1, 2]]
 
 
 def test_a_rank_that_says_nothing_is_waited_for_in_bounded_time() -> None:

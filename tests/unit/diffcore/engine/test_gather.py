@@ -21,7 +21,7 @@ from diffcore.engine.ranks import (
     side_group,
 )
 from diffcore.runs import draw
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

@@ -207,4 +207,4 @@ def test_rank_0_may_have_a_connection_to_every_rank(
             rendezvous._room_for(ranks)
     else:
         rendezvous._room_for(ranks)
-    assert now[0] == (soft if after is None else after, hard)
+    assert now[0] == (hard if after is None else after, hard)

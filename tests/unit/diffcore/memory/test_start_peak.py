@@ -18,7 +18,7 @@ from diffcore.memory.plan.start import start_peak
 from diffcore.memory.plan.states import Sharing, resident
 from shards.schema import CARTOON_SET
 from tests.support.allocations import peak_of
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 
 WIDE = {"channels": [64, 128, 256], "attention_levels": [1, 2], "heads": 4, "tau_tokens": 4}
 

@@ -28,7 +28,7 @@ from diffcore.runs.source import open_weights
 from diffcore.runs.tensors import SealedFile
 from shards.schema import CARTOON_SET
 from tests.support import tiny_run
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 
 RANKS = 2
 PIECE = 256

@@ -14,7 +14,7 @@ from diffbase.cli import InputError
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint
 from diffcore.runs.checkpoint import OtherVersionError, opened
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 from tests.unit.diffcore.runs.test_checkpoint import written
 
 RANKS = 2

@@ -19,7 +19,7 @@ from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
 from diffcore.runs.checkpoint import KINDS, Shards, State
 from diffcore.runs.saver import Saver
-from tests.support.processes import run_ranks
+from tests.support.ranks import run_ranks
 
 
 def saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: list[BaseException | None]) -> Saver:

@@ -14,7 +14,7 @@ from torch.distributed import HashStore
 from diffcore.engine.ranks import World
 from diffcore.training.guards import stopping
 from diffcore.training.guards.stopping import MOST, Agreement
-from tests.unit.diffcore.engine.test_exchange import CPU, on_each
+from tests.support.ranks import CPU, on_threads
 
 SIGTERM = 15
 
@@ -40,7 +40,7 @@ def test_all_ranks_hear_of_a_signal_at_the_same_step(data: st.DataObject, size: 
         return heard
 
     with mock.patch.object(stopping, "monotonic", lambda: clock[0]):
-        found = on_each(size, work)
+        found = on_threads(size, work)
     assert all(one == found[0] for one in found)
     assert found[0][:-1] == [0] * (len(found[0]) - 1)
     if asked is None:
