@@ -1,14 +1,16 @@
 """What clusters do to jobs, done to real jobs on a real Slurm: each goes on by itself, or ends as it should.
 
     python benchmarks/job_faults.py [--only crash ...] [--together crash node] [--box DIR] [--keep DIR]
+    python benchmarks/job_faults.py --random 50 --seed 0
 
 Needs root and Slurm's packages (docs/slurm-box.md). Submits a small training run by launch/submit.py to a box
 of two nodes and lets it be, for its final weights; then one run for each fault of ``FAULTS``, which must end
 with the same weights, moving averages and optimizer moments bit for bit and every step taken once; and one
 for each of ``ENDINGS``, which have an outcome of their own (``bad_node`` only if named: it needs a ``--box``
-of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several. Prints
-one JSON object: for each fault seconds until it was noticed and until the first new step, of these the
-seconds that Slurm let the job wait, and the steps that were taken twice. The exit code is 1 if one failed.
+of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several; ``--random N``
+draws N faults from ``--seed``, six to a run. Prints one JSON object: for each fault seconds until it was
+noticed and until the first new step, of these the seconds that Slurm let the job wait, and the steps that
+were taken twice. The exit code is 1 if one failed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -317,9 +320,15 @@ def main() -> None:
     parser.add_argument(
         "--together", nargs="+", action="append", choices=list(FAULTS), metavar="X", help="all to one run"
     )
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="so many faults, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of --random (default: %(default)s)")
     parser.add_argument("--box", type=Path, help="a box that runs, instead of our own of two nodes")
     parser.add_argument("--keep", type=Path, help="an empty folder for the runs, kept")
     args = parser.parse_args()
+    if args.random:
+        drawn = random.Random(args.seed).choices(list(FAULTS), k=args.random)
+        args.together = [*(args.together or []), *(drawn[i : i + 6] for i in range(0, len(drawn), 6))]
+        print(f"drawn with seed {args.seed}: {' '.join(drawn)}", file=sys.stderr)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the box goes down with us
     folder = args.keep or Path(tempfile.mkdtemp(prefix="job-faults-"))
     folder.mkdir(exist_ok=True)

@@ -181,28 +181,28 @@ class Lab:
     def ask(self, *command: str) -> str:
         return self.box.ask(*command, check=False)
 
-    def prepare(self) -> None:
-        """Pack 96 random pictures and write the config and the cluster's profile."""
+    def prepare(self, count: int = 96, val: float = 0.1) -> None:
+        """Pack ``count`` random pictures, ``val`` of them held out, and write the cluster's profiles."""
         source = self.folder / "source"
         source.mkdir()
         random = np.random.default_rng(0)
-        for i in range(96):
+        for i in range(count):
             labels = {a.name: int(random.integers(a.variants)) for a in CARTOON_SET}
             color = random.integers(0, 256, 3, np.uint8)
             rgba = np.dstack([np.broadcast_to(color, (32, 32, 3)), np.full((32, 32), 255, np.uint8)])
             Image.fromarray(rgba).save(source / f"cs{i}.png")
             (source / f"cs{i}.csv").write_text(format_csv(labels))
-        self._pack("packed")
+        self._pack("packed", val)
         (self.folder / "scratch").mkdir()
         profile = (REPOSITORY / "slurm/profiles/box.yaml").read_text()
         (self.folder / "box.yaml").write_text(profile)
         room = profile.replace("scratch_gb: 0", "scratch_gb: 0.01")
         (self.folder / "scratch.yaml").write_text(f"name: scratch\nscratch: {self.folder}/scratch\n{room}")
 
-    def _pack(self, name: str) -> Path:
+    def _pack(self, name: str, val: float = 0.1) -> Path:
         out = self.folder / name
         # fmt: off
-        options = ["--size", "16", "--crop", "32", "--jobs", "1", "--val", "0.1"]
+        options = ["--size", "16", "--crop", "32", "--jobs", "1", "--val", str(val)]
         with contextlib.redirect_stdout(sys.stderr):
             pack.main([str(self.folder / "source"), "--out", str(out), *options])
         # fmt: on
