@@ -7,8 +7,8 @@ Needs root and Slurm's packages (docs/slurm-box.md). Submits a small training ru
 of two nodes and lets it be, for its final weights; then one run for each fault of ``FAULTS``, which must end
 with the same weights, moving averages and optimizer moments bit for bit and every step taken once; and one
 for each of ``ENDINGS``, which have an outcome of their own (``bad_node`` only if named: it needs a ``--box``
-of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several; ``--random N``
-draws N faults from ``--seed``, six to a run. Prints one JSON object: for each fault seconds until it was
+of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several; ``--random
+N`` draws N faults from ``--seed``, six to a run. Prints one JSON object: for each fault seconds until it was
 noticed and until the first new step, of these the seconds that Slurm let the job wait, and the steps that
 were taken twice. The exit code is 1 if one failed.
 """
