@@ -1,11 +1,12 @@
 """The training in PyTorch Lightning, with its requeue on Slurm; ``lightning.sbatch`` starts it.
 
 https://lightning.ai/docs/pytorch/stable/clouds/cluster_advanced.html: Lightning saves at the signal and has
-the job queued again. ModelCheckpoint keeps the last epoch, which ``ckpt_path="last"`` finds.
+the job queued again. ModelCheckpoint keeps the last epoch; the newer of the two is taken up.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +38,12 @@ class Module(pl.LightningModule):
         return self.work.optimizer(self.network)
 
 
+def newest(run: Path) -> str:
+    """The signal's checkpoint ("hpc") or the last epoch's: Lightning itself takes the first only if not asked."""
+    saved = sorted([*run.glob("hpc_ckpt_*.ckpt"), *run.glob("checkpoints/last*.ckpt")], key=os.path.getmtime)
+    return "hpc" if saved and saved[-1].name.startswith("hpc") else "last"
+
+
 def main() -> None:
     config, run = map(Path, sys.argv[1:])
     training.tracing.install()
@@ -49,7 +56,8 @@ def main() -> None:
         callbacks=[ModelCheckpoint(dirpath=run / "checkpoints", save_last=True)],
     )  # fmt: skip
     module = Module(work)
-    trainer.fit(module, DataLoader(work.data, batch_size=work.batch(2), shuffle=True), ckpt_path="last")
+    loader = DataLoader(work.data, batch_size=work.batch(2), shuffle=True)
+    trainer.fit(module, loader, ckpt_path=newest(run))
     if trainer.is_global_zero:
         save_file(module.network.state_dict(), run / "final.safetensors")
 
