@@ -39,7 +39,7 @@ class Module(pl.LightningModule):
 
 
 def newest(run: Path) -> str:
-    """The signal's checkpoint ("hpc") or the last epoch's: Lightning itself takes the first only if not asked."""
+    """The signal's checkpoint ("hpc") or the last epoch's: Lightning takes the first only unasked."""
     saved = sorted([*run.glob("hpc_ckpt_*.ckpt"), *run.glob("checkpoints/last*.ckpt")], key=os.path.getmtime)
     return "hpc" if saved and saved[-1].name.startswith("hpc") else "last"
 
