@@ -1,18 +1,22 @@
 """What a checkpoint of many ranks costs the file system: a file a rank, as older code wrote it, beside ours.
 
-    python benchmarks/checkpoint_scale.py [--ranks 256] [--onto 192] [--millions 8] [--sample 8]
+    python benchmarks/checkpoint_scale.py [--ranks 256] [--onto 192] [--millions 8] [--sample 8] [--zero0 4]
 
 Writes both checkpoints of a network of ``--millions`` parameters under ZeRO-1, without processes: the parts
 of every rank are made and handed over in this one. Then ``--sample`` of ``--onto`` ranks load them in turns,
 from the page cache. Prints one JSON object: files, and for a rank what it opens, reads and waits for
 (medians). Openings of the older files are counted twice, since safetensors and torch both open them; and of
 those the ranks check nothing, rank 0 reads and checks all before: the new side's ranks check what they read.
+
+Then ``--zero0`` processes under gloo load ours as ZeRO-0 does, where each holds all: each on its own, and
+each a part that it gives to the others (in turns; the slowest one's seconds, from the page cache).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -26,7 +30,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from diffcore.engine.ranks import World
+from diffcore.engine.filling import CHUNK, fill_together
+from diffcore.engine.ranks import World, barrier
 from diffcore.runs import checkpoint, saver, tensors
 from diffcore.runs.checkpoint import KINDS, Shards, State
 
@@ -105,6 +110,53 @@ def load(folder: Path, rank: int, world: int, sizes: dict[str, int], values: dic
     return size
 
 
+def alike(rank: int, world: int, folder: Path, meet: Path, sizes: dict[str, int], turns: int) -> None:
+    """One of ``world`` ranks that hold all of a checkpoint; what loading it took goes into a file."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meet}/meet", rank=rank, world_size=world
+    )
+    place = World(rank, world, rank, torch.device("cpu"))
+    held = {(kind, name): torch.empty(size) for kind in KINDS for name, size in sizes.items()}
+    counted, rows = Counted(), list[dict[str, float]]()
+    for turn in range(2 * turns):
+        shards = Shards(folder)
+        barrier()
+        counted.opens = counted.read = 0
+        began = time.perf_counter()
+        if turn % 2:
+            fill_together(held, shards.slices, shards.read, place, min(CHUNK, sum(sizes.values())))
+        else:
+            for (kind, name), tensor in held.items():
+                tensor.copy_(shards.read(kind, name, 0, len(tensor)))
+        rows.append(
+            {"s": time.perf_counter() - began, "opens": counted.opens, "MiB read": counted.read / 2**20}
+        )
+    (meet / f"{rank}").write_text(json.dumps(rows))
+    torch.distributed.destroy_process_group()
+
+
+def each_holds_all(folder: Path, meet: Path, world: int, sizes: dict[str, int], turns: int) -> dict[str, Any]:
+    """Of both ways the slowest rank's seconds, and the sums of what all opened and read: medians."""
+    meet.mkdir()
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [
+        spawn.Process(target=alike, args=(rank, world, folder, meet, sizes, turns)) for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    found = [json.loads((meet / f"{rank}").read_text()) for rank in range(world)]
+    result = {}
+    for first, way in enumerate(("each reads all", "each a part for all")):
+        of = [[rank[turn] for rank in found] for turn in range(first, 2 * turns, 2)]
+        result[way] = {
+            name: round(statistics.median(take(row[name] for row in turn) for turn in of), 3)
+            for name, take in (("s", max), ("opens", sum), ("MiB read", sum))
+        }
+    return {"ranks": world} | result
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,6 +164,7 @@ def main() -> None:
     parser.add_argument("--onto", type=int, default=192)
     parser.add_argument("--millions", type=float, default=8)
     parser.add_argument("--sample", type=int, default=8)
+    parser.add_argument("--zero0", type=int, default=4)
     a = parser.parse_args()
     sizes = {f"block.{i:03d}.weight": int(a.millions * 1e6) // PARAMETERS + i for i in range(PARAMETERS)}
     values = {f"{kind}/{name}": torch.randn(size) for kind in KINDS for name, size in sizes.items()}
@@ -136,9 +189,10 @@ def main() -> None:
                 row["opens of a rank"].append(counted.opens)
                 row["MiB read by a rank"].append((held if side == "before" else counted.read) / 2**20)
                 row["MiB held by a rank"].append(held / 2**20)
+        alone = each_holds_all(sides["now"], Path(where) / "meet", a.zero0, sizes, 3) if a.zero0 else {}
         print(
             json.dumps(
-                {"ranks": a.ranks, "onto": a.onto}
+                {"ranks": a.ranks, "onto": a.onto, "ZeRO-0": alone}
                 | {
                     side: {"files": len(list(folder.glob("shard-*")))}
                     | {name: round(statistics.median(row), 4) for name, row in rows[side].items()}

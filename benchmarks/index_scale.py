@@ -7,8 +7,9 @@ as the version that lists its shards beside index.json (4), and with ``--before`
 held in memory (2), which the other checkout reads. Each look is a process of its own, and the sides take
 turns: seconds to open, to read the rows of a window of 65,536 neighbours and of 256 samples from all over the
 split; what the process holds, MiB, beyond what it held before it opened. The files are in the page cache.
-Ratios, before / now, are of the medians. ``larger`` is arithmetic: what an index of five billion samples
-takes, by the measured bytes a shard and the rate of SHA-256 here. Prints one JSON object.
+Ratios, before / now, are of the medians. ``far``: the same behind an address, what is asked of its server to
+open it, for 256 samples from all over and for 256 neighbours. ``larger`` is arithmetic: what an index of five
+billion samples takes, by the measured bytes a shard and the rate of SHA-256 here. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +138,45 @@ def one(tree: Path, folder: Path) -> dict[str, float]:
     return found
 
 
+def far(folder: Path) -> dict[str, float]:
+    """Behind an address on this machine: what is asked of the server, in MiB, and how often."""
+    import numpy as np
+
+    from shards.remote.cache import Cache, RemoteFolder
+    from tests.support.shard_server import Server
+
+    server = Server(folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def asked() -> tuple[float, int]:
+        spans = [text.removeprefix("bytes=").split("-") for text in server.ranges]
+        size = sum(int(last) - int(first) + 1 for first, last in spans)
+        count = server.asked.total()
+        # What was asked for without a range was the whole of a file.
+        size += sum((folder / name).stat().st_size for name in server.asked if "samples" not in name)
+        server.ranges.clear()
+        server.asked.clear()
+        return size / 2**20, count
+
+    with tempfile.TemporaryDirectory() as where:
+        began = time.perf_counter()
+        split = RemoteFolder(server.url, Cache(Path(where))).index.split("train")
+        opened = time.perf_counter()
+        opening = asked()
+        found = {"open_s": opened - began, "open_mib": opening[0], "open_requests": opening[1]}
+        for what, numbers in (
+            ("neighbours", np.arange(len(split) // 2, len(split) // 2 + BATCH)),
+            ("batch", np.random.default_rng(0).integers(0, len(split), BATCH)),
+        ):
+            began = time.perf_counter()
+            split.take(numbers)
+            took, (size, count) = time.perf_counter() - began, asked()
+            found |= {f"{what}_s": took, f"{what}_mib": size, f"{what}_requests": count}
+    server.shutdown()
+    found["rows_mib"] = (folder / "train-samples.npy").stat().st_size / 2**20
+    return {name: round(value, 3) for name, value in found.items()}
+
+
 def larger(folder: Path, per: int) -> dict[str, Any]:
     """By arithmetic: opening hashes the lists and keeps 8 bytes a shard, and one a block."""
     from shards.tables.listed import BLOCK, KEPT
@@ -198,6 +239,7 @@ def main() -> None:
             result["ratio"] = {
                 w: round(found["before"][w] / max(v, 1e-4), 3) for w, v in found["now"].items()
             }
+        result["far"] = far(folders["now"])
         result["larger"] = larger(folders["now"], given.shard_size)
         for folder in folders.values():
             shutil.rmtree(folder)

@@ -31,6 +31,7 @@ from diffbase.cli import InputError
 from diffbase.system_error import NO_FILE, patiently, read_bytes, reading
 from shards.header import FILE, INDEX_CAP, Header, Shard, SplitEntry, parse_header
 from shards.schema import Attribute
+from shards.tables.blocks import Far
 from shards.tables.listed import open_rows, open_shards
 from shards.tables.rows import (
     HEAD,
@@ -154,30 +155,33 @@ class Index:
         return cls._of(folder, _header_bytes(folder))
 
     @classmethod
-    def shared(cls, folder: Path) -> Index:
+    def shared(cls, folder: Path, far: Far | None = None, place: str = "") -> Index:
         """The index of ``folder`` that this process holds already, else ``load``'s.
 
         A run opens its shards for training, validation and grids: one table serves all. It is loaded anew
         where index.json or a table's file is another one than was loaded, and goes with its last user.
+        ``far`` has the tables that are not in the folder, of an address ``place``.
         """
         folder = Path(folder)
         data = _header_bytes(folder)
-        key = (str(folder), str(folder.resolve()), hashlib.sha256(data).hexdigest())
+        key = (str(folder), str(folder.resolve()), hashlib.sha256(data).hexdigest(), place)
         index = _OPEN.get(key)
         if index is None or index.seen != _seen(folder, index.header):
-            index = _OPEN[key] = cls._of(folder, data)
+            index = _OPEN[key] = cls._of(folder, data, far)
         return index
 
     @classmethod
-    def _of(cls, folder: Path, data: bytes) -> Index:
+    def _of(cls, folder: Path, data: bytes, far: Far | None = None) -> Index:
         header = parse_header(data, folder / FILE)
         seen = _seen(folder, header)  # before the load: a change during it is one
-        splits = {name: _load_split(folder, name, entry, header) for name, entry in header.splits.items()}
+        splits = {
+            name: _load_split(folder, name, entry, header, far) for name, entry in header.splits.items()
+        }
         return cls(folder, header, hashlib.sha256(data).hexdigest(), splits, seen)
 
 
-_OPEN: WeakValueDictionary[tuple[str, str, str], Index] = WeakValueDictionary()
-"""What ``Index.shared`` gave: folder as it was given, where it leads, fingerprint."""
+_OPEN: WeakValueDictionary[tuple[str, str, str, str], Index] = WeakValueDictionary()
+"""What ``Index.shared`` gave: folder as it was given, where it leads, fingerprint, address."""
 
 
 def _header_bytes(folder: Path) -> bytes:
@@ -206,10 +210,10 @@ def _seen(folder: Path, header: Header) -> tuple[tuple[int, ...], ...]:
     return tuple(of(table.name) for entry in header.splits.values() for table in entry.tables)
 
 
-def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header) -> Split:
+def _load_split(folder: Path, name: str, entry: SplitEntry, header: Header, far: Far | None) -> Split:
     if entry.listed:
         shards, starts = open_shards(folder, entry, header)
-        rows = open_rows(folder, entry, header, shards, starts)
+        rows = open_rows(folder, entry, header, shards, starts, far)
         return Split(name, shards, rows, starts, entry.listed.bytes, entry.listed.largest)
     path, schema, unknown = folder / entry.samples.name, header.attributes, bool(header.unknown)
 

@@ -18,6 +18,7 @@ from diffbase.cli import InputError
 from diffbase.shipped import shipped
 from diffcore.config.models import Model
 from diffcore.config.offload import OFFLOADS, OffloadName
+from diffcore.config.often import Often
 from diffcore.config.precision import Arithmetic, Precision, arithmetic
 from diffcore.config.samplers import SAMPLERS, SamplerName
 from diffcore.config.section import Identity, Section
@@ -246,8 +247,9 @@ class Train(Section):
     """Optimizer steps of the whole run."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two lines of the log and points of TensorBoard."""
-    checkpoint_every: int = Field(default=1000, ge=1)
-    """Steps between two checkpoints; the last step is always saved."""
+    checkpoint_every: Often = 1000
+    """Steps between two checkpoints, or the time: 90s, 10m, 1.5h (launch.jobs goodput says which is best).
+    The last step is always saved."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept, beside the best and the marked ones."""
     best: Literal["validation/loss", "validation/loss_ema", "quality/fidelity"] = "validation/loss_ema"
@@ -313,7 +315,8 @@ class Validation(Section):
     samples: int = Field(default=256, ge=0)
     """Held-out images whose loss is measured, with the same noise in every run; 0: none."""
     every: int | None = Field(default=None, ge=1)
-    """Training steps between two validations, beside those with every checkpoint."""
+    """Training steps between two validations, beside those with every checkpoint; where checkpoints come by
+    time, the only ones, and each has its checkpoint."""
     drawn: int = Field(default=256, ge=0)
     """Images drawn for the judge at a validation, where one was trained (evaluation.train_judge); 0: none."""
 
@@ -375,6 +378,15 @@ class Config(Section):
             raise ValueError(
                 f"sampling.guidance {self.sampling.guidance} needs a network that was trained without labels "
                 f"too: diffusion.label_dropout above 0, or guidance 1 (conditional) or 0"
+            )
+        if (
+            isinstance(self.train.checkpoint_every, str)
+            and self.lr_schedule.plateau_patience
+            and not self.validation.every
+        ):
+            raise ValueError(
+                f"lr_schedule.plateau_patience counts validations, and train.checkpoint_every "
+                f"{self.train.checkpoint_every} has them come by the clock: set validation.every (steps)"
             )
         if self.sampling.steps > self.diffusion.timesteps:
             raise ValueError(

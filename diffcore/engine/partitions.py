@@ -7,7 +7,7 @@ ZeRO stage and world size were; DeepSpeed keeps them in flat partitions. ``Named
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from diffcore.engine.filling import Read, Slice, fill_together
 from diffcore.engine.ranks import World, sum_over_ranks
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,8 +40,6 @@ class Place:
 
 Part = tuple[str, int, Tensor]
 """(parameter, start, fp32 tensor [n]): elements start .. start + n of a flattened parameter."""
-Read = Callable[[str, str, int, int], Tensor]
-"""(kind, parameter, start, count) -> fp32 [count], CPU; kind: "weights", "ema" or a moment of Adam's."""
 
 
 class NamedStates(ABC):
@@ -139,23 +138,29 @@ class NamedStates(ABC):
         """``whole`` of the fp32 weights."""
         return self.whole(self.masters())
 
-    def fill(self, shards: Sequence[Tensor], kind: str, read: Read) -> None:
-        """Read tensors laid out like ``masters`` from a checkpoint."""
-        for name, start, held in self.held(shards):
-            held.copy_(read(kind, name, start, held.numel()))
+    def fill(
+        self, targets: Mapping[str, Sequence[Tensor]], read: Read, slices: Sequence[Slice] | None = None
+    ) -> None:
+        """Read tensors laid out like ``masters``, by kind.
 
-    def load(self, read: Read, updates: int) -> None:
-        """Take up fp32 weights and Adam's moments after ``updates`` optimizer steps, whatever stage and world
-        size they are from. A collective."""
-        self.fill_states(read, updates)
-        self.write_weights(self.full_weights())
+        Under ZeRO-0, where every rank holds all, a collective: each reads a part for all. ``slices``: how
+        they lie in the files (default: parameter by parameter), and InputError is on every rank then.
+        """
+        if self._unwrapped and self.world.size > 1:
+            held = {(kind, name): part for kind, of in targets.items() for name, _, part in self.held(of)}
+            whole = [(*key, 0, part.numel()) for key, part in held.items()]
+            # A chunk takes no more than the gradients do.
+            fill_together(held, whole if slices is None else slices, read, self.world, self.parameters)
+            return
+        for kind, shards in targets.items():
+            for name, start, part in self.held(shards):
+                part.copy_(read(kind, name, start, part.numel()))
 
-    def fill_states(self, read: Read, updates: int) -> None:
-        """``load`` without the compute weights, which come from all ranks: not a collective."""
+    def states(self, updates: int) -> dict[str, list[Tensor]]:
+        """What a checkpoint after ``updates`` optimizer steps fills: fp32 weights and, but before the first,
+        Adam's moments. These are made where there are none."""
         self._make_moments(updates)
-        self.fill(self.masters(), "weights", read)
-        for moment, shards in self.moments().items() if updates else ():  # a checkpoint before any has none
-            self.fill(shards, moment, read)
+        return {"weights": self.masters(), **(self.moments() if updates else {})}
 
     def misfit(self, shapes: Mapping[str, list[int]]) -> str | None:
         """How weights of these ``shapes``, by name, do not fit this network; None where they do."""

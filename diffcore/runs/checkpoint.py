@@ -18,7 +18,8 @@ at any ZeRO stage finds its own parts again (``Shards``), and opens only the fil
 
 No damaged byte is trained on. ``check`` reads all. A start has rank 0 look at COMPLETE, the files' sizes and
 state.json, and tell the others what is in them (``opened``), and every rank check what it reads of the shards
-(``load``): every element has its rank, so all ranks together check all of them, before the first step.
+(``load``): every element has its rank, so all ranks together check all of them, before the first step. Under
+ZeRO-0, where every rank needs all, each reads and checks its part for all (``engine.filling``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import fnmatch
 import functools
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -46,6 +47,7 @@ from diffbase.formats import json_file
 from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256_of
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
+from diffcore.engine.filling import Slice
 from diffcore.engine.partitions import ADAM_MOMENTS
 from diffcore.engine.ranks import World, first_problem, from_rank
 from diffcore.runs.tensors import DTYPES, Count, DamagedError, Name, Seal, SealedFile, Starts, open_tensors
@@ -312,6 +314,8 @@ class Shards:
         shard."""
         self.folder = folder
         self.opened: dict[str, SealedFile] = {}
+        self.slices: list[Slice] = []
+        """All that is in them, file by file, as it lies there."""
         self._parts: dict[str, list[tuple[int, int, _Take]]] = {}
         whole = complete is not None or is_there(folder / "COMPLETE")
         names = names_in(folder) if not whole else []
@@ -319,12 +323,16 @@ class Shards:
         self._seals: Mapping[str, Seal | None] = _manifest(folder, complete) if whole else found
         for name, seal in sorted(self._seals.items()):
             if seal is not None and seal.pieces:
-                for key, (start, count) in seal.places().items():
-                    take = functools.partial(self._take, name, key)
-                    self._parts.setdefault(key, []).append((start, count, take))
+                for key, (start, count) in sorted(seal.places().items()):
+                    self._note(key, start, count, functools.partial(self._take, name, key))
             # Or ``check`` and ``read`` miss its part:
             elif name != "state.json" and is_there(folder / name):
                 self._add(folder / name)
+
+    def _note(self, key: str, start: int, count: int, take: _Take) -> None:
+        self._parts.setdefault(key, []).append((start, count, take))
+        kind, _, name = key.partition("/")
+        self.slices.append((kind, name, start, count))
 
     def _take(self, name: str, key: str, first: int, count: int) -> Tensor:
         if (file := self.opened.get(name)) is None:
@@ -343,13 +351,12 @@ class Shards:
             starts = validated(Starts, {"starts": told}, str(path)).starts
             if starts.keys() != set(file.keys()):
                 raise InputError(f"{path}: its metadata does not say where each of its tensors begins")
-            for name, start in starts.items():
+            for name, start in sorted(starts.items()):
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 if len(shape) != 1 or part.get_dtype() not in DTYPES:
                     raise InputError(f"{path}: {name} is {part.get_dtype()} {shape}, not flat and of floats")
-                take = functools.partial(_slice, file, name)
-                self._parts.setdefault(name, []).append((start, shape[0], take))
+                self._note(name, start, shape[0], functools.partial(_slice, file, name))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except SafetensorError as error:
@@ -409,22 +416,29 @@ def opened(folder: Path, world: World) -> tuple[State, Shards]:
     return read_state(folder, trees[0]), Shards(folder, trees[1])
 
 
+@contextlib.contextmanager
+def on_all(folder: Path, world: World) -> Iterator[None]:
+    """Around what reads ``folder``: an InputError of one rank is a DamagedError on every. A collective."""
+    problem = None
+    try:
+        yield
+    except OtherVersionError:
+        raise
+    except InputError as error:
+        problem = str(error).removeprefix(f"{folder}/")
+    if (problem := first_problem(problem, world)) is not None:
+        raise DamagedError(problem)
+
+
 def load(folder: Path, engine: Engine, ema: Ema) -> State:
     """Take up a checkpoint, at any ZeRO stage and world size. A collective.
 
     DamagedError, on every rank, where one found damage in what it read: then another is to be taken up.
     """
-    problem = None
-    try:
+    with on_all(folder, engine.world):
         state, shards = opened(folder, engine.world)
-        engine.fill_states(shards.read, state.updates)
-        engine.fill(ema.shards, "ema", shards.read)
-    except OtherVersionError:
-        raise
-    except InputError as error:
-        problem = str(error).removeprefix(f"{folder}/")
-    if (problem := first_problem(problem, engine.world)) is not None:
-        raise DamagedError(problem)
+    with on_all(folder, engine.world):
+        engine.fill({**engine.states(state.updates), "ema": ema.shards}, shards.read, shards.slices)
     engine.load_scaler_state(state.scaler)
     engine.write_weights(engine.full_weights())
     return state

@@ -60,11 +60,17 @@ def samples_at(config: Config, split: str, positions: Positions) -> Batch:
         return reader.read(positions)
 
 
-def held_out_samples(config: Config, count: int) -> Batch:
-    """``first_samples`` of the split val, or of train where val has fewer than the two that are compared."""
+def held_out_of(config: Config, count: int) -> tuple[str, int]:
+    """The split val, or train where val has fewer than the two that are compared; and how many of its first
+    ``count`` samples are there."""
     with open_reader(config, "train") as reader:
         split = held_out(reader.index, least=2)
-    return first_samples(config, split, count)
+        return split, min(count, len(reader.index.split(split)))
+
+
+def held_out_samples(config: Config, count: int) -> Batch:
+    """``first_samples`` of the split that ``held_out_of`` says."""
+    return first_samples(config, *held_out_of(config, count))
 
 
 def with_data(model: TrainedModel, place: Path | str | None = None) -> TrainedModel:

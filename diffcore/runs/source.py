@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -19,11 +19,11 @@ from diffbase.system_error import is_there
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.engine.engine import Engine
-from diffcore.engine.partitions import Read
+from diffcore.engine.filling import Read, Slice
 from diffcore.engine.ranks import first_problem, from_rank
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.run_folder import run_of
-from diffcore.runs.tensors import load_tensors, open_tensors
+from diffcore.runs.tensors import DamagedError, load_tensors, open_tensors
 from shards.schema import Attribute
 
 FILES = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
@@ -185,22 +185,19 @@ def start_from(engine: Engine, path: Path, which: str) -> None:
     InputError, on every rank, where there are no weights, or they do not fit the network.
     """
     world, damaged = engine.world, dict[str, str]()
+    kind = "weights" if which == "raw" else which
     while True:
         place = _agreed(engine, path, which, damaged)
-        problem, misfit = None, None
         try:
-            shapes, read = _opened(place, which, engine)
-            misfit = engine.misfit(shapes)
-            if misfit is None:
-                engine.fill(engine.masters(), "weights", read)
-        except checkpoint.OtherVersionError:
-            raise
-        except InputError as error:
-            problem = str(error).removeprefix(f"{place}/")
-        if (misfit := first_problem(misfit, world)) is not None:
-            raise InputError(f"init_from: {path}: {misfit}")
-        if (problem := first_problem(problem, world)) is None:
+            with checkpoint.on_all(place, world):
+                shapes, read, slices = _opened(place, which, engine)
+            if (misfit := first_problem(engine.misfit(shapes), world)) is not None:
+                raise InputError(f"init_from: {path}: {misfit}")
+            with checkpoint.on_all(place, world):
+                engine.fill({kind: engine.masters()}, read, slices)
             break
+        except DamagedError as error:
+            problem = str(error)
         if place == path:
             raise InputError(f"{path}: {problem}")
         if place.parent == path:  # an export's file, which the problem names
@@ -231,10 +228,11 @@ def _place(path: Path, which: str, damaged: Mapping[str, str]) -> Path:
     return file if found.is_export else found.folder
 
 
-def _opened(place: Path, which: str, engine: Engine) -> tuple[Mapping[str, list[int]], Read]:
-    """Shapes by name, and what reads parts."""
+def _opened(
+    place: Path, which: str, engine: Engine
+) -> tuple[Mapping[str, list[int]], Read, Sequence[Slice] | None]:
+    """Shapes by name, what reads parts, and as of ``Shards.slices`` where they lie."""
     if place.name == FILES[which]:
-        return open_weights(place)
+        return (*open_weights(place), None)
     state, shards = checkpoint.opened(place, engine.world)
-    kind = "weights" if which == "raw" else which
-    return state.shapes, lambda _, name, start, count: shards.read(kind, name, start, count)
+    return state.shapes, shards.read, shards.slices

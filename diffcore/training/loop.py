@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffbase.exits import DONE, PREEMPTED
+from diffcore.training.cadence import due_after
 from diffcore.training.run import Training
 
 
@@ -16,8 +17,7 @@ def train(training: Training) -> int:
             return PREEMPTED
         t.learn()
         last = t.step == config.train.steps
-        saving = t.step % config.train.checkpoint_every == 0 or last
-        validating = saving or bool(config.validation.every and t.step % config.validation.every == 0)
+        saving, validating = due_after(config, t.step, t.agreement.due)
         if validating:
             t.validate()
         if (validating or t.step % config.train.log_every == 0) and not t.log():

@@ -25,6 +25,7 @@ from diffbase.explain import checked
 from diffbase.redaction import without_url_secrets
 from diffcore import models
 from diffcore.config import configure
+from diffcore.config.often import seconds_of
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -118,7 +119,7 @@ class Training:
                 skipped.append(problem)
         self.saver = Saver(config.run, config.train.keep_checkpoints, world)
 
-        self.agreement = Agreement(world)
+        self.agreement = Agreement(world, seconds_of(config.train.checkpoint_every))
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
         self.clock = StepClock(world.device)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
@@ -420,6 +421,7 @@ class Training:
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
             self.saver.save(state, self.engine, self.ema, best)
         self._saved = self.step
+        self.agreement.saved()
         self.clock.start()
 
     def report_memory(self) -> None:

@@ -43,7 +43,9 @@ class JobSpec(Section):
     requeue: bool = True
     """Whether the scheduler can start the job again; not on one machine, nor inside salloc."""
     takes_over: str | None = Field(default=None, pattern=r"^\d+(_\d+)?$")
-    """Job whose run this one goes on with, on fewer nodes."""
+    """Job whose run this one goes on with, on fewer or more nodes."""
+    nodes_wanted: int | None = Field(default=None, ge=1, le=100_000)
+    """Nodes that the run was submitted for, where this job has taken another over; it grows to them again."""
     parallel: int = Field(default=4, ge=1)
     """Jobs of a sweep that run at once."""
     group: bool = False

@@ -18,6 +18,8 @@ class Interval:
 
     now: int
     best: int
+    seconds: float
+    """The best one as time."""
     stall: float
     """Seconds that training waits for a checkpoint."""
     failures: int
@@ -29,7 +31,14 @@ class Interval:
         return (
             f"checkpoints: one every {self.now} steps; every {self.best} would cost least, by Young's "
             f"formula ({self.stall:.1f} s of stall, a failure every {self.hours:.1f} h: {self.failures} yet)"
+            f"; by time: train.checkpoint_every: {self.setting}"
         )
+
+    @property
+    def setting(self) -> str:
+        """The best time, as ``train.checkpoint_every`` takes it."""
+        minutes = round(self.seconds / 60)
+        return f"{minutes}m" if minutes >= 5 else f"{max(1, round(self.seconds))}s"
 
 
 def young(stall: float, mean: float) -> float:
@@ -63,5 +72,6 @@ def interval(attempts: Sequence[Attempt], events: Iterable[Mapping[str, Any]]) -
         return None
     stall = statistics.fmean(float(e.get("waited", e.get("seconds", 0.0))) for own in beside for e in own)
     mean = sum(a.total - a.seconds["queue"] for a in attempts) / failures
-    best = max(1, round(young(stall, mean) * taken / trained))
-    return Interval(int(statistics.median(gaps)), best, stall, failures, mean / 3600.0)
+    seconds = young(stall, mean)
+    best = max(1, round(seconds * taken / trained))
+    return Interval(int(statistics.median(gaps)), best, seconds, stall, failures, mean / 3600.0)

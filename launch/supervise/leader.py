@@ -15,7 +15,7 @@ from diffbase.files import open_lock
 from diffbase.system_error import DISK, named
 from launch.job import registry
 from launch.scheduler import client
-from launch.supervise import preflight, requeue
+from launch.supervise import preflight, requeue, takeover
 from launch.supervise.decide import budget, decision
 from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.environment import address, free_port, ports
@@ -215,6 +215,8 @@ class Leader:
         self._exclude(chosen.avoid)
         if not chosen.again:
             return self._leave(chosen.code, chosen.why, chosen.avoid)
+        if takeover.larger(self.life.place, self.where, self.spec, self._out()):
+            return self._leave(RETRYABLE, f"{verdict.why}; nodes are free that this job lacks")
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return None
@@ -276,8 +278,11 @@ class Leader:
         avoid = sorted({*bad, *self._out()}) if bad else []
         return Plan(self.attempt, leave=True, code=code, why=why, avoid=avoid)
 
-    def leave(self, plan: Plan) -> None:
-        """The last thing: say why, and have Slurm queue the job again where it is to go on."""
+    def leave(self, plan: Plan, grow: Callable[[Sequence[str]], str | None] = lambda avoid: None) -> None:
+        """The last thing: say why, and have Slurm queue the job again where it is to go on.
+
+        ``grow``: has another job go on in its place, without some nodes, and says so; or None.
+        """
         if plan.code == DONE:
             return
         again = plan.code in (RETRYABLE, PREEMPTED)
@@ -286,7 +291,7 @@ class Leader:
         elif plan.why != self._said:
             self.life.say(plan.why)
         if again and self.spec.requeue:
-            self.life.say(requeue.requeue(self.where, plan.avoid))
+            self.life.say(grow(plan.avoid) or requeue.requeue(self.where, plan.avoid))
         elif again:
             self.life.say("the same command goes on from the newest checkpoint")
 

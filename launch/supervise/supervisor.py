@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -98,8 +99,20 @@ class Supervisor:
 
     def _leave(self, leader: Leader | None, plan: Plan) -> int:
         if leader:
-            leader.leave(plan)
+            leader.leave(plan, self._grow)
         return plan.code
+
+    def _grow(self, avoid: Sequence[str]) -> str | None:
+        """Have a job with more nodes go on where this one lacks some (takeover.py); a line, or None."""
+        if self.life.asked == signal.SIGTERM:  # the nodes are wanted for something else, or lost
+            return None
+        variables = dict(os.environ)
+        try:
+            return takeover.grow(self.life.place, self.code, self.where, self.spec, self.successor, avoid)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            os.environ.update(variables)
+            self.say(f"no job with more nodes: {error}")
+            return None
 
     def _training(self) -> list[str]:
         return [

@@ -1,16 +1,19 @@
-"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost and no other is free.
+"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost and no other is free; and with more again.
 
 Slurm queues the job again for as many nodes as before, and cannot shrink a waiting job. So a surviving
 supervisor, in the seconds between Slurm's SIGTERM and its SIGKILL, submits a successor with as many nodes as
 there are, from the same snapshot and into the same run folder, and cancels the old job. The global batch and
 the data order do not depend on the number of ranks.
+
+Such a job grows where training has stopped anyway, by a failure or at the time limit: if nodes are free that
+it lacks, rank 0's supervisor submits a successor for these too.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +48,51 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     left = len(where.nodes) - len(lost)
     # This job's own nodes may already be listed as idle.
     available = left + len(set(client.idle_nodes(state.partition)) - set(where.nodes))
-    nodes = fitting(
-        configure.load(place.config).batch, spec.tasks_per_node, spec.nodes_min, spec.nodes, available
-    )
+    nodes = _fitting(place, spec, available)
     gone = ", ".join(lost)
     if nodes is None:
         return f"{gone} lost; {available} nodes are left, too few to go on: the job waits in the queue"
-    if nodes >= spec.nodes:
+    if nodes == spec.nodes:
         return f"{gone} lost; other nodes are free, and Slurm queues the job again"
     job = succeed(place, code, where, spec, successor, nodes)
-    return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
+    return f"{gone} lost; job {job} goes on with {nodes} of {_wanted(spec)} nodes"
+
+
+def larger(place: Place, where: Layout, spec: JobSpec, avoid: Collection[str]) -> int | None:
+    """With how many nodes a job could go on that has taken another over, where it lacks some that are free
+    now, without the nodes ``avoid``; None where it is not to grow."""
+    if not spec.requeue or spec.nodes >= _wanted(spec):
+        return None
+    state = client.state_of(where.job)
+    if state is None or state.name != "RUNNING" or state.restarts != where.restart:
+        return None  # Slurm has decided about the job
+    out = {*spec.exclude, *avoid}
+    nodes = _fitting(place, spec, len({*where.nodes, *client.idle_nodes(state.partition)} - out))
+    return nodes if nodes is not None and nodes > spec.nodes else None
+
+
+def grow(
+    place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, avoid: Collection[str]
+) -> str | None:
+    """Submit a successor with as many nodes as ``larger`` says; a line for the log, or None.
+
+    OSError, or submitit's, where Slurm does not take it.
+    """
+    nodes = larger(place, where, spec, avoid)
+    if nodes is None:
+        return None
+    spec = spec.model_copy(update={"exclude": tuple(dict.fromkeys([*spec.exclude, *avoid]))})
+    job = succeed(place, code, where, spec, successor, nodes)
+    return f"nodes are free again: job {job} goes on with {nodes} of {_wanted(spec)} nodes"
+
+
+def _wanted(spec: JobSpec) -> int:
+    return spec.nodes_wanted or spec.nodes
+
+
+def _fitting(place: Place, spec: JobSpec, available: int) -> int | None:
+    batch = configure.load(place.config).batch
+    return fitting(batch, spec.tasks_per_node, spec.nodes_min, _wanted(spec), available)
 
 
 def fitting(batch: Batch, tasks_per_node: int, fewest: int, wanted: int, available: int) -> int | None:
@@ -70,7 +108,8 @@ def fitting(batch: Batch, tasks_per_node: int, fewest: int, wanted: int, availab
 
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
     """Submit the successor and cancel this job; returns its number, and what scancel had against it."""
-    following = spec.model_copy(update={"nodes": nodes, "takes_over": where.job, "after": None})
+    more = {"nodes": nodes, "nodes_wanted": _wanted(spec), "takes_over": where.job, "after": None}
+    following = spec.model_copy(update=more)
     after = folder.create(place.run, spec.group)
     shutil.copyfile(place.config, after.config)
     folder.write_spec(after, following)

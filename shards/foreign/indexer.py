@@ -5,21 +5,24 @@
 2. The fields of all samples become attributes, the keys are made plain and another one for each sample, and a
    hash of the key that the tar gives it sends it to ``train`` or ``val`` (a tar may so hold samples of both),
    unless the tars' names tell the split.
-3. The tables and index.json are written. A row tells where the image lies in its tar, the index where the tar
-   lies: seen from the index's folder, or behind which address.
+3. The tables and index.json are written, one tar's rows after another's: of a sample its key's bytes are in
+   memory, some forty more, and four a label. A row tells where the image lies in its tar, the index where the
+   tar lies: seen from the index's folder, or behind which address.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from diffbase.cli import InputError
@@ -37,8 +40,7 @@ from shards.sources.tars.places import Place, names, passed_over, places, whole
 from shards.sources.tars.samples import Tar, scan
 from shards.sources.tars.webdataset import WebDataset, source_name
 from shards.table import Index, Split
-from shards.tables.rows import KEY_CAP, sample_dtype
-from shards.tables.write import write_index
+from shards.tables.write import Stream, key_width, lacking, widest, write_index
 
 
 @dataclass(frozen=True)
@@ -95,22 +97,22 @@ def index(
         too_many = len(bad) > on_bad.allowed(together.total + len(bad))
         if bad and (on_bad.action != SKIP or too_many or not together.total):
             on_bad.refuse(bad, out, too_many=too_many)
-        splits = tables(together, settings.val, out)
-        train = splits["train"]
+        splits = streams(together, settings.val, out)
+        shards, train = splits["train"]
         write_index(
             out,
             together.schema,
             {
                 **about,
                 "source": {"kind": WebDataset.kind, "name": source_name(given), "digest": together.digest()},
-                "shard_size": max(1, -(-len(train) // max(1, len(train.shards)))),
+                "shard_size": max(1, -(-len(train) // max(1, len(shards)))),
                 **({"split_by": together.split_by} if together.split_by != "key" else {}),
                 **({"skipped": len(bad)} if bad else {}),
                 **({"empty": empty} if (empty := _empty(together, out)) else {}),
             },
-            {name: (split.shards, split.samples) for name, split in splits.items()},
+            splits,
         )
-        counts = {name: len(split) for name, split in splits.items()}
+        counts = {name: len(stream) for name, (_, stream) in splits.items()}
         return Summary(counts, len(found), (*passed_over(given), *together.notes), len(bad))
 
 
@@ -145,33 +147,65 @@ def scanner(asked: Asked, crop: int | None, size: int | None) -> Callable[[Place
 
 def tables(together: Collection, val: float, out: Path) -> dict[str, Split]:
     """The splits of an index in ``out``; the keys of their tables have the full width."""
-    rows = np.zeros(together.total, sample_dtype(KEY_CAP, together.schema, unknown=True))
-    keys = [key for some in together.keys for key in some]
-    rows["key"] = [key.encode("ascii") for key in keys]
-    for name, column in (("image_offset", "starts"), ("image_bytes", "sizes"), ("crc", "crcs")):
-        rows[name] = np.concatenate([np.asarray(getattr(tar, column)) for tar in together.tars])
-    for number, labels in enumerate(together.labels):
-        rows["labels"][:, number] = labels
-    tar_of = np.repeat(np.arange(len(together.tars)), [len(some) for some in together.keys])
-    told = (split for some in together.splits for split in some)
-    own = (key for tar in together.tars for key in tar.keys)
-    where = np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, own, strict=True)])
+    none = np.empty(0, widest(together.schema))
+    found = streams(together, val, out).items()
+    return {
+        name: Split.of(name, shards, np.concatenate([none, *stream.portions()]))
+        for name, (shards, stream) in found
+    }
+
+
+def streams(together: Collection, val: float, out: Path) -> dict[str, tuple[list[Shard], Stream]]:
+    """Of each split of an index in ``out`` the tars, and the rows: those of one tar are made at a time."""
+    labels = [np.asarray(some) for some in together.labels]
+    firsts = [0, *accumulate(map(len, together.keys))]
+    splits_of = [
+        np.array([SPLITS.index(one or split_of(key, val)) for one, key in zip(told, tar.keys, strict=True)])
+        .astype(np.int8)
+        for told, tar in zip(together.splits, together.tars, strict=True)
+    ]  # fmt: skip
+
+    def rows(tar: int, split: int) -> NDArray[np.void]:
+        found, mine = together.tars[tar], splits_of[tar] == split
+        table = np.zeros(len(mine), widest(together.schema))
+        table["key"] = [key.encode("ascii") for key in together.keys[tar]]
+        table["image_offset"], table["image_bytes"] = np.asarray(found.starts), np.asarray(found.sizes)
+        table["crc"] = np.asarray(found.crcs)
+        for number, some in enumerate(labels):
+            table["labels"][:, number] = some[firsts[tar] : firsts[tar + 1]]
+        chosen: NDArray[np.void] = table[mine]
+        return chosen
+
+    def stream(split: int, counts: Sequence[int]) -> Stream:
+        some = [tar for tar, count in enumerate(counts) if count]
+
+        def portions() -> Iterator[NDArray[np.void]]:
+            return (rows(tar, split) for tar in some)
+
+        width, lack = 1, frozenset[int]()
+        for portion in portions():
+            width, lack = max(width, key_width(portion)), lack | lacking(portion)
+        return Stream(sum(counts), width, lack, portions)
+
     splits = {}
-    for number, split in enumerate(SPLITS):
-        mine = where == number
-        if split not in ("train", "val") and not mine.any():  # these are always there, though empty
+    for number, name in enumerate(SPLITS):
+        counts = [int((where == number).sum()) for where in splits_of]
+        if name not in ("train", "val") and not any(counts):  # these are always there, though empty
             continue
-        counts = np.bincount(tar_of[mine], minlength=len(together.tars)).tolist()
         shards = [
             Shard(
-                name=name, count=count, bytes=tar.bytes, sha256=tar.sha256, place=_seen_from(out, place, name)
+                name=called,
+                count=count,
+                bytes=tar.bytes,
+                sha256=tar.sha256,
+                place=_seen_from(out, place, called),
             )
-            for name, place, tar, count in zip(
+            for called, place, tar, count in zip(
                 together.names, together.places, together.tars, counts, strict=True
             )
             if count
         ]
-        splits[split] = Split.of(split, shards, rows[mine])
+        splits[name] = shards, stream(number, counts)
     return splits
 
 

@@ -2,7 +2,7 @@
 
 1. ``index.json`` is fetched anew each time a reader opens; its hash names the folder in the cache, so data
    that changes behind a URL never mixes. Tables and shards are fetched when first needed and checked by the
-   sizes and SHA-256 that the index tells.
+   sizes and SHA-256 that the index tells; of version 4's rows the blocks that are (``shards.remote.rows``).
 2. A file is written as ``.NAME.part`` and renamed when it is whole. The part file is also the lock (flock):
    of many processes one downloads and the others wait. A killed process lets go of it, and whoever comes
    next starts that file again.
@@ -36,6 +36,7 @@ from diffbase.system_error import named, patiently
 from diffbase.trust import own_folder
 from shards.header import FILE, INDEX_CAP, Header, Shard, check_remote, parse_header
 from shards.remote.fetch import address, check_url, download, fetch_small
+from shards.remote.rows import FarRows
 from shards.table import Index
 
 LIMIT = 64 << 30  # bytes
@@ -83,16 +84,18 @@ class Cache:
         sha256: str,
         make_way: Callable[[], int] = lambda: 0,
         tell: Callable[[], None] = lambda: None,
+        fill: Callable[[int], None] | None = None,
     ) -> int:
         """A descriptor of ``path`` in the cache, fetched from ``url`` if it is not there, held until closed.
 
-        ``make_way`` is asked to close what the caller can spare when the cache is full; it returns how many.
-        ``tell`` is called where somebody had cut the copy, which is dropped then: by one process only.
+        ``fill`` fills its descriptor where it is not the whole of what is at ``url``. ``make_way`` is asked
+        to close what the caller can spare when the cache is full; it returns how many. ``tell`` is called
+        where somebody had cut the copy, which is dropped then: by one process only.
         Raises InputError where the file is not there or finds no room, TimeoutError where its server does not
         answer in spite of some attempts.
         """
         while (descriptor := self._held(path, size, tell)) is None:
-            self._fetch(url, path, size, sha256, make_way)
+            self._fetch(url, path, size, make_way, fill or partial(_whole, url, size, sha256))
         return descriptor
 
     def put(self, path: Path, data: bytes, tell: Callable[[], None] = lambda: None) -> int:
@@ -145,7 +148,9 @@ class Cache:
         os.close(descriptor)
         return None
 
-    def _fetch(self, url: str, path: Path, size: int, sha256: str, make_way: Callable[[], int]) -> None:
+    def _fetch(
+        self, url: str, path: Path, size: int, make_way: Callable[[], int], fill: Callable[[int], None]
+    ) -> None:
         if size > self.limit:
             raise InputError(f"{shown(url)}: {size} bytes are more than the cache's limit of {self.limit}")
         own_folder(path.parent)
@@ -166,8 +171,7 @@ class Cache:
             try:
                 os.ftruncate(descriptor, 0)
                 self._reserve(url, descriptor, size, make_way)
-                download(url, descriptor, size, sha256)
-                os.fsync(descriptor)
+                fill(descriptor)
                 part.rename(path)
             except BaseException:
                 part.unlink(missing_ok=True)
@@ -233,6 +237,11 @@ class Cache:
             with named(path):
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file
+
+
+def _whole(url: str, size: int, sha256: str, descriptor: int) -> None:
+    download(url, descriptor, size, sha256)
+    os.fsync(descriptor)  # nobody checks it again
 
 
 def _read_account(file: IO[bytes]) -> tuple[int, int]:
@@ -346,6 +355,9 @@ class RemoteFolder(RemoteShards):
         def tell(name: str) -> Callable[[], None]:
             return partial(_tell, report, address(url, name))
 
+        rows = FarRows(cache, url, cache.folder / f"{folder.name}-rows", header.splits, tell)
+        tables = [table for table in tables if rows.head(table) is None]
+
         def load() -> Index:
             with ExitStack() as held:
                 for table in tables:  # held, so that nobody makes room with them before the load
@@ -353,8 +365,8 @@ class RemoteFolder(RemoteShards):
                     opened = cache.open(*there, table.bytes, table.sha256, tell=tell(table.name))
                     held.callback(os.close, opened)
                 held.callback(os.close, cache.put(folder / FILE, data, tell(FILE)))
-                index = Index.shared(folder)
-                if any(entry.listed for entry in header.splits.values()):  # rows are read as needed
+                index = Index.shared(folder, rows, url)
+                if any(entry.listed for entry in header.splits.values()):  # they are read as needed
                     weakref.finalize(self, held.pop_all().close)
             if index.fingerprint != folder.name:
                 raise InputError(f"{folder / FILE}: damaged")

@@ -210,6 +210,20 @@ def fetch_range(url: str, start: int, end: int) -> bytes | None:
     return data[: end - start]
 
 
+def download_part(url: str, descriptor: int, *, start: int, size: int, sha256: str) -> None:
+    """Fill the file with the ``size`` bytes from ``start`` on of what is at ``url``."""
+
+    def attempt() -> None:
+        data = fetch_range(url, start, start + size)
+        if data is None:
+            raise _WrongBytesError("the server gives no ranges any more")
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise _WrongBytesError(f"bytes {start} to {start + size}: their SHA-256 differs from the index's")
+        _write(descriptor, data, 0)
+
+    retried(url, attempt)
+
+
 def copy(url: str, descriptor: int, cap: int) -> int:
     """Write what is at ``url`` into an empty file, whatever it is; its size, or some number above ``cap``."""
 

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import overload
@@ -23,6 +24,7 @@ from diffbase.cli import InputError
 from diffbase.explain import explain
 from shards.header import FILE, PLACE_CAP, Header, Shard, SplitEntry
 from shards.schema import NAME_CAP, SHARD_SIZE_CAP
+from shards.tables.blocks import Blocks, Far
 from shards.tables.records import CHUNK, Records
 from shards.tables.rows import Allowed, check_rows, is_sample_dtype
 
@@ -110,11 +112,11 @@ class ListedShards(Sequence[Shard]):
 
 
 class CheckedRows:
-    """The rows of a split on the disk; see the module's text and ``Rows``."""
+    """The rows of a split on the disk, or behind an address; see the module's text and ``Rows``."""
 
     def __init__(
         self,
-        rows: Records,
+        rows: Records | Blocks,
         hashes: Records,
         shards: ListedShards,
         starts: NDArray[np.int64],
@@ -122,6 +124,7 @@ class CheckedRows:
     ) -> None:
         self._rows, self._hashes, self._shards, self._starts = rows, hashes, shards, starts
         self._allowed = allowed
+        self._far = rows if isinstance(rows, Blocks) else None
         self._good = bytearray(hashes.count)  # whether a block was checked
         self._kept: OrderedDict[int, NDArray[np.void]] = OrderedDict()
         self._room = max(1, KEPT // (BLOCK * rows.dtype.itemsize))  # blocks
@@ -132,6 +135,7 @@ class CheckedRows:
         """See Rows."""
         first, stop, _ = slice(first, first + count).indices(self._rows.count)
         out = np.empty(max(0, stop - first), self._plain)
+        self._fetch(range(first // BLOCK, -(-stop // BLOCK)))
         at = first
         while at < stop:
             number, begin = divmod(at, BLOCK)
@@ -147,6 +151,7 @@ class CheckedRows:
             return out.view(self._rows.dtype)
         found, order = np.empty_like(out), np.argsort(numbers, kind="stable")
         blocks, places = np.divmod(numbers[order], BLOCK)
+        self._fetch(np.unique(blocks).tolist())
         cuts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(numbers)]
         for low, high in pairwise(cuts):
             begin, end = int(places[low]), int(places[high - 1]) + 1
@@ -154,6 +159,11 @@ class CheckedRows:
             found[low:high] = some if high - low == 1 else some[places[low:high] - begin]
         out[order] = found
         return out.view(self._rows.dtype)
+
+    def _fetch(self, numbers: Sequence[int]) -> None:
+        """Have blocks here that are far, all at once: each by itself takes as long as a request."""
+        if self._far is not None:
+            self._far.fetch([number for number in numbers if number not in self._kept])
 
     def _span(self, number: int, begin: int, end: int) -> NDArray[np.void]:
         """Rows ``begin`` to ``end`` of a block, as records without columns."""
@@ -173,9 +183,12 @@ class CheckedRows:
 
     def _checked(self, number: int) -> NDArray[np.void]:
         first = number * BLOCK
-        block = self._rows.read(first, min(BLOCK, self._rows.count - first))
-        if hashlib.sha256(block.data).digest() != self._hashes.read(number, 1)["sha256"].tobytes():
-            raise InputError(f"{self._rows.path}: damaged (rows {first} to {first + len(block) - 1})")
+        count = min(BLOCK, self._rows.count - first)
+        block, wanted = self._rows.read(first, count), _digest(self._hashes, number)
+        if hashlib.sha256(block.data).digest() != wanted and self._far and self._far.drop_damaged(number):
+            block = self._rows.read(first, count)  # of a copy that is fetched anew
+        if hashlib.sha256(block.data).digest() != wanted:
+            raise InputError(f"{self._rows.path}: damaged (rows {first} to {first + count - 1})")
         shards = np.searchsorted(self._starts, np.arange(first, first + len(block)), side="right") - 1
         low = int(shards[0])
         ends = self._shards.bytes(low, int(shards[-1]) - low + 1)[shards - low]
@@ -208,21 +221,35 @@ def open_shards(folder: Path, entry: SplitEntry, header: Header) -> tuple[Listed
     return ListedShards(records, starts, header), starts
 
 
+def _digest(hashes: Records, number: int) -> bytes:
+    return hashes.read(number, 1)["sha256"].tobytes()
+
+
 def open_rows(
-    folder: Path, entry: SplitEntry, header: Header, shards: ListedShards, starts: NDArray[np.int64]
+    folder: Path,
+    entry: SplitEntry,
+    header: Header,
+    shards: ListedShards,
+    starts: NDArray[np.int64],
+    far: Far | None = None,
 ) -> CheckedRows:
-    """The rows of that split, of which none is looked at. InputError as of ``open_shards``."""
+    """The rows of that split, of which none is looked at; ``far`` has them where they are not in ``folder``.
+
+    InputError as of ``open_shards``.
+    """
     blocks, unknown = entry.blocks, bool(header.unknown)
     assert blocks is not None
     hashes = Records(folder, blocks, -(-entry.count // BLOCK), "block list", lambda dtype: dtype == HASHES)
     for _ in hashes.checked():
         pass
-    rows = Records(
-        folder,
-        entry.samples,
-        entry.count,
-        "sample table",
-        lambda dtype: is_sample_dtype(dtype, header.attributes, unknown),
+    what = entry.samples, entry.count, "sample table"
+    fits = partial(is_sample_dtype, schema=header.attributes, unknown=unknown)
+    head = far.head(entry.samples) if far is not None else None
+    rows: Records | Blocks
+    if far is None or head is None:
+        rows = Records(folder, *what, fits)
+    else:
+        rows = Blocks(folder, *what, fits, far, head, BLOCK, partial(_digest, hashes))
+    return CheckedRows(
+        rows, hashes, shards, starts, Allowed(header.attributes, header.unknown, header.is_foreign)
     )
-    allowed = Allowed(header.attributes, header.unknown, header.is_foreign)
-    return CheckedRows(rows, hashes, shards, starts, allowed)

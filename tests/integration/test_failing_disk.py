@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from diffcore.runs import checkpoint
+from shards.table import Index
+from shards.tables import write
 from tests.integration.conftest import TRAIN
+from tests.support import small_set
 from tests.support.faults.kit import Faults, fail, few_descriptors, short, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"LEFT OUT: {why_not()}; make system-test")
@@ -19,10 +22,14 @@ SHARD = "train-000000.tar"
 STEPS = ("--train.steps", "3", "--data.threads", "2", "--data.on_error", "replace")
 
 
-def train(small: Path, run: Path, *rules: str, **how: object) -> subprocess.CompletedProcess[str]:
+def train(
+    small: Path, run: Path, *rules: str, data: Path | None = None, **how: object
+) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     env |= Faults(small.parent).env(*rules) if rules else {}
     command = [sys.executable, str(TRAIN), "--config", str(small), "--run", str(run), *STEPS]
+    if data is not None:
+        command += ["--data.path", str(data)]
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
         command, env=env, cwd="/", capture_output=True, text=True, timeout=120, **how
     )
@@ -62,6 +69,43 @@ def test_few_descriptors_change_nothing(small: Path, tmp_path: Path, wanted: lis
     done = train(small, tmp_path / "run", preexec_fn=few_descriptors(80))
     assert done.returncode == 0, done.stderr
     assert weights(tmp_path / "run") == wanted
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images with an index of version 4, whose rows are read as they are needed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "HELD_SAMPLES", -1)
+        folder = small_set.packed(tmp_path_factory.mktemp("listed"))
+    assert Index.load(folder).header.version == 4
+    return folder
+
+
+def test_faults_under_a_listed_index_that_pass_change_nothing(
+    small: Path, listed: Path, tmp_path: Path, wanted: list[bytes]
+) -> None:
+    rules = [
+        fail("read", errno.EIO, "train-samples.npy", after=1, times=3),
+        fail("read", errno.ESTALE, "train-shards.npy", times=2),
+        fail("open", errno.EIO, "train-blocks.npy", times=2),
+        fail("open", errno.EMFILE, "train-samples.npy", times=1),
+    ]
+    for number, given in enumerate((rules, [short("read", "train-samples.npy")])):
+        run = tmp_path / f"run-{number}"
+        done = train(small, run, *given, data=listed)
+        assert done.returncode == 0, done.stderr
+        assert weights(run) == wanted
+
+
+@pytest.mark.parametrize(("call", "number"), [("open", "EIO"), ("read", "EIO"), ("read", "ESTALE")])
+def test_a_fault_under_a_listed_index_that_stays_is_retryable_and_named(
+    small: Path, listed: Path, tmp_path: Path, call: str, number: str
+) -> None:
+    rule = fail(call, getattr(errno, number), "train-samples.npy", after=int(call == "read"))
+    done = train(small, tmp_path / "run", rule, data=listed)
+    assert done.returncode == 75, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "train-samples.npy" in line and f"({number}, 7 tries)" in line
 
 
 @pytest.mark.parametrize("call", ["open", "read"])

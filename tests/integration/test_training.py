@@ -97,6 +97,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
     assert steps == [1, 2, 3, 4]
 
 
+def test_where_checkpoints_come_by_time_changes_no_number(train: Train, small: Path) -> None:
+    """Not on two ranks, not over a resume, and not where validations cut the learning rate."""
+    run_folder = small.parent / "run"
+    validated = ("--validation.every", "10", "--lr_schedule.plateau_patience", "1", "--train.log_every", "5")
+    train("--train.steps", "40", "--train.checkpoint_every", "1000", *validated, ranks=2)
+    wanted = saved(run_folder)
+    run_folder.rename(small.parent / "by steps")
+    by_time = ("--train.checkpoint_every", "0.1s", "--train.keep_checkpoints", "100", *validated)
+    train("--train.steps", "20", *by_time, ranks=2)
+    assert "from step 20" in train("--train.steps", "40", *by_time, ranks=2).out
+    found = saved(run_folder)
+    for which, tensors in wanted.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+    steps = [checkpoint.step_of(folder) for folder in checkpoint.complete(run_folder)]
+    assert {10, 20, 30, 40} <= set(steps) and [step for step in steps if step % 10]
+
+
 @pytest.mark.numeric
 def test_a_run_from_before_versions_of_draws_goes_on_with_its_own(train: Train, small: Path) -> None:
     """Bit for bit, by the command that began it; the newest draws would make another run of it."""

@@ -125,7 +125,6 @@ class Simulation:
         self._random = random.Random(seed)
         self.nodes = [f"n{k}" for k in range(job.nodes)]
         self.spares = [f"s{k}" for k in range(job.spares)]
-        self._wanted = job.nodes
         self._away: list[tuple[float, str]] = []
         self._broken: set[str] = set()
         self._flaky = set(self.nodes[: job.flaky])
@@ -154,20 +153,19 @@ class Simulation:
         return self.outcome.total
 
     def _begin_life(self) -> None:
-        """Wait until there are enough nodes, or go on with fewer (takeover.fitting)."""
+        """Wait until there are enough nodes, or go on with fewer, or with more again (takeover.py)."""
         self.outcome.lives += 1
         self._spend("life", self.costs.life)
-        wanted = self._wanted
         free = [k for k, name in enumerate(self.nodes) if not name]  # places of nodes that are away
         while True:
             self._idle()
             there = len(self.nodes) - len(free) + len(self.spares)
+            wanted = self.job.nodes
             if there < wanted and there:
                 wanted = self.job.fitting(there) or wanted
             if there >= wanted:
                 break
             self._spend("life", max(self._away[0][0] - self._now, 0.0) + 1e-6)
-        self._wanted = wanted
         if len(self.nodes) == wanted:
             for k in free:
                 self._place(k, self.spares.pop(0))
@@ -274,7 +272,7 @@ class Simulation:
             self.events.append({"event": "left_out", "node": name, "time": self._now})
             self._send_away(name)
             self.outcome.left_out += 1
-        if chosen.again:
+        if chosen.again and not self._could_grow():
             return None
         if chosen.code == FATAL:
             return chosen.why
@@ -282,6 +280,13 @@ class Simulation:
             self._send_away(failed)
         self._begin_life()
         return None
+
+    def _could_grow(self) -> bool:
+        """takeover.larger."""
+        there, wanted = len(self.nodes) + len(self._idle()), self.job.nodes
+        if len(self.nodes) == wanted:
+            return False
+        return (wanted if there >= wanted else self.job.fitting(there) or 0) > len(self.nodes)
 
     def _exits(self, kind: Kind, node: int) -> Mapping[int, Exit]:
         """How the processes end, one for a node."""

@@ -60,20 +60,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             now = self.server.of_ranges
         if now.isdigit():
             return self.send_error(int(now))
-        data, start = path.read_bytes(), 0
-        if now == "wrong":
-            data = bytes(len(data))
-        if now == "long":
-            data += b"more"
+        size = path.stat().st_size
         if "Range" in self.headers and now != "no range":
             self.server.ranges.append(self.headers["Range"])
             first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-            start, data = int(first), data[: int(last) + 1] if last else data
+            start, end = int(first), min(int(last) + 1, size) if last else size
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{path.stat().st_size}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         else:
+            start, end = 0, size
             self.send_response(200)
-        body = data[start:]
+        with path.open("rb") as file:
+            file.seek(start)
+            body = file.read(end - start)
+        if now == "wrong":
+            body = bytes(len(body))
+        if now == "long":
+            body += b"more"
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if now == "drop" else body)

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diffbase.cli import InputError
 from diffbase.system_error import is_there
 from diffcore.config.tree import Config
@@ -18,10 +21,10 @@ from diffcore.diffusion import randomness
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.ranks import World
+from diffcore.engine.ranks import World, from_rank, gather_arrays
 from diffcore.evaluation.judging import judge
 from diffcore.evaluation.quality import distances
-from diffcore.runs.data import held_out_samples
+from diffcore.runs.data import held_out_of, samples_at
 from diffcore.runs.draw import draw_shared
 from shards.table import Index
 
@@ -59,7 +62,7 @@ def probe_of(config: Config, index: Index, world: World, *, samples: int | None 
 
 
 class Probe:
-    """Draws ``samples`` images, every rank its share, and has the judge read them."""
+    """Draws ``samples`` images, every rank its share, and has the judge read them on rank 0."""
 
     def __init__(self, config: Config, index: Index, world: World, folder: Path, samples: int) -> None:
         distances.require()
@@ -67,9 +70,22 @@ class Probe:
         self.judge = judge.load(folder, index).to(world.device)
         self.schedule = NoiseSchedule.of(config.diffusion)
         self.labels_NA = randomness.labels(SEED, range(samples), [a.variants for a in index.schema])
-        self.real_NF = self.judge.read(held_out_samples(config, REAL).images).features_NF
+        self.real_NF = self._real(config, world)
+        """Features of real images, on rank 0; elsewhere of none."""
         readable = self.judge.readable or not config.model.conditional
         self.notes: Sequence[str] = [] if readable else [f"warning: of {folder}, {judge.UNREADABLE}"]
+
+    def _real(self, config: Config, world: World) -> NDArray[np.floating]:
+        """A rank reads whole batches of the judge's, so that it sees the same ones at every world size. A
+        collective."""
+        split, count = held_out_of(config, REAL)
+        numbers_N = np.arange(count)
+        shares = [numbers_N[numbers_N // judge.BATCH % world.size == rank] for rank in range(world.size)]
+        mine_NF = np.empty((0, self.judge.record["features"]), np.float32)
+        if len(own_N := shares[world.rank]):
+            mine_NF = self.judge.read(samples_at(config, split, own_N).images).features_NF
+        parts = gather_arrays(mine_NF, world)
+        return np.concatenate(parts)[np.argsort(np.concatenate(shares))] if world.main else mine_NF[:0]
 
     def __call__(self, engine: Engine, ema: Ema) -> dict[str, float]:
         """Figures by TensorBoard tag, the same on every rank. A collective: all ranks call it."""
@@ -83,6 +99,12 @@ class Probe:
                 seed=SEED,
                 world=engine.world,
             )
+        figures: dict[str, float] = from_rank(
+            self._figures(images) if engine.world.main else None, engine.world
+        )
+        return figures
+
+    def _figures(self, images: NDArray[np.uint8]) -> dict[str, float]:
         reading = self.judge.read(images)
         figures = {"quality/frechet": distances.frechet(self.real_NF, reading.features_NF)}
         if self.config.model.conditional:

@@ -56,9 +56,11 @@ def measure(
 
 
 def planned(config: Config, folders: Sequence[Path]) -> list[int]:
-    """Steps of the checkpoints that the config asks for."""
-    steps = [checkpoint.step_of(folder) for folder in folders]
-    return [step for step in steps if step % config.train.checkpoint_every == 0 or step == config.train.steps]
+    """Steps of the checkpoints that the config asks for; of those that come by time, all."""
+    steps, every = [checkpoint.step_of(folder) for folder in folders], config.train.checkpoint_every
+    if isinstance(every, str):
+        return steps
+    return [step for step in steps if step % every == 0 or step == config.train.steps]
 
 
 def figures(

@@ -17,6 +17,7 @@ from shards.sources.labels.columns import shown as printed
 from shards.sources.layout import SPLIT_NAMES
 from shards.sources.tars.places import Place, splits
 from shards.sources.tars.samples import CLASS, FIELDS_CAP, TEXT, BadImage, Tar, plain_key
+from shards.sources.tars.texts import Texts
 
 SPLIT = "split"
 """A field that may tell the splits, in any case."""
@@ -30,7 +31,7 @@ class Collection:
     names: Sequence[str]
     """A plain file name for each tar."""
     tars: list[Tar]
-    keys: list[list[str]]
+    keys: Sequence[Sequence[str]]
     splits: list[list[str | None]]
     """What a tar's name or a field tells; None: a hash of the key in ``tars`` decides.
 
@@ -96,7 +97,7 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
             raise InputError(f"{where}: more than {FIELDS_CAP} fields in all tars")
         passed.update(tar.passed_over)
         tar.columns.clear()
-        kept.append(tar)
+        kept.append(replace(tar, keys=Texts(tar.keys)))
         count += len(tar.keys)
     # Whichever tar tells a field first: a check reads them in another order.
     columns = dict(sorted(columns.items()))
@@ -117,20 +118,35 @@ def collect(places: Sequence[Place], names: Sequence[str], asked: Asked, tars: I
     return Collection(places, names, kept, keys, told, split_by, labels.schema, variants, notes)
 
 
-def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[list[str]]:
+def _unique(names: Sequence[str], tars: Sequence[Tar]) -> list[Sequence[str]]:
     """The keys of the tars; what several have is told apart by the tar's name."""
-    counts = Counter(key for tar in tars for key in tar.keys)
+    keys = [tar.keys for tar in tars]
+    counts = _several(keys)
+    if not counts:
+        return keys
     keys = [
-        [key if counts[key] == 1 else plain_key(key, name) for key in tar.keys]
-        for name, tar in zip(names, tars, strict=True)
+        Texts(plain_key(key, name) if counts[key] > 1 else key for key in some)
+        for name, some in zip(names, keys, strict=True)
     ]
-    seen: set[str] = set()
-    for name, some in zip(names, keys, strict=True):
+    counts, seen = _several(keys), set[str]()
+    for name, some in zip(names, keys, strict=True) if counts else ():
         for key in some:
             if key in seen:
                 raise InputError(f"{name}: sample {key}: another one has this key; keys must be unique")
-            seen.add(key)
+            if counts[key] > 1:
+                seen.add(key)
     return keys
+
+
+def _several(keys: Sequence[Sequence[str]]) -> Counter[str]:
+    """How often those keys are there that are more than once. Of the others eight bytes each are held."""
+    import numpy as np  # not for --help, which lists this source
+
+    hashes = np.fromiter((hash(key) for some in keys for key in some), np.int64, sum(map(len, keys)))
+    hashes.sort()
+    again = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    counts = Counter(key for some in keys for key in some if hash(key) in again) if again else Counter[str]()
+    return Counter({key: count for key, count in counts.items() if count > 1})
 
 
 def _splits(

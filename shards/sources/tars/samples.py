@@ -47,7 +47,7 @@ class Tar:
 
     bytes: int
     sha256: str
-    keys: list[str]
+    keys: Sequence[str]
     """Those of the tar, made plain; see ``plain_key``."""
     starts: array[int]
     """Where the images' bytes begin, how many they are, and their zlib.crc32."""

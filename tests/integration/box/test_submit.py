@@ -174,3 +174,31 @@ def test_after_a_lost_node_a_smaller_job_goes_on(checkout: Checkout) -> None:
     finally:
         checkout.box.box("start-node", "n2")
     wait_for(lambda: checkout.box.state(job) == "CANCELLED")
+
+
+@pytest.mark.parametrize("how", ["time limit", "crash"])
+def test_a_smaller_job_grows_again_where_training_stops(checkout: Checkout, how: str) -> None:
+    checkout.acts(attempt_0=["deaf", 5], attempt_1=["wait", 5])
+    job = checkout.job("--nodes", "1-2", "--tasks-per-node", "1")
+    pid = int(checkout.until_trained(2)[0]["pid"])
+    checkout.box.box("kill-node", "n2", "--with-jobs")
+    os.kill(pid, signal.SIGKILL)
+    try:
+        wait_for(lambda: (checkout.folder / "seen-1-0.json").exists())
+    finally:
+        checkout.box.box("start-node", "n2")
+    smaller = checkout.events("submitted")[1]["job"]
+    wait_for(lambda: checkout.box.state(job) == "CANCELLED")
+    wait_for(lambda: "n2" in checkout.box.run("sinfo", "-h", "-t", "idle", "-N", "-o", "%N"))
+    if how == "crash":
+        seen = json.loads((checkout.folder / "seen-1-0.json").read_text())
+        os.kill(int(seen["pid"]), signal.SIGKILL)
+    else:
+        checkout.box.run("scancel", "--signal=USR2", smaller)
+    wait_for(lambda: len(checkout.events("submitted")) == 3)
+    heir = checkout.events("submitted")[2]
+    assert (heir["nodes"], heir["ranks"], heir["takeover"]) == (2, 2, True)
+    assert checkout.until_over(heir["job"]) == "COMPLETED"
+    assert [event["world"] for event in checkout.events("started")] == [2, 1, 2]
+    assert [event["code"] for event in checkout.events("ended")][1:] == [75 if how == "crash" else 85, 0]
+    wait_for(lambda: checkout.box.state(smaller) == "CANCELLED")

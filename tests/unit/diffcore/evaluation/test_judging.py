@@ -237,6 +237,34 @@ def test_a_probe_whose_judge_reads_nothing_says_so_and_measures_the_rest(
     assert set(figures) == {"quality/frechet"} and math.isfinite(figures["quality/frechet"])
 
 
+@pytest.mark.parametrize("size", [2, 3, 40])
+def test_each_rank_reads_its_share_of_the_real_images_and_rank_0_has_the_features_of_all(
+    unreadable: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(judge, "BATCH", 3)
+    data, folder = unreadable
+    given, made, read = (config_of(data), Index.load(data)), {}, list[int]()
+    alone = probe.Probe(*given, ALONE, folder, 4).real_NF
+    inside = probe.samples_at
+
+    def counted(config: Config, split: str, positions: Any) -> Any:
+        read.extend(positions)
+        return inside(config, split, positions)
+
+    def gathered(array: NDArray[np.floating], world: World) -> list[NDArray[np.floating]]:
+        made[world.rank] = array
+        return [made[rank] for rank in range(size)] if world.main else []
+
+    monkeypatch.setattr(probe, "samples_at", counted)
+    monkeypatch.setattr(probe, "gather_arrays", gathered)
+    for rank in reversed(range(size)):
+        seen = probe.Probe(*given, World(rank, size, rank, ALONE.device), folder, 4).real_NF
+        assert len(made[rank]) <= 3 * -(-len(alone) // (3 * size))
+        assert rank == 0 or not len(seen)
+    assert sorted(read) == list(range(len(alone)))
+    assert np.array_equal(seen, alone)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

@@ -63,6 +63,20 @@ class Shared(NamedStates):
         return {name: parameter.detach() for parameter, name in self.names.items()}
 
 
+class Alike(Shared):
+    """A network whose weights every rank holds whole, as under ZeRO-0."""
+
+    stage, _unwrapped = 0, True
+
+    def __init__(self, network: nn.Module, world: World) -> None:
+        super().__init__(network, World(0, 1, 0, world.device))  # the place of one alone: all
+        self.world = world
+
+    def _places(self) -> Iterator[Place]:
+        for i, (parameter, name) in enumerate(self.names.items()):
+            yield Place(name, 0, self.size_of(parameter), i, 0)
+
+
 def network_of(run: Path) -> nn.Module:
     return models.build(configure.load(run / "config.yaml").model, tuple(CARTOON_SET), 8)
 
@@ -85,7 +99,7 @@ def begin(states: Any, place: Path, which: str) -> str | None:
     return None
 
 
-def rank_of(rank: int, meet: Path, run: Path, out: Path) -> None:
+def rank_of(rank: int, meet: Path, run: Path, out: Path, kind: type[Shared]) -> None:
     """Begin as one of two ranks from all there is; what was found goes into a file."""
     tensors.PIECE = PIECE
     opens: list[str] = []
@@ -108,7 +122,7 @@ def rank_of(rank: int, meet: Path, run: Path, out: Path) -> None:
     found: list[Any] = []
     for place in (run, newest, out):
         for which in ("ema", "raw"):
-            states = Shared(network_of(run), world)
+            states = kind(network_of(run), world)
             opens.clear()
             elements[0] = 0
             error = begin(states, place, which)
@@ -122,13 +136,13 @@ def rank_of(rank: int, meet: Path, run: Path, out: Path) -> None:
     if rank == 0:
         damage(newest)
     torch.distributed.barrier()
-    states = Shared(network_of(run), world)
+    states = kind(network_of(run), world)
     found.append(begin(states, run, "ema"))
     wanted = checkpoint.read_weights(older, "ema")
     found.append(all(torch.equal(t, wanted[n]) for n, t in states.now().items()))
     found.append(begin(states, run, "raw"))  # the damage is in the average
     found.append(begin(states, newest, "ema"))
-    found.append(begin(Shared(nn.Linear(2, 3), world), out, "ema"))
+    found.append(begin(kind(nn.Linear(2, 3), world), out, "ema"))
     found.append(begin(states, meet / "nowhere", "ema"))
     (meet / f"{rank}").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
@@ -146,20 +160,24 @@ def damage(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [Shared, Alike])
 def test_each_rank_reads_its_parts_and_all_have_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Shared]
 ) -> None:
     monkeypatch.setattr(tensors, "PIECE", PIECE)
     run, out = tiny_run.write(tmp_path / "run", 4, 8), tmp_path / "out"
     export.export(run, out)
-    run_ranks(rank_of, range(RANKS), tmp_path, run, out, seconds=120)
+    run_ranks(rank_of, range(RANKS), tmp_path, run, out, kind, seconds=120)
     first, second = (json.loads((tmp_path / f"{rank}").read_text()) for rank in range(RANKS))
     whole = sum(prod(p.shape) for p in network_of(run).parameters())
     for rank, found in enumerate((first, second)):
         for error, same, read, held, heads in found[:6]:
             assert error is None and same
-            assert read == held <= 0.6 * whole
+            assert held == whole if kind is Alike else read == held <= 0.6 * whole
             assert not heads or rank == 0
+    for (*_, read, _, _), (*_, other, _, _) in zip(first[:6], second[:6], strict=True):
+        assert read + other == whole
+    for found in (first, second):
         on_older, older, on_raw, on_newest, misfit, nowhere = found[6:]
         assert on_older is None and older and on_raw is None
         assert "do not have the sha256 that COMPLETE says" in on_newest

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffcore.config.often import seconds_of
 from launch.follow import goodput, show
 from launch.follow.interval import Interval, interval, young
 from launch.follow.run import Run
@@ -46,6 +47,7 @@ def test_it_is_youngs_of_stall_and_time_between_failures(stall: float, every: in
     assert (found.now, found.failures) == (every, failures)
     assert found.stall == pytest.approx(stall)
     assert found.hours == pytest.approx(mean / 3600)
+    assert found.seconds == pytest.approx(young(stall, mean))
     assert found.best == pytest.approx(max(1.0, young(stall, mean) / STEP), abs=0.51)
 
 
@@ -71,6 +73,14 @@ def test_without_a_failure_or_checkpoints_nothing_is_said() -> None:
 def test_goodput_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ledger_of(2.0, 1000, 2)
     told = show.show_goodput(Run(tmp_path, "5", "x", "local", tmp_path, lines, None))
-    assert "checkpoints: one every 1000 steps; every" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "checkpoints: one every 1000 steps; every" in said
+    assert f"; by time: train.checkpoint_every: {round(young(2.0, 4 * (1000 * STEP + 2.0)))}s" in said
     assert told["checkpoints"]["now"] == 1000
     assert Interval(**told["checkpoints"]) == interval(goodput.account(lines), lines)
+
+
+@given(st.floats(0.1, 1e6))
+def test_the_setting_is_one_that_training_takes(seconds: float) -> None:
+    said = seconds_of(Interval(1, 1, seconds, 1.0, 1, 1.0).setting)
+    assert said is not None and abs(said - seconds) <= max(0.5, min(30.0, 0.11 * seconds), 1 - seconds)

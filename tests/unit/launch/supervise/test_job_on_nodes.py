@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -126,6 +127,25 @@ def test_a_job_goes_on_with_fewer_nodes_where_none_is_free() -> None:
     lost = outcome.failures["lost"]
     assert outcome.done and 1 <= lost == 10 - len(simulation.nodes)
     assert outcome.seconds["short"] > 0
+
+
+def test_a_job_with_fewer_nodes_grows_again_in_its_next_life() -> None:
+    class Watched(Simulation):
+        sizes: list[tuple[int, int]]
+
+        def _begin_life(self) -> None:
+            super()._begin_life()
+            there = sum(map(bool, self.nodes)) + len(self.spares)
+            self.__dict__.setdefault("sizes", []).append((len(self.nodes), there))
+
+    job = Job(
+        10, 400_000, 600, 50.0, (LOST,), repair=6.0, fitting=lambda there: there if there >= 5 else None
+    )
+    watched = Watched(job, 3)
+    assert watched.run().done
+    assert all(size == min(10, there) for size, there in watched.sizes)
+    changes = [after - before for (before, _), (after, _) in itertools.pairwise(watched.sizes)]
+    assert min(changes) < 0 < max(changes)
 
 
 def test_flaky_nodes_fail_as_much_more_often_as_is_said() -> None:

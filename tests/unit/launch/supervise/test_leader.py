@@ -16,6 +16,7 @@ from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import leader as module
+from launch.supervise import takeover
 from launch.supervise.environment import Layout
 from launch.supervise.leader import Leader
 from launch.supervise.limits import Limits
@@ -38,6 +39,7 @@ def lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Leader:
          "gpus_per_node": 0, "cpus_per_task": 1, "minutes": 60}
     )  # fmt: skip
     life: Any = SimpleNamespace(
+        place=None,
         where=Layout("7", "7.0.0", 0, 0, 2, 0, 1, 0, ("n1", "n2")), meeting=meeting,
         run_folder=tmp_path / "run",
         spec=spec, asked=0, said=[], tick=lambda: None, used_up=False,
@@ -196,3 +198,26 @@ def test_a_rank_that_told_of_a_hang_is_not_to_blame_for_it(lead: Leader) -> None
     lead.decide(Plan(0, address="n1", port=1))
     (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
     assert (ended["node"], ended["rank"]) == ("n2", 1)
+
+
+@pytest.mark.parametrize("idle", [["n3"], ["n9"], []])
+def test_an_attempts_end_is_the_moment_to_grow_for_a_job_with_fewer_nodes(
+    idle: list[str], lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "state_of", lambda job: client.State("RUNNING", 0, "n[1-2]", "p"))
+    monkeypatch.setattr(client, "idle_nodes", lambda partition: idle)
+    monkeypatch.setattr(takeover, "_fitting", lambda place, spec, available: min(available, 3))
+    registry.exclude("fake", {"n9": "GPU 0 is gone"}, 1.0)
+    lead.spec = lead.spec.model_copy(update={"nodes_wanted": 3})
+    hello(lead, [], [])
+    assert lead.muster() is None
+    lead.meeting.report(0, Exit(0, RETRYABLE, 100.0, "n1"))
+    lead.meeting.report(0, Exit(1, -9, 102.0, "n2", ours=True))
+    plan = lead.decide(Plan(0, address="n1", port=1))
+    if idle != ["n3"]:
+        assert plan is None  # on it goes in the same allocation
+        return
+    assert plan is not None and (plan.leave, plan.code) == (True, RETRYABLE)
+    assert plan.why.endswith("; nodes are free that this job lacks")
+    lead.leave(plan, lambda avoid: "another goes on")
+    assert "another goes on" in lead.life.said  # type: ignore[attr-defined]

@@ -67,3 +67,48 @@ def test_an_epoch_lasts_as_long_as_it_should_and_leaves_no_words_behind() -> Non
 def test_several_ranks_have_a_store() -> None:
     with pytest.raises(ValueError, match="without a store"):
         Agreement(World(0, 2, 0, CPU))
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), size=st.integers(1, 4))
+def test_all_ranks_save_at_the_same_step_about_as_often_as_the_clock_says(
+    data: st.DataObject, size: int
+) -> None:
+    every = data.draw(st.sampled_from([0.5, 2.0, 7.0]))
+    took = data.draw(st.lists(st.sampled_from([0.001, 0.01, 0.1, 1.0]), min_size=150, max_size=150))
+    others = data.draw(st.sets(st.integers(1, 150), max_size=3))  # saved for another reason
+    together, clock, times = threading.Barrier(size), [0.0], list[float]()
+
+    def work(world: World) -> list[int]:
+        agreement, due = Agreement(world, every), list[int]()
+        for step, seconds in enumerate(took, start=1):
+            assert agreement.of(0) == 0
+            together.wait(20)
+            if agreement.due:
+                due.append(step)
+            if agreement.due or step in others:
+                agreement.saved()
+                times.extend([clock[0]] * world.main)
+            together.wait(20)
+            if world.main:
+                clock[0] += seconds
+            together.wait(20)  # the gradients
+        return due
+
+    with mock.patch.object(stopping, "monotonic", lambda: clock[0]):
+        found = on_threads(size, work)
+    assert all(one == found[0] for one in found)
+    # A look comes after an epoch, which lasts as long as its steps do, and its words hold an epoch later.
+    late = 0.0 if size == 1 else 2 * MOST * max(took) + 2 * stopping.EPOCH
+    for before, now in itertools.pairwise([0.0, *times]):
+        assert now - before <= every + late + max(took) + 1e-9
+    if size == 1:  # none comes early
+        assert len(times) <= sum(took) / every + len(others) + 1
+    assert found[0] or sum(took) < every + late + max(took) or others
+
+
+def test_without_a_time_no_checkpoint_is_due() -> None:
+    with mock.patch.object(stopping, "monotonic", iter(range(0, 10**9, 10**6)).__next__):
+        for size in (1, 2):
+            agreement = Agreement(World(0, size, 0, CPU, HashStore()))
+            assert not any(agreement.of(0) or agreement.due for _ in range(50))
