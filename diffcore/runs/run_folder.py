@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.explain import validated
-from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
+from diffbase.files import REPOSITORY, write_atomic, write_json
 from diffbase.formats import json_file
+from diffbase.locking.lock import Lock
 from diffbase.machine.ports import RENDEZVOUS
-from diffbase.system_error import is_there, named, names_in
+from diffbase.system_error import is_there, names_in
 from diffbase.trust import check_entries, own_folder
 from diffbase.version import VERSION
 from diffcore.config.configure import replace
@@ -174,29 +174,25 @@ def _record(config: Config) -> RunRecord | None:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is there before there is a run."""
-    return name in (LOCK, *LAUNCHER) or name.startswith(RENDEZVOUS)
+    return name in LAUNCHER or name.startswith((LOCK, RENDEZVOUS))
 
 
-def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
+def claim(config: Config, data: dict[str, Any]) -> Lock:
     """Make the folder this process's, and write the record and the resolved config.
 
-    The returned file holds the claim until it is closed or the process ends. InputError if another process
+    The returned lock holds the claim until it is closed or the process ends. InputError if another process
     has it: the same command started twice, or a job that was requeued before its first life ended; and if
     the folder is one that others could change.
     """
     group = config.trust == "group"
     check_entries(own_folder(config.run, group=group), group=group)
-    lock = open_lock(config.run / LOCK)
+    lock = Lock(config.run / LOCK, shared=True)
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
-    while True:
-        try:
-            with named(config.run / LOCK):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise InputError(f"run: another process is training in {config.run}") from None
+    while not lock.take():
+        if time.monotonic() > until and not lock.may_end():
+            lock.close()
+            raise InputError(f"run: another process is training in {config.run}{lock.holder()}")
         time.sleep(0.2)
     config = settled(config)
     if not is_there(config.run / "run.json"):

@@ -67,8 +67,11 @@ class Saver:
     a disk fail ``TRIES - 1`` times in a row: the run is whole, and the disk may have room again.
     """
 
-    def __init__(self, run: Path, keep: int, world: World) -> None:
-        self.run, self.keep, self.world = run, keep, world
+    def __init__(
+        self, run: Path, keep: int, world: World, still_ours: Callable[[], None] = lambda: None
+    ) -> None:
+        """``still_ours`` raises, on rank 0, where the run folder is another process's by now."""
+        self.run, self.keep, self.world, self._still_ours = run, keep, world, still_ours
         self._words = Exchange("checkpoint", world)
         self._neighbours: Any = None
         """Those that write one file together, as a group; made when the first checkpoint shows how many."""
@@ -176,6 +179,7 @@ class Saver:
             manifest.update(written)
 
         def rest() -> None:
+            self._still_ours()
             finish(self.run, state, manifest)
             if best is not None:
                 write_json(folder_of(self.run) / "best.json", {"step": state.step, **best})
