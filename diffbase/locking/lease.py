@@ -303,8 +303,8 @@ NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 def _write(path: Path, flag: int, data: bytes) -> None:
     descriptor = os.open(path, CREATE | flag, 0o600)
     try:
-        if os.write(descriptor, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        while data:  # a disk may take a part, and tell why at the next try
+            data = data[os.write(descriptor, data) :]
     finally:
         os.close(descriptor)
 

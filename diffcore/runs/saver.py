@@ -22,6 +22,7 @@ from diffbase import ledger
 from diffbase.cli import InputError, one_line
 from diffbase.files import open_atomic, sync_folder, write_json
 from diffbase.system_error import named, told
+from diffbase.trust import file_mode, make_folder
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
@@ -269,17 +270,17 @@ def write_shard(
     folder: Path, world: World, tensors: Mapping[str, Tensor], starts: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
     """Write this rank's shard and sync it; returns its line of COMPLETE."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / shard_name(world.rank, world.size)
     write_tensors(path, tensors, {"starts": json.dumps(starts, sort_keys=True)})
-    path.chmod(0o600)
+    path.chmod(file_mode(folder))
     with named(path), path.open("rb") as file:
         os.fsync(file.fileno())
     return {path.name: seal_of(path, tensors, starts)}
 
 
 def _synced(path: Path) -> dict[str, dict[str, Any]]:
-    path.chmod(0o600)
+    path.chmod(file_mode(path.parent))
     with named(path), path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -299,6 +300,6 @@ def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     temporary.rename(final)
     sync_folder(final.parent)
     with open_atomic(final / "COMPLETE") as file:
-        os.fchmod(file.fileno(), 0o600)
+        os.fchmod(file.fileno(), file_mode(final))
         lines = (f"{json.dumps(name)}: {json.dumps(said)}" for name, said in sorted(manifest.items()))
         file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())

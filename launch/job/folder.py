@@ -1,6 +1,6 @@
 """The job's folder in the run folder: the code, config and environment that every life of it runs with.
 
-RUN/job/001/            one submission, owner only; the next one is 002
+RUN/job/001/            one submission, owner only, but for logs of run_access: group; the next one is 002
     code/               the checkout's tracked files, as they are on the disk now
     config.yaml         the resolved config
     job.json            JobSpec and where things are
@@ -19,8 +19,10 @@ from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
 from diffbase.formats import json_file
 from diffbase.redaction import without_credentials
-from diffbase.trust import own_folder
-from diffcore.config.tree import Config
+from diffbase.system_error import is_there
+from diffbase.trust import is_shown, make_folder, own_folder, show
+from diffcore.config.tree import Access, Config
+from diffcore.runs import run_folder
 from launch.ask.spec import JobSpec
 
 JOBS = "job"  # RUN/job
@@ -91,21 +93,29 @@ def next_place(run: Path) -> Place:
     return Place(run / JOBS / f"{max(taken, default=0) + 1:03d}")
 
 
-def create(run: Path, group: bool = False) -> Place:
-    """Make that folder, owner only. InputError if others may write into the run folder or ``RUN/job``.
+def create(
+    run: Path, group: bool = False, access: Access | None = None, usual: Access | None = None
+) -> Place:
+    """Make that folder. InputError if others may write into the run folder or ``RUN/job``.
 
     What lies in it is run on every node, so the folders above count too. ``group`` as of ``check_folder``.
+    ``access``: who may read the run folder; None: as chosen before, ``usual`` for a new one.
     """
-    for folder in (run, run / JOBS):
-        own_folder(folder, group=group, code=True)
-    if not group and run.stat().st_uid == os.getuid():
-        run.chmod(0o700)
+    if access is None and not any(is_there(run / name) for name in (JOBS, "run.json")):
+        access = usual
+    own_folder(run, group=group, code=True, shown=access == "group")
+    if run.stat().st_uid == os.getuid() and (access or not group):
+        run_folder.set_access(run, access or run_folder.access(run))
+    make_folder(run / JOBS)
+    own_folder(run / JOBS, group=group, code=True)
     while True:
         place = next_place(run)
         try:
             place.folder.mkdir(mode=0o700)
         except FileExistsError:  # another submission took the number at the same moment
             continue
+        if is_shown(run / JOBS):
+            show(place.folder)  # for its logs
         return place
 
 

@@ -330,6 +330,12 @@ def test_without_hard_links_one_has_it_too(
     other.release()
 
 
+def test_writes_that_do_half_leave_a_whole_lease(mine: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[: -(-len(data) // 2)]))
+    assert mine.take(kernel=False) and mine.lost() == "" and mine.holder().startswith("process ")
+
+
 def test_an_answer_that_a_file_server_lost_is_no_other_one(
     mine: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
