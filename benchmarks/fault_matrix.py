@@ -95,6 +95,7 @@ FAULTS: dict[str, Callable[[Command, Path], Mapping[str, Any]]] = {
     "writes do half": rules(lambda c: [short("write", c.writes or "nothing")]),
     "fsync fails (EIO)": rules(lambda c: [fail("sync", errno.EIO, c.writes or "nothing")]),
     "no locks (ENOLCK)": rules(lambda c: [fail("lock", errno.ENOLCK)]),
+    "no locks (ENOSYS)": rules(lambda c: [fail("lock", errno.ENOSYS)]),
     "80 open files": lambda command, world: {"preexec_fn": kit.few_descriptors(80)},
     "output closed": lambda command, world: {"closed": (1,)},
     "output to a full disk": lambda command, world: {"stdout": "/dev/full"},

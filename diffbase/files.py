@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from diffbase import line
+from diffbase import line, trust
 from diffbase.cli import InputError, json_text
 from diffbase.system_error import NoPlainFileError, is_there, named
 
@@ -92,7 +92,7 @@ def check_writable(*folders: Path) -> None:
 
 
 def plain_only(path: str, flags: int) -> int:
-    """The ``opener`` of a file to be written, made where there is none, its owner's alone.
+    """The ``opener`` of a file to be written, made where there is none, as ``trust.file_mode`` says.
 
     OSError for what somebody else may have put there: a link (ELOOP), or a NoPlainFileError.
     """
@@ -104,9 +104,12 @@ def plain_only(path: str, flags: int) -> int:
         if error.errno == errno.ENXIO:  # a socket, or a pipe that nobody reads
             raise NoPlainFileError(path) from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise NoPlainFileError(path)
+    if not status.st_size and status.st_uid == os.geteuid():  # a new one: whatever the umask
+        os.fchmod(descriptor, trust.file_mode(Path(path).parent))
     return descriptor
 
 

@@ -22,17 +22,67 @@ from diffbase.cli import InputError
 
 MOST_LINKS = 40
 """Links on the way to a folder, as the kernel allows."""
+SHOWN = 0o2750
+"""Mode of a folder whose group may read it: what is made in it is the group's to read too, and has its group
+(the setgid bit). Just this mode says so; any other folder's new files are their owner's alone."""
 
 
-def own_folder(path: Path, *, group: bool = False, code: bool = False) -> Path:
+def is_shown(folder: Path) -> bool:
+    """Whether what is made in ``folder`` may be read by its group."""
+    return stat.S_IMODE(folder.stat().st_mode) == SHOWN
+
+
+def file_mode(folder: Path) -> int:
+    """Mode of a new file there."""
+    return 0o640 if is_shown(folder) else 0o600
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there, for those who may read the one they lie in.
+
+    Whatever the umask.
+    """
+    if not path.parent.exists():
+        make_folder(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    if is_shown(path.parent):
+        show(path)
+
+
+def show(folder: Path) -> None:
+    """Let a folder's group read it. InputError where the group is none of this user's, so that it may not."""
+    folder.chmod(SHOWN)
+    if not is_shown(folder):  # the kernel drops the setgid bit without a word
+        name = group_name(folder.stat().st_gid)
+        raise InputError(f"{folder}: its group {name} is none of yours; give it one of yours (chgrp)")
+
+
+def closed_above(folder: Path) -> Path | None:
+    """A folder above through which the group of ``folder`` does not get; None where it does."""
+    group = folder.stat().st_gid
+    for above in folder.resolve().parents:
+        status = above.stat()
+        wanted = stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH
+        if not status.st_mode & wanted:
+            return above
+    return None
+
+
+def own_folder(path: Path, *, group: bool = False, code: bool = False, shown: bool = False) -> Path:
     """Make a folder, for its owner alone, or take one that is ours; ``path`` itself. See ``check_folder``.
 
-    Missing folders above it are made the same way. OSError where the disk does not allow it.
+    Missing folders above it are made the same way; ``shown``: so that their group gets through them. OSError
+    where the disk does not allow it.
     """
     check_above(path, group=group, code=code)
     missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)  # another process of ours may be as far
+        if shown:
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o050)
     if missing:  # or somebody else's was
         check_above(path, group=group, code=code)
     _check_itself(path, group)

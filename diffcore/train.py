@@ -22,6 +22,7 @@ from diffbase import cli, output
 from diffbase.exits import FATAL, HOLD_BACK
 from diffbase.machine.launcher import own_rank
 from diffcore.config.configure import parse, parser
+from diffcore.runs import run_folder
 
 __all__ = ["main", "parser", "script"]
 
@@ -32,8 +33,10 @@ PROG = "train.py"
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Train as the command line says; returns the exit code."""
     config = parse(argv, prog)
-    if config.trust == "owner":
-        os.umask(0o077)  # of TensorBoard's and DeepSpeed's files too
+    if (config.run_access or run_folder.access(config.run)) == "group":
+        os.umask(0o027)  # of TensorBoard's and DeepSpeed's files too
+    elif config.trust == "owner":
+        os.umask(0o077)
 
     from diffcore.evaluation.quality.probe import probe_of
     from diffcore.training.process import train_here

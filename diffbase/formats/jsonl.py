@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from diffbase.cli import json_text
 from diffbase.files import plain_only
+from diffbase.locking import lock
 from diffbase.system_error import patiently, reading
 
 LONGEST = 1 << 20
@@ -49,17 +49,14 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 def _lock(descriptor: int) -> bool:
     """Whether this process alone writes now: a disk may have no locks, and a stopped process hold one."""
     until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    try:
+        while not lock.alone(descriptor):
             if time.monotonic() > until:
                 return False
             time.sleep(0.01)
-        except OSError:
-            return False
-        else:
-            return True
+    except OSError:
+        return False
+    return True
 
 
 def read(

@@ -31,6 +31,7 @@ def _folder_or_url(given: Any) -> Any:
     return given if "://" in str(given) else Path(given)
 
 
+Access = Literal["private", "group"]
 OrderName = Literal["auto", "full", "block", "shards", "streams"]
 
 
@@ -369,6 +370,9 @@ class Config(Section):
     trust: Literal["owner", "group"] = "owner"
     """Who may be able to write into the run folder and those above it: nobody but their owner, who is this
     user or root; or their groups' members and the owners of those above too, as in a project's folder."""
+    run_access: Access | None = None
+    """Who may read the run folder: private: its owner; group: the folder's group too, but for code, settings
+    with credentials, and secrets; None: as it was chosen before, private for a new one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -14,11 +14,11 @@ from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 
 
-def start(run: Path, threads: int | None = None, *, group: bool = False) -> World:
+def start(run: Path, threads: int | None = None, *, group: bool = False, shown: bool = False) -> World:
     """Join the run's process group: one process alone, or as the launcher's environment says.
 
-    ``run``: the run folder, which all ranks see; ``group`` as of ``trust.own_folder``. Raises as
-    ``rendezvous.join``; InputError for a run folder that others could change.
+    ``run``: the run folder, which all ranks see; ``group`` and ``shown`` as of ``trust.own_folder``. Raises
+    as ``rendezvous.join``; InputError for a run folder that others could change.
     """
     rank, size, local = launcher.place()
     launcher.check_devices()
@@ -43,10 +43,10 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
 
     if torch.cuda.is_available():
         # Slurm may show a task one device only: then it is number 0, whatever the local rank.
-        shown = torch.cuda.device_count()
-        if shown > 1 and local >= shown:
-            raise InputError(f"local rank {local} has no GPU: this node shows {shown} (one process per GPU)")
-        device = torch.device("cuda", local if shown > 1 else 0)
+        seen = torch.cuda.device_count()
+        if seen > 1 and local >= seen:
+            raise InputError(f"local rank {local} has no GPU: this node shows {seen} (one process per GPU)")
+        device = torch.device("cuda", local if seen > 1 else 0)
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
@@ -54,7 +54,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
         torch.set_num_threads(threads or max(1, cores // min(launcher.ranks_here() or size, cores)))
         malloc.keep_freed()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store = rendezvous.join(backend, run, group=group)
+    store = rendezvous.join(backend, run, group=group, shown=shown)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return World(rank, size, local, device, store)
 

@@ -26,7 +26,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -52,15 +53,20 @@ SHARED = 120.0
 
 
 def join(
-    backend: str, folder: Path, environ: Mapping[str, str] = os.environ, *, group: bool = False
+    backend: str,
+    folder: Path,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    group: bool = False,
+    shown: bool = False,
 ) -> Store | None:
     """Make torch's process group, as the launcher's environment says. A collective.
 
     Returns the store in which the ranks met, under names that strangers cannot guess; None for one rank.
-    ``folder``: one that all ranks see, made when all are here; ``group`` as of ``trust.own_folder``. Raises
-    StrangerError if somebody else is among them, or a rank does not see the folder;
-    torch.distributed.DistError if they do not find each other; InputError where rank 0
-    may not open as many files as there are ranks.
+    ``folder``: one that all ranks see, made when all are here; ``group`` and ``shown`` as of
+    ``trust.own_folder``. Raises StrangerError if somebody else is among them, or a rank does not see the
+    folder; torch.distributed.DistError if they do not find each other; InputError where rank 0 may not open
+    as many files as there are ranks.
     """
     rank, size, _ = launcher.place(environ)
     if size == 1:  # nobody to meet: no port
@@ -77,7 +83,8 @@ def join(
         _room_for(size)
     store = _store(address, port, rank == 0 and not agents, here)
     attempt = f"diffcore/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    secret = _prove(PrefixStore(attempt, store), folder / f"{RENDEZVOUS}{port}", rank, size, group)
+    own = partial(own_folder, group=group, shown=shown)
+    secret = _prove(PrefixStore(attempt, store), folder / f"{RENDEZVOUS}{port}", rank, size, own)
     hidden = PrefixStore(_mac(secret, "names"), store)
     dist.init_process_group(backend, store=hidden, rank=rank, world_size=size)
     return PrefixStore("beside", hidden)
@@ -92,7 +99,7 @@ def _room_for(size: int) -> None:
         )
 
 
-def _prove(store: Store, path: Path, rank: int, size: int, group: bool) -> bytes:
+def _prove(store: Store, path: Path, rank: int, size: int, own: Callable[[Path], Path]) -> bytes:
     """Exchange proofs of the attempt's secret; returns the secret."""
     if rank:
         store.set(f"here/{rank}", "")
@@ -102,7 +109,7 @@ def _prove(store: Store, path: Path, rank: int, size: int, group: bool) -> bytes
             raise StrangerError("rank 0 is not this run's: it does not know the attempt's secret")
         return secret
     store.multi_get([f"here/{other}" for other in range(1, size)])  # a start that fails leaves no folder
-    own_folder(path.parent, group=group)
+    own(path.parent)
     secret, token = secrets.token_bytes(32), secrets.token_hex(16)
     _write(path, {"token": token, "secret": secret.hex()})
     try:

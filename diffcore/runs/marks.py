@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbase.cli import InputError
+from diffbase.trust import file_mode
 from diffcore.runs import checkpoint
 
 
@@ -21,7 +22,7 @@ def mark(run: Path, keep: Sequence[int] = (), release: Sequence[int] = ()) -> No
         if step not in there:
             raise InputError(f"{run}: no complete checkpoint of step {step}; allowed: {allowed}")
     for step in keep:
-        (there[step] / checkpoint.KEEP).touch(mode=0o600)
+        (there[step] / checkpoint.KEEP).touch(mode=file_mode(there[step]))
     for step in release:
         (there[step] / checkpoint.KEEP).unlink(missing_ok=True)
 

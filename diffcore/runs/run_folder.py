@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
+import os
+import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffbase import ledger
-from diffbase.cli import InputError
+from diffbase.cli import InputError, one_line
 from diffbase.explain import validated
-from diffbase.files import REPOSITORY, open_lock, write_atomic, write_json
+from diffbase.files import REPOSITORY, open_atomic, write_json
 from diffbase.formats import json_file
+from diffbase.locking.lock import Lock
 from diffbase.machine.ports import RENDEZVOUS
-from diffbase.system_error import is_there, named, names_in
-from diffbase.trust import check_entries, own_folder
+from diffbase.redaction import without_credentials, without_url_secrets
+from diffbase.system_error import is_there, names_in
+from diffbase.trust import check_entries, closed_above, group_name, is_shown, own_folder, show
 from diffbase.version import VERSION
 from diffcore.config.configure import replace
-from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Config, OrderName
+from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Access, Config, OrderName
 from shards.schema import Attribute
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
 """What runs had that are older than these settings."""
+JOB_TEXTS = ("*_log.out", "*_log.err", "controller.log")
+"""Of a job's folder what a group may read; the rest is code, and settings that may hold secrets."""
+SHARED, PRIVATE = 0o640, 0o600
 OVERLAP = 60.0
 """Seconds that a launcher's attempt waits for the end of the one before it."""
 
@@ -174,33 +181,90 @@ def _record(config: Config) -> RunRecord | None:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is there before there is a run."""
-    return name in (LOCK, *LAUNCHER) or name.startswith(RENDEZVOUS)
+    return name in LAUNCHER or name.startswith((LOCK, RENDEZVOUS))
 
 
-def claim(config: Config, data: dict[str, Any]) -> IO[bytes]:
+def claim(config: Config, data: dict[str, Any]) -> Lock:
     """Make the folder this process's, and write the record and the resolved config.
 
-    The returned file holds the claim until it is closed or the process ends. InputError if another process
+    The returned lock holds the claim until it is closed or the process ends. InputError if another process
     has it: the same command started twice, or a job that was requeued before its first life ended; and if
     the folder is one that others could change.
     """
     group = config.trust == "group"
-    check_entries(own_folder(config.run, group=group), group=group)
-    lock = open_lock(config.run / LOCK)
+    check_entries(own_folder(config.run, group=group, shown=config.run_access == "group"), group=group)
+    if config.run_access is not None:
+        set_access(config.run, config.run_access)
+    lock = Lock(config.run / LOCK, shared=True)
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
-    while True:
-        try:
-            with named(config.run / LOCK):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise InputError(f"run: another process is training in {config.run}") from None
+    while not lock.take():
+        if time.monotonic() > until and not lock.may_end():
+            lock.close()
+            raise InputError(f"run: another process is training in {config.run}{lock.holder()}")
         time.sleep(0.2)
     config = settled(config)
     if not is_there(config.run / "run.json"):
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
         write_json(config.run / "run.json", tree)
-    write_atomic(config.run / "config.yaml", config.to_yaml().encode())
+    text = config.to_yaml()
+    with open_atomic(config.run / "config.yaml") as file:
+        if is_shown(config.run):
+            os.fchmod(file.fileno(), _settings_mode(text))
+        file.write(text.encode())
     return lock
+
+
+def access(run: Path) -> Access:
+    """Who may read a run folder, as it was chosen; private where there is none yet."""
+    return "group" if is_there(run) and is_shown(run) else "private"
+
+
+def set_access(run: Path, chosen: Access) -> None:
+    """Let the folder's group read the run, or nobody but its owner: what is there, and what will be made.
+
+    InputError where the folder's group is none of this user's. See docs/security.md.
+    """
+    if access(run) == chosen:
+        if chosen == "private":
+            run.chmod(0o700)
+        return
+    if chosen == "private":
+        run.chmod(0o700)  # the first thing
+    for path in run.iterdir():
+        if path.name == "job":
+            for place in (path, *path.glob("[0-9]*")):
+                _set_mode(place, chosen)
+            for kind in JOB_TEXTS:
+                for text in path.glob(f"[0-9]*/{kind}"):
+                    _set_mode(text, chosen)
+        elif path.name == "config.yaml":
+            secret = _settings_mode(path.read_text(errors="replace")) == PRIVATE
+            _set_mode(path, "private" if secret else chosen)
+        elif not path.name.startswith((".", RENDEZVOUS)):
+            for one in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
+                _set_mode(one, chosen)
+    if chosen == "group":
+        show(run)
+        if above := closed_above(run):
+            name = group_name(run.stat().st_gid)
+            line = f"run_access: group: the group {name} does not get through {above} (chmod g+x, or o+x)"
+            print(one_line(f"warning: {line}"), file=sys.stderr)
+
+
+def _set_mode(path: Path, chosen: Access) -> None:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.geteuid():
+        return
+    if stat.S_ISDIR(status.st_mode):
+        if chosen == "group":
+            show(path)
+        else:
+            path.chmod(0o700)
+    elif stat.S_ISREG(status.st_mode):
+        path.chmod(SHARED if chosen == "group" else PRIVATE)
+
+
+def _settings_mode(text: str) -> int:
+    """Mode of a config that a group may read, but for one with credentials, as of a URL."""
+    return SHARED if without_url_secrets(text) == text == without_credentials(text) else PRIVATE

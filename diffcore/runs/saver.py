@@ -22,6 +22,7 @@ from diffbase import ledger
 from diffbase.cli import InputError, one_line
 from diffbase.files import open_atomic, sync_folder, write_json
 from diffbase.system_error import named, told
+from diffbase.trust import file_mode, make_folder
 from diffcore.config.tree import Config
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
@@ -67,8 +68,11 @@ class Saver:
     a disk fail ``TRIES - 1`` times in a row: the run is whole, and the disk may have room again.
     """
 
-    def __init__(self, run: Path, keep: int, world: World) -> None:
-        self.run, self.keep, self.world = run, keep, world
+    def __init__(
+        self, run: Path, keep: int, world: World, still_ours: Callable[[], None] = lambda: None
+    ) -> None:
+        """``still_ours`` raises, on rank 0, where the run folder is another process's by now."""
+        self.run, self.keep, self.world, self._still_ours = run, keep, world, still_ours
         self._words = Exchange("checkpoint", world)
         self._neighbours: Any = None
         """Those that write one file together, as a group; made when the first checkpoint shows how many."""
@@ -176,6 +180,7 @@ class Saver:
             manifest.update(written)
 
         def rest() -> None:
+            self._still_ours()
             finish(self.run, state, manifest)
             if best is not None:
                 write_json(folder_of(self.run) / "best.json", {"step": state.step, **best})
@@ -265,17 +270,17 @@ def write_shard(
     folder: Path, world: World, tensors: Mapping[str, Tensor], starts: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
     """Write this rank's shard and sync it; returns its line of COMPLETE."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / shard_name(world.rank, world.size)
     write_tensors(path, tensors, {"starts": json.dumps(starts, sort_keys=True)})
-    path.chmod(0o600)
+    path.chmod(file_mode(folder))
     with named(path), path.open("rb") as file:
         os.fsync(file.fileno())
     return {path.name: seal_of(path, tensors, starts)}
 
 
 def _synced(path: Path) -> dict[str, dict[str, Any]]:
-    path.chmod(0o600)
+    path.chmod(file_mode(path.parent))
     with named(path), path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -295,6 +300,6 @@ def finish(run: Path, state: State, manifest: Mapping[str, Any]) -> None:
     temporary.rename(final)
     sync_folder(final.parent)
     with open_atomic(final / "COMPLETE") as file:
-        os.fchmod(file.fileno(), 0o600)
+        os.fchmod(file.fileno(), file_mode(final))
         lines = (f"{json.dumps(name)}: {json.dumps(said)}" for name, said in sorted(manifest.items()))
         file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -26,7 +26,8 @@ def train_here(config: Config, judge: Judging) -> int:
     try:
         with watchdog:
             with watchdog.section("rendezvous"):
-                world = process_group.start(config.run, config.engine.threads, group=config.trust == "group")
+                group, shown = config.trust == "group", config.run_access == "group"
+                world = process_group.start(config.run, config.engine.threads, group=group, shown=shown)
             with Training(config, world, stop, watchdog, judge) as training:
                 code = train(training)
             process_group.stop()

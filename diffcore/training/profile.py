@@ -9,6 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from diffbase.files import sync_folder
+from diffbase.trust import file_mode, make_folder
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import World
 
@@ -83,11 +84,11 @@ class _Recording:
         part = path.with_name(f".{path.name}")  # its suffix has torch compress a trace
 
         def room() -> Path:
-            part.parent.mkdir(mode=0o700, exist_ok=True)
+            make_folder(part.parent)
             return part
 
         end(room)
-        part.chmod(0o600)
+        part.chmod(file_mode(part.parent))
         part.rename(path)
         sync_folder(path.parent)
         return f"profile: {path} ({self._where} shows it)"

@@ -98,7 +98,7 @@ class Training:
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
         # Held until this process ends: one writer per run folder.
         lock = run_folder.claim(config, self.data) if world.main else None
-        self._open.callback(lambda: lock and lock.close())
+        self._open.enter_context(lock or contextlib.nullcontext())
 
         # Where it was: rank 0 looks, all take what it found.
         self.step, self.progress = 0, Progress()
@@ -117,7 +117,8 @@ class Training:
             checkpoint.clear_after(config.run, self.step)
             if problem := checkpoint.clear_best(config.run):
                 skipped.append(problem)
-        self.saver = Saver(config.run, config.train.keep_checkpoints, world)
+        ours = lock.check if lock else lambda: None
+        self.saver = Saver(config.run, config.train.keep_checkpoints, world, ours)
 
         self.agreement = Agreement(world, seconds_of(config.train.checkpoint_every))
         self.meter = LossMeter(config.diffusion.timesteps, world.device)

@@ -25,6 +25,7 @@ from diffbase.formats import yaml_file
 from diffbase.machine import home
 from diffbase.shipped import shipped
 from diffcore.config.section import Section
+from diffcore.config.tree import Access
 
 LOCAL = "local"
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -120,6 +121,8 @@ class Cluster(Section):
     scratch: Path | None = None
     """Node-local scratch; a job makes its own folder in it. None: $SLURM_TMPDIR where the site sets it."""
     preflight: Preflight = Preflight()
+    run_access: Access | None = None
+    """Who may read new run folders, where the config does not say: private (the owner) or group."""
 
     @field_validator("sbatch")
     @classmethod

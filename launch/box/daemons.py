@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import open_lock, path_of
 from diffbase.formats import json_file
+from diffbase.locking.lock import until_alone
 from diffbase.trust import check_folder, own_folder
 from launch.box import conf, processes
 from launch.box.conf import Settings
@@ -315,7 +315,7 @@ class Box:
         while True:
             own_folder(self.folder, code=True)
             with contextlib.suppress(FileNotFoundError), open_lock(path) as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                until_alone(lock.fileno())
                 # A `down` that had it meanwhile took the file with the folder.
                 if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                     yield

@@ -12,6 +12,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import environment_variables
 
+from diffbase.trust import file_mode
 from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
 from launch.job.entry import last_code, record
@@ -66,6 +67,7 @@ def output_to(path: Path) -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     with path.open("ab") as file:
+        os.fchmod(file.fileno(), file_mode(path.parent))
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

@@ -47,10 +47,13 @@ def test_only(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
 def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow: bool) -> int:
     """Submit; returns the exit code for the shell: the job's, if it was followed."""
     os.umask(0o077)
-    place = folder.create(run, spec.group)
+    usual = spec.cluster.run_access
+    place = folder.create(run, spec.group, points[0].config.run_access, usual)
     copy_code(place.code)
     if _is_sweep(points):
-        places = [folder.create(point.config.run, spec.group) for point in points]
+        places = [
+            folder.create(point.config.run, spec.group, point.config.run_access, usual) for point in points
+        ]
         folder.write_spec(place, spec)
         rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
         write_atomic(place.folder / "sweep.txt", ("\n".join(rows) + "\n").encode())

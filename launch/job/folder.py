@@ -1,6 +1,6 @@
 """The job's folder in the run folder: the code, config and environment that every life of it runs with.
 
-RUN/job/001/            one submission, owner only; the next one is 002
+RUN/job/001/            one submission, owner only, but for logs of run_access: group; the next one is 002
     code/               the checkout's tracked files, as they are on the disk now
     config.yaml         the resolved config
     job.json            JobSpec and where things are
@@ -19,8 +19,10 @@ from diffbase.explain import validated
 from diffbase.files import write_atomic, write_json
 from diffbase.formats import json_file
 from diffbase.redaction import without_credentials
-from diffbase.trust import own_folder
-from diffcore.config.tree import Config
+from diffbase.system_error import is_there
+from diffbase.trust import is_shown, make_folder, own_folder, show
+from diffcore.config.tree import Access, Config
+from diffcore.runs import run_folder
 from launch.ask.spec import JobSpec
 
 JOBS = "job"  # RUN/job
@@ -41,7 +43,8 @@ OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND MKL_NUM_THREADS KMP_AFFINITY KMP_BLOCKT
 TORCH_NCCL_ASYNC_ERROR_HANDLING TORCH_NCCL_BLOCKING_WAIT TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC
 TORCH_NCCL_TRACE_BUFFER_SIZE TORCH_DISTRIBUTED_DEBUG TORCH_CUDA_ARCH_LIST TORCH_EXTENSIONS_DIR TORCH_HOME
 TORCH_LOGS PYTORCH_CUDA_ALLOC_CONF PYTORCH_ALLOC_CONF PYTORCH_NO_CUDA_MEMORY_CACHING
-DS_ACCELERATOR DS_SKIP_CUDA_CHECK DIFFCORE_ATTEMPT DIFFCORE_PROFILES DIFFCORE_CUDA_VISIBLE_DEVICES
+DS_ACCELERATOR DS_SKIP_CUDA_CHECK DIFFCORE_ATTEMPT DIFFCORE_LOCKS DIFFCORE_PROFILES
+DIFFCORE_CUDA_VISIBLE_DEVICES
 """
 KEPT = frozenset(_NAMES.split())
 """Variables that are written down, name by name: of a family, one that is new may hold a secret."""
@@ -90,21 +93,29 @@ def next_place(run: Path) -> Place:
     return Place(run / JOBS / f"{max(taken, default=0) + 1:03d}")
 
 
-def create(run: Path, group: bool = False) -> Place:
-    """Make that folder, owner only. InputError if others may write into the run folder or ``RUN/job``.
+def create(
+    run: Path, group: bool = False, access: Access | None = None, usual: Access | None = None
+) -> Place:
+    """Make that folder. InputError if others may write into the run folder or ``RUN/job``.
 
     What lies in it is run on every node, so the folders above count too. ``group`` as of ``check_folder``.
+    ``access``: who may read the run folder; None: as chosen before, ``usual`` for a new one.
     """
-    for folder in (run, run / JOBS):
-        own_folder(folder, group=group, code=True)
-    if not group and run.stat().st_uid == os.getuid():
-        run.chmod(0o700)
+    if access is None and not any(is_there(run / name) for name in (JOBS, "run.json")):
+        access = usual
+    own_folder(run, group=group, code=True, shown=access == "group")
+    if run.stat().st_uid == os.getuid() and (access or not group):
+        run_folder.set_access(run, access or run_folder.access(run))
+    make_folder(run / JOBS)
+    own_folder(run / JOBS, group=group, code=True)
     while True:
         place = next_place(run)
         try:
             place.folder.mkdir(mode=0o700)
         except FileExistsError:  # another submission took the number at the same moment
             continue
+        if is_shown(run / JOBS):
+            show(place.folder)  # for its logs
         return place
 
 

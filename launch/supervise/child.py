@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from diffbase.trust import file_mode
+
 SET_PARENT_DEATH_SIGNAL = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -21,8 +23,11 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that adds to a log of the owner's alone, and follows no link."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    """A descriptor that adds to a log, of mode ``trust.file_mode``, and follows no link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):  # Slurm may have made it
+        os.fchmod(descriptor, file_mode(path.parent))
+    return descriptor
 
 
 class Child:

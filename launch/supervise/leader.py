@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
-from diffbase.files import open_lock
-from diffbase.system_error import DISK, named
+from diffbase.locking.lock import Lock
+from diffbase.system_error import DISK
 from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import preflight, requeue, takeover
@@ -94,10 +92,11 @@ class Leader:
     def _unlocked(self, seconds: float) -> bool:
         """Wait until no training process holds the run folder; False if ``seconds`` pass before."""
         until = time.monotonic() + seconds
-        while not _free(self.run / ".lock"):
-            if time.monotonic() > until or self.life.asked:
-                return False
-            self.life.tick()
+        with Lock(self.run / ".lock") as lock:
+            while not lock.is_free():
+                if time.monotonic() > until or self.life.asked:
+                    return False
+                self.life.tick()
         return True
 
     def _close_lost_attempt(self) -> Plan | None:
@@ -309,13 +308,3 @@ def _waited(events: Iterable[Mapping[str, Any]], attempt: int) -> set[int]:
         for e in events
         if e["event"] == "hang" and e["attempt"] == attempt and isinstance(e.get("rank"), int)
     }
-
-
-def _free(lock: Path) -> bool:
-    """Whether nobody holds the run folder's lock."""
-    try:
-        with open_lock(lock) as file, named(lock):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

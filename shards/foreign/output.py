@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffbase.cli import InputError
-from diffbase.files import open_lock
-from diffbase.system_error import named
+from diffbase.locking.lock import Lock
 from shards.header import FILE
 from shards.packing.bad import FILE as BAD
 from shards.packing.journal import JOURNAL
@@ -41,24 +39,24 @@ def output(out: Path) -> Iterator[None]:
         raise InputError(f"--out {out}: would write over {there[0]}; remove it, or choose another --out")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    with open_lock(path) as file:
-        try:
-            with named(path):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--out {out}: another shards.index is writing there") from None
-        if os.fstat(file.fileno()).st_nlink == 0:  # it ended between our open and our lock
+    with Lock(path) as lock:
+        if not lock.take():
+            raise InputError(f"--out {out}: another shards.index is writing there{lock.holder()}")
+        if lock.is_removed():  # it ended between our open and our lock
+            lock.close(remove=True)
             raise InputError(f"--out {out}: another shards.index has just ended there; run this one again")
         try:
             yield
         except BaseException:
             if not _there(out):
                 path.unlink(missing_ok=True)
+                lock.close(remove=True)
                 with suppress(OSError):  # someone may have put a file there meanwhile
                     for folder in made:
                         folder.rmdir()
             raise
         path.unlink(missing_ok=True)
+        lock.close(remove=True)
 
 
 def _there(out: Path) -> list[str]:

@@ -6,7 +6,6 @@ then one for each finished shard. A folder without it that is not empty is finis
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from diffbase.cli import InputError
 from diffbase.explain import explain
 from diffbase.files import plain_only
 from diffbase.formats import json_file
+from diffbase.locking.lock import Lock
 from diffbase.system_error import named
 from shards.header import FILE, Header, Shard
 from shards.packing.bad import FILE as BAD
@@ -85,7 +85,8 @@ def check_out(out: Path, sources: Sequence[Path]) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
     if out.is_dir() and not (out / JOURNAL).exists():
-        others = sorted(entry.name for entry in out.iterdir())
+        names = (entry.name for entry in out.iterdir())
+        others = sorted(name for name in names if not name.startswith(JOURNAL))
         if others:
             raise InputError(f"--out {out}: not empty and not begun by shards.pack (found {others[0]})")
 
@@ -123,20 +124,19 @@ class Journal:
         self.path = folder / JOURNAL
         self.done: dict[str, _Done] = {}
         self._file = open(self.path, "a+b", opener=plain_only)  # noqa: SIM115 - close() does, and a Path has no opener
+        self._lock = Lock(self.path, file=self._file)
         try:
-            with named(self.path):
-                self._lock()
+            self._take_lock()
             self._take_up({**begun_with(about), "part": part})
         except BaseException:
             self.close(keep=True)
             raise
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.folder}: another shards.pack is writing here") from None
-        if os.fstat(self._file.fileno()).st_nlink == 0:  # it ended between our open and our lock
+    def _take_lock(self) -> None:
+        if not self._lock.take():
+            raise InputError(f"{self.folder}: another shards.pack is writing here{self._lock.holder()}")
+        if self._lock.is_removed():  # it ended between our open and our lock
+            self._lock.close(remove=True)
             raise InputError(f"{self.folder}: another shards.pack has just ended here; run this one again")
 
     def _take_up(self, settings: dict[str, Any]) -> None:
@@ -194,6 +194,7 @@ class Journal:
         """Release the journal; its file is removed unless ``keep``."""
         if not keep:
             self.path.unlink(missing_ok=True)
+        self._lock.close(remove=not keep)
         with suppress(OSError):  # every line was flushed when it was written; a full disk fails here again
             self._file.close()
 

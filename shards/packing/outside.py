@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +22,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from diffbase.cli import InputError
-from diffbase.files import open_lock, write_json
+from diffbase.files import write_json
 from diffbase.formats import json_file, jsonl
+from diffbase.locking.lock import Lock
 from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.trust import own_folder
@@ -102,11 +102,9 @@ def _outgoing(url: str) -> Iterator[_Outgoing]:
             "--out: this user has no home folder, where shards wait to be sent; set XDG_CACHE_HOME"
         )
     folder = own_folder(cache / "outgoing" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:32])
-    with open_lock(folder / ".lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{shown(url)}: another shards.pack is packing for it") from None
+    with Lock(folder / ".lock") as lock:
+        if not lock.take():
+            raise InputError(f"{shown(url)}: another shards.pack is packing for it{lock.holder()}")
         outgoing = _Outgoing(target, folder)
         try:
             yield outgoing

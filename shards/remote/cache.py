@@ -16,7 +16,6 @@ index may lie here or behind a URL; what may be fetched, and how: ``shards.remot
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -30,6 +29,7 @@ from typing import IO
 
 from diffbase.cli import InputError
 from diffbase.files import open_lock, write_atomic
+from diffbase.locking import lock
 from diffbase.machine import home
 from diffbase.redaction import shown
 from diffbase.system_error import named, patiently
@@ -94,15 +94,17 @@ class Cache:
         Raises InputError where the file is not there or finds no room, TimeoutError where its server does not
         answer in spite of some attempts.
         """
-        while (descriptor := self._held(path, size, tell)) is None:
-            self._fetch(url, path, size, make_way, fill or partial(_whole, url, size, sha256))
+        with lock.needed(self.folder, "data.cache: a folder of a node's own disk"):
+            while (descriptor := self._held(path, size, tell)) is None:
+                self._fetch(url, path, size, make_way, fill or partial(_whole, url, size, sha256))
         return descriptor
 
     def put(self, path: Path, data: bytes, tell: Callable[[], None] = lambda: None) -> int:
         """Like ``open``, for bytes that are here already."""
-        while (descriptor := self._held(path, len(data), tell)) is None:
-            with self._locked():  # few bytes: they are counted at the next look at the folder
-                write_atomic(path, data)
+        with lock.needed(self.folder, "data.cache: a folder of a node's own disk"):
+            while (descriptor := self._held(path, len(data), tell)) is None:
+                with self._locked():  # few bytes: they are counted at the next look at the folder
+                    write_atomic(path, data)
         return descriptor
 
     def drop_damaged(self, path: Path, sha256: str, tell: Callable[[], None] = lambda: None) -> bool:
@@ -131,7 +133,7 @@ class Cache:
             return None
         try:
             with named(path):
-                fcntl.flock(descriptor, fcntl.LOCK_SH)  # a moment at most: else it is locked to be deleted
+                lock.until_alone(descriptor, shared=True)  # a moment at most: else it is locked to be deleted
                 there = os.fstat(descriptor)
                 if not stat.S_ISREG(there.st_mode):
                     raise InputError(f"{path}: not a plain file; the cache made only such")
@@ -162,7 +164,7 @@ class Cache:
                 raise InputError(f"{part}: not a plain file under this name alone; remove it")
             # Not a lock that waits: a file that is renamed into place keeps the locks on it, and whoever
             # reads it may hold his for the rest of the run.
-            while not _locks(descriptor):
+            while not lock.alone(descriptor):
                 if not _is(part, descriptor):
                     return  # another process finished or gave up: look again
                 time.sleep(POLL)
@@ -222,7 +224,7 @@ class Cache:
             except FileNotFoundError:
                 continue
             try:
-                if _locks(descriptor) and _is(path, descriptor):  # else somebody has it open
+                if lock.alone(descriptor) and _is(path, descriptor):  # else somebody has it open
                     path.unlink()
                     total -= size
             finally:
@@ -235,7 +237,7 @@ class Cache:
         path = self.folder / ".lock"
         with open_lock(path) as file:
             with named(path):
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock.until_alone(file.fileno())
             yield file
 
 
@@ -267,15 +269,6 @@ def _closing(descriptor: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _locks(descriptor: int) -> bool:
-    """Take the exclusive lock of a file, unless somebody holds one."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is(path: Path, descriptor: int) -> bool:

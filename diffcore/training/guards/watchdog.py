@@ -18,6 +18,7 @@ from types import TracebackType
 
 from diffbase import files, ledger
 from diffbase.exits import RETRYABLE
+from diffbase.trust import make_folder
 from diffcore.config.tree import Guards
 
 EVERY = 1.0
@@ -91,7 +92,7 @@ class Watchdog:
         path = self.run / "stacks" / f"attempt-{self._attempt}-rank-{self.rank}.txt"
         where = f"stacks in {path}"
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_folder(path.parent)
             with open(path, "w", opener=files.plain_only) as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             ledger.record(self.run, "hang", rank=self.rank, step=self._step, section=self._section)

@@ -8,7 +8,6 @@ held against their SHA-256. Their rows are those of the parts' indexes; card and
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffbase.cli import InputError
-from diffbase.files import open_atomic, open_lock, renamed
-from diffbase.system_error import NO_FILE, is_there, named, reading
+from diffbase.files import open_atomic, renamed
+from diffbase.locking.lock import Lock
+from diffbase.system_error import NO_FILE, is_there, reading
 from shards.header import FILE, Shard
 from shards.packing.bad import Bad, OnBad, write_bad
 from shards.packing.completion import complete
@@ -163,17 +163,15 @@ def _output(out: Path, folders: Sequence[Path]) -> Iterator[None]:
     if out.is_dir() and not (out / LOCK).exists() and (there := sorted(path.name for path in out.iterdir())):
         raise InputError(f"--out {out}: not empty and not begun by shards.merge (found {there[0]})")
     out.mkdir(parents=True, exist_ok=True)
-    with open_lock(out / LOCK) as file:
-        try:
-            with named(out / LOCK):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--out {out}: another shards.merge is writing there") from None
+    with Lock(out / LOCK) as lock:
+        if not lock.take():
+            raise InputError(f"--out {out}: another shards.merge is writing there{lock.holder()}")
         for path in out.iterdir():  # of a merge that was stopped
-            if path.name != LOCK:
+            if not path.name.startswith(LOCK):
                 path.unlink()
         yield
         (out / LOCK).unlink(missing_ok=True)
+        lock.close(remove=True)
 
 
 def _bring(source: Path, target: Path, shard: Shard) -> None:

@@ -20,6 +20,7 @@ from diffbase import ledger, system_error
 from diffbase.cli import InputError
 from diffbase.files import set_aside
 from diffbase.formats import jsonl
+from diffbase.locking import lock
 
 DAMAGE = [
     b"\xff",
@@ -101,7 +102,7 @@ def test_a_disk_without_locks_loses_no_next_line(
     def no_locks(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(jsonl.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     path = tmp_path / "x.jsonl"
     jsonl.append(path, {"n": 1})
     with monkeypatch.context() as patch:

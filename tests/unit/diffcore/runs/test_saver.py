@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffbase import ledger
+from diffbase.cli import InputError
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
 from diffcore.runs.checkpoint import KINDS, Shards, State
@@ -86,6 +87,25 @@ def test_the_last_checkpoint_is_never_lost_silently(tmp_path: Path, monkeypatch:
     begin(made, 1)
     with pytest.raises(OSError, match="No space left"):
         made.wait()
+
+
+def test_nothing_is_completed_in_a_folder_that_is_another_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = saves(tmp_path, monkeypatch, [None, None])
+    finished: list[State] = []
+    monkeypatch.setattr(saver, "finish", lambda run, state, manifest: finished.append(state))
+    begin(made, 1)
+    made.wait()
+
+    def followed() -> None:
+        raise InputError("followed by another")
+
+    monkeypatch.setattr(made, "_still_ours", followed)
+    begin(made, 2)
+    with pytest.raises(InputError, match="followed by another"):
+        made.settle()
+    assert [state.step for state in finished] == [1]
 
 
 def test_what_is_no_disks_fault_is_raised_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
