@@ -185,7 +185,7 @@ def answer(flags: argparse.Namespace, *, survive: bool = False) -> Iterator[Call
             stack.enter_context(redirect_stderr(io.StringIO()))
         yield given.append
     for tree in given if as_json else ():
-        print(json_text(tree, indent=1, default=str))
+        print(json_text(tree, indent=1, default=str, sort_keys=True))
 
 
 def json_text(tree: Any, **settings: Any) -> str:

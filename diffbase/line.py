@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def harmless(text: str) -> str:
+    """Lines of another program's as a terminal may show them: ``printable`` but for line ends and tabs."""
+    return "".join(part if part in "\n\r\t" else printable(part) for part in re.split(r"([\n\r\t])", text))
+
+
 def markdown(text: object) -> str:
     """Data as a part of a line of Markdown that shows it: neither its marks nor HTML nor a new line act."""
     return re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(printable(str(text)), quote=False))

@@ -7,10 +7,13 @@ imports rich.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.box import SIMPLE
 from rich.console import Console as Console
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -71,3 +74,26 @@ class TextTable:
     def print(self, console: Console | None = None, width: int | None = None) -> None:
         """On the terminal; a pipe has no width of its own and gets ``width``."""
         (console or Console(width=None if sys.stdout.isatty() else width)).print(self.table)
+
+
+Block = TextTable | str
+"""What a command shows: a table, or a line of text."""
+
+
+def show(blocks: Sequence[Block], width: int | None = None) -> None:
+    """One below the other; ``width`` of a pipe."""
+    for block in blocks:
+        if isinstance(block, str):
+            print(printable(block))
+        else:
+            block.print(width=width)
+
+
+@contextmanager
+def live() -> Iterator[Callable[[Sequence[Block]], None]]:
+    """The whole terminal while this lasts. Yields what shows blocks in the place of the last ones."""
+    with Live(console=Console(), screen=True, auto_refresh=False) as screen:
+        yield lambda blocks: screen.update(
+            Group(*(_text(block) if isinstance(block, str) else block.table for block in blocks)),
+            refresh=True,
+        )

@@ -16,7 +16,8 @@ from diffbase.files import write_atomic
 from launch.ask.profile import LOCAL
 from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
-from launch.follow.run import follow_run, local_process
+from launch.follow.run import local_process
+from launch.follow.tail import follow_run
 from launch.hand_over import allocation, local
 from launch.job import folder
 from launch.job.code import copy_code

@@ -35,6 +35,8 @@ class Leader:
         self.attempt = 0
         self._number = 0
         self._said = ""
+        self._queued: float | None = None
+        """Since when this life of the job had been queued, until the ledger has it."""
 
     def lead(self, decide: Callable[..., Plan | None], number: int | str, *arguments: Any) -> None:
         """Publish as ``number`` the plan that ``decide`` makes; None: another attempt.
@@ -56,7 +58,9 @@ class Leader:
             ledger.record(
                 self.run, "started", attempt=plan.attempt, job=self.where.job, restart=self.where.restart,
                 world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
+                **({} if self._queued is None else {"queued": self._queued}),
             )
+            self._queued = None
             # fmt: on
             line = f"{self.where.world} ranks meet at {plan.address}:{plan.port}"
             self.life.say(f"attempt {plan.attempt}: {line}")
@@ -66,6 +70,7 @@ class Leader:
 
     def muster(self) -> Plan | None:
         """Take the run over from an older life, and wait for all nodes."""
+        self._queued = client.queued_since(self.where.job) if self.spec.requeue else None
         self.meeting.listen(self._address, ports(self.where.job, self.where.restart, -1))
         return self._take_over() or self._close_lost_attempt() or self._hellos()
 
