@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,22 @@ def glance(run: Run | Unreadable, known: Known) -> Glance:
         attempts=len(attempts), failed=sum(kind in ends.FAULTS for kind in kinds),
         stopped=sum(kind in (ends.STOPPED, ends.TIMEOUT) for kind in kinds),
         fault=next(iter(reversed(faults(run.events))), None), damage=run.damage,
+    )  # fmt: skip
+
+
+def of_sweep(at: Glance, points: Sequence[Glance]) -> Glance:
+    """A sweep's own line, of its points'; ``at`` itself without any."""
+    if not points:
+        return at
+    words = [one.condition for one in points]
+    state = ", ".join(f"{words.count(word)} {word}" for word in condition.CODES if word in words)
+    newest = max((one.fault for one in points if one.fault), key=lambda fault: fault.time, default=None)
+    return replace(
+        at, state=state, condition=condition.worst(words), fault=newest, why=None,
+        left=max((one.left for one in points if one.left is not None), default=None),
+        attempts=sum(one.attempts or 0 for one in points),
+        failed=sum(one.failed or 0 for one in points),
+        stopped=sum(one.stopped or 0 for one in points),
     )  # fmt: skip
 
 

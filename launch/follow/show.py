@@ -11,9 +11,9 @@ from diffbase.cli import InputError, one_line
 from diffbase.files import write_atomic
 from diffbase.line import printable
 from diffbase.tables import Block, TextTable, show
-from launch.follow import condition, goodput
+from launch.follow import goodput
 from launch.follow.faults import faults, others
-from launch.follow.glance import Glance, clock, fault_words, glance, of_steps, rate_words, since
+from launch.follow.glance import Glance, clock, fault_words, glance, of_steps, of_sweep, rate_words, since
 from launch.follow.interval import interval
 from launch.follow.points import Point, Unreadable, points, read
 from launch.follow.run import Run
@@ -62,12 +62,13 @@ def see_list(ask: Ask = ask) -> tuple[list[Block], list[dict[str, Any]], list[st
     known = ask([*(run for run, _ in runs), *(run for own in inner for run in own)])
     table, trees, words = _lines(), [], []
     for (run, own), there in zip(runs, inner, strict=True):
-        at, of_points = glance(run, known), [glance(one, known) for one in there]
-        _line(table, at, of_points=of_points)
+        of_points = [glance(one, known) for one in there]
+        at = of_sweep(glance(run, known), of_points)
+        _line(table, at)
         for point, one in zip(own, of_points, strict=True):
             _line(table, one, name=f"  {point.name} {point.values}")
         trees.append(at.tree() | {"points": _trees(own, of_points)})
-        words.append(condition.worst(one.condition for one in of_points) if own else at.condition)
+        words.append(at.condition)
     return [table], trees, words
 
 
@@ -82,12 +83,13 @@ def see_status(runs: Sequence[Path], ask: Ask = ask) -> tuple[list[Block], Any, 
     known = ask([*found, *(run for own in there for run in own)])
     trees, words, blocks, table = [], [], list[Block](), _lines()
     for run, own, read_points in zip(found, inner, there, strict=True):
-        at, of_points = glance(run, known), [glance(one, known) for one in read_points]
+        of_points = [glance(one, known) for one in read_points]
+        at = of_sweep(glance(run, known), of_points)
         events = {"events": run.events[-6:], "faults": [asdict(f) for f in faults(run.events)[-FAULTS:]]}
         trees.append(at.tree() | events | {"points": _trees(own, of_points)})
-        words.append(condition.worst(one.condition for one in of_points) if own else at.condition)
+        words.append(at.condition)
         if len(found) > 1 or own:
-            _line(table, at, of_points=of_points)
+            _line(table, at)
             for point, one in zip(own, of_points, strict=True):
                 _line(table, one, name=f"  {point.name} {point.values}")
             blocks = [table]
@@ -108,14 +110,12 @@ def _lines() -> TextTable:
     return TextTable("", *headings, text=(0, 1, 2, 7, 8, 9), plain=True)
 
 
-def _line(table: TextTable, at: Glance, name: str = "", of_points: Sequence[Glance] = ()) -> None:
-    state, note = at.state, f" ({at.damage})" if at.damage else ""
-    if of_points:
-        words = [one.condition for one in of_points]
-        state = ", ".join(f"{words.count(word)} {word}" for word in condition.CODES if word in words)
+def _line(table: TextTable, at: Glance, name: str = "") -> None:
+    note = f" ({at.damage})" if at.damage else ""
     attempts = "-" if at.attempts is None else str(at.attempts)
     table.add_row(
-        at.job or "-", state, of_steps(at), rate_words(at.rate), "-" if at.left is None else clock(at.left),
+        at.job or "-", at.state, of_steps(at), rate_words(at.rate),
+        "-" if at.left is None else clock(at.left),
         "-" if at.goodput is None else f"{at.goodput:.1%}", attempts, at.cluster, (name or at.run) + note,
         fault_words(at.fault),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,11 @@ from launch.follow.points import Point, read
 from launch.follow.run import ASK_EVERY, Run, are_over
 
 POLL = 0.5
+
+
+def hint(run: Path) -> str:
+    """The command that follows a run, for a shell."""
+    return f"follow it: python -m launch.jobs logs {shlex.quote(str(run))} --follow"
 
 
 class Log:

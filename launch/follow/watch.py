@@ -74,7 +74,8 @@ def one_line_of(tree: dict[str, Any]) -> str:
 
 def seldom(seconds: float) -> Ask:
     """A question to Slurm that is answered from memory for so long, if it is for the same jobs."""
-    asked, answered_at, known = set[str](), 0.0, Known()
+    asked: set[str] | None = None
+    answered_at, known = 0.0, Known()
 
     def ask(runs: Sequence[Run | Unreadable]) -> Known:
         nonlocal asked, answered_at, known

@@ -13,8 +13,8 @@ from launch.job import registry
 from launch.job.folder import Place
 
 
-def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> None:
-    """Tell the run's ledger and the user's list of jobs."""
+def record(own: Place, place: Place, spec: JobSpec, job: str, *, listed: bool = True, **more: Any) -> None:
+    """Tell the run's ledger and, if it is to be ``listed``, the user's list of jobs."""
     ledger.record(
         own.run,
         "submitted",
@@ -27,7 +27,7 @@ def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> No
         ranks=spec.world,
         **more,
     )
-    if why := registry.remember(own.run, job, spec.cluster.name):
+    if listed and (why := registry.remember(own.run, job, spec.cluster.name)):
         print(f"warning: the list of jobs does not have this one: {why}", file=sys.stderr)
 
 
