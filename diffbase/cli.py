@@ -237,7 +237,7 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
             if time.monotonic() - shown >= LOG_SECONDS:
                 shown = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                print(f"{doing}: {done:,}{of} images, {rate(done)}", file=sys.stderr, flush=True)
+                line.say(f"{doing}: {done:,}{of} images, {rate(done)}", error=True)
 
         yield tell
         return

@@ -16,7 +16,7 @@ from diffbase.cli import InputError, Parser
 from diffbase.tables import show
 from launch.follow.condition import CODE_WORDS, CODES, worst
 from launch.follow.run import Run, cancel, newest
-from launch.follow.show import PIPE, see_list, see_status, show_cancelled, show_goodput, show_logs
+from launch.follow.show import see_list, see_status, show_cancelled, show_goodput, show_logs
 from launch.follow.watch import watch
 
 PROG = "python -m launch.jobs"
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 words = watch(look)
             else:
                 blocks, tree, words = look()
-                show(blocks, PIPE)
+                show(blocks)
                 give(tree)
         else:
             run = Run.read(flags.run.resolve() if flags.run else newest())

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffbase.cli import InputError, one_line
 from diffbase.files import write_atomic
-from diffbase.line import printable
+from diffbase.line import printable, say
 from diffbase.tables import Block, TextTable, show
 from launch.follow import goodput
 from launch.follow.faults import faults, others
@@ -22,8 +22,6 @@ from launch.job import registry
 from launch.scheduler import query
 from launch.scheduler.query import Known
 
-PIPE = 250
-"""Columns of a pipe, which has no width: rows are not broken there."""
 FAULTS, OTHERS = 6, 4
 """Of the newest, that are shown."""
 
@@ -158,7 +156,7 @@ def _detail(run: Run, at: Glance) -> list[Block]:
 
 def show_cancelled(run: Run) -> dict[str, Any]:
     """What ``cancel`` has asked for, in words; returns the same."""
-    print(f"job {run.job} was asked to stop; the same submission goes on from the newest checkpoint")
+    say(f"job {run.job} was asked to stop; the same submission goes on from the newest checkpoint")
     return {"run": str(run.folder), "job": run.job, "cluster": run.cluster, "asked": True}
 
 
@@ -216,12 +214,12 @@ def goodput_of(run: Run) -> dict[str, Any]:
     table.add_section()
     table.add_row("all", "seconds", *(f"{value:.1f}" for value in sums), f"{total:.1f}")
     table.add_row("", "share", *(f"{value / total:.1%}" if total else "-" for value in sums), "100%")
-    table.print(width=PIPE)
+    table.print()
     kept, whole = goodput.share(attempts), goodput.share(attempts, waiting=True)
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
     between = interval(attempts, run.events)
     if between is not None:
-        print(between)
+        say(between)
     picture = _draw(run, attempts)
     print(f"picture: {printable(str(picture))}")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
@@ -256,7 +254,7 @@ def _goodput_of_points(run: Run, own: Sequence[Point]) -> dict[str, Any]:
         _draw(there, attempts)
     if not everything:
         raise InputError(f"{run.folder}: no attempt was started yet")
-    show([table], PIPE)
+    show([table])
     kept, whole = goodput.share(everything), goodput.share(everything, waiting=True)
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
     told: dict[str, Any] = {"run": str(run.folder), "goodput": kept, "with_queue": whole, "points": trees}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from diffbase.line import harmless
+from diffbase.line import say
 from diffbase.system_error import reading
 from launch.follow.points import Point, read
 from launch.follow.run import ASK_EVERY, Run, are_over
@@ -55,8 +54,7 @@ def tail(path: Path, ended: Callable[[], bool]) -> None:
     log = Log(path)
     while True:
         over = ended()  # before the read: what it wrote last is shown
-        sys.stdout.write(harmless(log.added()))
-        sys.stdout.flush()
+        say(log.added(), end="")
         if over:
             return
         time.sleep(POLL)
@@ -99,8 +97,7 @@ def show_points(own: Sequence[Point], rank: int, follow: bool) -> None:
 def _print(logs: Mapping[str, Log], last: bool) -> None:
     for name, log in sorted(logs.items()):
         for line in log.lines(last):
-            print(f"{name} | {harmless(line)}")
-    sys.stdout.flush()
+            say(f"{name} | {line}")
 
 
 def every(seconds: float, ask: Callable[[], bool]) -> Callable[[], bool]:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from diffbase.line import printable
+from diffbase.line import say
 from diffbase.tables import Block, live, show
 from launch.follow import show as ways
 from launch.follow.condition import OVER
 from launch.follow.glance import clock, rate_words
 from launch.follow.points import Unreadable
 from launch.follow.run import ASK_EVERY, Run
-from launch.follow.show import PIPE, Ask
+from launch.follow.show import Ask
 from launch.scheduler.query import Known
 
 EVERY = 2.0
@@ -41,7 +41,7 @@ def watch(look: Look) -> list[str]:
             if pressed(EVERY) in ("q", "Q", "\x03", "\x04"):
                 break
             blocks, _, words = look(ask)
-    show(blocks, PIPE)  # stays on the terminal
+    show(blocks)  # stays on the terminal
     return words
 
 
@@ -54,7 +54,7 @@ def _plain(look: Look, ask: Ask) -> list[str]:
                 line = one_line_of(one)
                 if told.get(one["run"]) != line:
                     told[one["run"]] = line
-                    print(f"{time.strftime('%H:%M:%S')} {printable(line)}", flush=True)
+                    say(f"{time.strftime('%H:%M:%S')} {line}")
         if all(word in OVER for word in words):
             return words
         time.sleep(EVERY)

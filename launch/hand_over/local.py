@@ -12,7 +12,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import environment_variables
 
-from diffbase.line import printable
+from diffbase.line import printable, say
 from launch.ask.spec import JobSpec
 from launch.follow.tail import hint, tail
 from launch.job.entry import last_code, record
@@ -57,7 +57,7 @@ def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     if follow:
         tail(log_of(place.folder, job.job_id, 0), ended=lambda: job.state != "RUNNING")
         return last_code(place.run)
-    print(hint(place.run))
+    say(hint(place.run))
     return 0
 
 

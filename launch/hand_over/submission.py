@@ -12,7 +12,7 @@ from submitit.core.utils import FailedJobError
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
-from diffbase.line import printable
+from diffbase.line import printable, say
 from launch.ask.profile import LOCAL
 from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
@@ -81,7 +81,7 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
     many = f"{len(jobs)} x " if len(jobs) > 1 else ""
     size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}"
     print(printable(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}"))
-    print(hint(run))
+    say(hint(run))
     if not follow:
         return 0
     if sweeps:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from diffbase import ledger
+from diffbase.line import say
 from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.job.folder import Place
@@ -28,7 +28,7 @@ def record(own: Place, place: Place, spec: JobSpec, job: str, *, listed: bool = 
         **more,
     )
     if listed and (why := registry.remember(own.run, job, spec.cluster.name)):
-        print(f"warning: the list of jobs does not have this one: {why}", file=sys.stderr)
+        say(f"warning: the list of jobs does not have this one: {why}", error=True)
 
 
 def next_attempt(run: Path) -> int:
