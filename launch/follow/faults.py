@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.follow import ends
 
-BESIDE = ("save_failed", "log_lost", "damaged", "rollback", "left_out", "slow")
+BESIDE = ("save_failed", "log_lost", "damaged", "rollback", "left_out", "refused", "slow")
 """Events that end no attempt, and that somebody should know of."""
 NOISE = ("saving", "saved")
 """Events of every few minutes."""
@@ -59,6 +59,8 @@ def _beside(event: Mapping[str, Any]) -> Fault:
     why = str(event.get("why", ""))
     if event["event"] == "rollback":
         why = why or f"{event.get('lost', '?')} steps lost"
+    if event["event"] == "refused" and not why:
+        why = f"Slurm gave it nodes that were left out: {event.get('nodes')}"
     step, number = event.get("step"), int(event["attempt"])
     return Fault(float(event["time"]), number, event["event"], why, step, str(event.get("node") or ""))
 
