@@ -185,7 +185,7 @@ def answer(flags: argparse.Namespace, *, survive: bool = False) -> Iterator[Call
             stack.enter_context(redirect_stderr(io.StringIO()))
         yield given.append
     for tree in given if as_json else ():
-        print(json_text(tree, indent=1, default=str))
+        print(json_text(tree, indent=1, default=str, sort_keys=True))
 
 
 def json_text(tree: Any, **settings: Any) -> str:
@@ -237,7 +237,7 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
             if time.monotonic() - shown >= LOG_SECONDS:
                 shown = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                print(f"{doing}: {done:,}{of} images, {rate(done)}", file=sys.stderr, flush=True)
+                line.say(f"{doing}: {done:,}{of} images, {rate(done)}", error=True)
 
         yield tell
         return

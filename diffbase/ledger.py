@@ -3,7 +3,8 @@
 Every line has ``time`` (seconds since 1970), ``event`` and ``attempt`` (0, 1, ... as DIFFCORE_ATTEMPT says,
 which a launcher sets; by hand it stays 0). Rank 0 writes what training does, the launcher what is around it:
 
-    submitted, started              by the launcher: the job was queued; its first process runs
+    submitted, started              by the launcher: the job was queued; its first process runs (queued: since
+                                    when this life of the job had been in Slurm's queue)
     start                           training began; steps, world, pid, host
     loaded                          a checkpoint was taken up (or none); step
     first_step                      the first step of this process is done; step
@@ -61,6 +62,7 @@ class Event(BaseModel):
     lost: Count = 0
     code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     restart: Count = 0
+    queued: Seconds | None = None
     seconds: Seconds = 0.0
     waited: Seconds = 0.0
     beat: Seconds | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,19 @@ BITS = 63
 def printable(text: str) -> str:
     """``text`` as a terminal may show it: what is not printable is escaped, a line's end and a tab too."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say(text: object, *, error: bool = False, end: str = "\n") -> None:
+    """Print lines in which there may be data, as ``harmless`` shows them; ``error``: to stderr.
+
+    Whatever has a path, a setting, an event or another program's words in it is printed so: a house test.
+    """
+    print(harmless(str(text)), file=sys.stderr if error else sys.stdout, end=end, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Lines of another program's as a terminal may show them: ``printable`` but for line ends and tabs."""
+    return "".join(part if part in "\n\r\t" else printable(part) for part in re.split(r"([\n\r\t])", text))
 
 
 def markdown(text: object) -> str:

@@ -101,7 +101,9 @@ def _guard(stream: Any, own: Any, descriptor: int, survive: bool) -> Any:
     raw: Any = _Raw(descriptor, survive)
     buffered = isinstance(stream.buffer, io.BufferedIOBase)  # not with PYTHONUNBUFFERED
     return io.TextIOWrapper(
-        io.BufferedWriter(raw) if buffered else raw, stream.encoding, stream.errors,
+        io.BufferedWriter(raw) if buffered else raw, stream.encoding,
+        # A terminal that has no such character shows its number.
+        "backslashreplace" if stream.errors == "strict" else stream.errors,
         line_buffering=stream.line_buffering, write_through=stream.write_through,
     )  # fmt: skip
 

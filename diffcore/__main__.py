@@ -10,6 +10,7 @@ from typing import Any
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.line import say
 from diffbase.version import VERSION
 from diffcore.commands import COMMANDS, GROUPS
 
@@ -43,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> Any:
     """Run the command that the first argument names; see ``--help``."""
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(help_text())
+        say(help_text())
     elif name in ("-V", "--version"):
-        print(f"diffcore {VERSION}")
+        say(f"diffcore {VERSION}")
     elif name == "--print-completion":
-        print(completion(rest[0] if rest else "(none)"))
+        say(completion(rest[0] if rest else "(none)"))
     elif name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(COMMANDS)}"

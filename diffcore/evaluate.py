@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.line import say
 from diffcore.config.samplers import NAMES
 from diffcore.evaluation import flags
 from diffcore.runs.sampling import sampling_of
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         if world.main:
             figures = record.write(out, a.run, a.weights, model, measured)
             record.show(figures, f"Fidelity of {a.run}, step {model.step}, {figures['samples']} samples")
-            print(f"report: {out / report.FILE}")
+            say(f"report: {out / report.FILE}")
             give(figures)
 
 

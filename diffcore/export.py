@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbase import cli
+from diffbase.line import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     with cli.answer(arguments, survive=True):
         export(arguments.run, arguments.out, arguments.checkpoint)
-        print(arguments.out)
+        say(arguments.out)
 
 
 def load_network(folder: Path | str, which: str = "ema") -> nn.Module:

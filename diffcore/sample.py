@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase import cli
+from diffbase import cli, line
 from diffbase.cli import InputError
 from diffcore.config.samplers import NAMES
 from diffcore.runs.sampling import check_seed, parse_wanted, sampling_of
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     rows = [(weights, one, scale) for weights, one in models.items() for scale in scales]
     with cli.answer(a, survive=True) as give:
         count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
-        print(f"{a.out}: {count} images, step {model.step}")
+        line.say(f"{a.out}: {count} images, step {model.step}")
         settings = sampling.model_dump(mode="json")
         give({"out": a.out, "images": count, "step": model.step, "sampling": settings})
 

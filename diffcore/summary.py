@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.line import printable
+from diffbase.line import printable, say
 from diffbase.tables import TextTable
 from diffcore.runs.figures import figures, numbers
 
@@ -48,8 +48,8 @@ def _show(run: Path, words: dict[str, str]) -> None:
     grid = run / "samples" / "asked.png"
     grids = [grid] if grid.exists() else sorted((run / "samples").glob("ema-*.png"))
     print(f"sample grid    {printable(str(grids[-1])) if grids else 'none yet'}")
-    print(f"memory report  {run / 'memory.txt' if (run / 'memory.txt').exists() else 'none yet'}")
-    print(f"tensorboard    {_tensorboard()} --logdir {run / 'tensorboard'}")
+    say(f"memory report  {run / 'memory.txt' if (run / 'memory.txt').exists() else 'none yet'}")
+    say(f"tensorboard    {_tensorboard()} --logdir {run / 'tensorboard'}")
 
 
 def _tensorboard() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from diffbase.line import say
 from diffbase.machine.nvml import count_gpus
 from launch.ask.cpu_ranks import cpu_ranks
 
@@ -22,4 +23,4 @@ def launcher_arguments() -> str:
 
 
 if __name__ == "__main__":
-    print(launcher_arguments())
+    say(launcher_arguments())

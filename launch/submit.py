@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffbase.line import say
+
 if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
     # With PYTHONSAFEPATH it put nothing there.
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     for point in points:
         check(point.config, spec, strict=not flags.dry_run)
     if bad:
-        print(f"left out, because they failed a preflight: {', '.join(bad)}", file=sys.stderr)
+        say(f"left out, because they failed a preflight: {', '.join(bad)}", error=True)
 
     if not flags.dry_run:
         for point in points:
@@ -54,9 +56,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         if not (flags.force or flags.test_only):
             fits.check([point.config for point in points], spec)
     if flags.dry_run:
-        print(submission.text(points, spec, config.run), end="")
+        say(submission.text(points, spec, config.run), end="")
     elif flags.test_only:
-        print(submission.test_only(points, spec, config.run))
+        say(submission.test_only(points, spec, config.run))
     else:
         code = submission.submit(points, spec, config.run, here, flags.follow)
         if code:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.line import say
 from shards.foreign import flags
 from shards.packing.bad import left_out
 from shards.packing.flags import on_bad_of
@@ -44,13 +45,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 report=report,
             )
         for line in (*done.notes, *untrained(args.out)):
-            print(line)
+            say(line)
         counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
         took = f"in {time.monotonic() - start:.1f} s"
         if done.complete_before:
             took = "indexed already" + args.check * "; shards.verify decodes every image"
         tars = f"{done.tars} tar{'s' * (done.tars > 1)}"
-        print(f"{args.out}: {counts} samples of {tars}{left_out(done.skipped)}, {took}")
+        say(f"{args.out}: {counts} samples of {tars}{left_out(done.skipped)}, {took}")
         give({"out": args.out, "samples": done.counts, "tars": done.tars, "skipped": done.skipped})
 
 

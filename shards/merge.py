@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import Parser, add_answer, answer, progress_bar, run
+from diffbase.line import say
 from shards.packing.bad import left_out
 
 PROG = "python -m shards.merge"
@@ -40,10 +41,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         with progress_bar("merging") as report:
             done = merge(args.parts, args.out, report)
         for line in done.warnings:
-            print(f"{args.out}: {line}")
+            say(f"{args.out}: {line}")
         counts = ", ".join(f"{count} {name}" for name, count in done.counts.items())
         took = f"in {time.monotonic() - start:.1f} s"
-        print(f"{args.out}: {counts} samples in {done.shards} shards{left_out(done.skipped)}, {took}")
+        say(f"{args.out}: {counts} samples in {done.shards} shards{left_out(done.skipped)}, {took}")
         give({"out": args.out, "samples": done.counts, "shards": done.shards, "skipped": done.skipped})
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import Parser, answer, progress_bar, run
+from diffbase.line import say
 from diffbase.redaction import shown
 from shards.packing import flags
 from shards.packing.bad import left_out
@@ -30,7 +31,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     args = parser(prog).parse_args(argv)
     jobs, out, source = worker_count(args.jobs), shown(args.out), flags.source_of(args)
     name = source if isinstance(source, Path) else shown(source[0])
-
     from shards.packing.outside import pack_to
 
     told: list[str] = []
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     def tell(*lines: str) -> None:
         for line in lines:
             if line not in told:
-                print(f"{name}: {line}", flush=True)
+                say(f"{name}: {line}")
             told.append(line)
 
     def found(adapter: Source) -> None:
@@ -60,17 +60,17 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
                 part=flags.part_of(args),
                 report=report,
                 found=found,
-                tell=print,
+                tell=say,
             )
         tell(*adapters[0].notes)  # of an archive some are known at its end only
         seconds = time.monotonic() - start
         for line in summary.warnings:
-            print(f"{out}: {line}")
-        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items()) + " samples"
-        counts += left_out(summary.skipped)
+            say(f"{out}: {line}")
+        counts = ", ".join(f"{count} {name}" for name, count in summary.counts.items())
+        counts += f" samples{left_out(summary.skipped)}"
         done = f"packed {summary.written} in {seconds:.1f} s ({summary.written / seconds:.0f} images/s)"
         again = f"{out}: complete already ({counts}); nothing to do"
-        print(again if summary.complete_before else f"{out}: {counts}; {done}")
+        say(again if summary.complete_before else f"{out}: {counts}; {done}")
         figures = {"samples": summary.counts, "packed": summary.written, "skipped": summary.skipped}
         give({"out": out, **figures, "warnings": summary.warnings, "seconds": seconds})
 

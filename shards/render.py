@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase.cli import InputError, Parser, add_answer, answer, run
+from diffbase.line import say
 from shards.packing.workers import worker_count
 from shards.standin.files import LAYOUTS, require_skia, write_folder, write_tgz
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with answer(arguments, survive=True) as give:
         drawn = write(target, arguments.count, arguments.seed, jobs, arguments.layout)
         seconds = time.monotonic() - started
-        print(f"{target}: {arguments.count} avatars, {drawn} drawn now in {seconds:.1f} s")
+        say(f"{target}: {arguments.count} avatars, {drawn} drawn now in {seconds:.1f} s")
         give({"out": target, "avatars": arguments.count, "drawn": drawn, "seconds": seconds})
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from diffbase import cli
 from diffbase.cli import Parser, add_answer, answer, run
-from diffbase.line import printable
+from diffbase.line import printable, say
 from diffbase.redaction import shown
 from shards.packing.bad import left_out
 from shards.packing.flags import add_asked, asked_of, source_of
@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         )
         bad = found.problems
         if bad:
-            print(f"{place}: {len(bad)} problem{'s' * (len(bad) > 1)}", file=sys.stderr)
+            say(f"{place}: {len(bad)} problem{'s' * (len(bad) > 1)}", error=True)
         else:
             for line in found.warnings:
-                print(f"{place}: {line}")
+                say(f"{place}: {line}")
             samples = ", ".join(f"{count} {name}" for name, count in found.samples.items())
-            print(f"{place}: sound ({samples} samples{left_out(found.skipped)})")
+            say(f"{place}: sound ({samples} samples{left_out(found.skipped)})")
         give({"folder": place, "sound": not bad, **asdict(found)})
     if bad:
         sys.exit(1)

@@ -13,7 +13,7 @@ from typing import Any
 from diffbase.cli import json_text
 from diffbase.files import plain_only
 from diffbase.locking import lock
-from diffbase.system_error import patiently, reading
+from diffbase.system_error import NO_FILE, patiently, reading
 
 LONGEST = 1 << 20
 """Bytes of a line; a longer one is left out."""
@@ -98,6 +98,19 @@ def read(
                 yield entry
             elif left_out is not None and (whole or entry is not None):  # else the torn end
                 left_out.append(number)
+
+
+def tail(path: Path, most: int = 1 << 16) -> list[dict[str, Any]]:
+    """The whole lines that are objects among the last ``most`` bytes; none where there is no file."""
+    try:
+        with reading(path) as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - most)
+            file.seek(begin)
+            lines = file.read(most).split(b"\n")
+    except NO_FILE:
+        return []
+    parsed = map(_parsed, lines[begin > 0 : -1])  # the first is cut, the last not yet whole
+    return [entry for entry in parsed if entry is not None]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.line import say
 from diffcore.config import configure
 
 PROG = "python -m diffcore.diffusion.show"
@@ -38,9 +39,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     schedule = NoiseSchedule.of(config.diffusion)
     pictures.save_png(forward_process.whole(schedule, own.image), own.out)
     with cli.answer(own) as give:
-        print(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")
+        say(f"{own.out}: {schedule.timesteps} levels, {schedule.wasted:.1%} of them without any image")
         for line in schedule.warnings:
-            print(line)
+            say(line)
         give({"timesteps": schedule.timesteps, "wasted": schedule.wasted, "warnings": schedule.warnings})
 
 

@@ -25,6 +25,7 @@ import yaml
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable, write_atomic
+from diffbase.line import say
 from diffbase.shipped import workplace
 from diffcore.evaluation import flags
 
@@ -63,13 +64,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     if a.sweep:
         text = yaml.safe_dump([dict(findings.overrides(point)) for point in points])
         write_atomic(a.sweep, text.encode())
-        print(f"{a.sweep}: {len(points)} points")
+        say(f"{a.sweep}: {len(points)} points")
         return
     check_writable(flags.folder_of_page(a.out))
     with cli.answer(a, survive=True) as give:
         measured = findings.repeat(points, a.scale, a.jobs, a.samples, a.collect)
         findings.write(a.out, measured, points, a.scale)
-        findings.say(f"page: {a.out}")
+        say(f"page: {a.out}")
         give({f"{name}/{seed}": row for (name, seed), row in measured.items()})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffbase import cli
+from diffbase.line import say
 from diffcore.evaluation import flags
 from diffcore.runs.sampling import sampling_of
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     sampling = sampling_of(config, a)
     with cli.answer(a, survive=True) as give:
         points = curve.measure(a.run, sampling, a.judge, a.data, samples=a.samples, seed=a.seed, raw=a.raw)
-        print(f"{a.run / curve.FILE}: {len(points)} points")
+        say(f"{a.run / curve.FILE}: {len(points)} points")
         give(points)
 
 

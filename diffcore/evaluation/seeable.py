@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffbase import cli
-from diffbase.line import printable
+from diffbase.line import printable, say
 from diffbase.tables import TextTable
 from diffcore.evaluation import flags
 
@@ -56,7 +56,7 @@ def _show(data: Path, found: Visibility) -> None:
         there = f"{where['share']:.1%} of {where['count']}"
         table.add_row(name, f"{shown:.0%}", f"{judge['share']:.1%}", there)
     table.print()
-    print(
+    say(
         f"can be seen at this size: {printable(', '.join(found.able))}; the judge's mean over them "
         f"{found.over_able:.2%} of {found.images} images. Over all {len(found.attributes)} attributes, "
         f"where they show, {found.over_all:.2%}."

@@ -15,6 +15,7 @@ from pathlib import Path
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
+from diffbase.line import say
 from diffcore.evaluation import flags
 
 EPOCHS = 24
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         )
         judge.save(out, net, record)
         training.show(record)
-        print(f"judge: {out}")
+        say(f"judge: {out}")
         give(record)
 
 

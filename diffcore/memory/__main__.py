@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.line import say
 from diffcore.memory.commands import compare, fit, measure, plan, seed_table
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; see the module's text."""
     given = list(sys.argv[1:] if argv is None else argv)
     if not given or given[0] in ("-h", "--help"):
-        print(__doc__)
+        say(__doc__)
         return
     if given[0] not in COMMANDS:
         raise InputError(f"unknown command {given[0]!r}; allowed: {', '.join(COMMANDS)}")

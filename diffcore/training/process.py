@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 
 from diffbase import ledger
 from diffbase.exits import BAD_INPUT, HOLD_BACK, RETRYABLE
+from diffbase.line import say
 from diffbase.machine.launcher import own_rank
 from diffcore.config.tree import Config
 from diffcore.engine import process_group
@@ -45,7 +45,7 @@ def train_here(config: Config, judge: Judging) -> int:
             with contextlib.suppress(OSError):  # the disk may be the trouble
                 ledger.record(config.run, "failed", rank=rank, code=trouble.code, why=trouble.line)
         where = "" if trouble.code == BAD_INPUT else f"rank {rank}: "
-        print(f"error: {where}{trouble.line}", file=sys.stderr)
+        say(f"error: {where}{trouble.line}", error=True)
         return trouble.code
 
 

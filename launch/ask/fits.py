@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
+from diffbase.line import say
 from diffcore.config.tree import Config
 from launch.ask.spec import JobSpec
 
@@ -43,7 +44,7 @@ def check(configs: Sequence[Config], spec: JobSpec) -> None:
             whose = f"{world} GPUs of {room:g} GB (gpus.memory_gb of {spec.cluster.name})"
             raise InputError(f"{whose}: {line}; --force submits it all the same")
         if code:
-            print(f"memory plan: {line}; not checked", file=sys.stderr)
+            say(f"memory plan: {line}; not checked", error=True)
 
 
 def plan(config: Config, world: int, gigabytes: float) -> tuple[int, str]:

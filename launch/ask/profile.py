@@ -14,9 +14,9 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
@@ -80,6 +80,43 @@ class Preflight(Section):
     """How long a node that failed is left out of submissions."""
 
 
+News = Literal["done", "failed", "requeued", "stopped", "no_progress"]
+"""What there is to tell: no_progress is of an attempt that failed and got the run no further."""
+
+
+class Notify(Section):
+    """Who is told what became of a job: a command, a webhook, or both. JSON, of less than 16 kB."""
+
+    events: tuple[News, ...] = get_args(News)
+    """What is told."""
+    command: tuple[str, ...] = ()
+    """Program and arguments, started without a shell on the first node; the JSON is its standard input."""
+    webhook: SecretStr | None = Field(default=None, exclude=True)
+    """https address that the JSON is posted to. A secret: nobody else may read the profile (chmod 600), and
+    it is in no run folder."""
+    webhook_env: Variable | None = None
+    """The same, in an environment variable of this name, which the job has."""
+    webhook_in: Path | None = None
+    """Profile that holds the webhook: known when it is loaded."""
+    seconds: float = Field(default=10.0, gt=0, le=60)
+    """How long it may take; the job does not wait for it but at its own end."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not (self.command or self.webhook or self.webhook_env or self.webhook_in):
+            raise ValueError("nobody to tell: give command, webhook or webhook_env")
+        return self
+
+
+class Prometheus(Section):
+    """Figures of the run for Prometheus, in a file that node_exporter's textfile collector reads."""
+
+    folder: Path
+    """The collector's folder (--collector.textfile.directory) on the first node; the job writes into it."""
+    seconds: float = Field(default=15.0, ge=1, le=3600)
+    """Between two looks at the run."""
+
+
 class Cluster(Section):
     """A cluster as its profile describes it."""
 
@@ -123,6 +160,8 @@ class Cluster(Section):
     preflight: Preflight = Preflight()
     run_access: Access | None = None
     """Who may read new run folders, where the config does not say: private (the owner) or group."""
+    notify: Notify | None = None
+    prometheus: Prometheus | None = None
 
     @field_validator("sbatch")
     @classmethod
@@ -187,4 +226,16 @@ def load(path: Path) -> Cluster:
     tree = yaml_file.read(path, "no such cluster profile")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping, got {type(tree).__name__}")
-    return validated(Cluster, {"name": path.stem} | tree, str(path))
+    return _with_secret(validated(Cluster, {"name": path.stem} | tree, str(path)), path)
+
+
+def _with_secret(cluster: Cluster, path: Path) -> Cluster:
+    """A profile that holds a webhook knows where. InputError where others may read it."""
+    notify, place = cluster.notify, path.resolve()
+    if notify is None or notify.webhook is None:
+        return cluster
+    if place.stat().st_mode & 0o077:
+        raise InputError(
+            f"{path}: notify.webhook is a secret, and others can read the file: chmod 600 {path}"
+        )
+    return cluster.model_copy(update={"notify": notify.model_copy(update={"webhook_in": place})})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 
 from diffbase.cli import InputError
+from diffbase.line import say
 from diffbase.machine.nvml import count_gpus
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
@@ -56,7 +56,7 @@ def check(config: Config, spec: JobSpec, strict: bool) -> None:
     if isinstance(config.data.path, str):  # a URL: the nodes fetch it
         return
     if not strict and not (config.data.path / "index.json").exists():
-        print(f"warning: data.path: {config.data.path} holds no index.json; seen from here", file=sys.stderr)
+        say(f"warning: data.path: {config.data.path} holds no index.json; seen from here", error=True)
         return
     from shards.table import Index  # numpy takes a tenth of a second: only where there are shards
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from diffbase.cli import InputError, run
+from diffbase.line import say
 from launch.box import flags
 from launch.box.daemons import Box
 
@@ -27,9 +28,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         box = slurm.up(
             args.nodes, args.gpus, args.cpus, not args.no_accounting, not args.plain, bind=args.bind
         )
-        print(f"# {box.nodes} nodes ({', '.join(box.names)}) with {box.gpus} GPUs each in {slurm.folder}")
+        say(f"# {box.nodes} nodes ({', '.join(box.names)}) with {box.gpus} GPUs each in {slurm.folder}")
         print("# for this shell:")
-        print(export)
+        say(export)
     elif args.command == "down":
         slurm.down()
     elif args.command == "status":
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     elif args.command == "env":
         if slurm.settings() is None:
             raise InputError(f"no box in {slurm.folder}: python slurm/box.py up")
-        print(export)
+        say(export)
     elif args.command == "kill-node":
         slurm.kill_node(args.node, args.with_jobs)
     else:
@@ -48,14 +49,14 @@ def _status(slurm: Box) -> bool:
     """Print how the box does; whether all is well."""
     box = slurm.settings()
     if box is None:
-        print(f"no box in {slurm.folder}")
+        say(f"no box in {slurm.folder}")
         return False
     daemons = slurm.daemons(box)
     for name, pid in daemons.items():
-        print(f"{name:10} {f'runs, pid {pid}' if pid else 'DOES NOT RUN'}")
+        say(f"{name:10} {f'runs, pid {pid}' if pid else 'DOES NOT RUN'}")
     if daemons["slurmctld"]:
-        print(slurm.ask("sinfo", "-N", "-o", "%N %P %T %G", check=False))
-        print(slurm.ask("squeue", check=False))
+        say(slurm.ask("sinfo", "-N", "-o", "%N %P %T %G", check=False))
+        say(slurm.ask("squeue", check=False))
     return all(daemons.values())
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from diffbase.line import say
 from launch.doctor.finding import STATUSES, Finding, worst
 
 VERSION = 1
@@ -44,4 +45,4 @@ def as_text(findings: Sequence[Finding]) -> str:
 def show(text: str) -> None:
     """On stdout, whatever its encoding can hold."""
     encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    say(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,12 +1,14 @@
 """Where a run's time went, from its ledger: how much of it trained, and what was lost to what.
 
-queue    waiting for Slurm; after a lost node from its last sign of life, until Slurm has noticed too
+queue    waiting for Slurm, from when it had the job in its queue
 start    from the job's first process to the training process's begin, and restarts in place
 load     taking up a checkpoint, up to the end of the first step
 train    steps that counted
 save     writing checkpoints, as far as training waited for it
 replay   steps that were done again, by a later attempt or after a rollback
-hang     from the last sign of life to the end of an attempt that failed
+hang     from the last sign of life of an attempt that hung to its end
+failure  the same of one that failed otherwise: until its end was noticed, and for a lost node or supervisor
+         until Slurm had the job in its queue again
 """
 
 from __future__ import annotations
@@ -15,12 +17,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffbase.exits import DONE, PREEMPTED, may_retry
+from launch.follow import ends
+from launch.follow.ends import Events
 
-KINDS = ("queue", "start", "load", "train", "save", "replay", "hang")
+KINDS = ("queue", "start", "load", "train", "save", "replay", "hang", "failure")
 COLORS = dict(
-    zip(KINDS, ("#b8c0cc", "#7f9cc9", "#5b7db1", "#4c9f70", "#e0b341", "#d98243", "#c94f4f"), strict=True)
+    zip(
+        KINDS,
+        ("#b8c0cc", "#7f9cc9", "#5b7db1", "#4c9f70", "#e0b341", "#d98243", "#c94f4f", "#8e3b6f"),
+        strict=True,
+    )
 )
+BEGINS = ("started", "start")
+LAST_WORDS = ("done", "preempted", "failed", "hang")
+"""Of the training process."""
 
 
 @dataclass
@@ -47,12 +57,17 @@ class Attempt:
 def account(events: Iterable[Mapping[str, Any]], heartbeat: Mapping[str, Any] | None = None) -> list[Attempt]:
     """The attempts of a ledger, oldest first. ``heartbeat``: the newest, for one that still runs."""
     lines = sorted(events, key=lambda e: float(e["time"]))
-    numbers = sorted({int(e["attempt"]) for e in lines if e["event"] in ("started", "start")})
     attempts: list[Attempt] = []
     before: Mapping[str, Any] | None = None  # the event that ended the attempt before
-    for number in numbers:
-        own = [e for e in lines if int(e["attempt"]) == number]
-        attempt = _one(number, own, before, attempts[-1] if attempts else None, lines, heartbeat)
+    began = [(number, own) for number, own in ends.split(lines) if any(e["event"] in BEGINS for e in own)]
+    for i, (number, own) in enumerate(began):
+        beat = heartbeat
+        if beat and int(beat.get("attempt", -1)) != int(own[0]["attempt"]):
+            beat = None
+        if any(later[0]["attempt"] == own[0]["attempt"] for _, later in began[i + 1 :]):
+            beat = None  # by hand all have one number: it is the newest one's
+        newest = i == len(began) - 1
+        attempt = _one(number, own, before, attempts[-1] if attempts else None, lines, beat, newest)
         attempts.append(attempt)
         before = next((e for e in reversed(own) if e["event"] == "ended"), before)
     for i, attempt in enumerate(attempts):
@@ -73,11 +88,12 @@ def _replayed(attempt: Attempt, steps: int) -> None:
 
 def _one(
     number: int,
-    own: Sequence[Mapping[str, Any]],
+    own: Events,
     before: Mapping[str, Any] | None,
     previous: Attempt | None,
-    lines: Sequence[Mapping[str, Any]],
+    lines: Events,
     heartbeat: Mapping[str, Any] | None,
+    newest: bool,
 ) -> Attempt:
     def at(event: str) -> float | None:
         return next((float(e["time"]) for e in own if e["event"] == event), None)
@@ -85,22 +101,19 @@ def _one(
     started, begun = at("started"), at("start")
     first = started if started is not None else begun
     assert first is not None
-    # It was waited for since it was submitted, or since the attempt before it was over.
-    begin = previous.begin + previous.total if previous else first
-    submitted = [
-        float(e["time"])
-        for e in lines
-        if e["event"] == "submitted" and not e.get("takeover") and float(e["time"]) <= first
-    ]
-    if submitted and (not previous or submitted[-1] > begin):
-        begin = submitted[-1]
-    attempt = Attempt(number, begin)
+    begin = _waited_from(own, first, previous, lines)
+    attempt = Attempt(number, begin, ends.kind(own, newest))
     in_place = before is not None and _life(own) is not None and _life(own) == _life(lines, before)
-    attempt.seconds["start" if in_place else "queue"] += max(0.0, first - begin)
+    back = begin  # when the job was in the queue again
+    if previous and previous.outcome in ends.FAULTS and not in_place:
+        queued = next((e["queued"] for e in own if e.get("queued") is not None), begin)
+        back = min(max(float(queued), begin), max(first, begin))
+    attempt.seconds["failure"] += back - begin
+    attempt.seconds["start" if in_place else "queue"] += max(0.0, first - back)
 
     ended = next((e for e in reversed(own) if e["event"] == "ended"), None)
     beat = float(ended["beat"]) if ended and ended.get("beat") else None
-    if beat is None and heartbeat and int(heartbeat.get("attempt", -1)) == number:
+    if beat is None and heartbeat:
         beat = float(heartbeat["time"])
     # Who tells of a hang or of a lost peer has waited for it.
     said = max(float(e["time"]) for e in own if e["event"] not in ("ended", "submitted", "hang", "failed"))
@@ -113,7 +126,7 @@ def _one(
         reached = max(reached, until)
 
     steps = [int(e["step"]) for e in own if isinstance(e.get("step"), int)]
-    if heartbeat and int(heartbeat.get("attempt", -1)) == number:
+    if heartbeat:
         steps.append(int(heartbeat["step"]))
     loaded = (e["step"] for e in own if e["event"] == "loaded" and e.get("step") is not None)
     attempt.first = next(loaded, None)
@@ -124,13 +137,30 @@ def _one(
         if e["event"] == "saved":  # beside the steps, but for the last one
             waited = "waited" if "waited" in e and e.get("step") not in last_words else "seconds"
             _move(attempt, "save", float(e.get(waited, 0)))
-    if ended is not None and may_retry(int(ended["code"])) and ended["code"] != PREEMPTED:
-        _move(attempt, "hang", max(0.0, end - alive))
-    attempt.outcome = _outcome(ended)
+    if attempt.outcome in ends.FAULTS:
+        _move(attempt, "hang" if attempt.outcome == ends.HANG else "failure", max(0.0, end - alive))
     return attempt
 
 
-def _life(events: Sequence[Mapping[str, Any]], of: Mapping[str, Any] | None = None) -> tuple[str, int] | None:
+def _waited_from(own: Events, first: float, previous: Attempt | None, lines: Events) -> float:
+    """Since when an attempt, whose process began at ``first``, was waited for.
+
+    Since it was submitted, or since the attempt before it was over; by hand nobody says that it is wanted.
+    """
+    if not any(e["event"] == "started" for e in own):
+        return first
+    begin = previous.begin + previous.total if previous else first
+    submitted = [
+        float(e["time"])
+        for e in lines
+        if e["event"] == "submitted" and not e.get("takeover") and float(e["time"]) <= first
+    ]
+    if submitted and (not previous or submitted[-1] > begin):
+        begin = submitted[-1]
+    return begin
+
+
+def _life(events: Events, of: Mapping[str, Any] | None = None) -> tuple[str, int] | None:
     """(job, restart) that an attempt ran in."""
     number = None if of is None else of["attempt"]
     for e in events:
@@ -139,9 +169,9 @@ def _life(events: Sequence[Mapping[str, Any]], of: Mapping[str, Any] | None = No
     return None
 
 
-def _end(ended: Mapping[str, Any] | None, alive: float, own: Sequence[Mapping[str, Any]]) -> float:
+def _end(ended: Mapping[str, Any] | None, alive: float, own: Events) -> float:
     if ended is None:
-        return alive
+        return max([alive, *(float(e["time"]) for e in own if e["event"] in LAST_WORDS)])
     # The end of an attempt that was killed with its node is written by the next life.
     lost = "killed with its node" in str(ended.get("why", ""))
     return alive if lost else max(float(ended["time"]), alive)
@@ -152,13 +182,6 @@ def _move(attempt: Attempt, kind: str, seconds: float) -> None:
     seconds = min(seconds, attempt.seconds["train"])
     attempt.seconds["train"] -= seconds
     attempt.seconds[kind] += seconds
-
-
-def _outcome(ended: Mapping[str, Any] | None) -> str:
-    if ended is None:
-        return "running"
-    code = int(ended["code"])
-    return {DONE: "done", PREEMPTED: "stopped"}.get(code, "failed")
 
 
 def share(attempts: Sequence[Attempt], waiting: bool = False) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from launch.follow import ends
 from launch.follow.goodput import Attempt
 
 
@@ -65,7 +66,7 @@ def interval(attempts: Sequence[Attempt], events: Iterable[Mapping[str, Any]]) -
     beside = [[e for e in own if (number, e["step"]) not in over] for number, own in saved.items()]
     gaps = [int(b["step"]) - int(a["step"]) for own in beside for a, b in pairwise(own)]
     gaps = [gap for gap in gaps if gap > 0]
-    failures = sum(a.outcome == "failed" for a in attempts)
+    failures = sum(a.outcome in ends.FAULTS for a in attempts)
     taken = sum(max(0, a.last - (a.first or 0)) + a.rolled_back for a in attempts)
     trained = sum(a.seconds["train"] + a.seconds["replay"] for a in attempts)
     if not (gaps and failures and taken and trained):

@@ -1,129 +1,207 @@
-"""Runs and their jobs on the terminal."""
+"""Runs and their jobs on the terminal: each command's words, and the same as a tree for JSON."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from diffbase.cli import InputError, one_line
-from diffbase.exits import DONE, PREEMPTED
 from diffbase.files import write_atomic
-from diffbase.line import printable
-from diffbase.tables import TextTable
-from launch.ask.profile import LOCAL
+from diffbase.line import printable, say
+from diffbase.tables import Block, TextTable, show
 from launch.follow import goodput
+from launch.follow.faults import faults, others
+from launch.follow.glance import Glance, clock, fault_words, glance, of_steps, of_sweep, rate_words, since
 from launch.follow.interval import interval
-from launch.follow.run import Run, follow_run
-from launch.follow.tail import tail
+from launch.follow.points import Point, Unreadable, points, read
+from launch.follow.run import Run
+from launch.follow.tail import follow_run, show_points, tail
 from launch.job import registry
 from launch.scheduler import query
-from launch.supervise.decide import budget
+from launch.scheduler.query import Known
 
-PIPE = 250
-"""Columns of a pipe, which has no width: rows are not broken there."""
+FAULTS, OTHERS = 6, 4
+"""Of the newest, that are shown."""
 
-UNREADABLE = "UNREADABLE"
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A run of the list whose folder does not say what became of it: it has its row, with the reason."""
-
-    job: str
-    cluster: str
-    folder: Path
-    why: str
+Ask = Callable[[Sequence[Run | Unreadable]], Known]
 
 
-def show_list() -> list[dict[str, Any]]:
-    """One line per run, the newest submission last; returns the same."""
-    runs: dict[str, Run | Unreadable] = {}
+def ask(runs: Sequence[Run | Unreadable]) -> Known:
+    """One question to Slurm for all of these runs' jobs."""
+    return query.ask({run.job: run.name for run in runs if isinstance(run, Run) and run.asks_slurm})
+
+
+def newest_runs() -> list[tuple[Run | Unreadable, list[Point]]]:
+    """This user's, the newest submission last: a sweep stands for its points, which come with it."""
+    found: dict[str, tuple[Run | Unreadable, list[Point]]] = {}
     for entry in registry.submissions():
-        runs.pop(entry["run"], None)  # a run stands where it was submitted last
+        found.pop(entry["run"], None)  # a run stands where it was submitted last
         try:
             folder = Path(entry["run"])
-            if folder.exists():  # else it was removed since
-                runs[entry["run"]] = Run.read(folder)
-        except (InputError, OSError) as error:
-            why = f"{error.strerror or error}" if isinstance(error, OSError) else str(error)
-            runs[entry["run"]] = Unreadable(entry["job"], entry["cluster"], folder, why)
-    known = [run for run in runs.values() if isinstance(run, Run) and run.cluster != LOCAL]
-    states = query.ask({run.job: run.name for run in known})
-    table = TextTable("", "job", "state", "step", "attempts", "cluster", "run", text=range(6), plain=True)
-    rows: list[dict[str, Any]] = []
-    row: dict[str, Any]
-    for run in runs.values():
-        if isinstance(run, Unreadable):
-            table.add_row(run.job, UNREADABLE, "-", "-", run.cluster, f"{run.folder} ({run.why})")
-            row = {"job": run.job, "state": UNREADABLE, "attempts": None, "cluster": run.cluster}
-            rows.append(row | {"run": str(run.folder), "step": None, "steps": None, "damage": run.why})
-            continue
-        attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
-        state, note = run.state(states.get(run.job)), f" ({run.damage})" if run.damage else ""
-        table.add_row(run.job, state, run.steps, str(attempts), run.cluster, str(run.folder) + note)
-        row = {"job": run.job, "state": state, "attempts": attempts, "cluster": run.cluster}
-        rows.append(row | {"run": str(run.folder), **_progress(run), "damage": run.damage})
-    table.print(width=PIPE)
-    return rows
+            if not folder.exists():  # it was removed since
+                continue
+        except OSError as error:
+            run: Run | Unreadable = Unreadable(
+                entry["job"], entry["cluster"], folder, f"{error.strerror or error}"
+            )
+        else:
+            run = read(folder, entry["job"], entry["cluster"])
+        found[entry["run"]] = run, points(run) if isinstance(run, Run) else []
+    of_sweeps = {str(point.folder) for _, own in found.values() for point in own}
+    return [one for name, one in found.items() if name not in of_sweeps]
 
 
-def _progress(run: Run) -> dict[str, Any]:
-    """How far, as of the newest heartbeat; None without one."""
-    return {name: run.beat[name] if run.beat else None for name in ("step", "steps")}
+def see_list(ask: Ask = ask) -> tuple[list[Block], list[dict[str, Any]], list[str]]:
+    """One line per run, below a sweep's one per point: what to show, trees, and the runs' conditions."""
+    runs = newest_runs()
+    inner = [[read(point.folder) for point in own] for _, own in runs]
+    known = ask([*(run for run, _ in runs), *(run for own in inner for run in own)])
+    table, trees, words = _lines(), [], []
+    for (run, own), there in zip(runs, inner, strict=True):
+        of_points = [glance(one, known) for one in there]
+        at = of_sweep(glance(run, known), of_points)
+        _line(table, at)
+        for point, one in zip(own, of_points, strict=True):
+            _line(table, one, name=f"  {point.name} {point.values}")
+        trees.append(at.tree() | {"points": _trees(own, of_points)})
+        words.append(at.condition)
+    return [table], trees, words
 
 
-def show_status(run: Run) -> dict[str, Any]:
-    """State, how far, how often started, and the last things that happened; returns the same."""
-    job = query.ask({run.job: run.name}).get(run.job) if run.cluster != LOCAL else None
+def see_status(runs: Sequence[Path], ask: Ask = ask) -> tuple[list[Block], Any, list[str]]:
+    """Of one run what happened; of several, and of a sweep's points, a line each. As ``see_list``.
+
+    InputError for a folder in which nothing was submitted, and nothing trained.
+    """
+    found = [Run.read(folder) for folder in runs]
+    inner = [points(run) for run in found]
+    there = [[read(point.folder) for point in own] for own in inner]
+    known = ask([*found, *(run for own in there for run in own)])
+    trees, words, blocks, table = [], [], list[Block](), _lines()
+    for run, own, read_points in zip(found, inner, there, strict=True):
+        of_points = [glance(one, known) for one in read_points]
+        at = of_sweep(glance(run, known), of_points)
+        events = {"events": run.events[-6:], "faults": [asdict(f) for f in faults(run.events)[-FAULTS:]]}
+        trees.append(at.tree() | events | {"points": _trees(own, of_points)})
+        words.append(at.condition)
+        if len(found) > 1 or own:
+            _line(table, at)
+            for point, one in zip(own, of_points, strict=True):
+                _line(table, one, name=f"  {point.name} {point.values}")
+            blocks = [table]
+        else:
+            blocks = _detail(run, at)
+    return blocks, trees if len(trees) > 1 else trees[0], words
+
+
+def _trees(own: Sequence[Point], of_points: Sequence[Glance]) -> list[dict[str, Any]]:
+    return [
+        one.tree() | {"point": point.name, "values": point.values}
+        for point, one in zip(own, of_points, strict=True)
+    ]
+
+
+def _lines() -> TextTable:
+    headings = ("job", "state", "step", "rate", "left", "goodput", "attempts", "cluster", "run", "last fault")
+    return TextTable("", *headings, text=(0, 1, 2, 7, 8, 9), plain=True)
+
+
+def _line(table: TextTable, at: Glance, name: str = "") -> None:
+    note = f" ({at.damage})" if at.damage else ""
+    attempts = "-" if at.attempts is None else str(at.attempts)
+    table.add_row(
+        at.job or "-", at.state, of_steps(at), rate_words(at.rate),
+        "-" if at.left is None else clock(at.left),
+        "-" if at.goodput is None else f"{at.goodput:.1%}", attempts, at.cluster, (name or at.run) + note,
+        fault_words(at.fault),
+    )  # fmt: skip
+
+
+def _detail(run: Run, at: Glance) -> list[Block]:
     table = TextTable("", "", "", text=range(2), plain=True)
-    table.add_row("run", str(run.folder))
-    state = run.state(job)
-    why = f" ({job.why})" if job and job.why else ""
-    table.add_row("job", f"{run.job} on {run.cluster}: {state}{why}")
-    if job and job.nodes:
-        table.add_row("nodes", f"{job.nodes}, {job.elapsed}")
-    if run.beat:
-        ago = time.time() - float(run.beat["time"])
-        table.add_row("step", f"{run.steps}, {run.beat['section']}, {_ago(ago)}")
-    if run.damage:
-        table.add_row("damaged", run.damage)
-    saved = budget.newest_complete(run.folder)
-    table.add_row("newest checkpoint", f"step {saved}")
-    failures = sum(e["event"] == "ended" and int(e["code"]) not in (DONE, PREEMPTED) for e in run.events)
-    stops = sum(e["event"] == "ended" and int(e["code"]) == PREEMPTED for e in run.events)
-    attempts = len({e["attempt"] for e in run.events if e["event"] == "started"})
-    table.add_row("attempts", f"{attempts} ({failures} failed, {stops} stopped and saved)")
-    for e in run.events[-6:]:
-        detail = one_line(" ".join(str(e[key]) for key in ("step", "why") if key in e))
-        table.add_row(_ago(time.time() - float(e["time"])), f"attempt {e['attempt']}: {e['event']} {detail}")
-    table.print(width=PIPE)
+    table.add_row("run", at.run)
+    why = f" ({at.why})" if at.why else ""
+    table.add_row(
+        "job", f"{at.job or '-'} on {at.cluster}: {at.state}{why}" if at.job else f"by hand: {at.state}"
+    )
+    if at.nodes:
+        table.add_row("nodes", f"{at.nodes}, {at.elapsed}")
+    if at.step is not None:
+        left = "" if at.left is None else f", {clock(at.left)} left"
+        heard = "" if at.heard is None else f", {at.section}, {since(at.heard)}"
+        table.add_row("step", f"{of_steps(at)}, {rate_words(at.rate)}{left}{heard}")
+    if at.damage:
+        table.add_row("damaged", at.damage)
+    table.add_row("newest checkpoint", f"step {at.checkpoint}" if at.checkpoint else "none yet")
+    table.add_row("attempts", f"{at.attempts} ({at.failed} failed, {at.stopped} stopped and saved)")
+    table.add_row("goodput", "-" if at.goodput is None else f"{at.goodput:.1%} of the time on the nodes")
+    table.add_row("last fault", fault_words(at.fault))
+    blocks: list[Block] = [table]
+    if found := faults(run.events)[-FAULTS:]:
+        wrong = TextTable("", "what failed", "", "", text=range(3), plain=True)
+        for fault in found:
+            place = "" if fault.step is None else f" at step {fault.step}"
+            node = f" on {fault.node}" if fault.node else ""
+            kind = f"attempt {fault.attempt}: {fault.kind}{node}{place}"
+            wrong.add_row(since(fault.time), kind, one_line(fault.why))
+        blocks.append(wrong)
+    lately = TextTable("", "what else happened", "", text=range(2), plain=True)
+    for number, e in others(run.events)[-OTHERS:]:
+        detail = one_line(" ".join(str(e[key]) for key in ("step", "why") if e.get(key) is not None))
+        lately.add_row(since(float(e["time"])), f"attempt {number}: {e['event']} {detail}")
+    return [*blocks, lately]
+
+
+def show_cancelled(run: Run) -> dict[str, Any]:
+    """What ``cancel`` has asked for, in words; returns the same."""
+    say(f"job {run.job} was asked to stop; the same submission goes on from the newest checkpoint")
+    return {"run": str(run.folder), "job": run.job, "cluster": run.cluster, "asked": True}
+
+
+def show_logs(run: Run, rank: int, follow: bool, told: bool = False) -> dict[str, Any]:
+    """A rank's output; ``follow``: until the job ends. Returns where it is; ``told``: and shows nothing.
+
+    InputError for a rank that has none.
+    """
+    own = points(run)
+    path = None if own else run.log(rank)
+    if not told and own:
+        show_points(own, rank, follow)
+    elif not told and follow:
+        follow_run(run.folder, rank)
+    elif path is not None:
+        _show_log(run, rank, path, told)
+    runs = [there for point in own if isinstance(there := read(point.folder), Run)]
     return {
-        "run": str(run.folder), "job": run.job, "cluster": run.cluster, "state": state,
-        "why": job.why if job else None, "nodes": job.nodes if job else None, **_progress(run),
-        "checkpoint": saved, "attempts": attempts, "failed": failures, "stopped": stops,
-        "damage": run.damage,
-        "events": run.events[-6:],
+        "run": str(run.folder), "job": run.job, "rank": rank, "log": None if path is None else str(path),
+        "points": [{"point": there.folder.name, "log": str(there.log(rank))} for there in runs],
     }  # fmt: skip
 
 
-def show_logs(run: Run, rank: int, follow: bool) -> None:
-    """A rank's output; ``follow``: until the job ends."""
-    if follow:
-        follow_run(run.folder, rank)
-        return
-    log = run.log(rank)
+def _show_log(run: Run, rank: int, log: Path, told: bool) -> None:
     if not log.exists():
         names = (p.name.split("_")[-2] for p in run.logs.glob(f"{run.job}_*_log.out"))
         ranks = sorted(int(name) for name in names if name.isascii() and name.isdigit())
         known = f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "none yet"
         raise InputError(f"--rank {rank}: {log} is not there; there are: {known}")
-    tail(log, ended=lambda: True)
+    if not told:
+        tail(log, ended=lambda: True)
 
 
 def show_goodput(run: Run) -> dict[str, Any]:
-    """Where the time went: a table, and goodput.svg in the run folder; returns seconds and shares."""
+    """Where the time went, of a sweep by points: a table, and goodput.svg in each run folder.
+
+    Returns seconds and shares. InputError where nothing was started yet.
+    """
+    if own := points(run):
+        return _goodput_of_points(run, own)
+    return goodput_of(run)
+
+
+def goodput_of(run: Run) -> dict[str, Any]:
+    """Of one run alone: by attempts."""
     attempts = goodput.account(run.events, run.beat)
     if not attempts:
         raise InputError(f"{run.folder}: no attempt was started yet")
@@ -136,22 +214,48 @@ def show_goodput(run: Run) -> dict[str, Any]:
     table.add_section()
     table.add_row("all", "seconds", *(f"{value:.1f}" for value in sums), f"{total:.1f}")
     table.add_row("", "share", *(f"{value / total:.1%}" if total else "-" for value in sums), "100%")
-    table.print(width=PIPE)
+    table.print()
     kept, whole = goodput.share(attempts), goodput.share(attempts, waiting=True)
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
     between = interval(attempts, run.events)
     if between is not None:
-        print(between)
-    picture = run.folder / "goodput.svg"
-    write_atomic(picture, goodput.svg(attempts, f"{run.folder.name}: goodput {kept:.1%}").encode())
+        say(between)
+    picture = _draw(run, attempts)
     print(f"picture: {printable(str(picture))}")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
-    told = {"goodput": kept, "with_queue": whole, "attempts": seconds, "picture": str(picture)}
-    return told | ({} if between is None else {"checkpoints": asdict(between)})
+    told = {"run": str(run.folder), "goodput": kept, "with_queue": whole, "attempts": seconds}
+    told |= {"picture": str(picture), "points": []}
+    return told | {"checkpoints": None if between is None else asdict(between)}
 
 
-def _ago(seconds: float) -> str:
-    for size, unit in [(86400, "d"), (3600, "h"), (60, "min")]:
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
+def _draw(run: Run, attempts: Sequence[goodput.Attempt]) -> Path:
+    picture = run.folder / "goodput.svg"
+    title = f"{run.folder.name}: goodput {goodput.share(attempts):.1%}"
+    write_atomic(picture, goodput.svg(attempts, title).encode())
+    return picture
+
+
+def _goodput_of_points(run: Run, own: Sequence[Point]) -> dict[str, Any]:
+    table = TextTable("", "point", *goodput.KINDS, "total", "goodput", "values", text=(0, 11), plain=True)
+    everything: list[goodput.Attempt] = []
+    trees: list[dict[str, Any]] = []
+    for point in own:
+        there = read(point.folder)
+        attempts = goodput.account(there.events, there.beat) if isinstance(there, Run) else []
+        if not isinstance(there, Run) or not attempts:
+            table.add_row(point.name, *"-" * (len(goodput.KINDS) + 2), point.values)
+            continue
+        everything += attempts
+        sums = {kind: sum(a.seconds[kind] for a in attempts) for kind in goodput.KINDS}
+        kept = goodput.share(attempts)
+        cells = [f"{value:.1f}" for value in (*sums.values(), sum(sums.values()))]
+        table.add_row(point.name, *cells, f"{kept:.1%}", point.values)
+        trees.append({"point": point.name, "values": point.values, "goodput": kept, **sums})
+        _draw(there, attempts)
+    if not everything:
+        raise InputError(f"{run.folder}: no attempt was started yet")
+    show([table])
+    kept, whole = goodput.share(everything), goodput.share(everything, waiting=True)
+    print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
+    told: dict[str, Any] = {"run": str(run.folder), "goodput": kept, "with_queue": whole, "points": trees}
+    return told | {"attempts": [], "picture": None, "checkpoints": None}

@@ -7,6 +7,7 @@ import subprocess
 
 from submitit.core.utils import DelayedSubmission
 
+from diffbase.line import printable
 from launch.ask.spec import JobSpec
 from launch.follow.tail import tail
 from launch.hand_over.local import WITHOUT_LIMIT
@@ -26,10 +27,8 @@ def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     delayed.dump(place.folder / f"{job}_submitted.pkl")
     record(place, place, spec, job)
     log = log_of(place.folder, job, 0)
-    print(
-        f"allocation {job}: {spec.nodes} nodes x {spec.tasks_per_node} ranks, run folder {place.run}, "
-        f"output {log}"
-    )
+    size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks"
+    print(printable(f"allocation {job}: {size}, run folder {place.run}, output {log}"))
     # srun takes its layout from our arguments, not from salloc's.
     inherited = {
         k: v

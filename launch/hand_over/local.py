@@ -12,9 +12,10 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import environment_variables
 
+from diffbase.line import printable, say
 from diffbase.trust import file_mode
 from launch.ask.spec import JobSpec
-from launch.follow.tail import tail
+from launch.follow.tail import hint, tail
 from launch.job.entry import last_code, record
 from launch.job.folder import Place, log_of
 from launch.job.sbatch import UNLIMITED, command
@@ -52,11 +53,12 @@ def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     with environment_variables(PYTHONPATH=path, **shown), output_to(place.folder / "controller.log"):
         job = executor.submit(task)
     record(place, place, spec, job.job_id)
-    print(f"local job {job.job_id}: {spec.tasks_per_node} ranks on this machine, run folder {place.run}")
+    ranks = f"{spec.tasks_per_node} ranks on this machine"
+    print(printable(f"local job {job.job_id}: {ranks}, run folder {place.run}"))
     if follow:
         tail(log_of(place.folder, job.job_id, 0), ended=lambda: job.state != "RUNNING")
         return last_code(place.run)
-    print(f"follow it: python -m launch.jobs logs {place.run} --follow")
+    say(hint(place.run))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,16 @@ from submitit.core.utils import FailedJobError
 from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
+from diffbase.line import printable, say
 from launch.ask.profile import LOCAL
 from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
-from launch.follow.run import follow_run, local_process
+from launch.follow.points import FILE as SWEEP
+from launch.follow.points import points as sweep_points
+from launch.follow.run import Run, local_process
+from launch.follow.tail import follow_run, hint, show_points
 from launch.hand_over import allocation, local
+from launch.hand_over.undo import undone_if_refused
 from launch.job import folder
 from launch.job.code import copy_code
 from launch.job.entry import last_code, record
@@ -48,43 +52,45 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
     """Submit; returns the exit code for the shell: the job's, if it was followed."""
     os.umask(0o077)
     usual = spec.cluster.run_access
-    place = folder.create(run, spec.group, points[0].config.run_access, usual)
-    copy_code(place.code)
-    if _is_sweep(points):
-        places = [
-            folder.create(point.config.run, spec.group, point.config.run_access, usual) for point in points
-        ]
-        folder.write_spec(place, spec)
-        rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
-        write_atomic(place.folder / "sweep.txt", ("\n".join(rows) + "\n").encode())
-    else:
+    sweeps = _is_sweep(points)
+    with undone_if_refused([run, *(point.config.run for point in points)]) as made:
+        place = folder.create(run, spec.group, points[0].config.run_access, usual)
+        made.append(place.folder)
+        copy_code(place.code)
         places = [place]
-    for point, own in zip(points, places, strict=True):
-        folder.fill(own, point.config, spec, os.environ)
-    tasks = [Task(str(own.folder), str(place.code)) for own in places]
+        if sweeps:
+            places = []
+            for point in points:
+                access = point.config.run_access
+                places.append(folder.create(point.config.run, spec.group, access, usual))
+                made.append(places[-1].folder)
+            folder.write_spec(place, spec)
+            rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
+            write_atomic(place.folder / SWEEP, ("\n".join(rows) + "\n").encode())
+        for point, own in zip(points, places, strict=True):
+            folder.fill(own, point.config, spec, os.environ)
+        tasks = [Task(str(own.folder), str(place.code)) for own in places]
+        jobs = [] if spec.cluster.is_local or here else hand_over(spec, place, tasks, array=sweeps)
 
     if spec.cluster.is_local:
         return local.start(place, spec, tasks[0], follow)
     if here:
         return allocation.run(place, spec, tasks[0], follow)
-    try:
-        jobs = hand_over(spec, place, tasks, array=_is_sweep(points))
-    except InputError:
-        for made in {place.folder, *(own.folder for own in places)}:
-            shutil.rmtree(made, ignore_errors=True)
-        raise
     for own, job in zip(places, jobs, strict=True):
-        record(own, place, spec, job)
-    if _is_sweep(points):  # the sweep's own folder knows the array, to look at and to cancel
+        record(own, place, spec, job, listed=not sweeps)
+    if sweeps:  # the sweep's own folder knows the array, and stands for its points in the user's list
         record(place, place, spec, jobs[0].split("_")[0])
     many = f"{len(jobs)} x " if len(jobs) > 1 else ""
     size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}"
-    print(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}")
-    print(f"follow it: python -m launch.jobs logs {run} --follow")
-    if follow and len(jobs) == 1:
+    print(printable(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}"))
+    say(hint(run))
+    if not follow:
+        return 0
+    if sweeps:
+        show_points(sweep_points(Run.read(run)), 0, follow=True)
+    else:
         follow_run(run, 0)
-        return last_code(run)
-    return 0
+    return max(last_code(own.run) for own in places)
 
 
 def refuse_second(run: Path, spec: JobSpec) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from diffbase import ledger
+from diffbase.line import say
 from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.job.folder import Place
 
 
-def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> None:
-    """Tell the run's ledger and the user's list of jobs."""
+def record(own: Place, place: Place, spec: JobSpec, job: str, *, listed: bool = True, **more: Any) -> None:
+    """Tell the run's ledger and, if it is to be ``listed``, the user's list of jobs."""
     ledger.record(
         own.run,
         "submitted",
@@ -27,8 +27,8 @@ def record(own: Place, place: Place, spec: JobSpec, job: str, **more: Any) -> No
         ranks=spec.world,
         **more,
     )
-    if why := registry.remember(own.run, job, spec.cluster.name):
-        print(f"warning: the list of jobs does not have this one: {why}", file=sys.stderr)
+    if listed and (why := registry.remember(own.run, job, spec.cluster.name)):
+        say(f"warning: the list of jobs does not have this one: {why}", error=True)
 
 
 def next_attempt(run: Path) -> int:

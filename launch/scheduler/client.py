@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,18 @@ class Partition:
     """Kinds of GPUs of a node, as a job asks for them: ``gpu`` or ``gpu:TYPE``."""
 
 
-def answer(command: Sequence[str], patience: float = PATIENCE) -> str:
-    """What a command prints; nothing where there is none, it fails or does not answer in time."""
+def reply(command: Sequence[str], patience: float = PATIENCE) -> str | None:
+    """What a command prints; None where there is none, it fails or does not answer in time."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def answer(command: Sequence[str], patience: float = PATIENCE) -> str:
+    """The same, but nothing in place of None."""
+    return reply(command, patience) or ""
 
 
 def state_of(job: str) -> State | None:
@@ -70,6 +76,18 @@ def parse(text: str) -> State | None:
         fields.get("NodeList", ""),
         fields.get("Partition", ""),
     )
+
+
+def queued_since(job: str) -> float | None:
+    """Since when this life of a job had been in the queue, in seconds since 1970: a requeue begins anew.
+
+    None where Slurm does not say.
+    """
+    found = re.search(r"(?:^|\s)SubmitTime=(\S+)", answer(["scontrol", "show", "job", "-o", job], SHORT))
+    try:
+        return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+    except (ValueError, OverflowError):  # of a site's own form (SLURM_TIME_FORMAT)
+        return None
 
 
 def leave_out(job: str, nodes: Sequence[str]) -> None:

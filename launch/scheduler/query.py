@@ -21,17 +21,25 @@ class Job:
     name: str = ""
 
 
-def ask(wanted: Mapping[str, str]) -> dict[str, Job]:
+class Known(dict[str, Job]):
+    """Jobs by number. ``answered``: Slurm did, so that a job that is not among them is unknown to it."""
+
+    answered = False
+
+
+def ask(wanted: Mapping[str, str]) -> Known:
     """State by job, of those that Slurm knows; ``wanted``: job -> name.
 
     A number is another job's where the name differs: of another cluster, or of a box that was made anew.
     Never raises: a controller that is down knows none.
     """
+    known = Known()
     if not wanted or not shutil.which("squeue"):
-        return {}
+        return known
     # Job numbers, not the user's whole queue; an unknown number must not spoil the answer, so all states.
-    queued = client.answer(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
-    found = parse_squeue(queued)
+    queued = client.reply(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
+    known.answered = queued is not None
+    found = parse_squeue(queued or "")
     missing = [job for job in wanted if job not in found]
     if missing and shutil.which("sacct"):
         columns = "JobID,State,Elapsed,NodeList,ExitCode,JobName"
@@ -39,7 +47,8 @@ def ask(wanted: Mapping[str, str]) -> dict[str, Job]:
             client.answer(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)])
         )
     found |= {job: array for job in wanted if job not in found and (array := _array(job, found))}
-    return {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
+    known |= {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
+    return known
 
 
 def _array(job: str, found: Mapping[str, Job]) -> Job | None:

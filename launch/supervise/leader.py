@@ -20,6 +20,7 @@ from launch.supervise.environment import address, free_port, ports
 from launch.supervise.life import Life
 from launch.supervise.limits import OLD_LIFE
 from launch.supervise.meeting import Exit, Meeting, Plan
+from launch.supervise.news import News
 from launch.supervise.preflight import PROBE
 
 
@@ -33,6 +34,9 @@ class Leader:
         self.attempt = 0
         self._number = 0
         self._said = ""
+        self.news = News(life)
+        self._queued: float | None = None
+        """Since when this life of the job had been queued, until the ledger has it."""
 
     def lead(self, decide: Callable[..., Plan | None], number: int | str, *arguments: Any) -> None:
         """Publish as ``number`` the plan that ``decide`` makes; None: another attempt.
@@ -54,8 +58,11 @@ class Leader:
             ledger.record(
                 self.run, "started", attempt=plan.attempt, job=self.where.job, restart=self.where.restart,
                 world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
+                **({} if self._queued is None else {"queued": self._queued}),
             )
+            self._queued = None
             # fmt: on
+            self.news.show_figures()
             line = f"{self.where.world} ranks meet at {plan.address}:{plan.port}"
             self.life.say(f"attempt {plan.attempt}: {line}")
         self.meeting.publish(number, plan)
@@ -64,6 +71,7 @@ class Leader:
 
     def muster(self) -> Plan | None:
         """Take the run over from an older life, and wait for all nodes."""
+        self._queued = client.queued_since(self.where.job) if self.spec.requeue else None
         self.meeting.listen(self._address, ports(self.where.job, self.where.restart, -1))
         return self._take_over() or self._close_lost_attempt() or self._hellos()
 
@@ -109,6 +117,7 @@ class Leader:
             down = client.lost_among(_nodes_of(events, lost)) if self.spec.requeue else []
             why = "killed with its node or by the scheduler" + (f" ({down[0]} is down)" if down else "")
             self._record_end(lost, Verdict(RETRYABLE, why, node=down[0] if down else ""))
+            self.news.tell("requeued", lost, why)  # by others than this run's supervisor
         by_hand = {int(e["attempt"]) for e in events if e["event"] == "start"}
         self.attempt = max(begun | ended | by_hand, default=-1) + 1
         (self.run / ".saving").unlink(missing_ok=True)
@@ -260,14 +269,17 @@ class Leader:
         beat = ledger.heartbeat(self.run)
         late = verdict.code == PREEMPTED and self.life.used_up
         # fmt: off
+        further = budget.progressed(ledger.events(self.run), got)
         ledger.record(
             self.run, "ended", **({"timeout": True} if late else {}),
             attempt=attempt, job=self.where.job, code=verdict.code, why=verdict.why,
             rank=verdict.rank, node=verdict.node,
-            step=got.step, kept=got.kept, progress=budget.progressed(ledger.events(self.run), got),
+            step=got.step, kept=got.kept, progress=further,
             beat=beat.get("time") if beat and beat.get("attempt") == attempt else None,
         )
         # fmt: on
+        if verdict.code == RETRYABLE and not further:
+            self.news.tell("no_progress", attempt, verdict.why)
 
     def _no_more(self) -> Plan | None:
         why = budget.spent(ledger.events(self.run), self.spec.restarts)
@@ -283,16 +295,25 @@ class Leader:
         ``grow``: has another job go on in its place, without some nodes, and says so; or None.
         """
         if plan.code == DONE:
+            self._tell("done", plan)
             return
-        again = plan.code in (RETRYABLE, PREEMPTED)
+        again, line = plan.code in (RETRYABLE, PREEMPTED), ""
         if not again:
             self.life.say(f"error: {plan.why}")
         elif plan.why != self._said:
             self.life.say(plan.why)
         if again and self.spec.requeue:
-            self.life.say(grow(plan.avoid) or requeue.requeue(self.where, plan.avoid))
+            line = grow(plan.avoid) or requeue.requeue(self.where, plan.avoid)
+            self.life.say(line)
         elif again:
             self.life.say("the same command goes on from the newest checkpoint")
+        goes_on = "is queued again" in line or "goes on" in line
+        self._tell("requeued" if goes_on else "stopped" if again else "failed", plan)
+
+    def _tell(self, event: str, plan: Plan) -> None:
+        """Whoever wants to know how this life ended: after what Slurm had to be asked for."""
+        self.news.tell(event, plan.attempt, plan.why)
+        self.news.close()
 
 
 def _nodes_of(events: Sequence[Mapping[str, Any]], attempt: int) -> list[str]:

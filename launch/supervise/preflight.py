@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.formats import json_file
+from diffbase.line import say
 from diffbase.machine.nvml import device_problems
 from launch.ask.spec import JobSpec
 from launch.job import registry
@@ -88,7 +89,7 @@ def judge(
     except (OSError, InputError) as error:
         return f"all-reduce: no result ({error})", {}
     floor, speed = spec.cluster.preflight.floor_gbps, found.gbps
-    print(f"launch: all-reduce over {where.world} ranks: {speed:.3g} GB/s", flush=True)
+    say(f"launch: all-reduce over {where.world} ranks: {speed:.3g} GB/s")
     if speed >= floor:
         return None, {}
     return f"all-reduce {speed:.3g} GB/s, {floor:g} wanted", slow_nodes(found.pairs, floor)

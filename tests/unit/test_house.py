@@ -186,6 +186,45 @@ def test_help_needs_no_library(command: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0
 
 
+AS_TEXT = {"printable", "one_line", "json_text", "len", "round"}
+"""What makes data harmless on a terminal; or a figure of it."""
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether nothing in it can act on a terminal, whatever the data: words of ours, and figures."""
+    if isinstance(node, ast.JoinedStr):
+        return all(map(_is_text, node.values))
+    if isinstance(node, ast.FormattedValue):
+        spec = node.format_spec
+        form = spec.values[-1] if isinstance(spec, ast.JoinedStr) else None
+        figure = isinstance(form, ast.Constant) and str(form.value)[-1:] in tuple("defg%,")
+        return figure or _is_text(node.value)  # a text has no such form
+    if isinstance(node, ast.BinOp):
+        return _is_text(node.left) and _is_text(node.right)
+    if isinstance(node, ast.IfExp):
+        return _is_text(node.body) and _is_text(node.orelse)
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func).split(".")[-1] in AS_TEXT
+    return isinstance(node, ast.Constant)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_data_is_printed_as_text(path: Path) -> None:
+    """By diffbase.line.say, or tables.py: names, paths and other programs' words do not act."""
+    if name(path) == "diffbase/line.py":
+        return
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    called = [call.func for call in calls]
+    handed = [node for node in nodes if isinstance(node, ast.Name) and node.id == "print"]
+    assert not [node.lineno for node in handed if node not in called], "print is handed on"
+    for call in calls:
+        assert ast.unparse(call.func) not in ("sys.stdout.write", "sys.stderr.write"), f"line {call.lineno}"
+        if ast.unparse(call.func) == "print":
+            bad = [ast.unparse(one) for one in call.args if not _is_text(one)]
+            assert not bad, f"line {call.lineno}: {bad}: use diffbase.line.say"
+
+
 def test_no_two_unit_tests_have_one_name() -> None:
     """pytest collects the first of them alone: their folders are no packages."""
     names = sorted(path.name for path in (REPOSITORY / "tests" / "unit").rglob("test_*.py"))

@@ -6,7 +6,6 @@ The best state on the validation split is kept, and training ends when that no l
 from __future__ import annotations
 
 import copy
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from diffbase import cli
 from diffbase.cli import InputError
+from diffbase.line import say
 from diffbase.page.kit import percent
 from diffbase.redaction import shown
 from diffbase.tables import TextTable
@@ -214,9 +214,9 @@ def show(record: dict[str, Any]) -> None:
             "yes" if attribute["name"] in record["readable"] else "no",
         )
     table.print()
-    print(
+    say(
         f"mean over all attributes {percent(record['mean']['mean'], 2)}, {record['trained_on']:,} images "
         f"seen, {record['seconds']:.0f} s"
     )
     if not record["readable"]:
-        print(f"warning: {UNREADABLE}", file=sys.stderr)
+        say(f"warning: {UNREADABLE}", error=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffbase.line import say
 from diffbase.machine import launcher
 from diffcore.config.tree import Sampling
 from diffcore.engine import process_group
@@ -44,7 +45,7 @@ def ranks(folder: Path) -> Iterator[World]:
 
 def teller(world: World) -> Callable[[str], None]:
     """Print a line, on rank 0."""
-    return (lambda line: print(line, flush=True)) if world.main else lambda line: None
+    return say if world.main else lambda line: None
 
 
 def draw(

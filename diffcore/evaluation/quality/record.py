@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from diffbase.files import write_json
-from diffbase.line import printable
+from diffbase.line import printable, say
 from diffbase.page.kit import percent
 from diffbase.tables import TextTable
 from diffcore.evaluation.judging.judge import UNREADABLE
@@ -53,7 +53,7 @@ def show(figures: dict[str, Any], title: str) -> None:
             )
         table.print()
         if mean is None:
-            print(UNREADABLE)
+            say(UNREADABLE)
     others = {name: value for name, value in figures.items() if name not in ("fidelity", "sampling")}
     for name, value in scalars(others).items():
         print(f"{printable(name)} {value:.4g}")

@@ -14,6 +14,7 @@ import torch
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.formats import json_file
+from diffbase.line import say
 from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
 from diffcore.config.section import flatten
@@ -118,11 +119,6 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
     raw = point.name == "constant-rate"
     curve.measure(point.run, sampling, samples=samples, seed=SEED, raw=raw)
     say(f"{point.run.name}: {point.name}, seed {point.seed}: done")
-
-
-def say(line: str) -> None:
-    """One line, at once: a pipe must show it before the next run is over."""
-    print(line, flush=True)
 
 
 def _written(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffbase.cli import InputError
 from diffbase.files import write_json
+from diffbase.line import say
 from diffbase.page import pictures
 from diffcore.config.samplers import SAMPLERS
 from diffcore.engine.ranks import World
@@ -110,5 +111,5 @@ def write(
     sweep_page.write(run / "sweep.html", run.name, table, cells, tried, chosen, shown)
     evidence = {**settings, "step": table.model.step, "fidelity": chosen.scores.mean.as_dict()}
     write_json(run / RECOMMENDED, evidence)
-    print(f"recommended: {settings}, written to {run / RECOMMENDED}; pictures: {run / 'sweep.html'}")
+    say(f"recommended: {settings}, written to {run / RECOMMENDED}; pictures: {run / 'sweep.html'}")
     return record

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.line import say
 from diffbase.machine import launcher
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
@@ -80,4 +80,4 @@ def settings(
 def say_assumed(assumed: str) -> None:
     """Print on stderr what a plan assumes of missing shards, if anything."""
     if assumed:
-        print(f"note: {assumed}", file=sys.stderr)
+        say(f"note: {assumed}", error=True)

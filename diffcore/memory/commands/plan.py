@@ -8,6 +8,7 @@ from pathlib import Path
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
+from diffbase.line import say
 from diffcore.memory.commands import flags
 from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
 
@@ -68,5 +69,5 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     with cli.answer(given) as give:
         tables.show(anatomy)
         if given.out:
-            print(f"report: {report.save(given.out, anatomy)}")
+            say(f"report: {report.save(given.out, anatomy)}")
         give(anatomy)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.files import check_writable
+from diffbase.line import say
 
 PROG = "python -m diffcore.memory seed-table"
 
@@ -25,4 +26,4 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
 
     from diffcore.memory.seed_table import write
 
-    print(write(given.out))
+    say(write(given.out))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffbase.line import say
 from diffcore import models
 from diffcore.config.tree import FIRST_DRAWS, Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
@@ -38,7 +39,7 @@ def rehearse(config: Config, out: Path | None) -> dict[str, Any] | None:
         anatomy = report.measured(config, ranks)
         tables.show(anatomy)
         if out is not None:
-            print(f"report: {report.save(out, anatomy)}")
+            say(f"report: {report.save(out, anatomy)}")
         return anatomy
     finally:
         process_group.stop()
@@ -58,7 +59,7 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     data = Data.of(config)
     config, notes = models.settled(config, world)
     for line in notes if world.main else ():
-        print(line)
+        say(line)
     torch.manual_seed(config.seed)
     network = construction.build(lambda: models.build(config.model, data.schema, data.size), config, world)
     engine = Engine(models.prepare(network, config.engine), config, world)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from types import TracebackType
 
 from diffbase import files, ledger
 from diffbase.exits import RETRYABLE
+from diffbase.line import say
 from diffbase.trust import make_folder
 from diffcore.config.tree import Guards
 
@@ -98,9 +98,8 @@ class Watchdog:
             ledger.record(self.run, "hang", rank=self.rank, step=self._step, section=self._section)
         except OSError as error:  # a hung disk may be the very cause, or there is no run folder yet
             where = f"no stacks written: {error}"
-        print(
+        say(
             f"error: rank {self.rank}: no sign of life for {silent:.0f} s in {self.doing} ({limit}); {where}",
-            file=sys.stderr,
-            flush=True,
+            error=True,
         )
         os._exit(RETRYABLE)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 
 import pytest
 
+from diffbase import cli
 from diffbase.cli import InputError, progress_bar, run
 
 
@@ -59,3 +62,15 @@ def test_a_line_a_minute_in_logs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["packing: 60 images, 1 images/s", "packing: 120 of 7,200 images, 1 images/s"]
     assert len(lines) == 119
+
+
+def test_json_is_one_document_with_sorted_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.Parser()
+    cli.add_answer(parser)
+    with cli.answer(parser.parse_args(["--json"])) as give:
+        print("words for people")
+        give({"b": 1, "a": {"d": [{"f": math.nan, "e": 2}], "c": 3}})
+    out = capsys.readouterr().out
+    tree = json.loads(out)  # one document: anything behind it would be an error
+    assert tree == {"b": 1, "a": {"d": [{"f": None, "e": 2}], "c": 3}}
+    assert (list(tree), list(tree["a"]), list(tree["a"]["d"][0])) == (["a", "b"], ["c", "d"], ["e", "f"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from diffbase import ledger
+from diffbase import ledger, tables
 from diffbase.formats import jsonl
 from launch.follow import goodput, show
 from launch.follow.run import Run
@@ -58,8 +58,11 @@ def target() -> Target:
         for attempt in goodput.account(events, ledger.heartbeat(run)):
             assert all(0 <= value < math.inf for value in attempt.seconds.values())
         known = Run.read(run)
-        with patch.object(query, "ask", return_value={}):  # Slurm, if there is one here, is not asked
-            json.dumps(show.show_status(known), allow_nan=False)
+        nothing = query.Known()
+        with patch.object(query, "ask", return_value=nothing):  # Slurm, if there is one here, is not asked
+            blocks, tree, _ = show.see_status([run])
+            tables.show(blocks)
+            json.dumps(tree, allow_nan=False)
             if any(e["event"] in ("started", "start") for e in events):
                 json.dumps(show.show_goodput(known), allow_nan=False)
         ledger.record(run, "start")

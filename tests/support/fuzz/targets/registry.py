@@ -24,7 +24,7 @@ def target() -> Target:
     def feed(data: bytes, folder: Path) -> object:
         with (
             patch.dict(os.environ, {"XDG_STATE_HOME": str(folder)}),
-            patch.object(query, "ask", return_value={}),
+            patch.object(query, "ask", return_value=query.Known()),
         ):
             home = registry.path_of("jobs.jsonl").parent
             home.mkdir()
@@ -33,7 +33,7 @@ def target() -> Target:
                 ledger.record(folder / name, "submitted", job="5", cluster="box", folder=str(folder))
             (home / "jobs.jsonl").write_bytes(data)
             registry.remember(folder / "other", "6", "box")
-            rows = show.show_list()
+            _, rows, _ = show.see_list()
             json.dumps(rows, allow_nan=False)
             assert rows[-1]["run"] == str(folder / "other"), "one run hides another"
             path = home / "excluded-box.jsonl"

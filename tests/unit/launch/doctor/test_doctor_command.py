@@ -71,7 +71,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ],
     }
     assert json.loads(out) == as_tree(LINES)
-    assert list(json.loads(out)) == ["version", "status", "checks"]  # in this order, whatever is found
+    assert list(json.loads(out)) == ["checks", "status", "version"]  # in this order, whatever is found
     assert out.isascii()
 
 

@@ -72,7 +72,7 @@ def test_without_a_failure_or_checkpoints_nothing_is_said() -> None:
 
 def test_goodput_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ledger_of(2.0, 1000, 2)
-    told = show.show_goodput(Run(tmp_path, "5", "x", "local", tmp_path, lines, None))
+    told = show.goodput_of(Run(tmp_path, "5", "x", "local", tmp_path, lines, None))
     said = capsys.readouterr().out
     assert "checkpoints: one every 1000 steps; every" in said
     assert f"; by time: train.checkpoint_every: {round(young(2.0, 4 * (1000 * STEP + 2.0)))}s" in said

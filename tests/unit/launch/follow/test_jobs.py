@@ -49,10 +49,11 @@ def test_every_second_of_a_crash_is_accounted_for() -> None:
     first, second = goodput.account(a_crash_and_a_good_end())
     # 20 s after the first step: 4 without a sign of life, 2 saving; of the 14 left, 30 of 40 steps were lost.
     assert first.seconds == {
-        "queue": 10, "start": 4, "load": 2, "train": 3.5, "save": 2, "replay": 10.5, "hang": 4,
+        "queue": 10, "start": 4, "load": 2, "train": 3.5, "save": 2, "replay": 10.5, "hang": 0, "failure": 4,
     }  # fmt: skip
     assert second.seconds == {
         "queue": 0, "start": 1 + 3, "load": 2, "train": 18, "save": 0, "replay": 0, "hang": 0,
+        "failure": 0,
     }  # fmt: skip
     assert first.total + second.total == 60
     assert goodput.share([first, second], waiting=True) == pytest.approx(21.5 / 60)
