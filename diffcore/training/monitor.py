@@ -111,7 +111,8 @@ class Monitor:
 
         if threading.excepthook is threading.__excepthook__:  # else somebody has one of his own
             threading.excepthook = _without_tensorboards
-        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
+        # From 0 too: a run that was killed before its first checkpoint begins again, and so do its figures.
+        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else 0)
 
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard, shown as it is."""
