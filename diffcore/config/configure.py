@@ -94,10 +94,15 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
 
     ``--help`` lists the fields; if ``--config`` or ``--model.kind`` chooses a network, only that one's.
     """
+    return load(*command_line(argv, prog))
+
+
+def command_line(argv: Sequence[str] | None = None, prog: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """``--config``'s file, and what a command line says over it, nested: ``load``'s arguments."""
     flags = _parse_flags(argv, prog)
     if flags.config is None:
         raise InputError(f"--config FILE is missing; {config_hint()}")
-    return load(flags.config, nested(flags.overrides))
+    return flags.config, nested(flags.overrides)
 
 
 def parser(prog: str | None = None, argv: Sequence[str] = ()) -> Parser:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from diffbase import cli
 from diffcore.memory.commands import flags
-from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, say, settings
 
 PROG = "python -m diffcore.memory fit"
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for change, changed in planner.changes(given.world)
     ]
     with cli.answer(given) as give:
-        say_assumed(planner.data.assumed)
+        say(planner.data.assumed)
         tables.print_fit(largest, micro, have, room, steps, alone)
         give(
             {

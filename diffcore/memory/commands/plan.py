@@ -9,7 +9,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
 from diffcore.memory.commands import flags
-from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
+from diffcore.memory.commands.flags import gigabytes, say, settings
 
 PROG = "python -m diffcore.memory plan"
 OWN = ("rank", "world", "device", "gpu", "check", "out")
@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for flag in OWN:
             if getattr(given, flag) != known.get_default(flag):
                 raise InputError(f"--{flag} does not go with --table, which has its own")
+        if config.engine.deepspeed is not None:
+            say(f"every stage is planned with configs/deepspeed, none with {config.engine.deepspeed}")
         with cli.answer(given) as give:
-            say_assumed(planner.data.assumed)
+            say(planner.data.assumed)
             rows = list(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))
             tables.print_table(rows)
             give(rows)
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         if planned.smi > room:
             raise InputError(advise.does_not_fit(planner, config, given.world, planned.smi, room))
         with cli.answer(given) as give:
-            say_assumed(planner.data.assumed)
+            say(planner.data.assumed)
             print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
             give({"fits": True, "planned_bytes": planned.smi, "room_bytes": room})
         return
