@@ -16,7 +16,7 @@ def train(training: Training) -> int:
             return PREEMPTED
         t.learn()
         last = t.step == config.train.steps
-        saving = t.step % config.train.checkpoint_every == 0 or last
+        saving = t.step % config.train.checkpoint_every == 0 or last or t.owes_checkpoint()
         validating = saving or bool(config.validation.every and t.step % config.validation.every == 0)
         if validating:
             t.validate()

@@ -47,6 +47,7 @@ from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
 from diffcore.training.guards.progress import Progress
 from diffcore.training.guards.stopping import Agreement, StopFlag
+from diffcore.training.guards.streak import Streak, last_good
 from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
@@ -104,6 +105,7 @@ class Training:
         self.measured: dict[str, float] = {}
         self._unsettled: tuple[Outcome, Tensor] | None = None
         self._saved: int | None = None
+        self.streak = Streak()
         self._best_before: float | None = None
         self._damaged: dict[str, str] = {}
         folder, skipped = self._newest()
@@ -230,7 +232,9 @@ class Training:
             return
         (outcome, loss_finite), self._unsettled = self._unsettled, None
         self.progress.stepped(outcome.applied())
-        if not outcome.applied():
+        if outcome.applied():
+            self.streak.on = False
+        else:
             self._skipped(loss_finite)
 
     def _write_profile(self, end: Callable[[], Sequence[str]]) -> None:
@@ -251,14 +255,16 @@ class Training:
             f"step {self.step}: {where} not finite, left out ({in_row} in a row, {self.progress.skips} ever)"
         )
         self._record("skipped_step", step=self.step, why=where)
+        searching = not ranks and self.engine.loss_scale != 1  # fp16's loss scale, which log() shows
+        self.streak.on |= not searching
         if in_row >= most:
-            newest = checkpoint.complete(self.config.run)
-            raise RunFailedError(
-                f"{line}; guards.max_skips {most} reached. Last good checkpoint: "
-                f"{newest[-1].name if newest else 'none'}. A lower optimizer.lr may help"
-            )
-        if self.engine.loss_scale == 1:  # under fp16 a search for the loss scale, which log() shows
+            raise self._failed(f"{line}; guards.max_skips {most} reached")
+        if not searching:
             self.monitor.say(line)
+
+    def _failed(self, why: str) -> RunFailedError:
+        self.saver.settle()  # the last good one may just be written
+        return RunFailedError(f"{why}. {last_good(self.config.run, self.step, self.progress.skips_in_row)}")
 
     def asked_to_stop(self) -> bool:
         """Whether any rank got a signal: the same on all, one step after it came."""
@@ -364,7 +370,7 @@ class Training:
             return False
         self.step = state.step
         self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
-        self._saved = state.step
+        self._saved, self.streak = state.step, Streak()
         return True
 
     def draw(self) -> None:
@@ -399,17 +405,32 @@ class Training:
             )
         self.clock.start()
 
+    def owes_checkpoint(self) -> bool:
+        """Whether one was due in a streak of steps left out, which is over. A collective where one was."""
+        if self.streak.owed:
+            self.settle()
+        return self.streak.over
+
     def save(self) -> None:
-        """Begin a checkpoint of this step; it is written beside the next steps. A collective."""
+        """Begin a checkpoint of this step; it is written beside the next steps. A collective.
+
+        Not within a streak of steps left out. RunFailedError where the run ends in one.
+        """
         self.settle()
         if self._saved == self.step:
             return
-        c, value = self.config, self.measured.get(self.config.train.best)
         if not self.engine.is_finite():
             raise RunFailedError(
                 f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
                 f"A lower optimizer.lr may help"
             )
+        if self.streak.on:
+            self.streak.owed = True
+            line = f"step {self.step}: not saved, {self.progress.skips_in_row} steps in a row were left out"
+            if self.step == self.config.train.steps:
+                raise self._failed(line)
+            return self.monitor.say(f"{line}; older checkpoints stay")
+        c, value = self.config, self.measured.get(self.config.train.best)
         if self.saver.settle():
             self.progress.best = self._best_before  # the best one was not written, if it was to be
         best, self._best_before = None, self.progress.best
@@ -419,7 +440,7 @@ class Training:
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
             self.saver.save(state, self.engine, self.ema, best)
-        self._saved = self.step
+        self._saved, self.streak.owed = self.step, False
         self.clock.start()
 
     def report_memory(self) -> None:
