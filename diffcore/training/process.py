@@ -22,7 +22,7 @@ from diffcore.training.trouble import explain
 def train_here(config: Config, judge: Judging) -> int:
     """Train as one rank of the run, as the launcher's environment says; returns the exit code."""
     rank, stop, training, world = own_rank(), StopFlag(), None, None
-    watchdog = Watchdog(config.run, rank, config.train.steps, config.guards)
+    watchdog = Watchdog(config.run, rank, config.train.steps, config.guards, stop.ask)
     try:
         with watchdog:
             with watchdog.section("rendezvous"):
