@@ -24,7 +24,6 @@ from diffbase.exits import RunFailedError
 from diffbase.explain import checked
 from diffbase.redaction import without_url_secrets
 from diffcore import models
-from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -39,7 +38,6 @@ from diffcore.memory.measure.trace import Tracer
 from diffcore.memory.measure.usage import usage
 from diffcore.models.flops import peak_flops, training_flops
 from diffcore.runs import checkpoint, run_folder
-from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import start_from
 from diffcore.runs.tensors import DamagedError
@@ -49,6 +47,7 @@ from diffcore.training.guards.progress import Progress
 from diffcore.training.guards.stopping import Agreement, StopFlag
 from diffcore.training.guards.streak import Streak, last_good
 from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.inputs import Inputs, opened
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loss_meter import LossMeter
@@ -65,22 +64,26 @@ class Training:
     """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
 
     def __init__(
-        self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog, judge: Judging = no_judge
+        self,
+        config: Config,
+        world: World,
+        stop: StopFlag,
+        watchdog: Watchdog,
+        judge: Judging = no_judge,
+        inputs: Inputs | None = None,
     ) -> None:
-        """``judge`` makes the probe whose figures stand beside the validation loss."""
-        config = run_folder.settled(config)
-        self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
+        """``judge`` makes the probe whose figures stand beside the validation loss; ``inputs`` of the config,
+        if they are open already."""
+        self.world, self._stop, self.watchdog = world, stop, watchdog
         self._open = contextlib.ExitStack()
         self._lost: set[str] = set()
 
         # What is trained on what, and whether the run folder is of the same experiment.
-        self.reader = training_reader(config)
+        config, self.reader, self.data = inputs or opened(config, world.size)
         self._open.callback(self.reader.close)
         # What auto stands for: the run's config.yaml says it.
         config, self._notes = models.settled(config, world)
-        self.config = config = configure.replace(config, "data", {"order": self.reader.order.name})
-        self.data = run_folder.data_record(self.reader.index)
-        run_folder.check(config, self.data)
+        self.config = config
 
         torch.use_deterministic_algorithms(config.train.deterministic)
         # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
