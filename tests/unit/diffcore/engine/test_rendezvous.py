@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from diffbase.cli import InputError
