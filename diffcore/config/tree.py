@@ -315,6 +315,23 @@ class Memory(Section):
     """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
 
 
+class Monitor(Section):
+    """Where figures and sample grids go beside metrics.jsonl and the run folder's pictures."""
+
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """TensorBoard's files in the run folder; W&B and MLflow, each one run over all restarts: WANDB_* and
+    MLFLOW_* in the environment say where."""
+    project: str = Field(default="diffcore", min_length=1, max_length=128)
+    """W&B's project and MLflow's experiment."""
+
+    @field_validator("loggers")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{', '.join(names)}: each once")
+        return names
+
+
 class Validation(Section):
     """What is measured on held-out and on drawn images while training."""
 
@@ -367,6 +384,7 @@ class Config(Section):
     guards: Guards = Guards()
     sampling: Sampling = Sampling()
     memory: Memory = Memory()
+    monitor: Monitor = Monitor()
     init_from: Path | None = None
     """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
     init_weights: Literal["ema", "raw"] = "ema"

@@ -10,6 +10,7 @@ from diffcore.config.deepspeed_json import settings
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
 from diffcore.runs.data import training_reader
+from diffcore.training.loggers import chosen as loggers
 from shards.read import ShardReader
 
 
@@ -23,9 +24,11 @@ class Inputs(NamedTuple):
 
 
 def opened(config: Config, size: int) -> Inputs:
-    """The inputs of ``size`` ranks. InputError for a batch that they cannot share, shards that are not there
+    """The inputs of ``size`` ranks. InputError for a batch that they cannot share, loggers
+    that are not installed, shards that are not there
     or do not go through the network, and a run folder of another experiment."""
     settings(config, size)
+    loggers.check(config)
     config = run_folder.settled(config)
     reader = training_reader(config)
     try:

@@ -50,6 +50,7 @@ from diffcore.training.guards.watchdog import Watchdog
 from diffcore.training.inputs import Inputs, opened
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
+from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loss_meter import LossMeter
 from diffcore.training.monitor import Monitor
 from diffcore.training.profile import StepProfile
@@ -133,7 +134,8 @@ class Training:
         self._open.callback(self.tracer.close)
         self.profile = StepProfile(config, world)
         self.grids = SampleGrids(config, self.reader.index, world)
-        self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
+        board, others = "tensorboard" in config.monitor.loggers, trackers(config) if world.main else []
+        self.monitor = Monitor(config.run, self.step, config.train.steps, world.main, board, others)
         self._open.callback(self.monitor.close)
         self._open.callback(lambda: self._write_profile(self.profile.close))
         self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
