@@ -94,10 +94,15 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
 
     ``--help`` lists the fields; if ``--config`` or ``--model.kind`` chooses a network, only that one's.
     """
+    return load(*command_line(argv, prog))
+
+
+def command_line(argv: Sequence[str] | None = None, prog: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """``--config``'s file, and what a command line says over it, nested: ``load``'s arguments."""
     flags = _parse_flags(argv, prog)
     if flags.config is None:
         raise InputError(f"--config FILE is missing; {config_hint()}")
-    return load(flags.config, nested(flags.overrides))
+    return flags.config, nested(flags.overrides)
 
 
 def parser(prog: str | None = None, argv: Sequence[str] = ()) -> Parser:
@@ -118,6 +123,7 @@ def _sourced(prog: str | None, argv: Sequence[str]) -> tuple[Parser, Any]:
     shown: Any = create_model("Flags", __base__=Flags, model=(chosen, ...)) if chosen else Flags
     parser = Parser(prog=prog, description="YAML config plus dotted overrides.", allow_abbrev=False)
     parser.add_argument("--config", type=Path, metavar="FILE", help=WHICH)
+    parser.add_argument("--run_folder", type=Path, help="the same as --run, which torchrun reads as its own")
     # The deepspeed launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     source: Any = CliSettingsSource(
@@ -155,6 +161,10 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
         what = str(error).replace(' from source "CliSettingsSource"', "")
         why = str(error.__cause__ or "")
         raise InputError(f"command line: {what}" + f": {why}" * (why not in what)) from error
+    if known.run_folder is not None:
+        if "run" in overrides:
+            raise InputError("--run and --run_folder are one setting: give one of them")
+        overrides["run"] = known.run_folder
     return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
 
 

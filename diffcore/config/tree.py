@@ -161,16 +161,24 @@ class Batch(Section):
     def split(self, world: int) -> tuple[int, int]:
         """(micro, accumulation) for ``world`` ranks: the only place where the three are related.
 
-        size = micro x accumulation x world; InputError with the three numbers if that has no solution.
+        size = micro x accumulation x world; InputError with what would do if that has no solution.
         """
-        micro = self.micro or self.size // world
-        accumulation = self.size // (micro * world) if micro else 0
-        if accumulation * micro * world != self.size or not accumulation:
-            raise InputError(
-                f"batch.size {self.size} is not micro x accumulation x world with micro {micro or 1} and "
-                f"world {world}: give a batch.size that is a multiple of {(micro or 1) * world}"
-            )
-        return micro, accumulation
+        unit = (self.micro or 1) * world  # every multiple of it has a solution
+        if self.size % unit == 0:
+            micro = self.micro or self.size // world
+            return micro, self.size // (micro * world)
+        below = self.size // unit * unit
+        ways = [f"a batch.size of {f'{below} or ' if below else ''}{below + unit}"]
+        if self.micro and self.size % world == 0:
+            part = self.size // world
+            less = next(n for n in range(min(self.micro, part), 0, -1) if part % n == 0)
+            more = next((part // n for n in range((part - 1) // self.micro, 0, -1) if part % n == 0), None)
+            ways.append(f"a batch.micro of {less}{f' or {more}' if more else ''}")
+        given = f"micro {self.micro} and " if self.micro else ""
+        raise InputError(
+            f"batch.size {self.size} is not micro x accumulation x world with {given}world {world}: "
+            f"the nearest that would do: {', or '.join(ways)}"
+        )
 
 
 def _switch(given: Any) -> Any:
@@ -310,6 +318,23 @@ class Memory(Section):
     """Follow one step of the run and report where the memory is: anatomy.json, memory.txt, report.html."""
 
 
+class Monitor(Section):
+    """Where figures and sample grids go beside metrics.jsonl and the run folder's pictures."""
+
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """TensorBoard's files in the run folder; W&B and MLflow, each one run over all restarts: WANDB_* and
+    MLFLOW_* in the environment say where."""
+    project: str = Field(default="diffcore", min_length=1, max_length=128)
+    """W&B's project and MLflow's experiment."""
+
+    @field_validator("loggers")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{', '.join(names)}: each once")
+        return names
+
+
 class Validation(Section):
     """What is measured on held-out and on drawn images while training."""
 
@@ -363,6 +388,7 @@ class Config(Section):
     guards: Guards = Guards()
     sampling: Sampling = Sampling()
     memory: Memory = Memory()
+    monitor: Monitor = Monitor()
     init_from: Path | None = None
     """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
     init_weights: Literal["ema", "raw"] = "ema"

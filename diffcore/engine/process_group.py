@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def start(run: Path, threads: int | None = None, *, group: bool = False, shown: 
     as ``rendezvous.join``; InputError for a run folder that others could change.
     """
     rank, size, local = launcher.place()
+    if (told := launcher.told()) is not os.environ:
+        os.environ.update(told)  # for DeepSpeed and the rendezvous
+        if rank == 0 and size > 1:
+            print(f"{size} ranks, as srun or mpirun says; WORLD_SIZE=1 for one alone", file=sys.stderr)
     launcher.check_devices()
     for name, value in {
         "RANK": "0",

@@ -40,7 +40,7 @@ from torch.distributed import DistNetworkError, HashStore, PrefixStore, Store, T
 from diffbase.cli import InputError
 from diffbase.files import renamed
 from diffbase.machine import launcher, open_files
-from diffbase.machine.ports import RENDEZVOUS
+from diffbase.machine.ports import RENDEZVOUS, is_free
 from diffbase.trust import own_folder
 from diffcore.engine.ranks import StrangerError
 
@@ -48,8 +48,14 @@ LIMIT = datetime.timedelta(minutes=30)
 """How long a rank waits for the others, as torch does; ``guards.start_seconds`` may end it before."""
 SPARE = 512
 """Open files of rank 0 beside its store's connections: shards, libraries, a backend's own."""
+OFFERED = range(29501, 30000)
+"""Ports of which a free one is proposed: beside the launchers' own default."""
 SHARED = 120.0
 """Seconds within which a network disk shows what another node has written."""
+
+
+class TakenPortError(RuntimeError):
+    """Somebody else listens where the ranks were told to meet."""
 
 
 def join(
@@ -65,8 +71,8 @@ def join(
     Returns the store in which the ranks met, under names that strangers cannot guess; None for one rank.
     ``folder``: one that all ranks see, made when all are here; ``group`` and ``shown`` as of
     ``trust.own_folder``. Raises StrangerError if somebody else is among them, or a rank does not see the
-    folder; torch.distributed.DistError if they do not find each other; InputError where rank 0 may not open
-    as many files as there are ranks.
+    folder; torch.distributed.DistError if they do not find each other; TakenPortError; InputError where rank
+    0 may not open as many files as there are ranks.
     """
     rank, size, _ = launcher.place(environ)
     if size == 1:  # nobody to meet: no port
@@ -187,6 +193,12 @@ def _listen(address: str, port: int, here: bool) -> socket.socket | None:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:  # an address of a router's, say
             return None
+        if error.errno == errno.EADDRINUSE:
+            other = next((free for free in OFFERED if is_free(free, str(where[0]))), port + 1)
+            raise TakenPortError(
+                f"port {port} of {address}, where the ranks are to meet (MASTER_PORT), is taken, by another "
+                f"run perhaps: give this one its own, as in deepspeed --master_port {other} ..."
+            ) from error
         raise DistNetworkError(f"{address}:{port}: {error.strerror or error}") from error
     return listening
 

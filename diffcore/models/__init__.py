@@ -29,7 +29,7 @@ def _diffusers(config: DiffusersModel, schema: Sequence[Attribute]) -> nn.Module
     return DiffusersUNet(config, schema)
 
 
-__all__ = ["BUILDERS", "Inputs", "Network", "build", "example_batch", "prepare", "settled"]
+__all__ = ["BUILDERS", "Inputs", "Network", "build", "check", "example_batch", "prepare", "settled"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "avatar": AvatarUNet,
@@ -38,11 +38,9 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
-    """The network of ``config`` for labels of ``schema`` and images of ``size`` pixels.
-
-    InputError if the network cannot halve the image as often as it must, or wants labels and there are none.
-    """
+def check(config: Model, schema: Sequence[Attribute], size: int) -> None:
+    """InputError if the network of ``config`` cannot halve images of ``size`` pixels as often as it must, or
+    wants labels and there are none."""
     if size % config.divisor:
         raise InputError(
             f"data: images of {size} pixels do not go through this model.{config.kind} network; "
@@ -50,6 +48,12 @@ def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
         )
     if config.conditional and not schema:
         raise InputError("data: these shards have no labels: set model.attributes or model.labels to none")
+
+
+def build(config: Model, schema: Sequence[Attribute], size: int) -> nn.Module:
+    """The network of ``config`` for labels of ``schema`` and images of ``size`` pixels. InputError as of
+    ``check``."""
+    check(config, schema, size)
     return BUILDERS[config.kind](config, schema)
 
 

@@ -20,11 +20,15 @@ class Due(NamedTuple):
     validate: bool
 
 
-def due_after(config: Config, step: int, timed: bool) -> Due:
-    """What is due after ``step`` steps; ``timed``: all ranks agreed that by the clock a checkpoint is."""
+def due_after(config: Config, step: int, timed: bool, owed: bool = False) -> Due:
+    """What is due after ``step`` steps.
+
+    ``timed``: all ranks agreed that by the clock a checkpoint is; ``owed``: one that could not be made is.
+    """
     every, last = config.validation.every, step == config.train.steps
     measured = bool(every and step % every == 0)
     if isinstance(config.train.checkpoint_every, int):
-        save = step % config.train.checkpoint_every == 0 or last
+        save = step % config.train.checkpoint_every == 0 or last or owed
         return Due(save, save or measured)
+    timed = timed or owed
     return Due(timed or measured or last, measured or last or (timed and not every))

@@ -17,7 +17,7 @@ def train(training: Training) -> int:
             return PREEMPTED
         t.learn()
         last = t.step == config.train.steps
-        saving, validating = due_after(config, t.step, t.agreement.due)
+        saving, validating = due_after(config, t.step, t.agreement.due, t.owes_checkpoint())
         if validating:
             t.validate()
         if (validating or t.step % config.train.log_every == 0) and not t.log():

@@ -1,4 +1,4 @@
-"""Watching a run: TensorBoard, metrics.jsonl, and a progress bar on a terminal or plain lines in a log.
+"""Watching a run: metrics.jsonl, TensorBoard, other loggers, and a progress bar or plain lines in a log.
 
 Only rank 0 writes; on the other ranks every call does nothing.
 """
@@ -9,7 +9,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from diffbase.formats import jsonl
 from diffbase.line import printable
 from diffbase.system_error import NO_FILE
 from diffcore.runs import metrics
+from diffcore.training.loggers.tracker import Tracker
 
 
 def _without_tensorboards(error: threading.ExceptHookArgs) -> None:
@@ -35,8 +36,18 @@ class Monitor:
     """Opened at the step that the run starts or resumes from; figures of later steps are dropped, because
     they are about to be made again."""
 
-    def __init__(self, run: Path, start: int, total: int, active: bool) -> None:
-        self.run, self.total, self.active = run, total, active
+    def __init__(
+        self,
+        run: Path,
+        start: int,
+        total: int,
+        active: bool,
+        board: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        """``board``: with TensorBoard; ``trackers``: beside it, which are started here."""
+        self.run, self.total, self.active, self._with_board = run, total, active, board
+        self._trackers = trackers
         self._logged = start
         if not active:
             return
@@ -46,7 +57,9 @@ class Monitor:
         self._writer: Any = _NoBoard()
         with self._writing_board():
             self._writer = self._board(start)
-        self._drop_after(start)
+        newest = self._drop_after(start)
+        for tracker in trackers:
+            tracker.start(newest)
         self._began, self._start = time.monotonic(), start
 
     def steps_since(self, step: int) -> int:
@@ -63,15 +76,22 @@ class Monitor:
             with self._writing_board() as writer:
                 writer.close()
                 self._writer = self._board(step)
+            for tracker in self._trackers:
+                tracker.rewind()
 
-    def _drop_after(self, step: int) -> None:
-        """Leave metrics.jsonl without the lines after ``step`` and without a torn last line.
+    def _drop_after(self, step: int) -> int:
+        """Leave metrics.jsonl without the lines after ``step`` and without a torn last line; the newest step
+        that was there, or -1.
 
         With damaged lines it is set aside as it was, and told.
         """
         left_out: list[int] = []
+        newest, kept = -1, list[dict[str, Any]]()
         try:
-            kept = [line for line in metrics.read(self.run, left_out) if line["step"] <= step]
+            for line in metrics.read(self.run, left_out):
+                newest = max(newest, line["step"])
+                if line["step"] <= step:
+                    kept.append(line)
         except NO_FILE:
             kept = []
             self.say(f"{self._metrics} is no file; it is kept as {set_aside(self._metrics).name}")
@@ -79,6 +99,7 @@ class Monitor:
             aside = set_aside(self._metrics)
             self.say(f"{len(left_out)} lines of {self._metrics} cannot be read; it is kept as {aside.name}")
         write_atomic(self._metrics, jsonl.text(kept).encode())
+        return newest
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -107,11 +128,14 @@ class Monitor:
             self.lost("tensorboard", error)
 
     def _board(self, start: int) -> Any:
+        if not self._with_board:
+            return _NoBoard()
         from torch.utils.tensorboard import SummaryWriter
 
         if threading.excepthook is threading.__excepthook__:  # else somebody has one of his own
             threading.excepthook = _without_tensorboards
-        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else None)
+        # From 0 too: a run that was killed before its first checkpoint begins again, and so do its figures.
+        return SummaryWriter(self.run / "tensorboard", purge_step=start + 1 if start else 0)
 
     def text(self, tag: str, text: str) -> None:
         """A text for TensorBoard, shown as it is."""
@@ -134,16 +158,23 @@ class Monitor:
         """Figures of a step (a tag "a/b" becomes TensorBoard's group a)."""
         if not self.active:
             return
-        self.board(step, values)
-        with self.writing("metrics.jsonl"):
+        with self.writing("metrics.jsonl"):  # before the others: by its end a later life knows what they have
             jsonl.append(self._metrics, {"step": step, **values})
+        self.board(step, values)
 
     def board(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures for TensorBoard alone: metrics.jsonl has one line per logged step, and nothing else."""
+        """Figures for TensorBoard and the like alone: metrics.jsonl has one line per logged step."""
         if self.active:
             with self._writing_board() as writer:
                 for tag, value in values.items():
                     writer.add_scalar(tag, value, step)
+            self._track(lambda tracker: tracker.figures(step, values))
+
+    def _track(self, give: Callable[[Tracker], None]) -> None:
+        for tracker in self._trackers:
+            give(tracker)
+            if trouble := tracker.trouble():
+                self.say(f"{tracker.name}: {trouble}")
 
     def progress(self, step: int, figures: Mapping[str, float], epoch_images: int) -> None:
         """Move the bar, or print the step's line; ``figures`` are those of ``scalars``."""
@@ -161,19 +192,22 @@ class Monitor:
         self.say(f"step {step}/{self.total}  {words}  {_clock(left)} left")
 
     def image(self, tag: str, step: int, image_HWC: np.ndarray) -> None:
-        """A picture [H, W, C] for TensorBoard."""
+        """A picture [H, W, C] for TensorBoard and the like."""
         if self.active:
             with self._writing_board() as writer:
                 writer.add_image(tag, image_HWC, step, dataformats="HWC")
+            self._track(lambda tracker: tracker.image(tag, step, image_HWC))
 
     def close(self) -> None:
-        """Finish the progress bar and TensorBoard's file."""
+        """Finish the progress bar, TensorBoard's file and what else takes figures."""
         if not self.active:
             return
         if self._progress:
             self._progress.stop()
+            self._progress = None
         with self._writing_board() as writer:
             writer.close()
+        self._track(lambda tracker: tracker.close())
 
 
 class _NoBoard:

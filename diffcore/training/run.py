@@ -24,7 +24,6 @@ from diffbase.exits import RunFailedError
 from diffbase.explain import checked
 from diffbase.redaction import without_url_secrets
 from diffcore import models
-from diffcore.config import configure
 from diffcore.config.often import seconds_of
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
@@ -40,7 +39,6 @@ from diffcore.memory.measure.trace import Tracer
 from diffcore.memory.measure.usage import usage
 from diffcore.models.flops import peak_flops, training_flops
 from diffcore.runs import checkpoint, run_folder
-from diffcore.runs.data import training_reader
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import start_from
 from diffcore.runs.tensors import DamagedError
@@ -48,9 +46,12 @@ from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.grids import SampleGrids
 from diffcore.training.guards.progress import Progress
 from diffcore.training.guards.stopping import Agreement, StopFlag
+from diffcore.training.guards.streak import Streak, last_good
 from diffcore.training.guards.watchdog import Watchdog
+from diffcore.training.inputs import Inputs, opened
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
+from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loss_meter import LossMeter
 from diffcore.training.monitor import Monitor
 from diffcore.training.profile import StepProfile
@@ -65,22 +66,26 @@ class Training:
     """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
 
     def __init__(
-        self, config: Config, world: World, stop: StopFlag, watchdog: Watchdog, judge: Judging = no_judge
+        self,
+        config: Config,
+        world: World,
+        stop: StopFlag,
+        watchdog: Watchdog,
+        judge: Judging = no_judge,
+        inputs: Inputs | None = None,
     ) -> None:
-        """``judge`` makes the probe whose figures stand beside the validation loss."""
-        config = run_folder.settled(config)
-        self.config, self.world, self._stop, self.watchdog = config, world, stop, watchdog
+        """``judge`` makes the probe whose figures stand beside the validation loss; ``inputs`` of the config,
+        if they are open already."""
+        self.world, self._stop, self.watchdog = world, stop, watchdog
         self._open = contextlib.ExitStack()
         self._lost: set[str] = set()
 
         # What is trained on what, and whether the run folder is of the same experiment.
-        self.reader = training_reader(config)
+        config, self.reader, self.data = inputs or opened(config, world.size)
         self._open.callback(self.reader.close)
         # What auto stands for: the run's config.yaml says it.
         config, self._notes = models.settled(config, world)
-        self.config = config = configure.replace(config, "data", {"order": self.reader.order.name})
-        self.data = run_folder.data_record(self.reader.index)
-        run_folder.check(config, self.data)
+        self.config = config
 
         torch.use_deterministic_algorithms(config.train.deterministic)
         # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
@@ -105,6 +110,7 @@ class Training:
         self.measured: dict[str, float] = {}
         self._unsettled: tuple[Outcome, Tensor] | None = None
         self._saved: int | None = None
+        self.streak = Streak()
         self._best_before: float | None = None
         self._damaged: dict[str, str] = {}
         folder, skipped = self._newest()
@@ -130,7 +136,8 @@ class Training:
         self._open.callback(self.tracer.close)
         self.profile = StepProfile(config, world)
         self.grids = SampleGrids(config, self.reader.index, world)
-        self.monitor = Monitor(config.run, self.step, config.train.steps, active=world.main)
+        board, others = "tensorboard" in config.monitor.loggers, trackers(config) if world.main else []
+        self.monitor = Monitor(config.run, self.step, config.train.steps, world.main, board, others)
         self._open.callback(self.monitor.close)
         self._open.callback(lambda: self._write_profile(self.profile.close))
         self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
@@ -232,7 +239,9 @@ class Training:
             return
         (outcome, loss_finite), self._unsettled = self._unsettled, None
         self.progress.stepped(outcome.applied())
-        if not outcome.applied():
+        if outcome.applied():
+            self.streak.on = False
+        else:
             self._skipped(loss_finite)
 
     def _write_profile(self, end: Callable[[], Sequence[str]]) -> None:
@@ -253,14 +262,16 @@ class Training:
             f"step {self.step}: {where} not finite, left out ({in_row} in a row, {self.progress.skips} ever)"
         )
         self._record("skipped_step", step=self.step, why=where)
+        searching = not ranks and self.engine.loss_scale != 1  # fp16's loss scale, which log() shows
+        self.streak.on |= not searching
         if in_row >= most:
-            newest = checkpoint.complete(self.config.run)
-            raise RunFailedError(
-                f"{line}; guards.max_skips {most} reached. Last good checkpoint: "
-                f"{newest[-1].name if newest else 'none'}. A lower optimizer.lr may help"
-            )
-        if self.engine.loss_scale == 1:  # under fp16 a search for the loss scale, which log() shows
+            raise self._failed(f"{line}; guards.max_skips {most} reached")
+        if not searching:
             self.monitor.say(line)
+
+    def _failed(self, why: str) -> RunFailedError:
+        self.saver.settle()  # the last good one may just be written
+        return RunFailedError(f"{why}. {last_good(self.config.run, self.step, self.progress.skips_in_row)}")
 
     def asked_to_stop(self) -> bool:
         """Whether any rank got a signal: the same on all, one step after it came."""
@@ -366,7 +377,7 @@ class Training:
             return False
         self.step = state.step
         self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
-        self._saved = state.step
+        self._saved, self.streak = state.step, Streak()
         return True
 
     def draw(self) -> None:
@@ -401,17 +412,33 @@ class Training:
             )
         self.clock.start()
 
+    def owes_checkpoint(self) -> bool:
+        """Whether one was due in a streak of steps left out, which is over. A collective where one was."""
+        if self.streak.owed:
+            self.settle()
+        return self.streak.over
+
     def save(self) -> None:
-        """Begin a checkpoint of this step; it is written beside the next steps. A collective."""
+        """Begin a checkpoint of this step; it is written beside the next steps. A collective.
+
+        Not within a streak of steps left out. RunFailedError where the run ends in one.
+        """
         self.settle()
         if self._saved == self.step:
             return
-        c, value = self.config, self.measured.get(self.config.train.best)
         if not self.engine.is_finite():
             raise RunFailedError(
                 f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
                 f"A lower optimizer.lr may help"
             )
+        if self.streak.on:
+            self.streak.owed = True
+            self.agreement.saved()
+            line = f"step {self.step}: not saved, {self.progress.skips_in_row} steps in a row were left out"
+            if self.step == self.config.train.steps:
+                raise self._failed(line)
+            return self.monitor.say(f"{line}; older checkpoints stay")
+        c, value = self.config, self.measured.get(self.config.train.best)
         if self.saver.settle():
             self.progress.best = self._best_before  # the best one was not written, if it was to be
         best, self._best_before = None, self.progress.best
@@ -421,7 +448,7 @@ class Training:
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
             self.saver.save(state, self.engine, self.ema, best)
-        self._saved = self.step
+        self._saved, self.streak.owed = self.step, False
         self.agreement.saved()
         self.clock.start()
 

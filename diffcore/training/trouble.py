@@ -12,6 +12,7 @@ from diffbase.exits import BAD_INPUT, FATAL, RETRYABLE, RunFailedError
 from diffbase.system_error import DISK, told
 from diffcore.config.tree import Config
 from diffcore.engine.ranks import StrangerError, World, is_lost_peer
+from diffcore.engine.rendezvous import TakenPortError
 from diffcore.memory import oom
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def explain(
     if isinstance(error, OSError) and not isinstance(error, ConnectionError):
         code = RETRYABLE if error.errno in DISK else BAD_INPUT
         return Trouble(code, one_line(f"{told(error)} ({doing})"))
-    if isinstance(error, StrangerError):
+    if isinstance(error, StrangerError | TakenPortError):
         return Trouble(RETRYABLE, text)
     if isinstance(error, RuntimeError) and is_lost_peer(error):
         return Trouble(RETRYABLE, f"another rank is gone ({doing}): {text[:200]}")

@@ -8,7 +8,6 @@ below 32768, where the kernel hands out no ports by itself; and it is tried befo
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import socket
@@ -18,12 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffbase.machine.cores import neighbours, share
-from diffbase.machine.ports import is_free
+from diffbase.machine.ports import PORTS, TRIES, is_free, of_job
 from launch.ask.spec import JobSpec
 from launch.scheduler.nodelist import expand, tasks_per_node
 
-PORTS = range(20480, 32768)
-TRIES = 256
 SHOWN = "DIFFCORE_CUDA_VISIBLE_DEVICES"
 """What CUDA_VISIBLE_DEVICES was where a local job was submitted."""
 SIOCGIFADDR = 0x8915
@@ -120,9 +117,7 @@ def _local_layout(environ: Mapping[str, str], ranks: int) -> Layout:
 
 def ports(job: str, restart: int, attempt: int) -> Iterator[int]:
     """Candidates in the order in which they are tried."""
-    for i in range(TRIES):
-        digest = hashlib.sha256(f"{job}|{restart}|{attempt}|{i}".encode()).digest()
-        yield PORTS[int.from_bytes(digest[:8], "big") % len(PORTS)]
+    return of_job(job, restart, attempt)
 
 
 def free_port(job: str, restart: int, attempt: int) -> int:

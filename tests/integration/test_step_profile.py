@@ -75,8 +75,10 @@ def test_a_step_that_is_not_finite_is_left_out_whoever_decides(
     for path, found in json.loads(line).items():
         end = found.pop("end")
         assert end.startswith("step 7: ") and "2 in a row, 3 ever" in end, (path, end)
+        assert "Last good checkpoint: step-00000004" in end, (path, end)
         assert found == {
-            "same": True, "updates": 2, "skips": 1, "saved": [3, 2, 1], "moved": True, "count": 4.0,
+            "same": True, "updates": 2, "skips": 1, "refused": [], "owed": [False, True], "saved": [4, 3, 0],
+            "moved": True, "count": 4.0,
         }, path  # fmt: skip
 
 

@@ -279,7 +279,7 @@ def refused(finished: object, *words: str) -> None:
 def test_bad_input_is_one_line_and_leaves_nothing(train: Train, small: Path) -> None:
     folder = small.parent / "run"
     refused(train("--data.path", "/nowhere", check=False), "/nowhere", "shards.pack")
-    refused(train("--batch.size", "7", "--batch.micro", "2", check=False), "batch.size 7", "multiple of 2")
+    refused(train("--batch.size", "7", "--batch.micro", "2", check=False), "batch.size 7", "6 or 8")
     refused(train("--model.channels", "16,32,64,128,256,512", check=False), "16 pixels", "multiples of 32")
     refused(train("--run", str(small / "x"), check=False), "small.yaml")
     assert not folder.exists()
@@ -305,6 +305,26 @@ def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint(train: Train,
     errors = [line for line in finished.err.splitlines() if line.startswith("error:")]
     assert finished.code == exits.FATAL and len(errors) == 1 and "no longer finite" in errors[0]
     assert checkpoint.complete(small.parent / "run") == []
+
+
+@pytest.mark.parametrize("zero", ["0", "1"])
+@pytest.mark.parametrize("ends_by", ["max_skips", "steps"])
+def test_within_a_streak_of_steps_left_out_nothing_is_saved_or_removed(
+    train: Train, small: Path, zero: str, ends_by: str
+) -> None:
+    """Such a rate that weights stay finite and losses do not."""
+    ends = ["--guards.max_skips", "6"] if ends_by == "max_skips" else ["--train.steps", "9"]
+    rate = ["--optimizer.lr", "1e3", "--train.checkpoint_every", "1", "--engine.zero", zero]
+    finished = train(*rate, "--train.steps", "30", *ends, check=False)
+    ledger = [json.loads(line) for line in (small.parent / "run" / "events.jsonl").open()]
+    began = min(event["step"] for event in ledger if event["event"] == "skipped_step") - 1
+    assert began > 1
+    kept = list(map(checkpoint.step_of, checkpoint.complete(small.parent / "run")))
+    assert kept == [began - 1, began]
+    assert finished.code == exits.FATAL
+    assert f"Last good checkpoint: step-{began - 1:08d}" in finished.err
+    words = "guards.max_skips 6 reached" if ends_by == "max_skips" else "step 9: not saved"
+    assert words in finished.err and f"step {began + 1}: not saved" in finished.out
 
 
 def truncated(packed: Path, copy: Path) -> Path:

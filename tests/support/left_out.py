@@ -2,8 +2,9 @@
 
 Five steps, the third of which has one, then two such in a row under guards.max_skips 2. "same": whether the
 third left weights, average and moments as they were; "updates", "skips": the run's own counts after it;
-"saved": step, updates and skips in a row of a checkpoint begun right after it; "moved": whether the fourth
-changed the weights; "count": Adam's own steps after the fifth; "end": the error in the end.
+"refused": steps of the checkpoints that there are after one was asked for right then; "owed": whether it is
+made up for then, and after the fourth; "saved": step, updates and skips in a row of that; "moved": whether
+the fourth changed the weights; "count": Adam's own steps after the fifth; "end": the error in the end.
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ def observed(t: Training) -> dict[str, Any]:
         "skips": t.progress.skips,
     }
     t.saver.wait()
+    found["refused"] = list(map(checkpoint.step_of, checkpoint.complete(t.config.run)))
+    found["owed"] = [t.owes_checkpoint()]
+    t.learn()
+    found["owed"].append(t.owes_checkpoint())
+    t.save()
+    t.saver.wait()
     newest = checkpoint.complete(t.config.run)[-1]
     state = json.loads((newest / "state.json").read_text())
     found["saved"] = [state["step"], state["updates"], state["progress"]["skips_in_row"]]
-    t.learn()
     found["moved"] = not _same(after, _states(t))
     t.learn()
     t.settle()

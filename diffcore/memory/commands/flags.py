@@ -8,11 +8,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.cli import InputError
 from diffbase.line import say
 from diffbase.machine import launcher
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
+
+SHORT = (
+    ("engine", "zero", "zero"),
+    ("engine", "precision", "precision"),
+    ("engine", "checkpointing", "checkpointing"),
+    ("engine", "offload", "offload"),
+    ("batch", "micro", "micro_batch"),
+)
+"""Settings that have a flag of their own here: section, field, flag."""
 
 
 def gigabytes(text: str) -> float:
@@ -55,29 +65,41 @@ def settings(
     given, rest = parser.parse_known_args(argv)
 
     ranks = given.world if planned else launcher.place().size
-    config = configure.parse(["--config", str(given.config), *rest], prog=parser.prog)
+    path, over = configure.command_line(["--config", str(given.config), *rest], prog=parser.prog)
+    for section, field, flag in SHORT:
+        if getattr(given, flag) is not None and field in over.get(section, {}):
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} and --{section}.{field} are one setting: give one of them")
+    config = configure.load(path, over)
     engine = {
-        name: value
-        for name, value in {
-            "zero": given.zero,
-            "precision": given.precision,
-            "checkpointing": given.checkpointing,
-            "offload": given.offload,
-        }.items()
-        if value is not None
+        field: getattr(given, flag)
+        for section, field, flag in SHORT
+        if section == "engine" and getattr(given, flag) is not None
     }
-    if given.zero is not None and config.engine.zero != given.zero:
-        engine["deepspeed"] = None  # its JSON names another stage
+    notes, own = list[str](), config.engine
+    other = own.deepspeed is not None and own.zero != engine.get("zero", own.zero)
+    if other and "deepspeed" not in over.get("engine", {}):  # else it is of this stage, or is refused
+        engine["deepspeed"] = None
+        notes.append(f"engine.deepspeed of the config is left aside: --zero {given.zero}, not {own.zero}")
     if engine:
         config = configure.replace(config, "engine", engine)
     if given.micro_batch:
-        accumulation = max(1, round(config.batch.size / (given.micro_batch * ranks)))
-        size = given.micro_batch * accumulation * ranks
+        size = config.batch.size
+        if "size" not in over.get("batch", {}):
+            accumulation = max(1, round(size / (given.micro_batch * ranks)))
+            size = given.micro_batch * accumulation * ranks
+            if size != config.batch.size:
+                notes.append(
+                    f"a batch.size of {size} for --micro-batch {given.micro_batch}, not {config.batch.size}"
+                )
         config = configure.replace(config, "batch", {"micro": given.micro_batch, "size": size})
+        config.batch.split(ranks)
+    if not given.quiet and launcher.own_rank() == 0:
+        say_assumed("; ".join(notes))
     return given, config
 
 
-def say_assumed(assumed: str) -> None:
-    """Print on stderr what a plan assumes of missing shards, if anything."""
-    if assumed:
-        say(f"note: {assumed}", error=True)
+def say_assumed(note: str) -> None:
+    """Print on stderr what is planned otherwise than the config says, or is assumed, if anything."""
+    if note:
+        say(f"note: {note}", error=True)

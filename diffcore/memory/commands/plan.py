@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         for flag in OWN:
             if getattr(given, flag) != known.get_default(flag):
                 raise InputError(f"--{flag} does not go with --table, which has its own")
+        if config.engine.deepspeed is not None:
+            say(f"every stage is planned with configs/deepspeed, none with {config.engine.deepspeed}")
         with cli.answer(given) as give:
             say_assumed(planner.data.assumed)
             rows = list(advise.table(planner, [2**n for n in range(11)], ["fp32", "bf16"]))

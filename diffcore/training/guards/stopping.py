@@ -16,7 +16,7 @@ from types import FrameType
 from diffcore.engine.exchange import part_of
 from diffcore.engine.ranks import World
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
 EPOCH = 0.25
 """Seconds between two looks at whether all are to stop, of up to 500 ranks; two at most until it is heard."""
 MOST = 32
@@ -24,16 +24,27 @@ MOST = 32
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGINT or SIGUSR2. A second SIGINT interrupts at once."""
+    """Set by SIGTERM, SIGINT, SIGUSR2 or SIGHUP; not by a SIGHUP that was ignored before, as under nohup.
+
+    A second SIGINT interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
-        self._before = {number: signal.signal(number, self._set) for number in SIGNALS}
+        self._before = {
+            number: signal.signal(number, self._set)
+            for number in SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        }
 
     def _set(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
+
+    def ask(self) -> None:
+        """Have the run save and leave, as by SIGTERM."""
+        self.signal = self.signal or signal.SIGTERM
 
     def restore(self) -> None:
         """Give the signals back to the handlers that they had before."""

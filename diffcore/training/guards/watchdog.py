@@ -10,7 +10,7 @@ import faulthandler
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from diffbase.exits import RETRYABLE
 from diffbase.line import say
 from diffbase.trust import make_folder
 from diffcore.config.tree import Guards
+from diffcore.training.guards.launchers import gone, launchers
 
 EVERY = 1.0
 """Seconds between two looks and two heartbeats."""
@@ -31,12 +32,15 @@ class Watchdog:
     InputError at once where DIFFCORE_ATTEMPT is no number, which its thread could tell nobody.
 
     The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes nothing:
-    the run folder may turn out to be another experiment's.
+    the run folder may turn out to be another experiment's. ``alone`` is called once where a launcher above
+    this process has ended (launchers.py).
     """
 
-    def __init__(self, run: Path, rank: int, steps: int, guards: Guards) -> None:
+    def __init__(
+        self, run: Path, rank: int, steps: int, guards: Guards, alone: Callable[[], None] = lambda: None
+    ) -> None:
         self.run, self.rank, self.steps, self.guards = run, rank, steps, guards
-        self._attempt = ledger.attempt()
+        self._attempt, self._alone, self._launchers = ledger.attempt(), alone, launchers()
         self._step: int | None = None
         self._section, self._last = "start", time.monotonic()
         self._over = threading.Event()
@@ -83,10 +87,21 @@ class Watchdog:
                 shown = now
             if self._over.wait(EVERY):
                 return
+            if self._launchers and gone(self._launchers):
+                self._launchers = []
+                self._left_alone()
             name = "start_seconds" if step is None else "hang_seconds"
             limit, silent = getattr(self.guards, name), time.monotonic() - self._last
             if limit and silent > limit:
                 self._end(silent, f"guards.{name} {limit:g}")
+
+    def _left_alone(self) -> None:
+        """Ask for the end; where there is no step yet that could hear it, nothing is lost: at once."""
+        if self._step is None:
+            os._exit(RETRYABLE)
+        if self.rank == 0:
+            say("the launcher of this run has ended: it saves and leaves", error=True)
+        self._alone()
 
     def _end(self, silent: float, limit: str) -> None:
         path = self.run / "stacks" / f"attempt-{self._attempt}-rank-{self.rank}.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +215,35 @@ def test_batch_split_is_exact_or_refused(size: int, micro: int | None, world: in
     except InputError as error:
         assert str(size) in str(error) and f"world {world}" in str(error)
         assert size % ((micro or 1) * world)
+        sizes = [int(n) for n in re.search(r"a batch\.size of ([\d or]+)", str(error))[1].split(" or ")]
+        micros = re.search(r"a batch\.micro of ([\d or]+)", str(error))
+        for other in sizes:  # and none between it and what was given
+            assert Batch(size=other, micro=micro).split(world)
+        between = set(range(min(sizes) + 1 if sizes[0] < size else 1, sizes[-1])) - {size}
+        assert all(n % ((micro or 1) * world) for n in between)
+        for other in map(int, micros[1].split(" or ")) if micros else []:
+            assert Batch(size=size, micro=other).split(world)
+        assert bool(micros) == (micro is not None and size % world == 0)
     else:
         assert got * accumulation * world == size
+
+
+@pytest.mark.parametrize(
+    ("size", "micro", "world", "told"),
+    [
+        (10, None, 3, "with world 3: the nearest that would do: a batch.size of 9 or 12"),
+        (128, None, 3, "a batch.size of 126 or 129"),
+        (10, 3, 3, "with micro 3 and world 3: the nearest that would do: a batch.size of 9 or 18"),
+        (2, None, 3, "a batch.size of 3"),
+        (36, 5, 3, "a batch.size of 30 or 45, or a batch.micro of 4 or 6"),
+    ],
+)
+def test_a_batch_that_ranks_cannot_share_is_told_what_they_could(
+    size: int, micro: int | None, world: int, told: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        Batch(size=size, micro=micro).split(world)
+    assert str(error.value).endswith(told)
 
 
 def changed(**sections: dict[str, object]) -> dict[str, object]:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffbase.formats import json_file
 from diffcore.runs import metrics
@@ -70,3 +71,20 @@ def test_a_figure_that_is_not_finite_is_null_on_the_disk_and_nan_when_read(tmp_p
     first, second = metrics.read(tmp_path)
     assert math.isnan(first["train/loss"]) and math.isnan(second["train/loss"])
     assert second["quality/fidelity"] == 0.5
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_a_run_that_was_cut_off_has_each_step_once_on_the_board(start: int, tmp_path: Path) -> None:
+    """Its first life had no time to close, nor, from 0, to save anything."""
+    lives = []
+    for life, first in enumerate([0, start]):
+        lives.append(monitor.Monitor(tmp_path, first, 10, active=True))
+        for step in range(first + 1, 5):
+            lives[-1].scalars(step, {"train/loss": life + step / 8})
+        lives[-1]._writer.flush()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    found = [(point.step, point.value) for point in board.Scalars("train/loss")]
+    assert found == [(step, (step > start) + step / 8) for step in range(1, 5)]
+    for opened in lives:
+        opened.close()

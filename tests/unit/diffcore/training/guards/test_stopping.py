@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
 from unittest import mock
 
@@ -13,7 +15,7 @@ from torch.distributed import HashStore
 
 from diffcore.engine.ranks import World
 from diffcore.training.guards import stopping
-from diffcore.training.guards.stopping import MOST, Agreement
+from diffcore.training.guards.stopping import MOST, SIGNALS, Agreement, StopFlag
 from tests.support.ranks import CPU, on_threads
 
 SIGTERM = 15
@@ -112,3 +114,30 @@ def test_without_a_time_no_checkpoint_is_due() -> None:
         for size in (1, 2):
             agreement = Agreement(World(0, size, 0, CPU, HashStore()))
             assert not any(agreement.of(0) or agreement.due for _ in range(50))
+
+
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGINT])
+def test_each_of_the_signals_asks_for_the_end(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    stop = StopFlag()
+    try:
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+        stop.ask()
+        assert stop.signal == number  # the first one counts
+    finally:
+        stop.restore()
+    assert signal.getsignal(number) == before
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
+    """nohup, and a shell that disowns."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopFlag()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == 0
+        stop.restore()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
