@@ -163,6 +163,9 @@ def srun_arguments(spec: JobSpec, folder: Path) -> list[str]:
         "--wait=0",
         *spec.cluster.srun,
     ]
+    if spec.gpus_per_node and any("gpu-bind" in word for word in [*spec.cluster.srun, *spec.cluster.sbatch]):
+        # One a task is meant as one a rank (LOCAL_RANK says which); the task here is the whole node's.
+        arguments.append("--gpu-bind=none")
     if container := spec.cluster.container:
         run = folder.parents[1]
         mounts = ",".join([*container.mounts, f"{run}:{run}"])

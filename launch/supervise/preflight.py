@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.formats import json_file
-from diffbase.machine.nvml import device_problems
+from diffbase.machine.nvml import device_health
 from launch.ask.spec import JobSpec
 from launch.job import registry
 from launch.supervise.environment import Layout
@@ -47,7 +47,10 @@ def local(spec: JobSpec, run: Path, scratch: Path | None) -> list[str]:
     if scratch is not None and (spec.cluster.scratch or scratch.exists()):
         problems.append(room(scratch, checks.scratch_gb, "scratch"))
     if spec.gpus_per_node and checks.devices:
-        problems += device_problems(spec.gpus_per_node)
+        health = device_health(spec.gpus_per_node)
+        problems += health.problems
+        for note in health.notes:
+            print(f"launch: note: {note}", flush=True)
     return [problem for problem in problems if problem]
 
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from diffbase import trust
@@ -98,8 +98,11 @@ class Supervisor:
 
     def _leave(self, leader: Leader | None, plan: Plan) -> int:
         if leader:
-            leader.leave(plan)
+            leader.leave(plan, self._go_on_without)
         return plan.code
+
+    def _go_on_without(self, nodes: Collection[str]) -> str | None:
+        return takeover.without(self.life.place, self.code, self.where, self.spec, self.successor, nodes)
 
     def _training(self) -> list[str]:
         return [

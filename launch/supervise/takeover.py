@@ -1,4 +1,4 @@
-"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost and no other is free.
+"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost, or is left out, and no other is free.
 
 Slurm queues the job again for as many nodes as before, and cannot shrink a waiting job. So a surviving
 supervisor, in the seconds between Slurm's SIGTERM and its SIGKILL, submits a successor with as many nodes as
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from diffbase.cli import InputError
+from submitit.core.utils import FailedJobError
+
 from diffcore.config import configure
-from diffcore.config.tree import Batch
+from launch.ask.fewer_nodes import fitting
 from launch.ask.spec import JobSpec
 from launch.job import folder
 from launch.job.entry import record
@@ -24,6 +25,7 @@ from launch.job.folder import Place
 from launch.job.sbatch import Sbatch
 from launch.scheduler import client
 from launch.supervise.environment import Layout
+from launch.supervise.requeue import requeue
 
 Successor = Callable[[Place], Any]
 """A job's folder -> what submitit runs there."""
@@ -46,7 +48,7 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     # This job's own nodes may already be listed as idle.
     available = left + len(set(client.idle_nodes(state.partition)) - set(where.nodes))
     nodes = fitting(
-        configure.load(place.config).batch, spec.tasks_per_node, spec.nodes_min, spec.nodes, available
+        [configure.load(place.config).batch], spec.tasks_per_node, spec.nodes_min, spec.nodes, available
     )
     gone = ", ".join(lost)
     if nodes is None:
@@ -57,15 +59,31 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     return f"{gone} lost; job {job} goes on with {nodes} of {spec.nodes} nodes"
 
 
-def fitting(batch: Batch, tasks_per_node: int, fewest: int, wanted: int, available: int) -> int | None:
-    """The most nodes, of those there are, among whose ranks the global batch divides; None for too few."""
-    for nodes in range(min(available, wanted), fewest - 1, -1):
-        try:
-            batch.split(nodes * tasks_per_node)
-        except InputError:
-            continue
-        return nodes
-    return None
+def without(
+    place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, avoid: Collection[str]
+) -> str | None:
+    """Submit a successor that does without the nodes ``avoid``, if no others are free; a line for the log.
+
+    None where the job is to be queued again: it may not shrink, or need not, or is no longer ours to end.
+    """
+    if not spec.requeue or spec.nodes_min >= spec.nodes:
+        return None
+    state = client.state_of(where.job)
+    if state is None or state.name != "RUNNING" or state.restarts != where.restart:
+        return None
+    left = set(where.nodes) | set(client.idle_nodes(state.partition))
+    available = len(left - set(avoid))
+    nodes = fitting(
+        [configure.load(place.config).batch], spec.tasks_per_node, spec.nodes_min, spec.nodes, available
+    )
+    if nodes is None or nodes >= spec.nodes or not _elected(place, where):
+        return None
+    smaller = spec.model_copy(update={"exclude": tuple(avoid)})
+    try:
+        job = succeed(place, code, where, smaller, successor, nodes)
+    except (OSError, FailedJobError) as error:
+        return f"no smaller job could be submitted ({error}); {requeue(where, list(avoid))}"
+    return f"job {job} goes on with {nodes} of {spec.nodes} nodes, without {', '.join(avoid)}"
 
 
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:

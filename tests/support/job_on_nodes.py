@@ -84,7 +84,7 @@ class Job:
     bug: int | None = None
     """Step at which rank 0's node crashes, whichever it is, each time."""
     fitting: Callable[[int], int | None] = lambda available: None
-    """takeover.fitting: the number of nodes to go on with, of those there are; None: wait."""
+    """fewer_nodes.fitting: the number of nodes to go on with, of those there are; None: wait."""
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Simulation:
         return self.outcome.total
 
     def _begin_life(self) -> None:
-        """Wait until there are enough nodes, or go on with fewer (takeover.fitting)."""
+        """Wait until there are enough nodes, or go on with fewer (fewer_nodes.fitting)."""
         self.outcome.lives += 1
         self._spend("life", self.costs.life)
         wanted = self._wanted

@@ -246,3 +246,13 @@ def test_lives_that_trained_are_not_counted_with_those_that_did_not_start(tmp_pa
     assert [batch.requeues(143, 105 + k) for k in range(3)] == [True] * 3
     assert batch.requeues(75, 108)
     assert [batch.requeues(143, 109 + k) for k in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize(
+    "profile", [{"srun": ["--gpu-bind=single:1"]}, {"sbatch": {"gpu-bind": "single:1"}}, {}]
+)
+def test_a_nodes_supervisor_sees_all_its_gpus(profile: dict[str, Any]) -> None:
+    text = Sbatch(spec_of(profile), Path("/r/job/001"), Path("/r/job/001/code")).text()
+    (srun,) = [line.split() for line in text.splitlines() if line.startswith("srun")]
+    bound = [word for word in srun if word.startswith("--gpu-bind")]
+    assert bound[-1:] == (["--gpu-bind=none"] if profile else [])  # the last one counts

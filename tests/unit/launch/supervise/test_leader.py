@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -196,3 +197,31 @@ def test_a_rank_that_told_of_a_hang_is_not_to_blame_for_it(lead: Leader) -> None
     lead.decide(Plan(0, address="n1", port=1))
     (ended,) = [event for event in ledger.events(lead.run) if event["event"] == "ended"]
     assert (ended["node"], ended["rank"]) == ("n2", 1)
+
+
+def test_a_node_that_slurm_gives_again_is_refused_at_once_and_counts_for_nothing(lead: Leader) -> None:
+    hello(lead, [], ["scratch /s: 0.0 GB free, 1 wanted"])
+    plans = [lead.muster() for _ in range(5)]
+    assert [(plan.code, plan.avoid) for plan in plans[:4] if plan] == [(RETRYABLE, ["n2"])] * 4
+    assert ["again" in plan.why for plan in plans[:4] if plan] == [False, True, True, True]
+    # The fourth time it is tried all the same: its preflight failed twice in a row.
+    assert plans[4] is not None and plans[4].code == FATAL
+    kinds = [event["event"] for event in ledger.events(lead.run)]
+    assert kinds == ["ended", "left_out", *["refused"] * 3, "ended"]
+
+
+def test_a_smaller_job_is_asked_for_before_the_requeue(lead: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module.requeue, "requeue", lambda where, avoid: f"requeued without {[*avoid]}")
+    plan = Plan(0, leave=True, code=RETRYABLE, why="w", avoid=["n2"])
+
+    def fewer(avoid: Collection[str]) -> str | None:
+        asked.append(list(avoid))
+        return "a smaller job" if len(asked) == 1 else None
+
+    lead.leave(plan, fewer)
+    lead.leave(plan, fewer)
+    lead.leave(Plan(0, leave=True, code=PREEMPTED, why="w"), fewer)
+    assert asked == [["n2"], ["n2"]]
+    said = [line for line in lead.life.said if line != "w"]  # type: ignore[attr-defined]
+    assert said == ["a smaller job", "requeued without ['n2']", "requeued without []"]
