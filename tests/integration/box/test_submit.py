@@ -131,6 +131,17 @@ def test_inside_an_allocation_the_steps_run_at_once(checkout: Checkout) -> None:
     assert checkout.events("ended")[0]["code"] == 0
 
 
+def test_inside_a_shell_of_srun_the_steps_share_what_it_holds(checkout: Checkout) -> None:
+    outer = ["srun", "-N1", "-n1", "--cpus-per-task=2", "--gres=gpu:2"]
+    done = subprocess.run(
+        [*outer, *checkout.command("--gpus-per-node", "2", "--follow")],
+        cwd="/", env=checkout.env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads((checkout.folder / f"seen-0-{rank}.json").read_text()) for rank in range(2)]
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in seen] == ["0,1", "0,1"]
+
+
 def test_one_job_after_another(checkout: Checkout) -> None:
     checkout.acts(attempt_0=["wait", 5])
     first = checkout.job("--tasks-per-node", "1")
