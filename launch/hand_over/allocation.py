@@ -26,7 +26,7 @@ SPECIAL = 0xFFFFFF00
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Of the allocation's own steps, whose layout is in srun's arguments.
 
-    Inside ``srun --pty bash`` they share what that step holds, which is all there is: else they wait for ever.
+    Inside ``srun --pty bash`` they share what its step holds, all there is; else they wait for ever.
     """
     kept = {name: value for name, value in environ.items() if not LAYOUT.fullmatch(name)}
     step = environ.get("SLURM_STEP_ID", "")
