@@ -37,12 +37,12 @@ def default_name(config: Config) -> str:
 
 
 def _check_patterns(config: Config, spec: JobSpec) -> None:
-    """InputError for a run folder whose name Slurm or a container would read as more than a name."""
-    refused = ":" if spec.cluster.is_local else ":%\\"
+    """InputError for a run folder whose name Slurm or a container cannot be given as a name alone."""
+    refused = "" if spec.cluster.is_local else "\\"
     if spec.cluster.container:
-        refused += ","
+        refused += ",:"
     if found := next((character for character in str(config.run.absolute()) if character in refused), None):
-        what = "a list of paths" if found in ",:" else "patterns as %j for a file's name"
+        what = "a list of paths" if found in ",:" else "a pattern for a file's name"
         raise InputError(
             f"run: {config.run} has {found!r}: it would be read as part of {what}; use another folder"
         )

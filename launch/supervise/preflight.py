@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
+from diffbase.files import REPOSITORY
 from diffbase.formats import json_file
 from diffbase.machine.nvml import device_health
 from launch.ask.spec import JobSpec
 from launch.job import registry
+from launch.job.code import by_name
 from launch.supervise.environment import Layout
 from launch.supervise.meeting import Exit, Record
 
@@ -73,7 +75,7 @@ def command(meeting: Record, seconds: float) -> list[str]:
     """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
     out = meeting.folder / SPEED
     module = "launch.supervise.allreduce"
-    return [sys.executable, "-m", module, "--out", str(out), "--seconds", str(seconds)]
+    return [sys.executable, *by_name(module, REPOSITORY), "--out", str(out), "--seconds", str(seconds)]
 
 
 def judge(
