@@ -257,9 +257,9 @@ def bad_data(lab: Lab, wanted: Outcome) -> dict[str, Any]:
     job = lab.submit("bad_data", data="bad")
     job.wait("the end", lambda: job.state == "FAILED")
     told = lab.ask("scontrol", "show", "job", "-o", job.number)
-    if f"ExitCode={BAD_INPUT}:0" not in told or job.attempt != 0:
+    if f"ExitCode={BAD_INPUT}:0" not in told or job.attempt > 0:
         raise FailedError(f"bad_data: {told}")
-    return {"ending": "bad_data", "why": job.events("ended")[-1]["why"], "said": job.last_words()}
+    return {"ending": "bad_data", "said": job.last_words()}
 
 
 def fewer_nodes(lab: Lab, wanted: Outcome) -> dict[str, Any]:
@@ -335,7 +335,26 @@ def _without_n2(lab: Lab, name: str, nodes: str, left: int) -> dict[str, Any]:
     return row | {"refusals": len(job.events("refused")), "next_submission_nodes": json.loads(size)["nodes"]}
 
 
-THREE_NODES = ("bad_node", "spare_node", "one_less")
+def other_data(lab: Lab, wanted: Outcome | None) -> dict[str, Any]:
+    """A node of three sees other shards in the folder of the data: the job starts on the other two."""
+    shutil.rmtree(lab.folder / "state", ignore_errors=True)
+    other, packed = lab._pack(f"other-{next(lab.numbers)}"), str(lab.folder / "packed")
+    index = other / "index.json"
+    index.write_bytes(index.read_bytes() + b"\n")  # another fingerprint
+    lab.on_node("n2", "mount", "--bind", str(other), packed)
+    try:
+        job = lab.submit("other_data")
+        job.wait("the start", lambda: job.events("started") or job.state in OVER)
+        started, said = job.events("started"), [e["why"] for e in job.events("ended")]
+        lab.ask("scancel", job.number)
+    finally:
+        lab.on_node("n2", "umount", packed)
+    if not started or "n2" in started[0]["nodes"]:
+        raise FailedError(f"other_data: {job.state}: {started}, {said}")
+    return {"ending": "other_data", "why": said, "nodes": started[0]["nodes"]}
+
+
+THREE_NODES = ("bad_node", "spare_node", "one_less", "other_data")
 ENDINGS: dict[str, Callable[[Lab, Any], dict[str, Any]]] = {
     "port_taken": port_taken,
     "scratch_full": scratch_full,
@@ -344,8 +363,9 @@ ENDINGS: dict[str, Callable[[Lab, Any], dict[str, Any]]] = {
     "bad_node": bad_node,
     "spare_node": spare_node,
     "one_less": one_less,
+    "other_data": other_data,
 }
-ALONE = ("spare_node", "one_less")
+ALONE = ("spare_node", "one_less", "other_data", "bad_data")
 """Those that nothing is compared with: no undisturbed run is needed."""
 
 

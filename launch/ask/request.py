@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
+from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.machine.nvml import count_gpus
@@ -14,6 +16,7 @@ from launch.ask import profile
 from launch.ask.cpu_ranks import cpu_ranks
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
+from shards.schema import INDEX
 
 
 def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
@@ -34,6 +37,14 @@ def default_name(config: Config) -> str:
     """A job's name from the run folder's: letters, digits and ``_.-``, 100 at most."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", config.run.name)[:97]
     return name if name[:1].isalnum() else f"run{name}"
+
+
+def fingerprint_of(data: Path | str) -> str | None:
+    """Of packed shards, as ``shards.table.Index`` has it; None for a URL, or where no index can be read."""
+    try:
+        return None if isinstance(data, str) else hashlib.sha256((data / INDEX).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _check_patterns(config: Config, spec: JobSpec) -> None:

@@ -46,6 +46,8 @@ class JobSpec(Section):
     """Job whose run this one goes on with, on fewer nodes."""
     parallel: int = Field(default=4, ge=1)
     """Jobs of a sweep that run at once."""
+    fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the shards' index where it was submitted; None: they lie behind a URL."""
     group: bool = False
     """Whether the members of the run folder's group are trusted, as ``trust: group`` of the config says."""
 

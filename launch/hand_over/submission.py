@@ -14,6 +14,7 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from launch.ask.profile import LOCAL
+from launch.ask.request import fingerprint_of
 from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
 from launch.follow.run import follow_run, local_process
@@ -57,7 +58,8 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
     else:
         places = [place]
     for point, own in zip(points, places, strict=True):
-        folder.fill(own, point.config, spec, os.environ)
+        seen = fingerprint_of(point.config.data.path)
+        folder.fill(own, point.config, spec.model_copy(update={"fingerprint": seen}), os.environ)
     tasks = [Task(str(own.folder), str(place.code)) for own in places]
 
     if spec.cluster.is_local:

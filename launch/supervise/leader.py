@@ -150,6 +150,8 @@ class Leader:
             return None
         lines = "; ".join(f"{node}: {why}" for node, why in sorted(bad.items()))
         if len(bad) == len(found):  # what is wrong everywhere is not a node's fault
+            if all(why.startswith(preflight.PASSING) for why in bad.values()):
+                return self._failed(f"preflight: {lines}", {})
             return self._leave(BAD_INPUT, f"preflight: {lines}")
         return self._failed(f"preflight: {lines}", bad)
 

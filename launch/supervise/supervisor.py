@@ -73,7 +73,7 @@ class Supervisor:
 
     def _live(self) -> int:
         problems = self._make_scratch()
-        problems += preflight.local(self.spec, self.run_folder, self.life.scratch)
+        problems += preflight.local(self.spec, self.run_folder, self.life.scratch, self.life.place.config)
         self.meeting.say_hello(self.where.node, self.where.node_name, problems)
         leader = Leader(self.life) if self.where.leader else None
         probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1

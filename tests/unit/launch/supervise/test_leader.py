@@ -74,6 +74,30 @@ def test_what_is_wrong_everywhere_is_no_nodes_fault(lead: Leader) -> None:
     assert (plan.code, registry.excluded("fake")) == (BAD_INPUT, {})
 
 
+@pytest.mark.parametrize(
+    ("first", "code", "avoid"),
+    [
+        ([], RETRYABLE, ["n2"]),  # that node reads other data
+        (["data.path: /d holds other shards"], BAD_INPUT, []),
+        (["data: not read within 60 s"], BAD_INPUT, []),
+    ],
+)
+def test_data_that_only_some_nodes_see_are_those_nodes_fault(
+    first: Lines, code: int, avoid: Lines, lead: Leader
+) -> None:
+    hello(lead, first, ["data.path: /d holds other shards"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, list(plan.avoid)) == (code, avoid)
+
+
+def test_a_disk_that_hangs_everywhere_is_tried_again(lead: Leader) -> None:
+    hello(lead, ["data: not read within 60 s"], ["data: not read within 60 s"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, plan.avoid, registry.excluded("fake")) == (RETRYABLE, [], {})
+
+
 def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
     hello(lead, [])
     first, second = lead.muster(), lead.muster()
