@@ -6,11 +6,11 @@
 Needs root and Slurm's packages (docs/slurm-box.md). Submits a small training run by launch/submit.py to a box
 of two nodes and lets it be, for its final weights; then one run for each fault of ``FAULTS``, which must end
 with the same weights, moving averages and optimizer moments bit for bit and every step taken once; and one
-for each of ``ENDINGS``, which have an outcome of their own (``bad_node`` only if named: it needs a ``--box``
-of three nodes, of which the job leaves one free). A ``--together`` is one run that meets several; ``--random
-N`` draws N faults from ``--seed``, six to a run. Prints one JSON object: for each fault seconds until it was
-noticed and until the first new step, of these the seconds that Slurm let the job wait, and the steps that
-were taken twice. The exit code is 1 if one failed.
+for each of ``ENDINGS``, which have an outcome of their own (those of ``THREE_NODES`` only if named: they need
+a ``--box`` of three nodes). A ``--together`` is one run that meets several; ``--random N`` draws N faults
+from ``--seed``, six to a run. Prints one JSON object: for each fault seconds until it was noticed and until
+the first new step, of these the seconds that Slurm let the job wait, and the steps that were taken twice. The
+exit code is 1 if one failed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.job_lab import (
     HANG,
+    OVER,
     PATIENCE,
     STEPS,
     FailedError,
@@ -259,9 +260,9 @@ def bad_data(lab: Lab, wanted: Outcome) -> dict[str, Any]:
     job = lab.submit("bad_data", data="bad")
     job.wait("the end", lambda: job.state == "FAILED")
     told = lab.ask("scontrol", "show", "job", "-o", job.number)
-    if f"ExitCode={BAD_INPUT}:0" not in told or job.attempt != 0:
+    if f"ExitCode={BAD_INPUT}:0" not in told or job.attempt > 0:
         raise FailedError(f"bad_data: {told}")
-    return {"ending": "bad_data", "why": job.events("ended")[-1]["why"], "said": job.last_words()}
+    return {"ending": "bad_data", "said": job.last_words()}
 
 
 def fewer_nodes(lab: Lab, wanted: Outcome) -> dict[str, Any]:
@@ -302,20 +303,80 @@ def bad_node(lab: Lab, wanted: Outcome) -> dict[str, Any]:
     return {"ending": "bad_node", "first_step_s": round(first - killed, 1), "nodes": last}
 
 
-ENDINGS = {
+def spare_node(lab: Lab, wanted: Outcome | None) -> dict[str, Any]:
+    """A node of three has no room on its scratch, and the job wants two: it starts on the other two."""
+    return _without_n2(lab, "spare_node", "2", 2)
+
+
+def one_less(lab: Lab, wanted: Outcome | None) -> dict[str, Any]:
+    """The same, and the job wants two or three: it starts on two, and so does the next submission."""
+    return _without_n2(lab, "one_less", "2-3", 2)
+
+
+def _without_n2(lab: Lab, name: str, nodes: str, left: int) -> dict[str, Any]:
+    """Until a job of so many nodes has started without n2, and another one has been submitted so."""
+    scratch = lab.folder / "scratch"
+    shutil.rmtree(lab.folder / "state", ignore_errors=True)  # what an earlier run of this left out
+    lab.on_node("n2", "mount", "-t", "tmpfs", "-o", "size=64k", "full", str(scratch))
+    batch = "--batch.size=12"  # for two ranks and for three
+    try:
+        job = lab.submit(name, "--nodes", nodes, batch, profile="scratch")
+        begun = time.monotonic()
+        job.wait("the start", lambda: job.events("started") or job.newest_state() in OVER)
+        seconds, started = time.monotonic() - begun, job.events("started")
+        said = [e["why"] for e in job.events("ended")]
+        for event in job.events("submitted"):
+            lab.ask("scancel", str(event["job"]))
+        if not started or started[0]["world"] != left or "n2" in started[0]["nodes"]:
+            raise FailedError(f"{name}: {job.state}: {started}, {said}")
+        again = lab.submit(f"{name}-again", "--nodes", nodes, batch, profile="scratch")
+        lab.ask("scancel", again.number)
+    finally:
+        lab.on_node("n2", "umount", str(scratch))
+    size = next(again.run.glob("job/*/job.json")).read_text()
+    row = {"ending": name, "why": said, "nodes": started[0]["nodes"], "started_s": round(seconds, 1)}
+    return row | {"refusals": len(job.events("refused")), "next_submission_nodes": json.loads(size)["nodes"]}
+
+
+def other_data(lab: Lab, wanted: Outcome | None) -> dict[str, Any]:
+    """A node of three sees other shards in the folder of the data: the job starts on the other two."""
+    shutil.rmtree(lab.folder / "state", ignore_errors=True)
+    other, packed = lab._pack(f"other-{next(lab.numbers)}"), str(lab.folder / "packed")
+    index = other / "index.json"
+    index.write_bytes(index.read_bytes() + b"\n")  # another fingerprint
+    lab.on_node("n2", "mount", "--bind", str(other), packed)
+    try:
+        job = lab.submit("other_data")
+        job.wait("the start", lambda: job.events("started") or job.state in OVER)
+        started, said = job.events("started"), [e["why"] for e in job.events("ended")]
+        lab.ask("scancel", job.number)
+    finally:
+        lab.on_node("n2", "umount", packed)
+    if not started or "n2" in started[0]["nodes"]:
+        raise FailedError(f"other_data: {job.state}: {started}, {said}")
+    return {"ending": "other_data", "why": said, "nodes": started[0]["nodes"]}
+
+
+THREE_NODES = ("bad_node", "spare_node", "one_less", "other_data")
+ENDINGS: dict[str, Callable[[Lab, Any], dict[str, Any]]] = {
     "port_taken": port_taken,
     "scratch_full": scratch_full,
     "bad_data": bad_data,
     "fewer_nodes": fewer_nodes,
     "bad_node": bad_node,
+    "spare_node": spare_node,
+    "one_less": one_less,
+    "other_data": other_data,
 }
+ALONE = ("spare_node", "one_less", "other_data", "bad_data")
+"""Those that nothing is compared with: no undisturbed run is needed."""
 
 
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     choices = [*FAULTS, *ENDINGS]
-    every = [name for name in choices if name != "bad_node"]
+    every = [name for name in choices if name not in THREE_NODES]
     parser.add_argument("--only", nargs="+", choices=choices, metavar="X", help=f"of {', '.join(choices)}")
     parser.add_argument(
         "--together", nargs="+", action="append", choices=list(FAULTS), metavar="X", help="all to one run"
@@ -351,8 +412,8 @@ def main() -> None:
     with a_box(args.box) as box:
         lab = Lab(folder.resolve(), box)
         lab.prepare()
-        quiet = lab.submit("undisturbed")
-        wanted = quiet.finished()
+        alone = bool(args.only) and not args.together and set(args.only) <= set(ALONE)
+        wanted = None if alone else lab.submit("undisturbed").finished()
 
         def suffering(names: list[str]) -> None:
             job = lab.submit("-".join(names))

@@ -104,6 +104,11 @@ class Job:
     def state(self) -> str:
         return self.lab.ask("squeue", "--states=all", "-h", "-o", "%T", "-j", self.number) or "UNKNOWN"
 
+    def newest_state(self) -> str:
+        """The same of the run's newest job, which a smaller one may be that took over."""
+        self.number = str(self.events("submitted")[-1]["job"])
+        return self.state
+
     def pid(self, rank: int) -> int:
         """Process number of a rank's newest training process."""
         marks = {f"RANK={rank}", f"SLURM_JOB_ID={self.number}"}

@@ -26,11 +26,11 @@ from diffbase.exits import FATAL, PREEMPTED, may_retry
 from diffcore.config.tree import Batch
 from diffcore.runs.checkpoint import KINDS
 from diffcore.runs.saver import ranks_a_file
+from launch.ask.fewer_nodes import fitting
 from launch.ask.spec import usual_restarts
 from launch.follow.interval import young
 from launch.supervise.decide.decision import Decision, after_attempt
 from launch.supervise.decide.verdict import Verdict
-from launch.supervise.takeover import fitting
 from tests.support.job_on_nodes import HOUR, Costs, Job, Kind, Outcome, Rules, daly, simulate
 
 BEGIN, END = "<!-- thousand_nodes: begin -->", "<!-- thousand_nodes: end -->"
@@ -98,7 +98,7 @@ def job(nodes: int, days: float, minutes: float = USUAL, costs: Costs = USUAL_CO
 
 def fewer(available: int) -> int | None:
     """A job of 500 to 1,000 nodes whose batch has 8 images a GPU of 1,000."""
-    return fitting(Batch(size=8 * GPUS * 1000), GPUS, 500, 1000, available)
+    return fitting([Batch(size=8 * GPUS * 1000)], GPUS, 500, 1000, available)
 
 
 def runs(wanted: Job, count: int, rules: Rules = after_attempt) -> list[Outcome]:

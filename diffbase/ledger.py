@@ -13,6 +13,7 @@ which a launcher sets; by hand it stays 0). Rank 0 writes what training does, th
     preempted, hang, failed, done   how it ended; step, and code or why
     ended                           by the launcher: the process left; code, rank and node to blame
     left_out                        by the launcher: a node that the run goes on without; node and why
+    refused                         by the launcher: a life that was given such a node ended at once; nodes
     save_failed, log_lost           a checkpoint, or the process's own output, could not be written; why
     damaged                         a file of the run could not be read and was set aside; why
 

@@ -21,6 +21,7 @@ if __package__ in (None, ""):
 from diffbase import cli
 from diffcore.config import configure
 from launch.ask import profile
+from launch.ask.fewer_nodes import without_excluded
 from launch.ask.flags import check_names, parser
 from launch.ask.request import check, choose_cluster, default_name
 from launch.ask.spec import from_flags
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from launch.hand_over import submission
 
     points = sweep.load(flags.sweep, flags.config, overrides) if flags.sweep else [sweep.Point(config)]
+    if not here:
+        spec = without_excluded(spec, [point.config.batch for point in points])
     for point in points:
         check(point.config, spec, strict=not flags.dry_run)
     if bad:

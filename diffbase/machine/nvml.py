@@ -8,7 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+LOST = ("NVMLError_GpuIsLost", "NVMLError_ResetRequired", "NVMLError_GpuNotFound")
+"""What NVML says of a GPU that nothing can be computed on."""
+SILENT = ("NVMLError_LibraryNotFound", "NVMLError_NoPermission", "NVMLError_FunctionNotFound")
+"""What it says where CUDA may work all the same, as in a container without NVML."""
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Survey:
     installed: int
     """GPUs, shown or not."""
     gpus: tuple[Gpu, ...]
-    """Those that are shown and answer; what the others have, ``device_problems`` says."""
+    """Those that are shown and answer; what the others have, ``device_health`` says."""
 
 
 def survey() -> Survey | None:
@@ -183,26 +190,73 @@ def count_gpus() -> int:
         return 0
 
 
-def device_problems(wanted: int) -> list[str]:
-    """What is wrong with the GPUs shown to this process: fewer than ``wanted``, or uncorrected errors."""
+@dataclass(frozen=True)
+class Health:
+    """``problems``: what keeps a node from training. ``notes``: what could not be looked at."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def device_health(wanted: int) -> Health:
+    """Of the GPUs shown to this process: fewer than ``wanted``, lost ones, memory errors beyond ECC.
+
+    A GPU counts once, by its UUID, however often and by whatever name it is shown. What NVML only does not
+    tell, as where counters may not be read, is a note.
+    """
     try:
         import pynvml
 
         pynvml.nvmlInit()
         names = shown_devices(int(pynvml.nvmlDeviceGetCount()))
     except Exception as error:  # no driver, no rights: pynvml has its own types for each
-        return [f"no GPU can be seen ({type(error).__name__}: {error})"]
-    problems = [] if len(names) >= wanted else [f"{len(names)} GPUs, {wanted} wanted"]
+        return _without_nvml(wanted, error)
+    problems, notes, found = list[str](), list[str](), set[str]()
     for name in names:
         try:
             handle = handle_of(pynvml, name)
-            kind, since_start = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_start))
-        except pynvml.NVMLError_NotSupported:  # a device without ECC
-            continue
         except Exception as error:
             problems.append(f"GPU {name}: {type(error).__name__}: {error}")
+            found.add(name)
+            continue
+        unique = _uuid(pynvml, handle, name)
+        if unique in found:
+            continue
+        found.add(unique)
+        try:
+            kind, since_start = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+            errors = int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since_start))
+        except Exception as error:
+            what = type(error).__name__
+            if what in LOST:
+                problems.append(f"GPU {name}: {what}: {error}")
+            elif what != "NVMLError_NotSupported":  # a device without ECC
+                notes.append(f"GPU {name}: its memory errors are not known ({what}: {error})")
             continue
         if errors:
             problems.append(f"GPU {name}: {errors} uncorrected memory errors since its start")
-    return problems
+    if len(found) < wanted:
+        problems.insert(0, f"{len(found)} GPUs{_shown_as()}, {wanted} wanted")
+    return Health(tuple(problems), tuple(notes))
+
+
+def _without_nvml(wanted: int, error: Exception) -> Health:
+    """Where NVML says nothing, the driver's device files are counted."""
+    line = f"{type(error).__name__}: {error}"
+    files = [path.name for path in DEVICES.glob("nvidia[0-9]*")]
+    if type(error).__name__ in SILENT and files and len(set(shown_devices(len(files)))) >= wanted:
+        return Health((), (f"NVML says nothing of the GPUs ({line})",))
+    return Health((f"no GPU can be seen ({line})",))
+
+
+def _uuid(pynvml: Any, handle: Any, name: str) -> str:
+    try:
+        return _text(pynvml.nvmlDeviceGetUUID(handle))
+    except Exception:
+        return name
+
+
+def _shown_as() -> str:
+    """What hides the others, where that is known."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if shown is None else f" (CUDA_VISIBLE_DEVICES={shown})"

@@ -67,9 +67,11 @@ class Preflight(Section):
     """What is checked on every node before training starts."""
 
     mode: Literal["full", "quick", "off"] = "full"
-    """full: disk, devices and a timed all-reduce; quick: without the all-reduce; off: nothing."""
+    """full: disk, devices, data and a timed all-reduce; quick: without the all-reduce; off: nothing."""
     devices: bool = True
     """Look at the GPUs that were asked for: all there, and no memory errors."""
+    data: bool = True
+    """Read the shards' index, which has to be the submitted one, and a sample of some shards."""
     floor_gbps: float = Field(default=0.0, ge=0)
     """Least all-reduce bandwidth (algorithm's, GB/s) over all ranks; 0: it only has to work."""
     run_gb: float = Field(default=2.0, ge=0)

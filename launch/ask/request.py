@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
+from pathlib import Path
 
 from diffbase.cli import InputError
 from diffbase.line import say
@@ -14,6 +16,7 @@ from launch.ask import profile
 from launch.ask.cpu_ranks import cpu_ranks
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
+from shards.schema import INDEX
 
 
 def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
@@ -36,13 +39,21 @@ def default_name(config: Config) -> str:
     return name if name[:1].isalnum() else f"run{name}"
 
 
+def fingerprint_of(data: Path | str) -> str | None:
+    """Of packed shards, as ``shards.table.Index`` has it; None for a URL, or where no index can be read."""
+    try:
+        return None if isinstance(data, str) else hashlib.sha256((data / INDEX).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
 def _check_patterns(config: Config, spec: JobSpec) -> None:
-    """InputError for a run folder whose name Slurm or a container would read as more than a name."""
-    refused = ":" if spec.cluster.is_local else ":%\\"
+    """InputError for a run folder whose name Slurm or a container cannot be given as a name alone."""
+    refused = "" if spec.cluster.is_local else "\\"
     if spec.cluster.container:
-        refused += ","
+        refused += ",:"
     if found := next((character for character in str(config.run.absolute()) if character in refused), None):
-        what = "a list of paths" if found in ",:" else "patterns as %j for a file's name"
+        what = "a list of paths" if found in ",:" else "a pattern for a file's name"
         raise InputError(
             f"run: {config.run} has {found!r}: it would be read as part of {what}; use another folder"
         )

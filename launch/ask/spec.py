@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
@@ -20,8 +20,8 @@ class JobSpec(Section):
     """One job: its size, its time and how often it may be started again."""
 
     cluster: Cluster
-    job: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
-    """Name of the job in the queue."""
+    job: str = Field(min_length=1, max_length=100)
+    """Name of the job in the queue: printable, without quotes, ``|`` and backslash, which Slurm changes."""
     nodes: int = Field(ge=1, le=100_000)
     """Nodes asked for."""
     nodes_min: int = Field(ge=1)
@@ -48,6 +48,8 @@ class JobSpec(Section):
     """Nodes that the run was submitted for, where this job has taken another over; it grows to them again."""
     parallel: int = Field(default=4, ge=1)
     """Jobs of a sweep that run at once."""
+    fingerprint: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the shards' index where it was submitted; None: they lie behind a URL."""
     group: bool = False
     """Whether the members of the run folder's group are trusted, as ``trust: group`` of the config says."""
 
@@ -55,6 +57,13 @@ class JobSpec(Section):
     def world(self) -> int:
         """Ranks in all."""
         return self.nodes * self.tasks_per_node
+
+    @field_validator("job")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not name.isprintable() or name != name.strip() or set(name) & set("'\"`|\\"):
+            raise ValueError(f"{name!r}: allowed are printable characters without quotes, | and \\")
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> Self:

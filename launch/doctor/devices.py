@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffbase.machine.nvml import DriverError, Survey, device_problems, survey
+from diffbase.machine.nvml import DriverError, Survey, device_health, survey
 from launch.doctor.finding import Finding, bad, ok, warn
 
 BUS = Path("/sys/bus/pci/devices")
@@ -36,10 +36,12 @@ def gpus() -> Iterator[Finding]:
     kinds = [f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB{', MIG' * gpu.divided}" for gpu in found.gpus]
     for kind in dict.fromkeys(kinds):
         yield ok(name, f"{kinds.count(kind)} x {kind}; {driver}")
-    problems = device_problems(0)
-    for problem in problems:
+    health = device_health(0)
+    for problem in health.problems:
         yield bad(name, problem, "nvidia-smi -q; leave that GPU out (CUDA_VISIBLE_DEVICES) or reset it")
-    if not kinds and not problems:
+    for note in health.notes:
+        yield warn(name, note, "nvidia-smi -q -d ECC; training does not need it")
+    if not kinds and not health.problems:
         text = f"{found.installed} installed, none shown to this process; {driver}"
         yield warn(name, text, "CUDA_VISIBLE_DEVICES hides them; in a Slurm job ask for GPUs")
 

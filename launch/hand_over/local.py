@@ -18,7 +18,7 @@ from launch.ask.spec import JobSpec
 from launch.follow.tail import hint, tail
 from launch.job.entry import last_code, record
 from launch.job.folder import Place, log_of
-from launch.job.sbatch import UNLIMITED, command
+from launch.job.sbatch import UNLIMITED, command, python_path
 from launch.supervise.environment import SHOWN
 from launch.supervise.task import Task
 
@@ -28,24 +28,24 @@ WITHOUT_LIMIT = 60 * 24 * 365  # minutes; on one machine nobody waits in a queue
 class Local(submitit.LocalExecutor):
     """submitit's executor, whose command checks first whose the folder is."""
 
-    group, ranks = False, 1
+    group, ranks, code = False, 1, Path()
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} {command(self.folder, self.ranks, self.group)}"
+        return f"{self.python} {command(self.folder, self.code, self.ranks, self.group)}"
 
 
 def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     """Start the job's processes; returns the exit code for the shell: the job's, if it was followed."""
     executor = Local(place.folder, max_num_timeout=UNLIMITED)
-    executor.group, executor.ranks = spec.group, spec.tasks_per_node
+    executor.group, executor.ranks, executor.code = spec.group, spec.tasks_per_node, place.code
     executor.update_parameters(
         tasks_per_node=1,  # the supervisor, which starts the ranks
         gpus_per_node=spec.gpus_per_node,
         timeout_min=WITHOUT_LIMIT,
         stderr_to_stdout=True,
     )
-    path = os.pathsep.join(filter(None, [str(place.code), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [*python_path(place.code), os.environ.get("PYTHONPATH")]))
     if not follow:  # the job outlives the terminal
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # submitit numbers a machine's GPUs from 0, whichever of them this shell was given.

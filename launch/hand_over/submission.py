@@ -14,6 +14,7 @@ from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.line import printable, say
 from launch.ask.profile import LOCAL
+from launch.ask.request import fingerprint_of
 from launch.ask.spec import JobSpec
 from launch.ask.sweep import Point
 from launch.follow.points import FILE as SWEEP
@@ -68,7 +69,8 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
             rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
             write_atomic(place.folder / SWEEP, ("\n".join(rows) + "\n").encode())
         for point, own in zip(points, places, strict=True):
-            folder.fill(own, point.config, spec, os.environ)
+            seen = fingerprint_of(point.config.data.path)
+            folder.fill(own, point.config, spec.model_copy(update={"fingerprint": seen}), os.environ)
         tasks = [Task(str(own.folder), str(place.code)) for own in places]
         jobs = [] if spec.cluster.is_local or here else hand_over(spec, place, tasks, array=sweeps)
 

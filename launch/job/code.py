@@ -30,6 +30,17 @@ def copy_code(target: Path, repository: Path = REPOSITORY) -> None:
         raise InputError(f"{repository}: holds no diffcore/train.py to copy into the run folder")
 
 
+def by_name(module: str, code: Path) -> list[str]:
+    """The interpreter's arguments to run ``module`` of a copy of the code, which PYTHONPATH names if it can.
+
+    It cannot name a folder with a colon.
+    """
+    if ":" not in str(code):
+        return ["-m", module]
+    lines = f"import runpy, sys; sys.path.insert(0, {str(code)!r}); "
+    return ["-c", lines + f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"]
+
+
 def tracked(repository: Path) -> list[str]:
     """Relative paths of the code's files."""
     command = ["git", "-C", str(repository), "ls-files", "-z", "--", *PACKAGES, "pyproject.toml"]

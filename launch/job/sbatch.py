@@ -13,6 +13,7 @@ from typing import Any
 from submitit.slurm.slurm import SlurmExecutor
 
 from launch.ask.spec import JobSpec
+from launch.job.code import by_name
 
 UNLIMITED = 1_000_000
 """submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""
@@ -24,17 +25,24 @@ class Sbatch(SlurmExecutor):
     def __init__(self, spec: JobSpec, folder: Path, code: Path) -> None:
         python = spec.cluster.container.python if spec.cluster.container else spec.cluster.python
         super().__init__(folder, max_num_timeout=UNLIMITED, python=shlex.quote(python) if python else None)
-        self._group, self._ranks = spec.group, spec.tasks_per_node
+        self._group, self._ranks, self._code = spec.group, spec.tasks_per_node, code
         self.update_parameters(**parameters(spec, folder, code))
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} {command(self.folder, self._ranks, self._group)}"
+        return f"{self.python} {command(self.folder, self._code, self._ranks, self._group)}"
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         # A task is a node, and names with a task's number are ranks': what a supervisor says before it has
         # its own log (start.py) goes where the batch shell's output goes.
-        return super()._make_submission_file_text(command, uid).replace("_%t_log.out", "_0_log.out")
+        folder, self.folder = self.folder, Path(str(self.folder).replace("%", "%%"))
+        try:  # in the names of files alone, of which Slurm makes patterns
+            text = super()._make_submission_file_text(command, uid)
+        finally:
+            self.folder = folder
+        lines = text.replace("_%t_log.out", "_0_log.out").split("\n")
+        # sbatch takes a backslash for an escape inside quotes too.
+        return "\n".join(s.replace("\\", "\\\\") if s.startswith("#SBATCH ") else s for s in lines)
 
     @classmethod
     def affinity(cls) -> int:
@@ -51,10 +59,15 @@ class Sbatch(SlurmExecutor):
             self.parameters.pop("map_count", None)
 
 
-def command(folder: Path, ranks: int, group: bool) -> str:
+def command(folder: Path, code: Path, ranks: int, group: bool) -> str:
     """What the interpreter is given in submitit's place: its entry behind a check of whose the folder is."""
-    words = f"-u -m launch.supervise.start {shlex.quote(str(folder))} --ranks {ranks}"
-    return words + (" --group" if group else "")
+    words = [*by_name("launch.supervise.start", code), str(folder), "--ranks", str(ranks)]
+    return shlex.join(["-u", *words, *(["--group"] if group else [])])
+
+
+def python_path(code: Path) -> list[str]:
+    """``code`` for PYTHONPATH, if that can name it (``by_name``)."""
+    return [] if ":" in str(code) else [str(code)]
 
 
 def parameters(spec: JobSpec, folder: Path, code: Path) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def setup(spec: JobSpec, run: Path, code: Path) -> list[str]:
         *([] if spec.group else _check_owner(run)),
         "umask 077",
         "export PYTHONSAFEPATH=1",  # no module of the folder that it was submitted in
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *[f"export PYTHONPATH={shlex.quote(p)}${{PYTHONPATH:+:$PYTHONPATH}}" for p in python_path(code)],
     ]
 
 
@@ -163,6 +176,9 @@ def srun_arguments(spec: JobSpec, folder: Path) -> list[str]:
         "--wait=0",
         *spec.cluster.srun,
     ]
+    if spec.gpus_per_node and any("gpu-bind" in word for word in [*spec.cluster.srun, *spec.cluster.sbatch]):
+        # One a task is meant as one a rank (LOCAL_RANK says which); the task here is the whole node's.
+        arguments.append("--gpu-bind=none")
     if container := spec.cluster.container:
         run = folder.parents[1]
         mounts = ",".join([*container.mounts, f"{run}:{run}"])

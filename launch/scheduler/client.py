@@ -90,19 +90,6 @@ def queued_since(job: str) -> float | None:
         return None
 
 
-def leave_out(job: str, nodes: Sequence[str]) -> None:
-    """Have a queued job wait for other nodes than these, whatever it was to do without before."""
-
-    def update(names: Sequence[str]) -> int:
-        command = ["scontrol", "update", f"JobId={job}", f"ExcNodeList={','.join(names)}"]
-        return subprocess.run(command, check=False, timeout=PATIENCE).returncode
-
-    if update(nodes):  # one name that the cluster does not know (any more) is enough
-        known = answer(["sinfo", "-h", "-N", "-o", "%N"], SHORT).split()
-        if there := [node for node in nodes if node in known]:
-            update(there)
-
-
 def cancel(job: str, patience: float = 60.0) -> str | None:
     """Have Slurm end a job: SIGTERM, and SIGKILL after its KillWait. What it says if it will not."""
     done = subprocess.run(["scancel", job], capture_output=True, text=True, timeout=patience)
@@ -129,6 +116,13 @@ def lost_among(nodes: Sequence[str]) -> list[str]:
 def idle_nodes(partition: str) -> list[str]:
     """Nodes of a partition on which nothing runs."""
     return answer(["sinfo", "-h", "-N", "-p", partition, "-t", "idle", "-o", "%N"], SHORT).split()
+
+
+def nodes_of(partition: str | None) -> list[str]:
+    """All nodes of a partition, whatever their state; None: the default one's."""
+    lines = answer(["sinfo", "-h", "-N", *(["-p", partition] if partition else []), "-o", "%N %P"], SHORT)
+    rows = [line.split() for line in lines.splitlines()]
+    return list(dict.fromkeys(r[0] for r in rows if len(r) == 2 and (partition or r[1].endswith("*"))))
 
 
 def up_nodes(partition: str) -> list[str]:

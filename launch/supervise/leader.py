@@ -73,7 +73,7 @@ class Leader:
         """Take the run over from an older life, and wait for all nodes."""
         self._queued = client.queued_since(self.where.job) if self.spec.requeue else None
         self.meeting.listen(self._address, ports(self.where.job, self.where.restart, -1))
-        return self._take_over() or self._close_lost_attempt() or self._hellos()
+        return self._take_over() or self._close_lost_attempt() or self._refuse() or self._hellos()
 
     def _take_over(self) -> Plan | None:
         """Become the one life of the run that writes."""
@@ -123,6 +123,18 @@ class Leader:
         (self.run / ".saving").unlink(missing_ok=True)
         return self._no_more()
 
+    def _refuse(self) -> Plan | None:
+        """Leave at once where Slurm gave this life a node that an earlier one left out."""
+        since = time.time() - self.spec.cluster.preflight.exclude_hours * 3600
+        bad = (
+            decision.came_back(ledger.events(self.run), self.where.nodes, since) if self.spec.requeue else {}
+        )
+        if not bad:
+            return None
+        ledger.record(self.run, "refused", attempt=self.attempt, job=self.where.job, nodes=sorted(bad))
+        lines = "; ".join(f"{node} ({why})" for node, why in sorted(bad.items()))
+        return self._leave(RETRYABLE, f"Slurm gave this job a node again that was left out: {lines}", bad)
+
     def _hellos(self) -> Plan | None:
         """Wait for every node's supervisor; a plan to leave if one is missing or found something wrong."""
         limit = self.life.limits.muster
@@ -146,6 +158,8 @@ class Leader:
             return None
         lines = "; ".join(f"{node}: {why}" for node, why in sorted(bad.items()))
         if len(bad) == len(found):  # what is wrong everywhere is not a node's fault
+            if all(why.startswith(preflight.PASSING) for why in bad.values()):
+                return self._failed(f"preflight: {lines}", {})
             return self._leave(BAD_INPUT, f"preflight: {lines}")
         return self._failed(f"preflight: {lines}", bad)
 
@@ -164,7 +178,11 @@ class Leader:
         """
         self._exclude(bad)
         self._record_end(self.attempt, Verdict(RETRYABLE, why, node=min(bad, default=node)))
-        return self._no_more() or self._leave(RETRYABLE, why, bad)
+        if over := self._no_more():
+            return over
+        for name, problem in bad.items():  # for the next life, if Slurm gives it that node all the same
+            ledger.record(self.run, "left_out", attempt=self.attempt, node=name, why=problem, preflight=True)
+        return self._leave(RETRYABLE, why, bad)
 
     def _exclude(self, bad: Mapping[str, str]) -> None:
         """Leave these nodes (name -> why) out of this user's next submissions."""
@@ -289,10 +307,12 @@ class Leader:
         avoid = sorted({*bad, *self._out()}) if bad else []
         return Plan(self.attempt, leave=True, code=code, why=why, avoid=avoid)
 
-    def leave(self, plan: Plan, grow: Callable[[Sequence[str]], str | None] = lambda avoid: None) -> None:
+    def leave(
+        self, plan: Plan, elsewhere: Callable[[Sequence[str]], str | None] = lambda avoid: None
+    ) -> None:
         """The last thing: say why, and have Slurm queue the job again where it is to go on.
 
-        ``grow``: has another job go on in its place, without some nodes, and says so; or None.
+        ``elsewhere``: has another job go on in its place, without those nodes, and says so; or None.
         """
         if plan.code == DONE:
             self._tell("done", plan)
@@ -303,7 +323,7 @@ class Leader:
         elif plan.why != self._said:
             self.life.say(plan.why)
         if again and self.spec.requeue:
-            line = grow(plan.avoid) or requeue.requeue(self.where, plan.avoid)
+            line = elsewhere(plan.avoid) or requeue.requeue(self.where, plan.avoid)
             self.life.say(line)
         elif again:
             self.life.say("the same command goes on from the newest checkpoint")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -16,18 +17,25 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffbase.cli import InputError
+from diffbase.exits import BAD_INPUT, RETRYABLE
 from diffbase.explain import validated
+from diffbase.files import REPOSITORY
 from diffbase.formats import json_file
 from diffbase.line import say
-from diffbase.machine.nvml import device_problems
+from diffbase.machine.nvml import device_health
 from launch.ask.spec import JobSpec
 from launch.job import registry
+from launch.job.code import by_name
 from launch.supervise.environment import Layout
 from launch.supervise.meeting import Exit, Record
 
 PROBE = "probe"
 SPEED = "speed-0.json"
 """What rank 0 writes of it."""
+PASSING = "data: "
+"""What begins a problem that may pass: no mistake of the user's, also where every node has it."""
+DATA_SECONDS = 60.0
+"""That a node has to read the index and a little of the shards: well below the wait for all supervisors."""
 
 
 class Speed(BaseModel):
@@ -39,8 +47,8 @@ class Speed(BaseModel):
     pairs: dict[str, float] = Field(max_length=1_000_000)
 
 
-def local(spec: JobSpec, run: Path, scratch: Path | None) -> list[str]:
-    """What is wrong with this node."""
+def local(spec: JobSpec, run: Path, scratch: Path | None, config: Path) -> list[str]:
+    """What is wrong with this node. ``config``: of the run, whose data it reads."""
     checks = spec.cluster.preflight
     if checks.mode == "off":
         return []
@@ -48,8 +56,35 @@ def local(spec: JobSpec, run: Path, scratch: Path | None) -> list[str]:
     if scratch is not None and (spec.cluster.scratch or scratch.exists()):
         problems.append(room(scratch, checks.scratch_gb, "scratch"))
     if spec.gpus_per_node and checks.devices:
-        problems += device_problems(spec.gpus_per_node)
+        health = device_health(spec.gpus_per_node)
+        problems += health.problems
+        for note in health.notes:
+            say(f"launch: note: {note}")
+    if checks.data and config.exists():
+        problems.append(data(config, spec.fingerprint))
     return [problem for problem in problems if problem]
+
+
+def data(config: Path, fingerprint: str | None, seconds: float = DATA_SECONDS) -> str | None:
+    """Whether this node reads the run's shards, and they are those that were submitted; None if so."""
+    module = "launch.supervise.check_data"
+    command = [sys.executable, *by_name(module, REPOSITORY), "--config", str(config)]
+    if fingerprint:
+        command += ["--fingerprint", fingerprint]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()  # not waited for: a read that hangs ends with its disk
+            return f"{PASSING}not read within {seconds:.0f} s"
+        said.seek(0)
+        line = (said.read().strip().splitlines() or [""])[-1]
+    if code in (BAD_INPUT, RETRYABLE):
+        return (PASSING if code == RETRYABLE else "") + line.removeprefix("error: ")
+    if code:
+        say(f"launch: note: the data could not be looked at (exit code {code}): {line}")
+    return None
 
 
 def room(folder: Path, gigabytes: float, what: str) -> str | None:
@@ -71,7 +106,7 @@ def command(meeting: Record, seconds: float) -> list[str]:
     """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
     out = meeting.folder / SPEED
     module = "launch.supervise.allreduce"
-    return [sys.executable, "-m", module, "--out", str(out), "--seconds", str(seconds)]
+    return [sys.executable, *by_name(module, REPOSITORY), "--out", str(out), "--seconds", str(seconds)]
 
 
 def judge(

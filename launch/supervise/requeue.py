@@ -7,27 +7,30 @@ node's failure finds that another life has begun (the count of restarts differs)
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 
-import submitit
-
-from launch.scheduler.client import leave_out, state_of
+from launch.scheduler import exclusion
+from launch.scheduler.client import state_of
 from launch.supervise.environment import Layout
 
 
 def requeue(where: Layout, avoid: Sequence[str] = ()) -> str:
     """Have the job queued again, without the nodes ``avoid``; returns a line for the log."""
+    if refusal := not_ours(where):
+        return refusal
+    if problem := exclusion.requeue(where.job):
+        return f"requeue failed: {problem}"
+    if avoid and not exclusion.leave_out(where.job, avoid):
+        # What rank 0's supervisor finds in the ledger (leader.py).
+        return f"job {where.job} is queued again; Slurm does not say that it leaves out {', '.join(avoid)}"
+    return f"job {where.job} is queued again" + (f", without {', '.join(avoid)}" if avoid else "")
+
+
+def not_ours(where: Layout) -> str:
+    """Why a requeue is not ours to ask for; "" where it is."""
     state = state_of(where.job)
     if state is None:
         return "Slurm does not answer here; the batch script asks for the requeue"
     if state.name != "RUNNING" or state.restarts != where.restart:
         return f"not requeued: Slurm has the job as {state.name}"
-    environment = submitit.JobEnvironment()
-    try:
-        environment._requeue(0)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"requeue failed: {error}"
-    if avoid:
-        leave_out(where.job, avoid)
-    return f"job {where.job} is queued again"
+    return ""

@@ -74,7 +74,7 @@ class Supervisor:
 
     def _live(self) -> int:
         problems = self._make_scratch()
-        problems += preflight.local(self.spec, self.run_folder, self.life.scratch)
+        problems += preflight.local(self.spec, self.run_folder, self.life.scratch, self.life.place.config)
         self.meeting.say_hello(self.where.node, self.where.node_name, problems)
         leader = Leader(self.life) if self.where.leader else None
         probing = self.spec.cluster.preflight.mode == "full" and self.where.world > 1
@@ -99,19 +99,21 @@ class Supervisor:
 
     def _leave(self, leader: Leader | None, plan: Plan) -> int:
         if leader:
-            leader.leave(plan, self._grow)
+            leader.leave(plan, self._elsewhere)
         return plan.code
 
-    def _grow(self, avoid: Sequence[str]) -> str | None:
-        """Have a job with more nodes go on where this one lacks some (takeover.py); a line, or None."""
-        if self.life.asked == signal.SIGTERM:  # the nodes are wanted for something else, or lost
-            return None
+    def _elsewhere(self, avoid: Sequence[str]) -> str | None:
+        """Have a job go on with more nodes, where this one lacks some, or with fewer, without those that are
+        to be left out (takeover.py); a line, or None."""
+        job = (self.life.place, self.code, self.where, self.spec, self.successor, avoid)
         variables = dict(os.environ)
         try:
-            return takeover.grow(self.life.place, self.code, self.where, self.spec, self.successor, avoid)
+            # At a SIGTERM the nodes are wanted for something else, or lost.
+            larger = None if self.life.asked == signal.SIGTERM else takeover.grow(*job)
+            return larger or (takeover.without(*job) if avoid else None)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             os.environ.update(variables)
-            self.say(f"no job with more nodes: {error}")
+            self.say(f"no job with other nodes: {error}")
             return None
 
     def _training(self) -> list[str]:

@@ -1,4 +1,5 @@
-"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost and no other is free; and with more again.
+"""Going on with fewer nodes: ``--nodes 1-2`` after a node was lost, or is left out, and no other is free; and
+with more again.
 
 Slurm queues the job again for as many nodes as before, and cannot shrink a waiting job. So a surviving
 supervisor, in the seconds between Slurm's SIGTERM and its SIGKILL, submits a successor with as many nodes as
@@ -17,9 +18,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from diffbase.cli import InputError
+from submitit.core.utils import FailedJobError
+
 from diffcore.config import configure
-from diffcore.config.tree import Batch
+from launch.ask.fewer_nodes import fitting
 from launch.ask.spec import JobSpec
 from launch.job import folder
 from launch.job.entry import record
@@ -27,6 +29,7 @@ from launch.job.folder import Place
 from launch.job.sbatch import Sbatch
 from launch.scheduler import client
 from launch.supervise.environment import Layout
+from launch.supervise.requeue import requeue
 
 Successor = Callable[[Place], Any]
 """A job's folder -> what submitit runs there."""
@@ -81,29 +84,32 @@ def grow(
     nodes = larger(place, where, spec, avoid)
     if nodes is None:
         return None
-    spec = spec.model_copy(update={"exclude": tuple(dict.fromkeys([*spec.exclude, *avoid]))})
-    job = succeed(place, code, where, spec, successor, nodes)
+    job = succeed(place, code, where, _excluding(spec, avoid), successor, nodes)
     return f"nodes are free again: job {job} goes on with {nodes} of {_wanted(spec)} nodes"
 
 
-def _wanted(spec: JobSpec) -> int:
-    return spec.nodes_wanted or spec.nodes
+def without(
+    place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, avoid: Collection[str]
+) -> str | None:
+    """Submit a successor that does without the nodes ``avoid``, if no others are free; a line for the log.
 
-
-def _fitting(place: Place, spec: JobSpec, available: int) -> int | None:
-    batch = configure.load(place.config).batch
-    return fitting(batch, spec.tasks_per_node, spec.nodes_min, _wanted(spec), available)
-
-
-def fitting(batch: Batch, tasks_per_node: int, fewest: int, wanted: int, available: int) -> int | None:
-    """The most nodes, of those there are, among whose ranks the global batch divides; None for too few."""
-    for nodes in range(min(available, wanted), fewest - 1, -1):
-        try:
-            batch.split(nodes * tasks_per_node)
-        except InputError:
-            continue
-        return nodes
-    return None
+    None where the job is to be queued again: it may not shrink, or need not, or is no longer ours to end.
+    """
+    if not spec.requeue or spec.nodes_min >= spec.nodes:
+        return None
+    state = client.state_of(where.job)
+    if state is None or state.name != "RUNNING" or state.restarts != where.restart:
+        return None
+    left = set(where.nodes) | set(client.idle_nodes(state.partition))
+    available = len(left - set(avoid))
+    nodes = _fitting(place, spec, available)
+    if nodes is None or nodes >= spec.nodes or not _elected(place, where):
+        return None
+    try:
+        job = succeed(place, code, where, _excluding(spec, avoid), successor, nodes)
+    except (OSError, FailedJobError) as error:
+        return f"no smaller job could be submitted ({error}); {requeue(where, list(avoid))}"
+    return f"job {job} goes on with {nodes} of {_wanted(spec)} nodes, without {', '.join(avoid)}"
 
 
 def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: Successor, nodes: int) -> str:
@@ -122,6 +128,19 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: S
     record(place, after, following, job, takeover=True)
     refusal = client.cancel(where.job, client.SHORT)
     return job + (f" (job {where.job} was not cancelled: {refusal})" if refusal else "")
+
+
+def _excluding(spec: JobSpec, nodes: Collection[str]) -> JobSpec:
+    return spec.model_copy(update={"exclude": tuple(dict.fromkeys([*spec.exclude, *nodes]))})
+
+
+def _wanted(spec: JobSpec) -> int:
+    return spec.nodes_wanted or spec.nodes
+
+
+def _fitting(place: Place, spec: JobSpec, available: int) -> int | None:
+    batch = configure.load(place.config).batch
+    return fitting([batch], spec.tasks_per_node, spec.nodes_min, _wanted(spec), available)
 
 
 def _elected(place: Place, where: Layout) -> bool:

@@ -84,7 +84,7 @@ class Job:
     bug: int | None = None
     """Step at which rank 0's node crashes, whichever it is, each time."""
     fitting: Callable[[int], int | None] = lambda available: None
-    """takeover.fitting: the number of nodes to go on with, of those there are; None: wait."""
+    """fewer_nodes.fitting: the number of nodes to go on with, of those there are; None: wait."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ same questions on a simulated clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ WINDOW = 7 * 24 * 3600.0
 """Seconds within which they, and the nodes left out, are counted."""
 FEW, SHARE = 3, 20
 """So many nodes, or one in SHARE, may be left out within the window."""
+
+
+REFUSALS = 3
+"""Lives of a job that end at once because they have a node that was left out, before that is tried."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,31 @@ def suspect(events: Sequence[Mapping[str, Any]], nodes: int) -> str | None:
         return None
     node, now = faults[-1]
     since = now - WINDOW
-    out = [e for e in events if e["event"] == "left_out" and float(e.get("time", 0.0)) > since]
+    out = [
+        e
+        for e in events
+        if e["event"] == "left_out" and not e.get("preflight") and float(e.get("time", 0.0)) > since
+    ]
     often = sum(name == node and time > since for name, time in faults)
     return node if often >= FAULTS and len(out) < max(FEW, nodes // SHARE) else None
+
+
+def came_back(events: Iterable[Mapping[str, Any]], nodes: Container[str], since: float) -> dict[str, str]:
+    """Of ``nodes`` those that the run was to go on without, and why. ``events``: the whole ledger.
+
+    Left out after ``since`` (seconds since 1970) and the newest submission by a person, and not tried again
+    nor refused REFUSALS times.
+    """
+    out: dict[str, str] = {}
+    refused = 0
+    for event in events:
+        if event["event"] == "submitted" and not event.get("takeover"):
+            out, refused = {}, 0
+        elif event["event"] == "left_out" and float(event.get("time", 0.0)) > since:
+            out[str(event.get("node"))] = str(event.get("why") or "it failed")
+            refused = 0
+        elif event["event"] == "refused":
+            refused += 1
+        elif event["event"] == "ended":
+            out.pop(event.get("node") or "", None)
+    return {} if refused >= REFUSALS else {node: why for node, why in out.items() if node in nodes}

@@ -38,6 +38,20 @@ def test_what_is_printed_is_what_is_submitted(checkout: Checkout) -> None:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
+@pytest.mark.parametrize("preflight", ["quick", "full"])
+def test_a_run_is_called_what_its_user_likes(preflight: str, checkout: Checkout) -> None:
+    profile = yaml.safe_load((checkout.folder / "slurm/profiles/box.yaml").read_text())
+    profile["preflight"]["mode"] = preflight
+    (checkout.folder / "own.yaml").write_text(yaml.safe_dump(profile | {"name": "box"}))
+    run = checkout.folder / 'naïve-été 100%j:1 "it\'s" [a]$x' / "%%5j"
+    cluster = ["--cluster", str(checkout.folder / "own.yaml"), "--run", str(run)]
+    job = checkout.job("--tasks-per-node", "1", "--nodes", "2", *cluster, "--name", "naïve:été 100%j [1]")
+    assert checkout.until_over(job) == "COMPLETED", list(run.rglob("*"))
+    assert checkout.box.run("squeue", "-h", "-t", "all", "-o", "%j", "-j", job) == "naïve:été 100%j [1]"
+    assert [event["code"] for event in checkout.events("ended", run)] == [0]
+    assert "attempt 0 of rank 1" in (run / f"job/001/{job}_1_log.out").read_text()
+
+
 def test_every_rank_knows_its_place_and_its_gpus(checkout: Checkout) -> None:
     job = checkout.job(*TWO)
     assert checkout.until_over(job) == "COMPLETED"
@@ -129,6 +143,17 @@ def test_inside_an_allocation_the_steps_run_at_once(checkout: Checkout) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "attempt 0: 4 ranks meet" in done.stdout
     assert checkout.events("ended")[0]["code"] == 0
+
+
+def test_inside_a_shell_of_srun_the_steps_share_what_it_holds(checkout: Checkout) -> None:
+    outer = ["srun", "-N1", "-n1", "--cpus-per-task=2", "--gres=gpu:2"]
+    done = subprocess.run(
+        [*outer, *checkout.command("--gpus-per-node", "2", "--follow")],
+        cwd="/", env=checkout.env, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads((checkout.folder / f"seen-0-{rank}.json").read_text()) for rank in range(2)]
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in seen] == ["0,1", "0,1"]
 
 
 def test_one_job_after_another(checkout: Checkout) -> None:

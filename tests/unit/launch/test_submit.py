@@ -108,12 +108,13 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "profile", "refused"),
     [
-        ("50%j", "plain-gpu", "%"),
+        ("50%j", "plain-gpu", None),
         ("50%j", "local", None),
         (r"a\b", "plain-gpu", "\\"),
         ("a,b", "container", ","),
-        ("a:b", "plain-gpu", ":"),
-        ("a:b", "local", ":"),
+        ("a:b", "container", ":"),
+        ("a:b", "plain-gpu", None),
+        ("a:b", "local", None),
         ("a,b c d", "plain-gpu", None),
     ],
 )

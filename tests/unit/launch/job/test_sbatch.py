@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from diffbase.files import REPOSITORY, path_of
 from launch import submit
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
-from launch.job.sbatch import Sbatch
+from launch.job.code import by_name
+from launch.job.sbatch import Sbatch, python_path
 
 CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
 SHELL = [
@@ -246,3 +250,80 @@ def test_lives_that_trained_are_not_counted_with_those_that_did_not_start(tmp_pa
     assert [batch.requeues(143, 105 + k) for k in range(3)] == [True] * 3
     assert batch.requeues(75, 108)
     assert [batch.requeues(143, 109 + k) for k in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize(
+    "profile", [{"srun": ["--gpu-bind=single:1"]}, {"sbatch": {"gpu-bind": "single:1"}}, {}]
+)
+def test_a_nodes_supervisor_sees_all_its_gpus(profile: dict[str, Any]) -> None:
+    text = Sbatch(spec_of(profile), Path("/r/job/001"), Path("/r/job/001/code")).text()
+    (srun,) = [line.split() for line in text.splitlines() if line.startswith("srun")]
+    bound = [word for word in srun if word.startswith("--gpu-bind")]
+    assert bound[-1:] == (["--gpu-bind=none"] if profile else [])  # the last one counts
+
+
+PRINTED = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf"), exclude_characters="/\\")
+NAMES = st.text(PRINTED, min_size=1, max_size=20).filter(lambda name: name not in (".", ".."))
+
+
+def read_by_sbatch(line: str) -> str:
+    """A word of an #SBATCH line as Slurm reads it: a backslash escapes what follows, inside quotes too."""
+    word, quote, characters = "", "", iter(line)
+    for one in characters:
+        if one == "\\":
+            word += next(characters)
+        elif one == quote:
+            quote = ""
+        elif not quote and one in "'\"":
+            quote = one
+        elif not quote and (one.isspace() or one == "#"):
+            break
+        else:
+            word += one
+    return word
+
+
+def named_by_slurm(pattern: str, job: str) -> str:
+    """A file's name as Slurm makes it of a pattern."""
+    return re.sub("%(.)", lambda found: {"%": "%", "j": job}[found[1]], pattern)
+
+
+@settings(max_examples=100)
+@given(folder=NAMES, comment=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9))
+def test_slurm_reads_names_as_they_are(folder: str, comment: str) -> None:
+    run = Path("/runs") / folder
+    text = Sbatch(spec_of({"sbatch": {"comment": comment}}), run / "job/001", run / "job/001/code").text()
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", text, re.M))
+    assert read_by_sbatch(options["comment"]) == comment
+    log = f"{run}/job/001/7_0_log.out"
+    assert named_by_slurm(read_by_sbatch(options["output"]), "7") == log
+    (srun,) = [shlex.split(line) for line in text.split("\n") if line.startswith("srun ")]
+    assert named_by_slurm(srun[srun.index("--output") + 1], "7") == log
+    assert f"{run}/job/001" in srun
+
+
+@settings(max_examples=20, deadline=None)
+@given(folder=st.one_of(NAMES, NAMES.map(lambda name: f"a:{name}")))
+def test_a_copy_of_the_code_is_run_whatever_its_folders_name(folder: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        code = Path(root) / folder
+        (code / "pack").mkdir(parents=True)
+        (code / "pack/__init__.py").write_text("")
+        (code / "pack/said.py").write_text("import sys\nprint(__name__, sys.argv[1:])\n")
+        path = {"PYTHONPATH": ":".join(python_path(code)), "PYTHONSAFEPATH": "1"}
+        command = [sys.executable, "-S", *by_name("pack.said", code), "a b"]
+        done = subprocess.run(command, env=path, capture_output=True, text=True)
+        assert done.stdout == "__main__ ['a b']\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["naïve-été", "project:run", "50% [a] #1", "日本"])
+def test_a_jobs_name_is_what_slurm_takes(name: str) -> None:
+    text = Sbatch(spec_of({}, job=name), Path("/r/job/001"), Path("/r/job/001/code")).text()
+    (line,) = re.findall(r"^#SBATCH --job-name=(.*)$", text, re.M)
+    assert read_by_sbatch(line) == name
+
+
+@pytest.mark.parametrize("name", ["", " a", "a'b", 'a"b', "a|b", "a\\b", "a\nb", "x" * 101])
+def test_what_slurm_would_change_is_no_jobs_name(name: str) -> None:
+    with pytest.raises(InputError, match="job"):
+        spec_of({}, job=name)

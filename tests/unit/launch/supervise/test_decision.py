@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from launch.scheduler import client
 from launch.supervise.decide import decision
-from launch.supervise.decide.decision import WINDOW, after_attempt, suspect
+from launch.supervise.decide.decision import REFUSALS, WINDOW, after_attempt, came_back, suspect
 from launch.supervise.decide.verdict import ALONE, Verdict, judge
 from launch.supervise.meeting import Exit
 
@@ -114,22 +112,41 @@ def test_in_a_hang_it_is_the_one_that_does_not_say_so() -> None:
     assert judge(two, 2, False, waited={0}).node == "b"
 
 
-def test_a_name_that_slurm_does_not_know_keeps_no_other_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def scontrol(command: list[str], **how: Any) -> SimpleNamespace:
-        asked.append(command[-1])
-        return SimpleNamespace(returncode=int("gone" in command[-1]))
-
-    monkeypatch.setattr(subprocess, "run", scontrol)
-    monkeypatch.setattr(client, "answer", lambda *command: "n1\nn2\nn2\n")
-    client.leave_out("7", ["n1", "n2"])
-    client.leave_out("7", ["gone", "n2"])
-    client.leave_out("7", ["gone"])
-    assert asked == [f"ExcNodeList={names}" for names in ("n1,n2", "gone,n2", "n2", "gone")]
-
-
 def test_nodes_that_a_job_may_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = "n1 idle\nn2 alloc\nn2 alloc\nn3 down*\nn4 drain\nn5 drng\nn6 mix\nn7 idle*\nn8 maint\nn9 fail\n"
     monkeypatch.setattr(client, "answer", lambda *asked: shown)
     assert client.up_nodes("p") == ["n1", "n2", "n6"]
+
+
+def test_the_default_partitions_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "answer", lambda *asked: "n1 low*\nn1 high\nn2 low*\nn3 high\n")
+    assert client.nodes_of(None) == ["n1", "n2"]
+
+
+LEFT_OUT = {"event": "left_out", "node": "n2", "why": "disk", "time": 5.0}
+REFUSED = {"event": "refused"}
+
+
+@pytest.mark.parametrize(
+    ("events", "found"),
+    [
+        ([LEFT_OUT], {"n2": "disk"}),
+        ([LEFT_OUT | {"node": "n9"}], {}),  # not this job's
+        ([LEFT_OUT | {"time": 1.0}], {}),  # long ago
+        ([LEFT_OUT, {"event": "submitted"}], {}),  # somebody mended something
+        ([LEFT_OUT, {"event": "submitted", "takeover": True}], {"n2": "disk"}),
+        ([LEFT_OUT, *[REFUSED] * (REFUSALS - 1)], {"n2": "disk"}),
+        ([LEFT_OUT, *[REFUSED] * REFUSALS], {}),  # it is tried after all
+        ([LEFT_OUT, *[REFUSED] * REFUSALS, ended("n2"), LEFT_OUT], {"n2": "disk"}),
+        ([LEFT_OUT, ended("n1")], {"n2": "disk"}),
+        ([LEFT_OUT, ended("n2")], {}),  # it was tried again
+    ],
+)
+def test_a_node_that_was_left_out_is_refused(events: list[dict[str, Any]], found: dict[str, str]) -> None:
+    assert came_back(events, ["n1", "n2"], 2.0) == found
+
+
+def test_what_a_preflight_left_out_leaves_room_for_what_fails_later() -> None:
+    by_preflight = [LEFT_OUT | {"preflight": True, "time": 1.0, "node": f"n{k}"} for k in range(9)]
+    assert suspect([*by_preflight, ended("n1"), ended("n1")], 4) == "n1"
+    assert suspect([LEFT_OUT] * 9 + [ended("n1"), ended("n1")], 4) is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from diffcore.config import configure
 from diffcore.config.tree import Batch
+from launch.ask import fewer_nodes
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
 from launch.scheduler import client
@@ -59,7 +60,7 @@ def test_it_grows_to_the_most_that_there_are_up_to_what_was_wanted(
     free = [*(f"i{k}" for k in range(idle)), "n0"]  # a node of its own may be listed too
     with pytest.MonkeyPatch.context() as patch:
         line, made = ask(patch, spec_of(nodes, wanted), free, avoid=avoid)
-    best = takeover.fitting(BATCH, 1, 1, wanted, nodes - len(avoid) + idle)
+    best = fewer_nodes.fitting([BATCH], 1, 1, wanted, nodes - len(avoid) + idle)
     if best is None or best <= nodes:
         assert (line, made) == (None, [])
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,30 @@ def test_what_is_wrong_everywhere_is_no_nodes_fault(lead: Leader) -> None:
     plan = lead.muster()
     assert plan is not None
     assert (plan.code, registry.excluded("fake")) == (BAD_INPUT, {})
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "avoid"),
+    [
+        ([], RETRYABLE, ["n2"]),  # that node reads other data
+        (["data.path: /d holds other shards"], BAD_INPUT, []),
+        (["data: not read within 60 s"], BAD_INPUT, []),
+    ],
+)
+def test_data_that_only_some_nodes_see_are_those_nodes_fault(
+    first: Lines, code: int, avoid: Lines, lead: Leader
+) -> None:
+    hello(lead, first, ["data.path: /d holds other shards"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, list(plan.avoid)) == (code, avoid)
+
+
+def test_a_disk_that_hangs_everywhere_is_tried_again(lead: Leader) -> None:
+    hello(lead, ["data: not read within 60 s"], ["data: not read within 60 s"])
+    plan = lead.muster()
+    assert plan is not None
+    assert (plan.code, plan.avoid, registry.excluded("fake")) == (RETRYABLE, [], {})
 
 
 def test_a_second_life_without_a_begin_is_the_last(lead: Leader) -> None:
@@ -221,3 +246,31 @@ def test_an_attempts_end_is_the_moment_to_grow_for_a_job_with_fewer_nodes(
     assert plan.why.endswith("; nodes are free that this job lacks")
     lead.leave(plan, lambda avoid: "another goes on")
     assert "another goes on" in lead.life.said  # type: ignore[attr-defined]
+
+
+def test_a_node_that_slurm_gives_again_is_refused_at_once_and_counts_for_nothing(lead: Leader) -> None:
+    hello(lead, [], ["scratch /s: 0.0 GB free, 1 wanted"])
+    plans = [lead.muster() for _ in range(5)]
+    assert [(plan.code, plan.avoid) for plan in plans[:4] if plan] == [(RETRYABLE, ["n2"])] * 4
+    assert ["again" in plan.why for plan in plans[:4] if plan] == [False, True, True, True]
+    # The fourth time it is tried all the same: its preflight failed twice in a row.
+    assert plans[4] is not None and plans[4].code == FATAL
+    kinds = [event["event"] for event in ledger.events(lead.run)]
+    assert kinds == ["ended", "left_out", *["refused"] * 3, "ended"]
+
+
+def test_another_job_is_asked_for_before_the_requeue(lead: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module.requeue, "requeue", lambda where, avoid: f"requeued without {[*avoid]}")
+    plan = Plan(0, leave=True, code=RETRYABLE, why="w", avoid=["n2"])
+
+    def elsewhere(avoid: Collection[str]) -> str | None:
+        asked.append(list(avoid))
+        return "a smaller job" if len(asked) == 1 else None
+
+    lead.leave(plan, elsewhere)
+    lead.leave(plan, elsewhere)
+    lead.leave(Plan(0, leave=True, code=PREEMPTED, why="w"), elsewhere)
+    assert asked == [["n2"], ["n2"], []]
+    said = [line for line in lead.life.said if line != "w"]  # type: ignore[attr-defined]
+    assert said == ["a smaller job", "requeued without ['n2']", "requeued without []"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase.machine.nvml import device_problems
+from diffbase.machine import nvml
+from diffbase.machine.nvml import device_health
 from launch.scheduler.client import lost_nodes
 from launch.supervise import preflight
 
@@ -53,10 +55,9 @@ class FakeNvml:
 
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED = NVML_VOLATILE_ECC = 0
 
-    class NVMLError_NotSupported(Exception):  # noqa: N801, N818
-        pass
+    NVMLError_NotSupported = type("NVMLError_NotSupported", (Exception,), {})
 
-    def __init__(self, errors: list[int | None]) -> None:
+    def __init__(self, errors: list[int | str | None]) -> None:
         self.errors = errors
 
     def nvmlInit(self) -> None:  # noqa: N802
@@ -76,7 +77,12 @@ class FakeNvml:
         errors = self.errors[handle]
         if errors is None:
             raise self.NVMLError_NotSupported
+        if isinstance(errors, str):
+            raise type(f"NVMLError_{errors}", (Exception,), {})("x")
         return errors
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return f"GPU-{handle}"
 
 
 @pytest.mark.parametrize(
@@ -89,19 +95,52 @@ class FakeNvml:
         ([5, 0, 0], "1,2", []),  # another job's GPU is not ours to judge
         ([0, 7], "GPU-0,GPU-1", ["GPU GPU-1: 7 uncorrected memory errors since its start"]),
         ([0, 0], " 0, 1", []),
-        ([0, 0], "", ["0 GPUs, 2 wanted"]),
-        ([0, 0, 0], "0,-1,2", ["1 GPUs, 2 wanted"]),
+        ([0, 0], "", ["0 GPUs (CUDA_VISIBLE_DEVICES=), 2 wanted"]),
+        ([0, 0, 0], "0,-1,2", ["1 GPUs (CUDA_VISIBLE_DEVICES=0,-1,2), 2 wanted"]),
+        ([0, 0], "1", ["1 GPUs (CUDA_VISIBLE_DEVICES=1), 2 wanted"]),
+        ([0, 0], "1,GPU-1", ["1 GPUs (CUDA_VISIBLE_DEVICES=1,GPU-1), 2 wanted"]),  # one, by two names
+        ([0, 0], "0,GPU-1", []),
+        ([0, "GpuIsLost"], None, ["GPU 1: NVMLError_GpuIsLost: x"]),
+        ([0, "NoPermission"], None, []),
         ([], None, ["no GPU can be seen (OSError: no driver)"]),
     ],
 )
 def test_devices(
-    errors: list[int | None], shown: str | None, wanted: list[str], monkeypatch: pytest.MonkeyPatch
+    errors: list[int | str | None], shown: str | None, wanted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(errors))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-    assert device_problems(2) == wanted
+    health = device_health(2)
+    assert list(health.problems) == wanted
+    unread = [f"GPU {i}" for i, count in enumerate(errors) if count == "NoPermission"]
+    assert [note.partition(":")[0] for note in health.notes] == unread
+
+
+@pytest.mark.parametrize(
+    ("error", "files", "well"),
+    [
+        ("LibraryNotFound", 2, True),  # a container without NVML
+        ("LibraryNotFound", 1, False),
+        ("LibraryNotFound", 0, False),
+        ("DriverNotLoaded", 2, False),
+    ],
+)
+def test_without_nvml_the_device_files_count(
+    error: str, files: int, well: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml([0])
+    wrong = type(f"NVMLError_{error}", (Exception,), {})("x")
+    monkeypatch.setattr(fake, "nvmlInit", Mock(side_effect=wrong))
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(nvml, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidiactl").touch()
+    for number in range(files):
+        (tmp_path / f"nvidia{number}").touch()
+    health = device_health(2)
+    assert (not health.problems, len(health.notes)) == (well, int(well))
 
 
 @pytest.mark.parametrize(
