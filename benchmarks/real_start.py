@@ -1,11 +1,15 @@
 """A real job of many ranks on this machine, beside another commit's: trains, loses a rank, and goes on.
 
     python benchmarks/real_start.py --before REVISION [--ranks 64] [--seconds 20] [--patience 900]
+    python benchmarks/real_start.py --before REVISION --preflight [--ranks 2] [--rounds 5]
 
 A tiny network under ``--cluster local``: seconds from the submission to the first step, calls that name a
 file (strace %file) a second and rank while it trains, of supervisors and of the ranks themselves, and whether
-it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB. Prints JSON; ratios
-are before / now.
+it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB.
+
+``--preflight``: with the timed all-reduce, and only the start: seconds to the first step, the least of
+``--rounds`` in which the sides take turns, and the calls that name a file of a whole job of two steps, of all
+its processes, a rank. Prints JSON; ratios are before / now.
 """
 
 from __future__ import annotations
@@ -18,14 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
-from benchmarks.control_scale import checkout, children, file_calls  # noqa: E402
+from benchmarks.control_scale import calls, checkout, children, file_calls  # noqa: E402
 from tests.support import small_set  # noqa: E402
 
 CONFIG = """
@@ -46,17 +50,22 @@ memory: {trace: false}
 class Job:
     """One side's job, from its submission on."""
 
-    def __init__(self, tree: Path, folder: Path, packed: Path, ranks: int, patience: float) -> None:
+    def __init__(
+        self, tree: Path, folder: Path, packed: Path, ranks: int, patience: float, *more: str,
+        cluster: Sequence[str] = ("local", "--no-preflight"), tracer: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.run, self.patience = folder / "run", patience
         config = folder / "config.yaml"
         text = CONFIG.replace("RUN", str(self.run)).replace("DATA", str(packed)).replace("RANKS", str(ranks))
         config.write_text(text)
-        command = [sys.executable, str(tree / "launch" / "submit.py"), "--config", str(config)]
-        size = ["--cluster", "local", "--tasks-per-node", str(ranks), "--no-preflight"]
+        command = [*tracer, sys.executable, str(tree / "launch" / "submit.py"), "--config", str(config)]
+        size = ["--cluster", *cluster, "--tasks-per-node", str(ranks), *more]
         env = os.environ | {
             "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state"),
         }  # fmt: skip
-        subprocess.run([*command, *size], env=env, cwd=folder, check=True, stdout=sys.stderr, timeout=120)
+        subprocess.run(
+            [*command, *size], env=env, cwd=folder, check=True, stdout=sys.stderr, timeout=patience
+        )
         self.controller = int(next(self.events("submitted"))["job"])
 
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
@@ -70,6 +79,9 @@ class Job:
         except (OSError, ValueError):
             return {"step": 0, "attempt": 0}
         return tree
+
+    def trains(self) -> bool:
+        return int(self.beat()["step"]) >= 1
 
     def wait(self, condition: Callable[[], object]) -> float:
         began = time.monotonic()
@@ -117,6 +129,30 @@ def measured(tree: Path, folder: Path, packed: Path, given: argparse.Namespace) 
     return found
 
 
+def started(trees: dict[str, Path], folder: Path, packed: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Both sides' starts with the timed all-reduce."""
+    profile = folder / "timed.yaml"
+    profile.write_text("{name: local, gpus: {form: none}, preflight: {run_gb: 0, scratch_gb: 0}}\n")
+    found: dict[str, Any] = {side: {"first_step_s": []} for side in trees}
+    for number in range(given.rounds):
+        for side, tree in trees.items():
+            where = folder / f"{side}-{number}"
+            where.mkdir()
+            job = Job(tree, where, packed, given.ranks, given.patience, cluster=[str(profile)])
+            try:
+                found[side]["first_step_s"].append(round(job.wait(job.trains), 2))
+            finally:
+                job.close()
+    for side, tree in trees.items():
+        where = folder / f"{side}-traced"
+        where.mkdir()
+        tracer = ["strace", "-c", "-f", "-e", "trace=%file", "-o", str(where / "calls")]
+        steps = ["--follow", "--train.steps", "2"]
+        Job(tree, where, packed, given.ranks, given.patience, *steps, cluster=[str(profile)], tracer=tracer)
+        found[side]["calls_a_rank"] = round(calls(where / "calls") / given.ranks)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,13 +161,20 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--patience", type=float, default=900)
+    parser.add_argument("--preflight", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, checkout(given.before) as before:
         packed = small_set.packed(Path(name), count=96 + 2 * given.ranks)
-        sides = {
-            side: measured(tree, Path(name) / side, packed, given)
-            for side, tree in (("before", before), ("now", HERE))
-        }
+        trees = {"before": before, "now": HERE}
+        if given.preflight:
+            sides = started(trees, Path(name), packed, given)
+            least = [min(sides[side]["first_step_s"]) for side in trees]
+            opened = [sides[side]["calls_a_rank"] for side in trees]
+            sides["ratio"] = {"first_step_s": least[0] / least[1], "calls_a_rank": opened[0] / opened[1]}
+            print(json.dumps({"ranks": given.ranks, **sides}, indent=1))
+            return
+        sides = {side: measured(tree, Path(name) / side, packed, given) for side, tree in trees.items()}
     keys = ("first_step_s", "calls_of_supervisors", "again_s")
     ratio = {key: round(sides["before"][key] / max(sides["now"][key], 1e-3), 1) for key in keys}
     print(json.dumps({"ranks": given.ranks, **sides, "ratio": ratio}, indent=1))

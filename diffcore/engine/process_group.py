@@ -14,6 +14,14 @@ from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
 
 
+def load() -> None:
+    """Load DeepSpeed, before which some variables have to be set. Looks whether there are GPUs, uses none."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    compile_cache.choose()
+    import deepspeed  # noqa: F401
+
+
 def start(run: Path, threads: int | None = None, *, group: bool = False) -> World:
     """Join the run's process group: one process alone, or as the launcher's environment says.
 
@@ -30,11 +38,9 @@ def start(run: Path, threads: int | None = None, *, group: bool = False) -> Worl
     }.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for train.deterministic, before CUDA starts
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed calls collectives by names that torch is renaming; a user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    compile_cache.choose()
+    load()
     import deepspeed
 
     # DeepSpeed would compile its own shared-memory collectives here, with a C++ compiler that may be missing
