@@ -7,14 +7,16 @@ A tiny network under ``--cluster local``: seconds from the submission to the fir
 file (strace %file) a second and rank while it trains, of supervisors and of the ranks themselves, and whether
 it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB.
 
-``--preflight``: with the timed all-reduce, and only the start: seconds to the first step, the least of
-``--rounds`` in which the sides take turns, and the calls that name a file of a whole job of two steps, of all
-its processes, a rank. Prints JSON; ratios are before / now.
+``--preflight``: with the timed all-reduce, and only the start: seconds to the first step from the submission
+and from the plan that follows the all-reduce, and processor seconds of the job until then, in ``--rounds`` in
+which the sides take turns; and the calls that name a file of a whole job of two steps, of all its processes,
+a rank. Prints JSON; ratios are before / now, of seconds the least.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +27,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
@@ -100,6 +104,15 @@ class Job:
             new = [child for pid in new for child in children(pid)]
         return found
 
+    def used(self) -> float:
+        """Processor seconds of all processes, with those that they have waited for."""
+        ticks = 0
+        for pid in [*self.processes(), self.controller]:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         for pid in [*self.processes(), self.controller]:
             try:
@@ -133,7 +146,9 @@ def started(trees: dict[str, Path], folder: Path, packed: Path, given: argparse.
     """Both sides' starts with the timed all-reduce."""
     profile = folder / "timed.yaml"
     profile.write_text("{name: local, gpus: {form: none}, preflight: {run_gb: 0, scratch_gb: 0}}\n")
-    found: dict[str, Any] = {side: {"first_step_s": []} for side in trees}
+    found: dict[str, Any] = {
+        side: {"first_step_s": [], "from_plan_s": [], "processor_s": []} for side in trees
+    }
     for number in range(given.rounds):
         for side, tree in trees.items():
             where = folder / f"{side}-{number}"
@@ -141,6 +156,9 @@ def started(trees: dict[str, Path], folder: Path, packed: Path, given: argparse.
             job = Job(tree, where, packed, given.ranks, given.patience, cluster=[str(profile)])
             try:
                 found[side]["first_step_s"].append(round(job.wait(job.trains), 2))
+                found[side]["processor_s"].append(round(job.used(), 2))
+                plan, step = next(job.events("started")), next(job.events("first_step"))
+                found[side]["from_plan_s"].append(round(step["time"] - plan["time"], 2))
             finally:
                 job.close()
     for side, tree in trees.items():
@@ -169,10 +187,9 @@ def main() -> None:
         trees = {"before": before, "now": HERE}
         if given.preflight:
             sides = started(trees, Path(name), packed, given)
-            least = [min(sides[side]["first_step_s"]) for side in trees]
-            opened = [sides[side]["calls_a_rank"] for side in trees]
-            sides["ratio"] = {"first_step_s": least[0] / least[1], "calls_a_rank": opened[0] / opened[1]}
-            print(json.dumps({"ranks": given.ranks, **sides}, indent=1))
+            least = {side: {key: np.min(value) for key, value in sides[side].items()} for side in trees}
+            ratio = {key: round(least["before"][key] / least["now"][key], 2) for key in least["now"]}
+            print(json.dumps({"ranks": given.ranks, **sides, "ratio": ratio}, indent=1))
             return
         sides = {side: measured(tree, Path(name) / side, packed, given) for side, tree in trees.items()}
     keys = ("first_step_s", "calls_of_supervisors", "again_s")

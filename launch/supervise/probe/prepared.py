@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -82,7 +83,10 @@ def _load() -> bool:
 def _in_fork(work: Callable[[], None]) -> int:
     """Do ``work`` in a fork of this process; its exit code, negative for a signal."""
     parent = os.getpid()
-    if pid := os.fork():
+    with warnings.catch_warnings():  # of numpy's threads, which are idle and made for forks
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = FATAL
     try:

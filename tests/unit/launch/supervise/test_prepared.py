@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -172,6 +173,19 @@ def test_it_is_what_a_new_process_would_be(begin: Begin, tmp_path: Path) -> None
     assert all(sum(found) == 140 for found in told["facts"]["loaders"].values())
 
 
+def test_what_is_loaded_before_the_fork_looks_for_no_gpu() -> None:
+    """The fork could not use one then."""
+    code = (
+        "import torch\n"
+        "def looked(*given): raise SystemExit('looked')\n"
+        "for name in ('is_available', 'device_count', '_lazy_init', 'current_device'):\n"
+        "    setattr(torch.cuda, name, looked)\n"
+        "from launch.supervise.probe import prepared, speeds\n"
+        "assert 'deepspeed' not in __import__('sys').modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=SECONDS)
+
+
 @pytest.mark.parametrize("changed", [{"NEW": "1"}, {"OLD": None}, {"OMP_NUM_THREADS": "2", "OLD": None}])
 def test_another_environment_starts_the_script_anew(
     begin: Begin, code: Path, changed: dict[str, str | None]
@@ -192,8 +206,8 @@ def test_a_signal_ends_it_while_it_waits(begin: Begin, number: int) -> None:
     rank = begin()
     assert rank.code() == DONE
     rank.process.forward(number)
-    rank.until(lambda: not rank.process.train(rank.env))
-    assert Child.poll(rank.process) == -number and not rank.said.exists()
+    rank.until(lambda: Child.poll(rank.process) is not None)
+    assert rank.code() == -number and not rank.process.train(rank.env) and not rank.said.exists()
 
 
 def test_it_ends_when_its_supervisor_is_gone(begin: Begin) -> None:
