@@ -37,7 +37,7 @@ def obey(command: Sequence[str]) -> None:
     Ends as the all-reduce did if that failed; RETRYABLE if the supervisor is gone or the time is over.
     """
     environ, path = dict(os.environ), _without_first(sys.path)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it trains every signal ends it at once
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it trains signals end it at once
     supervisor = _take_stdin()
     order = _next(supervisor)
     _limit(float(order["seconds"]))
@@ -56,10 +56,10 @@ def obey(command: Sequence[str]) -> None:
     sound = _load()
     changes: dict[str, str | None] = _next(supervisor)["changes"]
     supervisor.close()
+    signal.signal(signal.SIGINT, interrupt)
     if not sound or changes.keys() - LATE:
         os.execve(sys.executable, [sys.executable, *command], _changed(environ, changes))
     _apply(changes)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     # What Python makes of `python SCRIPT ARGUMENTS`.
     folder = [] if sys.flags.safe_path else [str(Path(command[0]).resolve().parent)]
     sys.path[:], sys.argv[:] = [*folder, *path], command

@@ -43,13 +43,10 @@ for name in os.listdir("/proc/self/fd"):
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
 import random
 import numpy, torch, torch.utils.data
-from multiprocessing import get_context
 
 class Squares(torch.utils.data.Dataset):
     def __len__(self): return 8
     def __getitem__(self, i): return os.getpid() != int(os.environ["OWN"]) and i * i
-
-def square(i): return i * i
 
 if __name__ == "__main__":
     from diffcore.engine import process_group
@@ -67,7 +64,6 @@ if __name__ == "__main__":
         "omp": torch.get_num_threads(), "deterministic": torch.are_deterministic_algorithms_enabled(),
         "stdin": sys.stdin.read(), "session": os.getsid(0) == os.getpid(),
         "loaders": {how: torch.cat(list(loader(how))).tolist() for how in ("fork", "spawn", "forkserver")},
-        "pool": [get_context(how).Pool(1).map(square, [3]) for how in ("spawn", "forkserver")],
         "environ": dict(sorted(os.environ.items())), "limits": __import__("resource").getrlimit(7),
     }
     with open(os.environ["SAY"], "w") as file:
