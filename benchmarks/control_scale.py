@@ -92,7 +92,10 @@ def supervisors(place: Any, nodes: int, ranks: int) -> list[subprocess.Popen[byt
 
 
 def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:  # one that has ended meanwhile has none
+        return []
 
 
 def count_calls(nodes: int, ranks: int, seconds: float) -> dict[str, float]:
@@ -144,11 +147,15 @@ def file_calls(pids: list[int], summary: Path, seconds: float) -> float:
         taken = time.monotonic() - began
         tracer.stderr.read()
         tracer.wait(120)
+    return calls(summary) / taken
+
+
+def calls(summary: Path) -> int:
+    """All calls of a summary of strace's."""
     rows = [
         line.split() for line in summary.read_text().splitlines()
     ]  # %, s, usecs/call, calls, (errors,) name
-    calls = [int(row[3]) for row in rows if len(row) in (5, 6) and row[-1] != "total" and row[3].isdigit()]
-    return sum(calls) / taken
+    return sum(int(row[3]) for row in rows if len(row) in (5, 6) and row[-1] != "total" and row[3].isdigit())
 
 
 def cpu_seconds(pid: int) -> float:

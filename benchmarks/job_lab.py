@@ -115,7 +115,7 @@ class Job:
         for pid in processes.everything():
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if len(command) > 1 and command[1].endswith(b"/diffcore/train.py"):
+                if any(word.endswith(b"/diffcore/train.py") for word in command[1:4]):
                     environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
                     if marks <= set(environment.split("\0")):
                         return pid

@@ -1,16 +1,22 @@
 """A real job of many ranks on this machine, beside another commit's: trains, loses a rank, and goes on.
 
     python benchmarks/real_start.py --before REVISION [--ranks 64] [--seconds 20] [--patience 900]
+    python benchmarks/real_start.py --before REVISION --preflight [--ranks 2] [--rounds 5]
 
 A tiny network under ``--cluster local``: seconds from the submission to the first step, calls that name a
 file (strace %file) a second and rank while it trains, of supervisors and of the ranks themselves, and whether
-it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB. Prints JSON; ratios
-are before / now.
+it goes on when a rank is killed, from a step that was saved. A rank takes some 300 MB.
+
+``--preflight``: with the timed all-reduce, and only the start: seconds to the first step from the submission
+and from the plan that follows the all-reduce, and processor seconds of the job until then, in ``--rounds`` in
+which the sides take turns; and the calls that name a file of a whole job of two steps, of all its processes,
+a rank. Prints JSON; ratios are before / now, of seconds the least.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -18,14 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
-from benchmarks.control_scale import checkout, children, file_calls  # noqa: E402
+from benchmarks.control_scale import calls, checkout, children, file_calls  # noqa: E402
 from tests.support import small_set  # noqa: E402
 
 CONFIG = """
@@ -46,17 +54,22 @@ memory: {trace: false}
 class Job:
     """One side's job, from its submission on."""
 
-    def __init__(self, tree: Path, folder: Path, packed: Path, ranks: int, patience: float) -> None:
+    def __init__(
+        self, tree: Path, folder: Path, packed: Path, ranks: int, patience: float, *more: str,
+        cluster: Sequence[str] = ("local", "--no-preflight"), tracer: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.run, self.patience = folder / "run", patience
         config = folder / "config.yaml"
         text = CONFIG.replace("RUN", str(self.run)).replace("DATA", str(packed)).replace("RANKS", str(ranks))
         config.write_text(text)
-        command = [sys.executable, str(tree / "launch" / "submit.py"), "--config", str(config)]
-        size = ["--cluster", "local", "--tasks-per-node", str(ranks), "--no-preflight"]
+        command = [*tracer, sys.executable, str(tree / "launch" / "submit.py"), "--config", str(config)]
+        size = ["--cluster", *cluster, "--tasks-per-node", str(ranks), *more]
         env = os.environ | {
             "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state"),
         }  # fmt: skip
-        subprocess.run([*command, *size], env=env, cwd=folder, check=True, stdout=sys.stderr, timeout=120)
+        subprocess.run(
+            [*command, *size], env=env, cwd=folder, check=True, stdout=sys.stderr, timeout=patience
+        )
         self.controller = int(next(self.events("submitted"))["job"])
 
     def events(self, kind: str) -> Iterator[dict[str, Any]]:
@@ -70,6 +83,9 @@ class Job:
         except (OSError, ValueError):
             return {"step": 0, "attempt": 0}
         return tree
+
+    def trains(self) -> bool:
+        return int(self.beat()["step"]) >= 1
 
     def wait(self, condition: Callable[[], object]) -> float:
         began = time.monotonic()
@@ -87,6 +103,15 @@ class Job:
             found += new
             new = [child for pid in new for child in children(pid)]
         return found
+
+    def used(self) -> float:
+        """Processor seconds of all processes, with those that they have waited for."""
+        ticks = 0
+        for pid in [*self.processes(), self.controller]:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         for pid in [*self.processes(), self.controller]:
@@ -117,6 +142,35 @@ def measured(tree: Path, folder: Path, packed: Path, given: argparse.Namespace) 
     return found
 
 
+def started(trees: dict[str, Path], folder: Path, packed: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Both sides' starts with the timed all-reduce."""
+    profile = folder / "timed.yaml"
+    profile.write_text("{name: local, gpus: {form: none}, preflight: {run_gb: 0, scratch_gb: 0}}\n")
+    found: dict[str, Any] = {
+        side: {"first_step_s": [], "from_plan_s": [], "processor_s": []} for side in trees
+    }
+    for number in range(given.rounds):
+        for side, tree in trees.items():
+            where = folder / f"{side}-{number}"
+            where.mkdir()
+            job = Job(tree, where, packed, given.ranks, given.patience, cluster=[str(profile)])
+            try:
+                found[side]["first_step_s"].append(round(job.wait(job.trains), 2))
+                found[side]["processor_s"].append(round(job.used(), 2))
+                plan, step = next(job.events("started")), next(job.events("first_step"))
+                found[side]["from_plan_s"].append(round(step["time"] - plan["time"], 2))
+            finally:
+                job.close()
+    for side, tree in trees.items():
+        where = folder / f"{side}-traced"
+        where.mkdir()
+        tracer = ["strace", "-c", "-f", "-e", "trace=%file", "-o", str(where / "calls")]
+        steps = ["--follow", "--train.steps", "2"]
+        Job(tree, where, packed, given.ranks, given.patience, *steps, cluster=[str(profile)], tracer=tracer)
+        found[side]["calls_a_rank"] = round(calls(where / "calls") / given.ranks)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,13 +179,19 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--patience", type=float, default=900)
+    parser.add_argument("--preflight", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, checkout(given.before) as before:
         packed = small_set.packed(Path(name), count=96 + 2 * given.ranks)
-        sides = {
-            side: measured(tree, Path(name) / side, packed, given)
-            for side, tree in (("before", before), ("now", HERE))
-        }
+        trees = {"before": before, "now": HERE}
+        if given.preflight:
+            sides = started(trees, Path(name), packed, given)
+            least = {side: {key: np.min(value) for key, value in sides[side].items()} for side in trees}
+            ratio = {key: round(least["before"][key] / least["now"][key], 2) for key in least["now"]}
+            print(json.dumps({"ranks": given.ranks, **sides, "ratio": ratio}, indent=1))
+            return
+        sides = {side: measured(tree, Path(name) / side, packed, given) for side, tree in trees.items()}
     keys = ("first_step_s", "calls_of_supervisors", "again_s")
     ratio = {key: round(sides["before"][key] / max(sides["now"][key], 1e-3), 1) for key in keys}
     print(json.dumps({"ranks": given.ranks, **sides, "ratio": ratio}, indent=1))

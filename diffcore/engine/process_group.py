@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from pathlib import Path
 
 import torch
 
 from diffbase.cli import InputError
+from diffbase.line import say
 from diffbase.machine import compile_cache, launcher, malloc
 from diffcore.engine import rendezvous
 from diffcore.engine.ranks import World
+
+
+def load() -> None:
+    """Load DeepSpeed, before which some variables have to be set. Looks whether there are GPUs, uses none."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    compile_cache.choose()
+    import deepspeed  # noqa: F401
 
 
 def start(run: Path, threads: int | None = None, *, group: bool = False, shown: bool = False) -> World:
@@ -25,7 +33,7 @@ def start(run: Path, threads: int | None = None, *, group: bool = False, shown: 
     if (told := launcher.told()) is not os.environ:
         os.environ.update(told)  # for DeepSpeed and the rendezvous
         if rank == 0 and size > 1:
-            print(f"{size} ranks, as srun or mpirun says; WORLD_SIZE=1 for one alone", file=sys.stderr)
+            say(f"{size} ranks, as srun or mpirun says; WORLD_SIZE=1 for one alone", error=True)
     launcher.check_devices()
     for name, value in {
         "RANK": "0",
@@ -35,11 +43,9 @@ def start(run: Path, threads: int | None = None, *, group: bool = False, shown: 
     }.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for train.deterministic, before CUDA starts
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed calls collectives by names that torch is renaming; a user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    compile_cache.choose()
+    load()
     import deepspeed
 
     # DeepSpeed would compile its own shared-memory collectives here, with a C++ compiler that may be missing

@@ -1,4 +1,4 @@
-"""python -m launch.supervise.allreduce --out FILE: one rank of the preflight's timed all-reduce.
+"""python -m launch.supervise.allreduce --out FILE: one rank of a timed all-reduce, alone.
 
 Rank 0 writes the bandwidth over all ranks and, of several nodes, over each pair of neighbours: bytes of the
 tensor over the time of one all-reduce, GB/s. Ends by itself when its time is over.
@@ -13,7 +13,6 @@ import threading
 from pathlib import Path
 
 from diffbase.exits import RETRYABLE
-from diffbase.files import write_json
 
 
 def main() -> None:
@@ -26,22 +25,9 @@ def main() -> None:
     limit.daemon = True
     limit.start()
 
-    import torch
-    import torch.distributed as dist
-
-    from diffcore.engine import ranks, rendezvous
     from launch.supervise.probe import speeds
 
-    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if cuda := torch.cuda.is_available():
-        torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
-    rendezvous.join("nccl" if cuda else "gloo", flags.out.parent, group=True)
-    place = ranks.World(rank, world, local, torch.device("cuda" if cuda else "cpu"))
-    node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-    result = speeds.measure(place, node)
-    if rank == 0:
-        write_json(flags.out, result)
-    dist.barrier()
+    speeds.take_part(flags.out)
     os._exit(0)  # gloo's threads may abort a process that ends slowly
 
 

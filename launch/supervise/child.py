@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from diffbase.exits import DONE
 from diffbase.trust import file_mode
 
 SET_PARENT_DEATH_SIGNAL = 1
+READY = b"."
+"""What a prepared process says when its part of the preflight went well."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,10 +46,12 @@ class Child:
         cwd: Path,
         log: Path | None = None,
         cores: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         """``log``: its output is added there; None, or one that cannot be opened: the supervisor's own.
 
-        ``cores``: those that it may run on; all that the supervisor may if there are none.
+        ``cores``: those that it may run on; all that the supervisor may if there are none. ``stdin``: as of
+        subprocess, nothing to read unless it is given.
         """
         output = None
         with contextlib.suppress(OSError):  # no reason not to train
@@ -53,7 +61,7 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 command, env=dict(env), cwd=cwd, start_new_session=True, preexec_fn=_prepare(cores),
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                stdin=stdin, stdout=output, stderr=output,
             )  # fmt: skip
         finally:
             if output is not None:
@@ -91,6 +99,58 @@ class Child:
     def _signal_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+class Prepared(Child):
+    """A rank's process that takes part in the preflight, waits, and trains (probe/prepared.py).
+
+    ``poll`` gives DONE when its part is over, while it waits; from ``train`` on it is like any other.
+    """
+
+    def __init__(
+        self, order: Mapping[str, Any], command: Sequence[str], env: Mapping[str, str], cwd: Path,
+        log: Path | None = None, cores: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """``order``: what ``probe.prepared.obey`` is told first; the rest as of Child."""
+        self._env, self._ready, self._trains = dict(env), False, False
+        self._words, theirs = socket.socketpair()
+        try:
+            with theirs:
+                super().__init__(command, env, cwd, log, cores, theirs.fileno())
+        except BaseException:
+            self._words.close()
+            raise
+        self._words.setblocking(False)
+        self._say(order)
+
+    def poll(self) -> int | None:
+        """As Child's; DONE once the preflight's part is over and it waits."""
+        code = super().poll()
+        if code is not None or self._trains:
+            return code
+        with contextlib.suppress(OSError):  # nothing said yet
+            self._ready = self._ready or self._words.recv(1) == READY
+        return DONE if self._ready else None
+
+    def train(self, env: Mapping[str, str]) -> bool:
+        """Have it become the training, in this environment; False if it is gone."""
+        names = {*self._env, *env}
+        changes = {name: env.get(name) for name in names if env.get(name) != self._env.get(name)}
+        self._trains = super().poll() is None and self._say({"changes": changes})
+        self._words.close()
+        return self._trains
+
+    def kill(self) -> None:
+        """As Child's."""
+        self._words.close()
+        super().kill()
+
+    def _say(self, words: Mapping[str, Any]) -> bool:
+        data = json.dumps(words).encode() + b"\n"
+        try:
+            return self._words.send(data) == len(data)
+        except OSError:
+            return False
 
 
 def _prepare(cores: Sequence[int]) -> Callable[[], None]:

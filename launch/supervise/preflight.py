@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,11 +103,9 @@ def room(folder: Path, gigabytes: float, what: str) -> str | None:
     return None
 
 
-def command(meeting: Record, seconds: float) -> list[str]:
-    """The process that takes part in the timed all-reduce, and ends itself after ``seconds``."""
-    out = meeting.folder / SPEED
-    module = "launch.supervise.allreduce"
-    return [sys.executable, *by_name(module, REPOSITORY), "--out", str(out), "--seconds", str(seconds)]
+def order(meeting: Record, seconds: float) -> dict[str, Any]:
+    """What a rank's process is told of the timed all-reduce, which ends it after ``seconds``."""
+    return {"out": str(meeting.folder / SPEED), "seconds": seconds}
 
 
 def judge(

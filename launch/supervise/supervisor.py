@@ -22,9 +22,11 @@ from pathlib import Path
 from diffbase import trust
 from diffbase.cli import InputError
 from diffbase.exits import DONE, FATAL, PREEMPTED, RETRYABLE
+from diffbase.files import REPOSITORY
+from launch.job.code import by_name
 from launch.job.folder import log_of
 from launch.supervise import preflight, takeover
-from launch.supervise.child import Child, die_with_parent
+from launch.supervise.child import Child, Prepared, die_with_parent
 from launch.supervise.environment import Layout, own_cores, rank_environment
 from launch.supervise.leader import Leader
 from launch.supervise.life import Life, SupersededError
@@ -45,6 +47,8 @@ class Supervisor:
         self.run_folder, self.say = life.run_folder, life.say
         self._children: dict[int, Child] = {}
         """The processes that run, by rank."""
+        self._prepared: dict[int, Prepared] = {}
+        """Those that have been through the preflight and wait to train."""
 
     # --- life ---
 
@@ -66,7 +70,7 @@ class Supervisor:
             self.say(f"error: {error}")
             return RETRYABLE
         finally:
-            for child in self._children.values():
+            for child in (self._prepared | self._children).values():
                 child.kill()
             self.meeting.close()
             if self.spec.cluster.scratch and self.life.scratch:
@@ -84,7 +88,7 @@ class Supervisor:
             plan = self.await_plan(PROBE)
             if plan.leave:
                 return self._leave(leader, plan)
-            self._attempt(PROBE, plan, preflight.command(self.meeting, self.life.limits.probe))
+            self._attempt(PROBE, plan)
             if leader:
                 leader.lead(leader.judge_probe, 0)
         number = 0
@@ -92,7 +96,7 @@ class Supervisor:
             plan = self.await_plan(number)
             if plan.leave:
                 return self._leave(leader, plan)
-            self._attempt(number, plan, self._training())
+            self._attempt(number, plan)
             number += 1
             if leader:
                 leader.lead(leader.decide, number, plan)
@@ -116,32 +120,34 @@ class Supervisor:
             self.say(f"no job with other nodes: {error}")
             return None
 
-    def _training(self) -> list[str]:
-        return [
-            sys.executable,
-            str(self.code / "diffcore" / "train.py"),
-            "--config",
-            str(self.life.place.config),
-        ]
-
     # --- one attempt ---
 
-    def _attempt(self, number: int | str, plan: Plan, command: Sequence[str]) -> None:
+    def _attempt(self, number: int | str, plan: Plan) -> None:
         """Run the ranks' processes to their ends, which a peer's end may make necessary; report each."""
         if self.life.asked:
             for rank in self.where.ranks():
                 self._report(number, rank.rank, PREEMPTED)
             return
         for rank in self.where.ranks():
-            self._children[rank.rank] = self._start(rank, plan, command)
+            self._children[rank.rank] = self._start(number, rank, plan)
         self._watch(number)
 
-    def _start(self, rank: Layout, plan: Plan, command: Sequence[str]) -> Child:
+    def _start(self, number: int | str, rank: Layout, plan: Plan) -> Child:
         env = rank_environment(os.environ, rank, self.spec, plan.attempt, (plan.address, plan.port))
         if self.life.scratch:
             env["SLURM_TMPDIR"] = str(self.life.scratch)
-        log = log_of(self.life.logs, self.where.job, rank.rank)
-        return Child(command, env, self.run_folder, log, own_cores(os.environ, rank))
+        training = [str(self.code / "diffcore" / "train.py"), "--config", str(self.life.place.config)]
+        log, cores = log_of(self.life.logs, self.where.job, rank.rank), own_cores(os.environ, rank)
+        if number == PROBE:
+            order = preflight.order(self.meeting, self.life.limits.probe)
+            command = [sys.executable, *by_name("launch.supervise.probe.rank", REPOSITORY), *training]
+            self._prepared[rank.rank] = Prepared(order, command, env, self.run_folder, log, cores)
+            return self._prepared[rank.rank]
+        if waiting := self._prepared.pop(rank.rank, None):
+            if waiting.train(env):
+                return waiting
+            waiting.kill()
+        return Child([sys.executable, *training], env, self.run_folder, log, cores)
 
     def _watch(self, number: int | str) -> None:
         """Until every process has ended; those that this supervisor ended are reported as its own doing."""
@@ -184,7 +190,7 @@ class Supervisor:
 
     def _respond(self, number: int) -> None:
         """Pass a signal on. After SIGTERM: if a node is lost, a job with fewer may go on (takeover.py)."""
-        for child in self._children.values():
+        for child in (self._prepared | self._children).values():
             child.forward(number)
         # Not only while training runs: it may have ended at once, when its peer on the lost node did.
         if number == signal.SIGTERM:

@@ -31,7 +31,8 @@ for number in (signal.SIGUSR2, signal.SIGTERM):
 acts = json.loads((told / "acts.json").read_text())
 act = acts.get(f"{attempt}.{rank}", acts.get(f"{attempt}", ["done"]))
 with open(told / f"seen-{attempt}-{rank}.json", "w") as file:
-    json.dump(dict(os.environ, pid=str(os.getpid()), cores=sorted(os.sched_getaffinity(0))), file)
+    facts = dict(pid=str(os.getpid()), cores=sorted(os.sched_getaffinity(0)), started=" ".join(sys.orig_argv))
+    json.dump(dict(os.environ, **facts), file)
 print("attempt", attempt, "of rank", rank, flush=True)
 step = act[1] if len(act) > 1 else 1
 if rank == 0 and step:

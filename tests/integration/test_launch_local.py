@@ -21,13 +21,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_local_job_trains_to_its_end_and_goes_on(small: Path, home: Path) -> None:
     submit = [sys.executable, str(REPOSITORY / "launch" / "submit.py"), "--config", str(small)]
-    size = ["--cluster", "local", "--tasks-per-node", "2", "--follow"]
-    first = run([*submit, *size], cwd=home)
+    timed = home / "timed.yaml"
+    timed.write_text("{name: local, gpus: {form: none}, preflight: {run_gb: 0, scratch_gb: 0}}\n")
+    size = ["--tasks-per-node", "2", "--follow"]
+    first = run([*submit, *size, "--cluster", str(timed)], cwd=home)
     assert first.code == 0, first.out + first.err
+    assert "all-reduce over 2 ranks" in first.out
     assert "2 ranks meet at 127.0.0.1" in first.out
     assert (home / "run" / "checkpoints" / "step-00000004" / "COMPLETE").exists()
 
-    again = run([*submit, *size, "--train.steps", "6"], cwd=home)
+    again = run([*submit, *size, "--cluster", "local", "--train.steps", "6"], cwd=home)
     assert again.code == 0, again.out + again.err
     assert (home / "run" / "checkpoints" / "step-00000006" / "COMPLETE").exists()
     # The second submission ran code of its own, from its own snapshot.

@@ -207,6 +207,18 @@ def test_the_timed_all_reduce_comes_before_the_first_step(start: Start) -> None:
     assert codes == [0, 0], output
     assert time.monotonic() - began < 30
     assert re.search(r"all-reduce over 2 ranks: [\d.]+ GB/s", output)
+    assert [job.log(rank) for rank in range(2)] == [f"attempt 0 of rank {rank}\n" for rank in range(2)]
+
+
+def test_who_was_in_the_all_reduce_trains_once(start: Start) -> None:
+    job = start({"0.1": ["exit", 1, 75]}, preflight={"mode": "full"})
+    codes, output = job.wait(90)
+    assert codes == [0, 0], output
+    started = {(a, r): seen(job, a, r)["started"] for a in range(2) for r in range(2)}
+    script = f"{job.place.code}/diffcore/train.py --config {job.place.config}"
+    assert all(words.endswith(f" {script}") for words in started.values())
+    assert ["probe.rank" in started[0, rank] for rank in range(2)] == [True, True]
+    assert ["probe.rank" in started[1, rank] for rank in range(2)] == [False, False]  # another attempt
 
 
 def test_neighbours_are_timed_side_by_side(start: Start) -> None:

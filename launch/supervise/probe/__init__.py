@@ -1,1 +1,1 @@
-"""The preflight's timed all-reduce: a process a rank, started before training and gone before it begins."""
+"""The preflight's timed all-reduce, in a fork of each rank's process, which trains after it."""

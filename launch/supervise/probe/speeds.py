@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from diffcore.engine import ranks
+from diffbase.files import write_json
+from diffcore.engine import ranks, rendezvous
 from launch.supervise.probe.ring import rounds
 
 TIMES = 5
+
+
+def take_part(out: Path) -> None:
+    """``measure`` as the rank that the launcher's environment says; rank 0 writes the result to ``out``.
+
+    Its process has to end after it: the process group is left as it is, and on a GPU a context.
+    """
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if cuda := torch.cuda.is_available():
+        torch.cuda.set_device(local if torch.cuda.device_count() > 1 else 0)
+    rendezvous.join("nccl" if cuda else "gloo", out.parent, group=True)
+    place = ranks.World(rank, world, local, torch.device("cuda" if cuda else "cpu"))
+    result = measure(place, os.environ.get("SLURMD_NODENAME") or os.uname().nodename)
+    if rank == 0:
+        write_json(out, result)
+    dist.barrier()
 
 
 def measure(place: ranks.World, node: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from tests.unit.test_house import REPOSITORY, name
 
 INTERNAL = {
     "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/ranks.py",
-    "launch/supervise/allreduce.py", "launch/supervise/check_data.py", "launch/supervise/start.py",
+    "launch/supervise/allreduce.py", "launch/supervise/check_data.py", "launch/supervise/probe/rank.py",
+    "launch/supervise/start.py",
 }  # fmt: skip
 """Files that are run and are no command of their own: they lead to commands, or the toolkit runs them."""
 OVERRIDES = ["train", "submit", "plan", "fit", "measure", "show"]
