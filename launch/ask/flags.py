@@ -9,6 +9,9 @@ from pathlib import Path
 from diffbase.cli import InputError, Parser
 from diffcore.config.tree import Config
 
+PARALLEL = 4
+"""Jobs of a sweep at once."""
+
 
 def parser(prog: str = "submit.py") -> Parser:
     """Ours alone; everything else on the command line overrides the config."""
@@ -41,7 +44,9 @@ def parser(prog: str = "submit.py") -> Parser:
     )
     how.add_argument("--after", metavar="JOB", help="start when JOB has ended")
     how.add_argument("--sweep", type=Path, metavar="FILE", help="one job array over the values in FILE")
-    how.add_argument("--parallel", type=int, default=4, metavar="N", help="jobs of a sweep at once (4)")
+    how.add_argument(
+        "--parallel", type=int, default=PARALLEL, metavar="N", help="jobs of a sweep at once (4)"
+    )
     how.add_argument("--no-preflight", action="store_true", help="do not check the nodes first")
     how.add_argument(
         "--force", action="store_true", help="submit though the memory plan does not fit the profile's GPUs"

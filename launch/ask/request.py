@@ -14,9 +14,13 @@ from diffcore.config.tree import Config
 from diffcore.runs import run_folder
 from launch.ask import profile
 from launch.ask.cpu_ranks import cpu_ranks
+from launch.ask.flags import PARALLEL
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
 from shards.schema import INDEX
+
+QUEUES = ("after", "test_only", "sweep", "time", "partition", "account", "qos", "constraint", "exclude")
+"""Flags that one machine has no use for."""
 
 
 def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
@@ -26,8 +30,11 @@ def choose_cluster(flags: argparse.Namespace, here: bool) -> Cluster:
         if flags.gpus_per_node is None and flags.tasks_per_node is None:
             flags.gpus_per_node = count_gpus()
             flags.tasks_per_node = flags.gpus_per_node or cpu_ranks()
-        if flags.after or flags.test_only or flags.sweep:
-            raise InputError("cluster local has no queue: --after, --sweep and --test-only need Slurm")
+        if given := [name for name in QUEUES if getattr(flags, name)]:
+            asked = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"cluster local has no queue: {asked} would do nothing; it is for Slurm")
+    if flags.parallel != PARALLEL and not flags.sweep:
+        raise InputError("--parallel is of a --sweep")
     if here and flags.sweep:
         raise InputError("--sweep is a job array of its own; inside an allocation add --queue")
     return cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from diffbase import cli, exits
+from benchmarks.kill_training import Ranks
+from diffbase import cli, exits, ledger
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
 from diffcore.runs import checkpoint
@@ -325,6 +327,21 @@ def test_within_a_streak_of_steps_left_out_nothing_is_saved_or_removed(
     assert f"Last good checkpoint: step-{began - 1:08d}" in finished.err
     words = "guards.max_skips 6 reached" if ends_by == "max_skips" else "step 9: not saved"
     assert words in finished.err and f"step {began + 1}: not saved" in finished.out
+
+
+def test_a_signal_within_a_streak_leaves_the_good_checkpoints(small: Path) -> None:
+    steps = ["--train.steps", "100000", "--guards.max_skips", "100000", "--train.checkpoint_every", "1"]
+    ranks = Ranks(small, 1, "--optimizer.lr", "1e3", "--engine.zero", "1", *steps)
+    try:
+        ranks.until_step(12)
+        ranks.processes[0].send_signal(signal.SIGTERM)
+        assert ranks.codes() == [exits.PREEMPTED]
+    finally:
+        ranks.kill()
+    events = list(ledger.events(ranks.run))
+    began = min(event["step"] for event in events if event["event"] == "skipped_step") - 1
+    assert 1 < began < 12 and events[-1]["event"] == "preempted"
+    assert list(map(checkpoint.step_of, checkpoint.complete(ranks.run))) == [began - 1, began]
 
 
 def truncated(packed: Path, copy: Path) -> Path:

@@ -55,10 +55,15 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             tables.print_table(rows)
             give(rows)
         return
+    if given.check and room is None:
+        raise InputError("--check needs --gpu, such as 80GB")
+    if given.check and given.out:
+        raise InputError("--out does not go with --check, which makes no report")
+    if room is not None and given.device == "cpu":
+        raise InputError("--gpu does not go with --device cpu")
     planned = planner.plan(config, given.world, given.rank)
     if given.check:
-        if room is None:
-            raise InputError("--check needs --gpu, such as 80GB")
+        assert room is not None
         if planned.smi > room:
             raise InputError(advise.does_not_fit(planner, config, given.world, planned.smi, room))
         with cli.answer(given) as give:

@@ -26,6 +26,8 @@ OF_1 = str(shipped("configs", "deepspeed", "zero1.json"))
             ["fit", "--gpu", "24", "--micro-batch", "7", "--batch.micro", "8"],
             "--micro-batch and --batch.micro",
         ),
+        (["plan", "--check", "--gpu", "24", "--out", "x"], "--out does not go with --check"),
+        (["plan", "--device", "cpu", "--gpu", "24"], "--gpu does not go with --device cpu"),
         (["plan", "--zero", "1", "--engine.zero", "1"], "--zero and --engine.zero are one setting"),
         (["plan", "--zero", "2", "--engine.deepspeed", OF_1], "stage is 1, engine.zero is 2"),
     ],
