@@ -18,7 +18,7 @@ from diffcore.engine.ranks import World, from_rank
 from diffcore.runs.data import first_samples, held_out
 from diffcore.runs.draw import draw_shared
 from diffcore.runs.sampling import spoken, told
-from diffcore.training.monitor import Monitor
+from diffcore.training.loggers.monitor import Monitor
 from shards.table import Index
 
 

@@ -53,7 +53,7 @@ from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loss_meter import LossMeter
-from diffcore.training.monitor import Monitor
+from diffcore.training.loggers.monitor import Monitor
 from diffcore.training.profile import StepProfile
 from diffcore.training.step_clock import StepClock
 from diffcore.training.validation import Validation

@@ -14,7 +14,9 @@ from typing import Any
 
 from diffbase import ledger
 from diffbase.cli import json_text, one_line
+from diffbase.files import REPOSITORY
 from diffbase.redaction import without_credentials
+from launch.job.code import by_name
 from launch.supervise.life import Life
 
 EXTRA = 2.0
@@ -72,7 +74,7 @@ class News:
         try:
             # fmt: off
             return subprocess.Popen(
-                [sys.executable, "-m", *arguments], cwd="/", stdin=stdin, start_new_session=True,
+                [sys.executable, *by_name(arguments[0], REPOSITORY), *arguments[1:]], cwd="/", stdin=stdin, start_new_session=True,
                 preexec_fn=_outlive_signals,
             )
             # fmt: on

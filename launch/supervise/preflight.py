@@ -68,7 +68,7 @@ def local(spec: JobSpec, run: Path, scratch: Path | None, config: Path) -> list[
 
 def data(config: Path, fingerprint: str | None, seconds: float = DATA_SECONDS) -> str | None:
     """Whether this node reads the run's shards, and they are those that were submitted; None if so."""
-    module = "launch.supervise.check_data"
+    module = "launch.supervise.probe.check_data"
     command = [sys.executable, *by_name(module, REPOSITORY), "--config", str(config)]
     if fingerprint:
         command += ["--fingerprint", fingerprint]

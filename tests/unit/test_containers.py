@@ -126,7 +126,7 @@ def test_profile_and_docs_name_one_image() -> None:
     )
 
 
-TRACKERS = ("wandb", "mlflow")
+UNPINNED = ("wandb", "mlflow", "bench")
 
 
 def test_constraints_fit_the_project() -> None:
@@ -138,8 +138,8 @@ def test_constraints_fit_the_project() -> None:
     assert not [version for version in versions.values() if "+" in version]
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    # Neither make nor the container installs these, and mlflow-skinny wants an older importlib_metadata.
-    wanted = chain(project["dependencies"], *(extras[name] for name in extras if name not in TRACKERS))
+    # Neither make nor the container installs those, and mlflow-skinny wants an older importlib_metadata.
+    wanted = chain(project["dependencies"], *(extras[name] for name in extras if name not in UNPINNED))
     for requirement in map(Requirement, wanted):
         if requirement.name == project["name"]:  # an extra made of others
             continue

@@ -233,7 +233,9 @@ def test_no_two_unit_tests_have_one_name() -> None:
 
 def test_modules_that_are_started_by_name_are_there() -> None:
     """A module that moves takes no string with it."""
-    named = re.compile(r'"-m",\s+"((?:diffbase|shards|diffcore|launch)[\w.]*)"|module = "(launch[\w.]*)"')
+    named = re.compile(
+        r'(?:"-m",\s+|by_name\()"((?:diffbase|shards|diffcore|launch)[\w.]*)"|module = "(launch[\w.]*)"'
+    )
     found = {a or b for path in FILES for a, b in named.findall(path.read_text())}
     assert {"launch.supervise.allreduce", "launch.supervise.probe.rank"} <= found
     missing = [module for module in sorted(found) if importlib.util.find_spec(module) is None]

@@ -21,8 +21,9 @@ from tests.unit.test_house import COMMANDS as FILES
 from tests.unit.test_house import REPOSITORY, name
 
 INTERNAL = {
-    "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/ranks.py",
-    "launch/supervise/allreduce.py", "launch/supervise/check_data.py", "launch/supervise/probe/rank.py",
+    "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/notify/__main__.py",
+    "launch/notify/textfile.py", "launch/ranks.py",
+    "launch/supervise/allreduce.py", "launch/supervise/probe/check_data.py", "launch/supervise/probe/rank.py",
     "launch/supervise/start.py",
 }  # fmt: skip
 """Files that are run and are no command of their own: they lead to commands, or the toolkit runs them."""

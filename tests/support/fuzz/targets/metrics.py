@@ -12,7 +12,7 @@ from diffbase.formats import jsonl
 from diffcore.evaluation.studies.curve import mean_loss
 from diffcore.runs import metrics
 from diffcore.runs.figures import figures, numbers
-from diffcore.training.monitor import Monitor
+from diffcore.training.loggers.monitor import Monitor
 from tests.support.fuzz.target import Target
 
 LINES: list[dict[str, Any]] = [

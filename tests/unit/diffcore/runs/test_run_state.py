@@ -28,7 +28,7 @@ from diffcore.runs.export import export
 from diffcore.runs.model import load_network
 from diffcore.training.batches import positions_of
 from diffcore.training.guards.progress import Progress
-from diffcore.training.monitor import Monitor
+from diffcore.training.loggers.monitor import Monitor
 from tests.support import tiny_run
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"

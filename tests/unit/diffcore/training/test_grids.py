@@ -20,7 +20,7 @@ from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World
 from diffcore.training import grids
 from diffcore.training.grids import SampleGrids
-from diffcore.training.monitor import Monitor
+from diffcore.training.loggers.monitor import Monitor
 from shards.table import Index
 from tests.support import small_set
 

@@ -12,7 +12,7 @@ from diffbase.exits import RETRYABLE
 from diffcore.config.tree import Data
 from launch.ask.request import fingerprint_of
 from launch.supervise import preflight
-from launch.supervise.check_data import check
+from launch.supervise.probe.check_data import check
 from shards.table import Index
 from tests.support import numerics, small_set
 

@@ -117,5 +117,5 @@ def test_where_slurm_takes_none_or_wants_the_nodes_the_job_is_queued_again(
         life=SimpleNamespace(asked=asked, place=None), code=None, where=None, spec=None, successor=None,
         say=said.append,
     )  # fmt: skip
-    assert Supervisor._grow(supervisor, ()) is None
-    assert said == ([] if asked else ["no job with more nodes: sbatch: error: no"])
+    assert Supervisor._elsewhere(supervisor, ()) is None
+    assert said == ([] if asked else ["no job with other nodes: sbatch: error: no"])
