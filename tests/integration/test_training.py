@@ -99,6 +99,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
     assert steps == [1, 2, 3, 4]
 
 
+def test_ranks_that_hold_all_read_a_part_each_and_hear_of_the_others_damage(
+    train: Train, small: Path
+) -> None:
+    """Under ZeRO-0: the older checkpoint is taken up by both, and nothing is lost but the steps since."""
+    run_folder, alike = small.parent / "run", ("--engine.zero", "0")
+    train("--train.steps", "6", *alike, ranks=2)
+    wanted = saved(run_folder)
+    run_folder.rename(small.parent / "whole")
+    train("--train.steps", "4", *alike, ranks=2)
+    [shard] = checkpoint.complete(run_folder)[-1].glob("shard-*")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # the last weight's, which rank 1 reads
+    shard.write_bytes(data)
+    resumed = train("--train.steps", "6", *alike, ranks=2)
+    assert "from step 2" in resumed.out and "do not have the sha256 that COMPLETE says" in resumed.out
+    found = saved(run_folder)
+    for which, tensors in wanted.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+
+
 def test_where_checkpoints_come_by_time_changes_no_number(train: Train, small: Path) -> None:
     """Not on two ranks, not over a resume, and not where validations cut the learning rate."""
     run_folder = small.parent / "run"
@@ -138,7 +159,9 @@ def test_a_run_from_before_versions_of_draws_goes_on_with_its_own(train: Train, 
     )
 
 
-@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2)), ((2, 3), (1, 1))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2)), ((2, 3), (1, 1)), ((2, 2), (2, 0))]
+)
 def test_a_run_goes_on_at_another_world_size_and_stage(
     before: tuple[int, int], after: tuple[int, int], train: Train, small: Path
 ) -> None:
