@@ -122,6 +122,10 @@ class Cluster(Section):
     scratch: Path | None = None
     """Node-local scratch; a job makes its own folder in it. None: $SLURM_TMPDIR where the site sets it."""
     preflight: Preflight = Preflight()
+    slow_factor: float = Field(default=1.5, gt=1)
+    """A rank that takes so many times its peers' time for its own part of a step is slow."""
+    leave_out_slow: bool = False
+    """Whether a node that is slow is left out of the job when it is queued again, if another one is idle."""
 
     @field_validator("sbatch")
     @classmethod
