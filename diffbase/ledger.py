@@ -8,6 +8,8 @@ which a launcher sets; by hand it stays 0). Rank 0 writes what training does, th
     start                           training began; steps, world, pid, host
     loaded                          a checkpoint was taken up (or none); step
     first_step                      the first step of this process is done; step
+    pace                            with each checkpoint, of several ranks: seconds of a step by rank, ``own``
+                                    (without waits for others) and of these ``data`` (waiting for it); step
     saving, saved                   a checkpoint was begun and is complete; step, seconds, seconds waited
     skipped_step, rollback          a guard acted; step and why, and how many steps were lost
     preempted, hang, failed, done   how it ended; step, and code or why

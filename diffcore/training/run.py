@@ -54,6 +54,7 @@ from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loss_meter import LossMeter
 from diffcore.training.loggers.monitor import Monitor
+from diffcore.training.pace import Pace
 from diffcore.training.profile import StepProfile
 from diffcore.training.step_clock import StepClock
 from diffcore.training.validation import Validation
@@ -128,7 +129,7 @@ class Training:
 
         self.agreement = Agreement(world, seconds_of(config.train.checkpoint_every))
         self.meter = LossMeter(config.diffusion.timesteps, world.device)
-        self.clock = StepClock(world.device)
+        self.clock, self.pace = StepClock(world.device), Pace(world)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
         self.validation = Validation(config, self.reader.index, world, self.engine.micro)
         # Where the memory goes: one step is followed, the others are not touched.
@@ -288,6 +289,7 @@ class Training:
         c, w = self.config, self.world
         seconds = self.clock.read()
         steps = self.monitor.steps_since(self.step)
+        self.pace.add(seconds, steps)
         if not steps:
             return True
         losses = self.meter.read()
@@ -448,6 +450,8 @@ class Training:
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
             self.saver.save(state, self.engine, self.ema, best)
+            if pace := self.pace.told():
+                self._record("pace", step=self.step, **pace)
         self._saved, self.streak.owed = self.step, False
         self.agreement.saved()
         self.clock.start()

@@ -164,6 +164,10 @@ class Cluster(Section):
     """Who may read new run folders, where the config does not say: private (the owner) or group."""
     notify: Notify | None = None
     prometheus: Prometheus | None = None
+    slow_factor: float = Field(default=1.5, gt=1)
+    """A rank that takes so many times its peers' time for its own part of a step is slow."""
+    leave_out_slow: bool = False
+    """Whether a node that is slow is left out of the job when it is queued again, if another one is idle."""
 
     @field_validator("sbatch")
     @classmethod

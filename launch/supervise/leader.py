@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +15,7 @@ from diffbase.system_error import DISK
 from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import preflight, requeue, takeover
-from launch.supervise.decide import budget, decision
+from launch.supervise.decide import budget, decision, pace
 from launch.supervise.decide.verdict import Verdict, judge
 from launch.supervise.environment import address, free_port, ports
 from launch.supervise.life import Life
@@ -236,16 +237,32 @@ class Leader:
             idle=self._idle,
             others=self._others,
         )
-        for node, why in chosen.avoid.items():
+        avoid = chosen.avoid if chosen.again or chosen.avoid else self._slow(chosen.code)
+        for node, why in avoid.items():
             ledger.record(self.run, "left_out", attempt=plan.attempt, node=node, why=why)
-        self._exclude(chosen.avoid)
+        self._exclude(avoid)
         if not chosen.again:
-            return self._leave(chosen.code, chosen.why, chosen.avoid)
+            return self._leave(chosen.code, chosen.why, avoid)
         if takeover.larger(self.life.place, self.where, self.spec, self._out()):
             return self._leave(RETRYABLE, f"{verdict.why}; nodes are free that this job lacks")
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return None
+
+    def _slow(self, code: int) -> dict[str, str]:
+        """The slowest node, where the profile would do without it and this life is the one that has it queued
+        again; after SIGTERM Slurm has done so already."""
+        cluster, events = self.spec.cluster, list(ledger.events(self.run))
+        ours = code in (RETRYABLE, PREEMPTED) and self.life.asked != signal.SIGTERM
+        if not (cluster.leave_out_slow and self.spec.requeue and ours):
+            return {}
+        slow = pace.slow_nodes(events, cluster.slow_factor)
+        if not slow or not decision.may_leave_out(events, len(self.where.nodes), time.time()):
+            return {}
+        node = max(slow, key=lambda name: slow[name])
+        return (
+            {node: f"took {slow[node]:g} times its peers' time for a step"} if self._idle() - {node} else {}
+        )
 
     def _collect(self, number: int | str) -> dict[int, Exit]:
         """Every rank's exit, or those that came before it was clear that no more will."""

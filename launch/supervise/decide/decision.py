@@ -86,14 +86,14 @@ def suspect(events: Sequence[Mapping[str, Any]], nodes: int) -> str | None:
     if not faults or not faults[-1][0]:
         return None
     node, now = faults[-1]
-    since = now - WINDOW
-    out = [
-        e
-        for e in events
-        if e["event"] == "left_out" and not e.get("preflight") and float(e.get("time", 0.0)) > since
-    ]
-    often = sum(name == node and time > since for name, time in faults)
-    return node if often >= FAULTS and len(out) < max(FEW, nodes // SHARE) else None
+    often = sum(name == node and time > now - WINDOW for name, time in faults)
+    return node if often >= FAULTS and may_leave_out(events, nodes, now) else None
+
+
+def may_leave_out(events: Iterable[Mapping[str, Any]], nodes: int, now: float) -> bool:
+    """Whether one more of ``nodes`` may be left out; those that failed a preflight do not count."""
+    out = [e for e in events if e["event"] == "left_out" and not e.get("preflight")]
+    return sum(float(e.get("time", 0.0)) > now - WINDOW for e in out) < max(FEW, nodes // SHARE)
 
 
 def came_back(events: Iterable[Mapping[str, Any]], nodes: Container[str], since: float) -> dict[str, str]:

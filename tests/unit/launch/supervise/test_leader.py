@@ -274,3 +274,33 @@ def test_another_job_is_asked_for_before_the_requeue(lead: Leader, monkeypatch: 
     assert asked == [["n2"], ["n2"], []]
     said = [line for line in lead.life.said if line != "w"]  # type: ignore[attr-defined]
     assert said == ["a smaller job", "requeued without ['n2']", "requeued without []"]
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "asked", "idle", "avoid"),
+    [
+        (True, 10, {"n3"}, ["n2"]),
+        (False, 10, {"n3"}, []),
+        (True, 15, {"n3"}, []),  # SIGTERM: Slurm has queued it again already
+        (True, 10, set(), []),  # no other node is to be had
+    ],
+)
+def test_a_slow_node_is_left_out_where_the_profile_says_so(
+    leave_out: bool, asked: int, idle: set[str], avoid: Lines, lead: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = lead.spec.cluster.model_copy(update={"leave_out_slow": leave_out})
+    lead.spec = lead.spec.model_copy(update={"cluster": cluster})
+    monkeypatch.setattr(client, "state_of", lambda job: client.State("RUNNING", 0, "n[1-2]", "p"))
+    monkeypatch.setattr(client, "idle_nodes", lambda partition: list(idle))
+    hello(lead, [], [])
+    assert lead.muster() is None
+    ledger.record(lead.run, "started", attempt=0, world=2, nodes=["n1", "n2"])
+    for _ in range(3):
+        ledger.record(lead.run, "pace", attempt=0, own=[1.0, 2.0])
+    lead.life.asked = asked
+    for rank in (0, 1):
+        lead.meeting.report(0, Exit(rank, PREEMPTED, 100.0, f"n{rank + 1}"))
+    plan = lead.decide(Plan(0, address="n1", port=1))
+    assert plan is not None
+    assert (plan.code, list(plan.avoid)) == (PREEMPTED, avoid)
+    assert [e["node"] for e in ledger.events(lead.run) if e["event"] == "left_out"] == avoid
