@@ -11,14 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.line import say
-
 if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
     # With PYTHONSAFEPATH it put nothing there.
     sys.path[: not sys.flags.safe_path] = [str(Path(__file__).resolve().parents[1])]
 
 from diffbase import cli
+from diffbase.line import say
 from diffcore.config import configure
 from launch.ask import profile
 from launch.ask.fewer_nodes import without_excluded

@@ -225,6 +225,13 @@ def test_data_is_printed_as_text(path: Path) -> None:
             assert not bad, f"line {call.lineno}: {bad}: use diffbase.line.say"
 
 
+@pytest.mark.parametrize("command", ["launch/submit.py", "diffcore/train.py", "slurm/box.py"])
+def test_commands_that_run_by_path_load_their_own_checkout(command: str) -> None:
+    """Nothing of ours is imported before it is at the front of the path."""
+    before, _, _ = (REPOSITORY / command).read_text().partition("sys.path[")
+    assert not re.search(rf"^(from|import) ({'|'.join(ROOMS)})\b", before, re.MULTILINE)
+
+
 def test_no_two_unit_tests_have_one_name() -> None:
     """pytest collects the first of them alone: their folders are no packages."""
     names = sorted(path.name for path in (REPOSITORY / "tests" / "unit").rglob("test_*.py"))
