@@ -34,18 +34,31 @@ NONE_HERE = (errno.ENOSYS, errno.EOPNOTSUPP)
 """Of a mount without flock."""
 
 
-def alone(descriptor: int, *, shared: bool = False) -> bool:
-    """Take the kernel's lock of an open file; whether nobody else has it. OSError where there is none."""
+class NoLocksError(OSError):
+    """The mount has no flock."""
+
+
+def alone(descriptor: int) -> bool:
+    """Take the kernel's lock of an open file; whether nobody else has it. OSError; NoLocksError."""
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def until_alone(descriptor: int, *, shared: bool = False) -> None:
-    """The same, but wait for it."""
-    fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    """The same, but wait for it. ``shared``: or one with others who ask so."""
+    _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+
+
+def _flock(descriptor: int, how: int) -> None:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno in NONE_HERE:
+            raise NoLocksError(error.errno, os.strerror(error.errno)) from error
+        raise
 
 
 @contextmanager
@@ -53,9 +66,7 @@ def needed(path: Path, instead: str) -> Iterator[None]:
     """InputError where the block needs the kernel's locks at ``path`` and the mount has none."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NONE_HERE:
-            raise
+    except NoLocksError as error:
         raise InputError(f"{path}: no flock ({error.strerror}); {advice(path)}; or give {instead}") from error
 
 
@@ -121,12 +132,12 @@ class Lock:
             return None
         try:
             return patiently(lambda: alone(self._file.fileno()), self.path)
+        except NoLocksError as error:
+            self._fault = error
+            return None
         except OSError as error:
-            if error.errno not in (*NONE_HERE, errno.ENOLCK):
+            if error.errno != errno.ENOLCK:
                 raise
-            if error.errno in NONE_HERE:
-                self._fault = error
-                return None
             hint = f"is a lock server away? {advice(self.path)}; or set {LOCKS}=lease on every node"
             raise GaveUpError(error.errno, f"{error.strerror}: {hint}", str(self.path)) from error
 

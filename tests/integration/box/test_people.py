@@ -17,10 +17,13 @@ import pytest
 import yaml
 
 from tests.integration.box.checkout import Checkout, make_checkout
-from tests.integration.box.conftest import RunningBox, box_py, why_not
+from tests.integration.box.conftest import REPOSITORY, RunningBox, box_py, why_not
+from tests.support import numerics
 
 NOBODY = 65534
 AS_NOBODY: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+COLLEAGUES = 54322
+COLLEAGUE: dict[str, Any] = AS_NOBODY | {"extra_groups": [COLLEAGUES]}
 LIBRARIES = {"PYTHONPATH": sysconfig.get_path("purelib")}
 
 
@@ -109,6 +112,53 @@ def test_two_users_share_the_nodes_and_nothing_else(box: RunningBox, packed: Pat
         assert [path for path in paths if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
     pickle = next(mine.run.glob("job/001/*_submitted.pkl"))
     assert subprocess.run(["cat", str(pickle)], capture_output=True, **AS_NOBODY).returncode
+
+
+def test_a_colleague_reads_a_group_run_and_changes_nothing(box: RunningBox, packed: Path) -> None:
+    """A real training of two nodes, submitted twice: the second time without a word of who may read."""
+    python = other_users_python()
+    owner = checkout("owner", box, packed)
+    shutil.copyfile(REPOSITORY / "diffcore" / "train.py", owner.folder / "diffcore" / "train.py")
+    text = numerics.CONFIG.replace("PACKED", str(box.folder.parent / "packed"))
+    (owner.folder / "small.yaml").write_text(text)
+    project = owner.folder / "project"
+    project.mkdir()
+    os.chown(project, -1, COLLEAGUES)
+    project.chmod(0o2755)
+    run = project / "run"
+    arguments = ("--nodes", "2", "--no-preflight", "--run", str(run))
+    for more in (("--run_access", "group", "--train.steps", "2"), ("--train.steps", "4")):
+        job = owner.job(*arguments, *more)
+        assert owner.until_over(job, 200) == "COMPLETED"
+
+    def ask(person: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(owner.folder), LIBRARIES["PYTHONPATH"]])
+        env = {**box.env, "PYTHONPATH": path, "HOME": "/nonexistent"}
+        command = [python, "-m", "launch.jobs", *words]
+        return subprocess.run(command, cwd="/", env=env, capture_output=True, text=True, timeout=60, **person)
+
+    status = ask(COLLEAGUE, "status", str(run))
+    assert status.returncode == 0 and "done" in status.stdout, status.stderr
+    for rank in ("0", "1"):
+        logs = ask(COLLEAGUE, "logs", str(run), "--rank", rank)
+        assert logs.returncode == 0 and logs.stdout, logs.stderr
+    scalars = subprocess.run(
+        ["cat", *map(str, run.glob("**/*tfevents*"))], capture_output=True, cwd="/", **COLLEAGUE
+    )
+    assert scalars.returncode == 0 and b"loss" in scalars.stdout
+    assert ask(AS_NOBODY, "status", str(run)).returncode != 0
+
+    def those(test: str, person: dict[str, Any]) -> set[Path]:
+        done = subprocess.run(["find", run, test], capture_output=True, text=True, cwd="/", **person)
+        return {Path(line) for line in done.stdout.splitlines()}
+
+    assert those("-writable", COLLEAGUE) == those("-readable", AS_NOBODY) == set()
+    readable = those("-readable", COLLEAGUE)
+    for job_folder in run.glob("job/[0-9]*"):
+        names = {path.name for path in job_folder.iterdir() if path in readable}
+        assert names and all(name.endswith(("_log.out", "_log.err")) for name in names), names
+    steps = [path.parent.name for path in readable if path.name == "COMPLETE"]
+    assert steps and not [path for path in readable if path.name.startswith(".")]
 
 
 def test_cores_and_threads_are_the_allocations(box: RunningBox, packed: Path) -> None:

@@ -176,7 +176,7 @@ def test_what_needs_the_kernels_locks_says_so(tmp_path: Path) -> None:
         ),
         lock.needed(tmp_path, "a local folder"),
     ):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise lock.NoLocksError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def test_one_that_nobody_closed_is_free_when_it_is_forgotten(tmp_path: Path) -> None:

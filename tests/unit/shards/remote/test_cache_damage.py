@@ -281,6 +281,23 @@ def test_a_cache_whose_disk_fails_is_named(
     assert open_in(cache.folder) == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_cache_on_a_disk_without_locks_is_told_what_to_do(
+    server: Server, cache: Cache, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none_here(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    fault = rf"no flock \({os.strerror(number)}\)"
+    said = rf"^{cache.folder}: {fault}; .* data\.cache: a folder of a node's own disk$"
+    with (
+        pytest.raises(InputError, match=said),
+        ShardReader(server.url, order="sequential", cache=cache) as reader,
+    ):
+        reader.read([0])
+
+
 def test_writes_that_take_less_are_gone_on_with(
     server: Server, cache: Cache, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
