@@ -52,11 +52,11 @@ from diffcore.training.inputs import Inputs, opened
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loggers.chosen import trackers
-from diffcore.training.loss_meter import LossMeter
 from diffcore.training.loggers.monitor import Monitor
-from diffcore.training.pace import Pace
+from diffcore.training.meters.loss_meter import LossMeter
+from diffcore.training.meters.pace import Pace
+from diffcore.training.meters.step_clock import StepClock
 from diffcore.training.profile import StepProfile
-from diffcore.training.step_clock import StepClock
 from diffcore.training.validation import Validation
 
 LARGER_IS_BETTER = ("quality/fidelity",)

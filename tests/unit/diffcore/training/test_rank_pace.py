@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffcore.engine.ranks import World
-from diffcore.training.pace import Pace
+from diffcore.training.meters.pace import Pace
 from tests.support.ranks import on_threads
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffcore.training import step_clock
-from diffcore.training.step_clock import StepClock
+from diffcore.training.meters.step_clock import StepClock
 
 
 @pytest.fixture
