@@ -74,8 +74,8 @@ class News:
         try:
             # fmt: off
             return subprocess.Popen(
-                [sys.executable, *by_name(arguments[0], REPOSITORY), *arguments[1:]], cwd="/", stdin=stdin, start_new_session=True,
-                preexec_fn=_outlive_signals,
+                [sys.executable, *by_name(arguments[0], REPOSITORY), *arguments[1:]],
+                cwd="/", stdin=stdin, start_new_session=True, preexec_fn=_outlive_signals,
             )
             # fmt: on
         except (OSError, subprocess.SubprocessError) as error:

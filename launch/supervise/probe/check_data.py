@@ -1,4 +1,4 @@
-"""python -m launch.supervise.probe.check_data --config FILE: does this node read the shards that were submitted?
+"""python -m launch.supervise.probe.check_data --config FILE: does this node read the submitted shards?
 
 The preflight's look at the data, in a process of its own: a disk that hangs must not hold up the supervisor.
 """
