@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diffbase.formats import json_file
 from diffcore.runs import metrics
-from diffcore.training import monitor
+from diffcore.training.loggers import monitor
 
 LINES = [
     "memory report: /x[/x]",

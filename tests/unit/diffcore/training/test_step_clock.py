@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffcore.training import step_clock
+from diffcore.training.meters import step_clock
 from diffcore.training.meters.step_clock import StepClock
 
 

@@ -14,8 +14,7 @@ import pytest
 from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.tree import Config
-from diffcore.training import monitor
-from diffcore.training.loggers import chosen
+from diffcore.training.loggers import chosen, monitor
 
 BLOCK, FULL, LAST = 1 << 15, 1, 4
 SECRET = "5ec2e7" * 6 + "abcd"

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
-from diffcore.training import monitor
-from diffcore.training.loggers import identity, tracker
+from diffcore.training.loggers import identity, monitor, tracker
 from diffcore.training.loggers.tracker import Tracker
 
 
