@@ -31,7 +31,7 @@ def test_a_search_for_the_loss_scale_is_no_streak(
     training.world, training.step, training.streak = World(0, 1, 0, CPU), 3, Streak()
     training.config = SimpleNamespace(run=tmp_path, guards=Guards())
     training.engine = SimpleNamespace(loss_scale=scale)
-    training.loggers.monitor = SimpleNamespace(say=said.append)
+    training.monitor = SimpleNamespace(say=said.append)
     training.progress = Progress(skips=1, skips_in_row=1)
     training._skipped(torch.tensor(loss_finite))
     assert training.streak.on == on and bool(said) == on
