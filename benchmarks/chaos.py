@@ -1,7 +1,7 @@
 """What clusters do to jobs, done to this toolkit and to what people use instead: one table.
 
     pip install pytorch-lightning torchmetrics                      # and nvidia-resiliency-ext, on Linux
-    python benchmarks/chaos.py [--only crash ...] [--with diffcore ...] [--box DIR] [--write docs/chaos.md]
+    python benchmarks/chaos.py [--only crash ...] [--with diffcore ...] [--write docs/chaos.md]
 
 Needs root and Slurm's packages (docs/slurm-box.md). Each contender trains the same network on the same shards
 for the same steps, on two nodes of one rank, with a checkpoint every epoch of ten steps; its files are in
@@ -386,6 +386,8 @@ def main() -> int:
     parser.add_argument("--box", type=Path, help="a box that runs, instead of our own of two nodes")
     parser.add_argument("--keep", type=Path, help="an empty folder for the runs, kept")
     parser.add_argument("--write", type=Path, help="put the table into this file")
+    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="JSON",
+                        help="what earlier calls printed: their cells stand in the table too")  # fmt: skip
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the box goes down with us
     contenders = args.contenders or [
@@ -415,6 +417,9 @@ def main() -> int:
                 wanted = wanted or found.get("final")
     if not args.keep:
         shutil.rmtree(folder)
+    for earlier in args.add:
+        for contender, row in json.loads(earlier.read_text())["cells"].items():
+            cells[contender] = row | cells.get(contender, {})
     if args.write:
         text = args.write.read_text()
         head, tail = text.split(BEGIN)[0], text.split(END)[1]

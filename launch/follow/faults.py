@@ -10,7 +10,7 @@ from launch.follow import ends
 
 BESIDE = ("save_failed", "log_lost", "damaged", "rollback", "left_out", "refused", "slow")
 """Events that end no attempt, and that somebody should know of."""
-NOISE = ("saving", "saved")
+NOISE = ("saving", "saved", "pace")
 """Events of every few minutes."""
 
 

@@ -16,6 +16,7 @@ from launch.follow.faults import Fault, faults
 from launch.follow.points import Unreadable
 from launch.follow.run import UNKNOWN_TO_SLURM, Run
 from launch.scheduler.query import Job, Known
+from launch.supervise.decide import pace
 
 LINES = 5
 """Logged steps that the rate is the median of."""
@@ -59,6 +60,8 @@ class Glance:
     stopped: int | None = None
     fault: Fault | None = None
     """The newest."""
+    slow: Mapping[int, float] | None = None
+    """Ranks that were slow lately: how many times their peers' time they took for their part of a step."""
     damage: str | None = None
 
     def tree(self) -> dict[str, Any]:
@@ -93,6 +96,7 @@ def glance(run: Run | Unreadable, known: Known) -> Glance:
         attempts=len(attempts), failed=sum(kind in ends.FAULTS for kind in kinds),
         stopped=sum(kind in (ends.STOPPED, ends.TIMEOUT) for kind in kinds),
         fault=next(iter(reversed(faults(run.events))), None), damage=run.damage,
+        slow=pace.slow_ranks(run.events, pace.factor_of(run.events)),
     )  # fmt: skip
 
 

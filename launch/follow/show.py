@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from typing import Any
 
 from diffbase.cli import InputError, one_line
 from diffbase.files import write_atomic
-from diffbase.line import printable, say
+from diffbase.line import say
 from diffbase.tables import Block, TextTable, show
 from launch.follow import goodput
 from launch.follow.faults import faults, others
@@ -24,6 +25,8 @@ from launch.scheduler.query import Known
 
 FAULTS, OTHERS = 6, 4
 """Of the newest, that are shown."""
+SLOW = 4
+"""Ranks that are named, the slowest first."""
 
 Ask = Callable[[Sequence[Run | Unreadable]], Known]
 
@@ -138,6 +141,11 @@ def _detail(run: Run, at: Glance) -> list[Block]:
     table.add_row("attempts", f"{at.attempts} ({at.failed} failed, {at.stopped} stopped and saved)")
     table.add_row("goodput", "-" if at.goodput is None else f"{at.goodput:.1%} of the time on the nodes")
     table.add_row("last fault", fault_words(at.fault))
+    if at.slow:
+        slowest = sorted(at.slow.items(), key=lambda one: -one[1])[:SLOW]
+        more = f" and {len(at.slow) - SLOW} more" if len(at.slow) > SLOW else ""
+        told = ", ".join(f"rank {rank} takes {ratio:.1f} times its peers' time" for rank, ratio in slowest)
+        table.add_row("slow", told + more)
     blocks: list[Block] = [table]
     if found := faults(run.events)[-FAULTS:]:
         wrong = TextTable("", "what failed", "", "", text=range(3), plain=True)
@@ -221,17 +229,23 @@ def goodput_of(run: Run) -> dict[str, Any]:
     if between is not None:
         say(between)
     picture = _draw(run, attempts)
-    print(f"picture: {printable(str(picture))}")
+    say(f"picture: {picture}" if picture else f"no picture: {run.folder} is not this user's to write in")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]
     told = {"run": str(run.folder), "goodput": kept, "with_queue": whole, "attempts": seconds}
-    told |= {"picture": str(picture), "points": []}
+    told |= {"picture": picture and str(picture), "points": []}
     return told | {"checkpoints": None if between is None else asdict(between)}
 
 
-def _draw(run: Run, attempts: Sequence[goodput.Attempt]) -> Path:
+def _draw(run: Run, attempts: Sequence[goodput.Attempt]) -> Path | None:
+    """The picture in the run folder; None for whoever may only read there."""
     picture = run.folder / "goodput.svg"
     title = f"{run.folder.name}: goodput {goodput.share(attempts):.1%}"
-    write_atomic(picture, goodput.svg(attempts, title).encode())
+    try:
+        write_atomic(picture, goodput.svg(attempts, title).encode())
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EROFS):
+            raise
+        return None
     return picture
 
 

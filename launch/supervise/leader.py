@@ -59,6 +59,7 @@ class Leader:
             ledger.record(
                 self.run, "started", attempt=plan.attempt, job=self.where.job, restart=self.where.restart,
                 world=self.where.world, nodes=list(self.where.nodes), port=plan.port,
+                slow_factor=self.spec.cluster.slow_factor,
                 **({} if self._queued is None else {"queued": self._queued}),
             )
             self._queued = None

@@ -7,6 +7,8 @@ from typing import Any
 
 LATELY = 3
 """Reports in a row, of one attempt, in all of which a rank has to be slow: once may be anything."""
+FACTOR = 1.5
+"""Times its peers' time that make a rank slow, where its run's profile does not say (``slow_factor``)."""
 
 
 def slow_ranks(
@@ -44,6 +46,12 @@ def slow_nodes(events: Iterable[Mapping[str, Any]], factor: float) -> dict[str, 
             node = nodes[rank // (world // len(nodes))]
             found[node] = max(ratio, found.get(node, 0.0))
     return found
+
+
+def factor_of(events: Iterable[Mapping[str, Any]]) -> float:
+    """What the run's profile called slow when it was started last."""
+    told = [e["slow_factor"] for e in events if e["event"] == "started" and "slow_factor" in e]
+    return float(told[-1]) if told and isinstance(told[-1], int | float) and told[-1] > 1 else FACTOR
 
 
 def _own(event: Mapping[str, Any]) -> list[float]:

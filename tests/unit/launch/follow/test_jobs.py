@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -17,10 +19,12 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.formats import jsonl
 from launch import jobs
-from launch.follow import goodput
+from launch.ask import profile
+from launch.follow import goodput, show
 from launch.follow.run import FRESH, Run
 from launch.job import registry
 from launch.scheduler import query
+from launch.supervise.decide import pace
 
 
 def event(at: float, name: str, attempt: int = 0, **fields: Any) -> dict[str, Any]:
@@ -229,6 +233,39 @@ def test_commands_take_the_newest_run(command: str, run: Path, capsys: pytest.Ca
     assert {"list": "STOPPED", "status": "killed by SIGKILL", "goodput": "goodput.svg", "logs": "step 1"}[
         command
     ] in out
+
+
+@pytest.mark.parametrize(("factor", "named"), [(1.5, True), (3.0, False)])
+def test_slow_ranks_are_named_by_what_the_profile_calls_slow(
+    factor: float, named: bool, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.record(run, "started", job="5", restart=0, world=4, nodes=["n1", "n2"], slow_factor=factor)
+    for step in range(pace.LATELY):
+        ledger.record(run, "pace", step=step, own=[1.0, 1.0, 2.5, 1.0], data=[0.0] * 4, steps=1)
+    jobs.main(["status", str(run)])
+    said = capsys.readouterr().out
+    assert ("rank 2 takes 2.5 times its peers' time" in said) is named
+    assert "pace" not in said  # no news of every few minutes
+    assert profile.Cluster.model_fields["slow_factor"].default == pace.FACTOR
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_who_may_only_read_is_told_the_goodput_without_a_picture(
+    number: int, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.record(run, "started", job="5", restart=0)
+    ledger.record(run, "ended", job="5", code=0)
+
+    def refuse(path: Path, _: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(show, "write_atomic", refuse)
+    if number == errno.ENOSPC:  # another fault is one
+        with pytest.raises(OSError, match="No space"):
+            show.goodput_of(Run.read(run))
+        return
+    assert show.goodput_of(Run.read(run))["picture"] is None
+    assert "no picture" in capsys.readouterr().out
 
 
 def test_a_missing_rank_is_told(run: Path) -> None:
