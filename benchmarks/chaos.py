@@ -72,6 +72,8 @@ class Entry:
     contender: str
     run: Path
     number: str = ""
+    repair: threading.Thread | None = None
+    """What brings a lost node back."""
 
     @property
     def trace(self) -> Path:
@@ -266,7 +268,8 @@ def node(entry: Entry, name: str = "n2", with_jobs: bool = True) -> float:
         entry.pace(PACE)
         box.start_node(name)
 
-    threading.Thread(target=repair).start()
+    entry.repair = threading.Thread(target=repair)
+    entry.repair.start()
     return lost
 
 
@@ -324,13 +327,17 @@ def cell(arena: Arena, contender: str, fault: str | None, wanted: str | None) ->
     """One run of a contender that meets a fault."""
     entry = arena.start(contender)
     moment = None
-    if fault:
-        # In the middle of an epoch, two checkpoints behind it.
-        entry.wait("steps", lambda: entry.step >= 2 * EPOCH + 4)
-        moment = FAULTS[fault](entry)
-    outcome = see_through(entry)
-    if outcome != "done":
-        arena.lab.ask("scancel", entry.number)
+    try:
+        if fault:
+            # In the middle of an epoch, two checkpoints behind it.
+            entry.wait("steps", lambda: entry.step >= 2 * EPOCH + 4)
+            moment = FAULTS[fault](entry)
+        outcome = see_through(entry)
+    finally:
+        if entry.state not in OVER:  # both nodes are the next one's
+            arena.lab.ask("scancel", entry.number)
+        if entry.repair:
+            entry.repair.join()
     passes = entry.passes()
     told = chaos_lineage.lineage(passes, STEPS, EPOCH)
     stood = chaos_lineage.standstill(chaos_lineage.steps(passes), moment) if moment else None
@@ -414,7 +421,8 @@ def main() -> int:
                 told = json.dumps({"contender": contender, "fault": fault} | found)
                 print(told, f"(after {time.monotonic() - begun:.0f} s)", file=sys.stderr, flush=True)
                 cells[contender][fault or "undisturbed"] = found
-                wanted = wanted or found.get("final")
+                if fault is None:
+                    wanted = found.get("final")
     if not args.keep:
         shutil.rmtree(folder)
     for earlier in args.add:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from diffbase import ledger
+from diffbase.cli import InputError
 from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffbase.locking.lock import Lock
 from diffbase.system_error import DISK
@@ -23,6 +24,9 @@ from launch.supervise.limits import OLD_LIFE
 from launch.supervise.meeting import Exit, Meeting, Plan
 from launch.supervise.news import News
 from launch.supervise.preflight import PROBE
+
+Elsewhere = Callable[[Sequence[str], Sequence[str]], str | None]
+"""(nodes to avoid, nodes that are lost) -> a line that says that another job goes on; or None."""
 
 
 class Leader:
@@ -50,7 +54,9 @@ class Leader:
             code = RETRYABLE if error.errno in DISK else BAD_INPUT
             self._publish(number, self._leave(code, f"{error.filename or 'launch'}: {error}"))
         except Exception as error:
-            self._publish(number, self._leave(FATAL, f"{type(error).__name__}: {error}"))
+            plan = self._leave(FATAL, f"{type(error).__name__}: {error}")
+            self._publish(number, plan)
+            self._tell("failed", plan)
             raise
 
     def _publish(self, number: int | str, plan: Plan) -> None:
@@ -119,7 +125,8 @@ class Leader:
             down = client.lost_among(_nodes_of(events, lost)) if self.spec.requeue else []
             why = "killed with its node or by the scheduler" + (f" ({down[0]} is down)" if down else "")
             self._record_end(lost, Verdict(RETRYABLE, why, node=down[0] if down else ""))
-            self.news.tell("requeued", lost, why)  # by others than this run's supervisor
+            if not _by_hand_since(events, lost):
+                self.news.tell("requeued", lost, why)  # by others than this run's supervisor
         by_hand = {int(e["attempt"]) for e in events if e["event"] == "start"}
         self.attempt = max(begun | ended | by_hand, default=-1) + 1
         (self.run / ".saving").unlink(missing_ok=True)
@@ -244,11 +251,22 @@ class Leader:
         self._exclude(avoid)
         if not chosen.again:
             return self._leave(chosen.code, chosen.why, avoid)
-        if takeover.larger(self.life.place, self.where, self.spec, self._out()):
+        if self._may_grow():
             return self._leave(RETRYABLE, f"{verdict.why}; nodes are free that this job lacks")
         self.attempt = plan.attempt + 1
         (self.run / ".saving").unlink(missing_ok=True)
         return None
+
+    def _may_grow(self) -> bool:
+        """Whether nodes are free that this job lacks: an attempt's end is the moment to go on with them."""
+        try:
+            return takeover.larger(self.life.place, self.where, self.spec, self.lost()) is not None
+        except InputError:  # a config that cannot be read now; the attempt says so better
+            return False
+
+    def lost(self) -> list[str]:
+        """Nodes whose supervisors are gone; Slurm may not know of it for minutes."""
+        return [self.where.nodes[number] for number in sorted(self.meeting.lost())]
 
     def _slow(self, code: int) -> dict[str, str]:
         """The slowest node, where the profile would do without it and this life is the one that has it queued
@@ -325,27 +343,26 @@ class Leader:
         avoid = sorted({*bad, *self._out()}) if bad else []
         return Plan(self.attempt, leave=True, code=code, why=why, avoid=avoid)
 
-    def leave(
-        self, plan: Plan, elsewhere: Callable[[Sequence[str]], str | None] = lambda avoid: None
-    ) -> None:
+    def leave(self, plan: Plan, elsewhere: Elsewhere = lambda avoid, lost: None) -> None:
         """The last thing: say why, and have Slurm queue the job again where it is to go on.
 
-        ``elsewhere``: has another job go on in its place, without those nodes, and says so; or None.
+        ``elsewhere``: has another job go on in its place, without the nodes to avoid, and says so; or None.
         """
         if plan.code == DONE:
             self._tell("done", plan)
             return
-        again, line = plan.code in (RETRYABLE, PREEMPTED), ""
+        again, goes_on = plan.code in (RETRYABLE, PREEMPTED), False
         if not again:
             self.life.say(f"error: {plan.why}")
         elif plan.why != self._said:
             self.life.say(plan.why)
         if again and self.spec.requeue:
-            line = elsewhere(plan.avoid) or requeue.requeue(self.where, plan.avoid)
-            self.life.say(line)
+            line = elsewhere(plan.avoid, self.lost())
+            answer = requeue.Answer(line, True) if line else requeue.requeue(self.where, plan.avoid)
+            goes_on = answer.again
+            self.life.say(answer.line)
         elif again:
             self.life.say("the same command goes on from the newest checkpoint")
-        goes_on = "is queued again" in line or "goes on" in line
         self._tell("requeued" if goes_on else "stopped" if again else "failed", plan)
 
     def _tell(self, event: str, plan: Plan) -> None:
@@ -358,6 +375,14 @@ def _nodes_of(events: Sequence[Mapping[str, Any]], attempt: int) -> list[str]:
     """The nodes that an attempt was started on."""
     began = [e for e in events if e["event"] == "started" and e["attempt"] == attempt]
     return [str(node) for node in began[-1].get("nodes") or []] if began else []
+
+
+def _by_hand_since(events: Sequence[Mapping[str, Any]], attempt: int) -> bool:
+    """Whether somebody has submitted the run again since an attempt was started."""
+    began = [i for i, e in enumerate(events) if e["event"] == "started" and e["attempt"] == attempt]
+    return any(
+        e["event"] == "submitted" and not e.get("takeover") for e in events[began[-1] if began else 0 :]
+    )
 
 
 def _waited(events: Iterable[Mapping[str, Any]], attempt: int) -> set[int]:

@@ -8,29 +8,41 @@ node's failure finds that another life has begun (the count of restarts differs)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from launch.scheduler import exclusion
-from launch.scheduler.client import state_of
+from launch.scheduler.client import LIVING, state_of
 from launch.supervise.environment import Layout
 
 
-def requeue(where: Layout, avoid: Sequence[str] = ()) -> str:
-    """Have the job queued again, without the nodes ``avoid``; returns a line for the log."""
+class Answer(NamedTuple):
+    """What became of the question."""
+
+    line: str
+    """For the log."""
+    again: bool
+    """Whether the job runs again, whoever asked for it."""
+
+
+def requeue(where: Layout, avoid: Sequence[str] = ()) -> Answer:
+    """Have the job queued again, without the nodes ``avoid``."""
     if refusal := not_ours(where):
         return refusal
     if problem := exclusion.requeue(where.job):
-        return f"requeue failed: {problem}"
+        return Answer(f"requeue failed: {problem}", False)
+    line = f"job {where.job} is queued again"
     if avoid and not exclusion.leave_out(where.job, avoid):
         # What rank 0's supervisor finds in the ledger (leader.py).
-        return f"job {where.job} is queued again; Slurm does not say that it leaves out {', '.join(avoid)}"
-    return f"job {where.job} is queued again" + (f", without {', '.join(avoid)}" if avoid else "")
+        return Answer(f"{line}; Slurm does not say that it leaves out {', '.join(avoid)}", True)
+    return Answer(line + (f", without {', '.join(avoid)}" if avoid else ""), True)
 
 
-def not_ours(where: Layout) -> str:
-    """Why a requeue is not ours to ask for; "" where it is."""
+def not_ours(where: Layout) -> Answer | None:
+    """Why a requeue is not ours to ask for; None where it is."""
     state = state_of(where.job)
     if state is None:
-        return "Slurm does not answer here; the batch script asks for the requeue"
+        return Answer("Slurm does not answer here; the batch script asks for the requeue", True)
     if state.name != "RUNNING" or state.restarts != where.restart:
-        return f"not requeued: Slurm has the job as {state.name}"
-    return ""
+        line = f"not requeued: Slurm has the job as {state.name}"
+        return Answer(line, state.restarts > where.restart and state.name in LIVING)
+    return None

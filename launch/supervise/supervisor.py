@@ -106,16 +106,16 @@ class Supervisor:
             leader.leave(plan, self._elsewhere)
         return plan.code
 
-    def _elsewhere(self, avoid: Sequence[str]) -> str | None:
+    def _elsewhere(self, avoid: Sequence[str], lost: Sequence[str]) -> str | None:
         """Have a job go on with more nodes, where this one lacks some, or with fewer, without those that are
-        to be left out (takeover.py); a line, or None."""
-        job = (self.life.place, self.code, self.where, self.spec, self.successor, avoid)
+        to be left out (takeover.py); a line, or None. ``lost``: as ``Leader.lost``."""
+        job = (self.life.place, self.code, self.where, self.spec, self.successor)
         variables = dict(os.environ)
         try:
             # At a SIGTERM the nodes are wanted for something else, or lost.
-            larger = None if self.life.asked == signal.SIGTERM else takeover.grow(*job)
-            return larger or (takeover.without(*job) if avoid else None)
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            larger = None if self.life.asked == signal.SIGTERM else takeover.grow(*job, {*avoid, *lost})
+            return larger or (takeover.without(*job, avoid) if avoid else None)
+        except (OSError, InputError, RuntimeError, subprocess.SubprocessError) as error:
             os.environ.update(variables)
             self.say(f"no job with other nodes: {error}")
             return None

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError
-
 from diffcore.config import configure
 from launch.ask.fewer_nodes import fitting
 from launch.ask.spec import JobSpec
-from launch.job import folder
+from launch.job import folder, registry
 from launch.job.entry import record
 from launch.job.folder import Place
 from launch.job.sbatch import Sbatch
 from launch.scheduler import client
 from launch.supervise.environment import Layout
-from launch.supervise.requeue import requeue
 
 Successor = Callable[[Place], Any]
 """A job's folder -> what submitit runs there."""
@@ -50,7 +48,8 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
         return None
     left = len(where.nodes) - len(lost)
     # This job's own nodes may already be listed as idle.
-    available = left + len(set(client.idle_nodes(state.partition)) - set(where.nodes))
+    others = set(client.idle_nodes(state.partition)) - {*where.nodes, *out_of(spec)}
+    available = left + len(others)
     nodes = _fitting(place, spec, available)
     gone = ", ".join(lost)
     if nodes is None:
@@ -61,15 +60,25 @@ def consider(place: Place, code: Path, where: Layout, spec: JobSpec, successor: 
     return f"{gone} lost; job {job} goes on with {nodes} of {_wanted(spec)} nodes"
 
 
+def out_of(spec: JobSpec) -> set[str]:
+    """Nodes that a job of this run does without now."""
+    return {*spec.exclude, *registry.excluded(spec.cluster.name)}
+
+
 def larger(place: Place, where: Layout, spec: JobSpec, avoid: Collection[str]) -> int | None:
     """With how many nodes a job could go on that has taken another over, where it lacks some that are free
-    now, without the nodes ``avoid``; None where it is not to grow."""
-    if not spec.requeue or spec.nodes >= _wanted(spec):
+    now, without the nodes ``avoid`` and those that are lost; None where it is not to grow.
+
+    Not where only some nodes of the partition will do: which of them are idle is not known.
+    """
+    cluster = spec.cluster
+    some = cluster.constraint or cluster.gpus.type or {"constraint", "nodelist", "gres"} & {*cluster.sbatch}
+    if not spec.requeue or spec.nodes >= _wanted(spec) or some:
         return None
     state = client.state_of(where.job)
     if state is None or state.name != "RUNNING" or state.restarts != where.restart:
         return None  # Slurm has decided about the job
-    out = {*spec.exclude, *avoid}
+    out = {*avoid, *out_of(spec), *client.lost_among(where.nodes)}
     nodes = _fitting(place, spec, len({*where.nodes, *client.idle_nodes(state.partition)} - out))
     return nodes if nodes is not None and nodes > spec.nodes else None
 
@@ -84,7 +93,7 @@ def grow(
     nodes = larger(place, where, spec, avoid)
     if nodes is None:
         return None
-    job = succeed(place, code, where, _excluding(spec, avoid), successor, nodes)
+    job = succeed(place, code, where, _excluding(spec, {*avoid, *out_of(spec)}), successor, nodes)
     return f"nodes are free again: job {job} goes on with {nodes} of {_wanted(spec)} nodes"
 
 
@@ -94,6 +103,7 @@ def without(
     """Submit a successor that does without the nodes ``avoid``, if no others are free; a line for the log.
 
     None where the job is to be queued again: it may not shrink, or need not, or is no longer ours to end.
+    OSError, or submitit's, where Slurm does not take it.
     """
     if not spec.requeue or spec.nodes_min >= spec.nodes:
         return None
@@ -101,14 +111,11 @@ def without(
     if state is None or state.name != "RUNNING" or state.restarts != where.restart:
         return None
     left = set(where.nodes) | set(client.idle_nodes(state.partition))
-    available = len(left - set(avoid))
+    available = len(left - {*avoid, *out_of(spec)})
     nodes = _fitting(place, spec, available)
     if nodes is None or nodes >= spec.nodes or not _elected(place, where):
         return None
-    try:
-        job = succeed(place, code, where, _excluding(spec, avoid), successor, nodes)
-    except (OSError, FailedJobError) as error:
-        return f"no smaller job could be submitted ({error}); {requeue(where, list(avoid))}"
+    job = succeed(place, code, where, _excluding(spec, avoid), successor, nodes)
     return f"job {job} goes on with {nodes} of {_wanted(spec)} nodes, without {', '.join(avoid)}"
 
 
@@ -125,13 +132,18 @@ def succeed(place: Place, code: Path, where: Layout, spec: JobSpec, successor: S
     for name in [n for n in os.environ if n.startswith(ours) and n != "SLURM_CONF"]:
         del os.environ[name]
     job = str(Sbatch(following, after.folder, code).submit(successor(after)).job_id)
-    record(place, after, following, job, takeover=True)
-    refusal = client.cancel(where.job, client.SHORT)
+    # From here on the other job goes on, whatever fails: a requeue of this one would make two.
+    try:
+        record(place, after, following, job, takeover=True)
+        refusal = client.cancel(where.job, client.SHORT)
+    except (OSError, subprocess.SubprocessError) as error:
+        refusal = str(error)
     return job + (f" (job {where.job} was not cancelled: {refusal})" if refusal else "")
 
 
 def _excluding(spec: JobSpec, nodes: Collection[str]) -> JobSpec:
-    return spec.model_copy(update={"exclude": tuple(dict.fromkeys([*spec.exclude, *nodes]))})
+    more = sorted({*nodes} - {*spec.exclude})
+    return spec.model_copy(update={"exclude": (*spec.exclude, *more)})
 
 
 def _wanted(spec: JobSpec) -> int:

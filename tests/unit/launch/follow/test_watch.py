@@ -61,7 +61,11 @@ def test_a_terminal_is_as_before(run: Path, how: str, code: int) -> None:
     before = termios.tcgetattr(theirs)
     command = [sys.executable, "-m", "launch.jobs", "status", "--watch", str(run)]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "150", "LINES": "40"}
-    child = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    child = subprocess.Popen(
+        command, cwd=REPOSITORY, env=env, stdin=theirs, stdout=theirs, stderr=theirs,
+        # Where the tests run in the background a shell has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         shown = read(mine, b"q: leave")
         assert b"what failed" in shown and b"\\x1b[31mred [/bold]" in shown and b"\x1b[31mred" not in shown

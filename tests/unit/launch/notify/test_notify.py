@@ -32,6 +32,7 @@ from launch.supervise.leader import Leader
 from launch.supervise.limits import Limits
 from launch.supervise.meeting import Meeting, Plan
 from launch.supervise.news import News
+from launch.supervise.requeue import Answer
 
 TOKEN = "xoxb-very-secret-token"
 
@@ -274,19 +275,31 @@ def test_a_requeue_is_told_after_it_was_asked_for(tmp_path: Path, monkeypatch: p
     life = life_of(tmp_path, Cluster(name="x"))
     life.spec = life.spec.model_copy(update={"requeue": True})
     monkeypatch.setattr(News, "tell", lambda self, event, attempt, why: told.append(event))
-    for line, event in (
-        ("job 7 is queued again", "requeued"),
-        ("not requeued: Slurm has the job as CANCELLED", "stopped"),
-    ):
+    for again, event in ((True, "requeued"), (False, "stopped")):
 
-        def asked(where: Layout, avoid: Any, line: str = line) -> str:
+        def asked(where: Layout, avoid: Any, again: bool = again) -> Answer:
             told.append("asked")
-            return line
+            return Answer("so it is", again)
 
         monkeypatch.setattr(module.requeue, "requeue", asked)
         Leader(life).leave(Plan(4, leave=True, code=RETRYABLE, why="so"))
         assert told == ["asked", event]
         told.clear()
+
+
+@pytest.mark.parametrize(("by_hand", "told"), [(True, []), (False, ["requeued"])])
+def test_a_lost_attempt_was_queued_again_unless_a_person_submitted(
+    by_hand: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(News, "tell", lambda self, event, attempt, why: found.append(event))
+    lead = Leader(life_of(tmp_path, Cluster(name="x")))
+    ledger.record(lead.run, "submitted", job="7", name="j")
+    ledger.record(lead.run, "started", attempt=0, job="7", restart=0, nodes=["n1"])
+    ledger.record(lead.run, "first_step", attempt=0, step=5)
+    ledger.record(lead.run, "submitted", job="8", name="j", **({} if by_hand else {"takeover": True}))
+    lead._close_lost_attempt()
+    assert [event for event in found if event != "no_progress"] == told
 
 
 def test_an_attempt_without_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffbase.cli import InputError
 from diffcore.config import configure
 from diffcore.config.tree import Batch
 from launch.ask import fewer_nodes
 from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
+from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import takeover
 from launch.supervise.supervisor import Supervisor
@@ -36,6 +39,8 @@ def ask(
     *,
     state: str = "RUNNING",
     avoid: tuple[str, ...] = (),
+    out: dict[str, str] | None = None,
+    down: tuple[str, ...] = (),
 ) -> tuple[str | None, list[tuple[int, JobSpec]]]:
     """What ``grow`` says of a job on n0, n1, ..., and what it submits."""
     made: list[tuple[int, JobSpec]] = []
@@ -47,6 +52,8 @@ def ask(
     patch.setattr(takeover, "succeed", succeed)
     patch.setattr(client, "state_of", lambda job: client.State(state, 3, "", "p"))
     patch.setattr(client, "idle_nodes", lambda partition: idle)
+    patch.setattr(client, "lost_among", lambda nodes: [node for node in nodes if node in down])
+    patch.setattr(registry, "excluded", lambda cluster: out or {})
     where: Any = SimpleNamespace(job="5", restart=3, nodes=tuple(f"n{k}" for k in range(spec.nodes)))
     place: Any = SimpleNamespace(config=DEMO)
     return takeover.grow(place, Path("code"), where, spec, lambda _: None, avoid), made
@@ -76,11 +83,48 @@ def test_it_grows_to_the_most_that_there_are_up_to_what_was_wanted(
         (spec_of(2, 2), "RUNNING"),
         (spec_of(1, 2), "COMPLETING"),
         (spec_of(1, 2, requeue=False), "RUNNING"),
+        (spec_of(1, 2, cluster=Cluster(name="c", constraint="a100")), "RUNNING"),
+        (spec_of(1, 2, cluster=Cluster.model_validate({"name": "c", "gpus": {"type": "a100"}})), "RUNNING"),
+        (spec_of(1, 2, cluster=Cluster(name="c", sbatch={"nodelist": "n[1-9]"})), "RUNNING"),
     ],
-    ids=["as submitted", "whole", "over", "nobody queues it"],
+    ids=["as submitted", "whole", "over", "nobody queues it", "features", "kind of GPU", "names"],
 )
 def test_otherwise_it_does_not(monkeypatch: pytest.MonkeyPatch, spec: JobSpec, state: str) -> None:
     assert ask(monkeypatch, spec, ["i0", "i1"], state=state) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("avoid", "out", "down"), [(("n1",), {}, ()), ((), {"n1": "a bad disk"}, ()), ((), {}, ("n1",))]
+)
+def test_what_is_lost_or_left_out_is_no_node_to_grow_by(
+    monkeypatch: pytest.MonkeyPatch, avoid: tuple[str, ...], out: dict[str, str], down: tuple[str, ...]
+) -> None:
+    spec = spec_of(2, 4)
+    assert ask(monkeypatch, spec, ["i0"], avoid=avoid, out=out, down=down) == (None, [])  # 1 and 1
+    line, [(nodes, following)] = ask(monkeypatch, spec, ["i0", "i1"], avoid=avoid, out=out, down=down)
+    assert line is not None and nodes == 3
+    assert following.exclude == (() if down else ("n1",))  # Slurm knows itself which are down
+
+
+@pytest.mark.parametrize("fails", ["record", "cancel"])
+def test_once_another_job_is_submitted_this_one_is_not_queued_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: str
+) -> None:
+    after: Any = SimpleNamespace(config=tmp_path / "config.yaml", live=tmp_path / "live", folder=tmp_path)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("scancel", 10) if fails == "cancel" else OSError(28, "full")
+
+    monkeypatch.setattr(takeover.folder, "create", lambda run, group: after)
+    monkeypatch.setattr(takeover.folder, "write_spec", lambda place, spec: None)
+    monkeypatch.setattr(takeover, "record", failing if fails == "record" else lambda *_, **__: None)
+    monkeypatch.setattr(client, "cancel", failing if fails == "cancel" else lambda *_: None)
+    submitted: Any = SimpleNamespace(submit=lambda task: SimpleNamespace(job_id=9))
+    monkeypatch.setattr(takeover, "Sbatch", lambda *_: submitted)
+    where: Any = SimpleNamespace(job="5")
+    place: Any = SimpleNamespace(run=tmp_path, config=DEMO)
+    said = takeover.succeed(place, tmp_path, where, spec_of(2, None), lambda _: None, 1)
+    assert said.startswith("9 (job 5 was not cancelled: ")
 
 
 def test_a_successor_knows_what_the_run_was_submitted_for(
@@ -109,7 +153,7 @@ def test_where_slurm_takes_none_or_wants_the_nodes_the_job_is_queued_again(
     monkeypatch: pytest.MonkeyPatch, asked: int
 ) -> None:
     def refused(*_: Any) -> str:
-        raise RuntimeError("sbatch: error: no")
+        raise refusals[0]
 
     said: list[str] = []
     monkeypatch.setattr(takeover, "grow", refused)
@@ -117,5 +161,8 @@ def test_where_slurm_takes_none_or_wants_the_nodes_the_job_is_queued_again(
         life=SimpleNamespace(asked=asked, place=None), code=None, where=None, spec=None, successor=None,
         say=said.append,
     )  # fmt: skip
-    assert Supervisor._elsewhere(supervisor, ()) is None
-    assert said == ([] if asked else ["no job with other nodes: sbatch: error: no"])
+    for error in (RuntimeError("sbatch: error: no"), InputError("no"), OSError("no")):
+        said.clear()
+        refusals = [error]
+        assert Supervisor._elsewhere(supervisor, (), ()) is None
+        assert said == ([] if asked else [f"no job with other nodes: {error}"])

@@ -22,6 +22,7 @@ from launch.supervise.environment import Layout
 from launch.supervise.leader import Leader
 from launch.supervise.limits import Limits
 from launch.supervise.meeting import Exit, Meeting, Plan
+from launch.supervise.requeue import Answer
 
 Lines = list[str]
 
@@ -244,7 +245,7 @@ def test_an_attempts_end_is_the_moment_to_grow_for_a_job_with_fewer_nodes(
         return
     assert plan is not None and (plan.leave, plan.code) == (True, RETRYABLE)
     assert plan.why.endswith("; nodes are free that this job lacks")
-    lead.leave(plan, lambda avoid: "another goes on")
+    lead.leave(plan, lambda avoid, lost: "another goes on")
     assert "another goes on" in lead.life.said  # type: ignore[attr-defined]
 
 
@@ -261,10 +262,12 @@ def test_a_node_that_slurm_gives_again_is_refused_at_once_and_counts_for_nothing
 
 def test_another_job_is_asked_for_before_the_requeue(lead: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(module.requeue, "requeue", lambda where, avoid: f"requeued without {[*avoid]}")
+    monkeypatch.setattr(
+        module.requeue, "requeue", lambda where, avoid: Answer(f"requeued without {[*avoid]}", True)
+    )
     plan = Plan(0, leave=True, code=RETRYABLE, why="w", avoid=["n2"])
 
-    def elsewhere(avoid: Collection[str]) -> str | None:
+    def elsewhere(avoid: Collection[str], lost: Collection[str]) -> str | None:
         asked.append(list(avoid))
         return "a smaller job" if len(asked) == 1 else None
 
