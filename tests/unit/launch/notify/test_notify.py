@@ -294,10 +294,11 @@ def test_a_lost_attempt_was_queued_again_unless_a_person_submitted(
     found: list[str] = []
     monkeypatch.setattr(News, "tell", lambda self, event, attempt, why: found.append(event))
     lead = Leader(life_of(tmp_path, Cluster(name="x")))
-    ledger.record(lead.run, "submitted", job="7", name="j")
+    place = {"name": "j", "cluster": "x", "folder": str(lead.run)}
+    ledger.record(lead.run, "submitted", job="7", **place)
     ledger.record(lead.run, "started", attempt=0, job="7", restart=0, nodes=["n1"])
     ledger.record(lead.run, "first_step", attempt=0, step=5)
-    ledger.record(lead.run, "submitted", job="8", name="j", **({} if by_hand else {"takeover": True}))
+    ledger.record(lead.run, "submitted", job="8", **place, **({} if by_hand else {"takeover": True}))
     lead._close_lost_attempt()
     assert [event for event in found if event != "no_progress"] == told
 
