@@ -229,6 +229,14 @@ def set_access(run: Path, chosen: Access) -> None:
         if chosen == "private":
             run.chmod(0o700)
         return
+    _set_run(run, chosen)
+    if chosen == "group" and (above := closed_above(run)):
+        name = group_name(run.stat().st_gid)
+        line = f"run_access: group: the group {name} does not get through {above} (chmod g+x, or o+x)"
+        print(one_line(f"warning: {line}"), file=sys.stderr)
+
+
+def _set_run(run: Path, chosen: Access) -> None:
     if chosen == "private":
         run.chmod(0o700)  # the first thing
     for path in run.iterdir():
@@ -241,15 +249,27 @@ def set_access(run: Path, chosen: Access) -> None:
         elif path.name == "config.yaml":
             secret = _settings_mode(path.read_text(errors="replace")) == PRIVATE
             _set_mode(path, "private" if secret else chosen)
-        elif not path.name.startswith((".", RENDEZVOUS)):
-            for one in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
-                _set_mode(one, chosen)
+        else:
+            _set_plain(path, chosen)
     if chosen == "group":
         show(run)
-        if above := closed_above(run):
-            name = group_name(run.stat().st_gid)
-            line = f"run_access: group: the group {name} does not get through {above} (chmod g+x, or o+x)"
-            print(one_line(f"warning: {line}"), file=sys.stderr)
+
+
+def _set_plain(path: Path, chosen: Access) -> None:
+    """What is for people, and all below it, but for locks and the like; a run there (a sweep's) as a run."""
+    if path.name.startswith("."):
+        return
+    if path.is_symlink() or not path.is_dir():
+        _set_mode(path, chosen)
+    elif path.stat().st_uid != os.geteuid() and not os.access(path, os.R_OK | os.X_OK):
+        return
+    elif any(is_there(path / name) for name in ("job", "run.json")):
+        if path.stat().st_uid == os.geteuid():
+            _set_run(path, chosen)
+    else:
+        _set_mode(path, chosen)
+        for one in path.iterdir():
+            _set_plain(one, chosen)
 
 
 def _set_mode(path: Path, chosen: Access) -> None:
