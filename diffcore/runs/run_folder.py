@@ -38,7 +38,7 @@ LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
 """What runs had that are older than these settings."""
-JOB_TEXTS = ("*_log.out", "*_log.err", "controller.log")
+JOB_TEXTS = ("*_log.out", "*_log.err", "controller.log", "sweep.txt")
 """Of a job's folder what a group may read; the rest is code, and settings that may hold secrets."""
 SHARED, PRIVATE = 0o640, 0o600
 OVERLAP = 60.0
@@ -210,7 +210,7 @@ def claim(config: Config, data: dict[str, Any]) -> Lock:
     text = config.to_yaml()
     with open_atomic(config.run / "config.yaml") as file:
         if is_shown(config.run):
-            os.fchmod(file.fileno(), _settings_mode(text))
+            os.fchmod(file.fileno(), settings_mode(text))
         file.write(text.encode())
     return lock
 
@@ -245,10 +245,9 @@ def _set_run(run: Path, chosen: Access) -> None:
                 _set_mode(place, chosen)
             for kind in JOB_TEXTS:
                 for text in path.glob(f"[0-9]*/{kind}"):
-                    _set_mode(text, chosen)
+                    _set_mode(text, "private" if text.name == "sweep.txt" and _is_secret(text) else chosen)
         elif path.name == "config.yaml":
-            secret = _settings_mode(path.read_text(errors="replace")) == PRIVATE
-            _set_mode(path, "private" if secret else chosen)
+            _set_mode(path, "private" if _is_secret(path) else chosen)
         else:
             _set_plain(path, chosen)
     if chosen == "group":
@@ -285,6 +284,10 @@ def _set_mode(path: Path, chosen: Access) -> None:
         path.chmod(SHARED if chosen == "group" else PRIVATE)
 
 
-def _settings_mode(text: str) -> int:
+def _is_secret(path: Path) -> bool:
+    return settings_mode(path.read_text(errors="replace")) == PRIVATE
+
+
+def settings_mode(text: str) -> int:
     """Mode of a config that a group may read, but for one with credentials, as of a URL."""
     return SHARED if without_url_secrets(text) == text == without_credentials(text) else PRIVATE

@@ -32,6 +32,7 @@ READERS += [
     "stacks/rank-0.txt",
     "job/001/7_0_log.out",
     "job/001/controller.log",
+    "job/001/sweep.txt",
 ]
 CONFIG = Path(__file__).resolve().parents[4] / "configs" / "demo.yaml"
 
@@ -108,12 +109,13 @@ def test_a_run_within_a_run_is_one_too(run: Path, capfd: pytest.CaptureFixture[s
 )
 def test_settings_with_credentials_stay_the_owners(run: Path, settings_: str, secret: bool) -> None:
     (run / "config.yaml").write_text(settings_)
+    (run / "job/001/sweep.txt").write_text(f"000 {settings_}\n")
     set_access(run, "group")
-    assert mode(run / "config.yaml") == (0o600 if secret else 0o640)
+    assert mode(run / "config.yaml") == mode(run / "job/001/sweep.txt") == (0o600 if secret else 0o640)
 
 
 def test_no_shipped_config_looks_like_one_with_credentials() -> None:
-    assert run_folder._settings_mode(CONFIG.read_text()) == 0o640
+    assert run_folder.settings_mode(CONFIG.read_text()) == 0o640
 
 
 def test_links_are_not_followed(run: Path, tmp_path: Path) -> None:
