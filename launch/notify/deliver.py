@@ -42,7 +42,10 @@ def deliver(settings: Notify, news: Mapping[str, Any]) -> list[str]:
 def _addresses(settings: Notify) -> Iterator[str]:
     if settings.webhook_in is not None:
         trust.check_file(settings.webhook_in)
-        now = profile.load(settings.webhook_in).notify
+        try:
+            now = profile.load(settings.webhook_in).notify
+        except InputError:  # it quotes what it found there: the address, in the wrong place
+            raise InputError(f"{settings.webhook_in} is no profile that can be used any more") from None
         if now is None or now.webhook is None:
             raise InputError(f"{settings.webhook_in} has no notify.webhook any more")
         yield now.webhook.get_secret_value()

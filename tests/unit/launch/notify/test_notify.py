@@ -176,6 +176,25 @@ def test_a_changed_profile_is_a_line(tmp_path: Path) -> None:
     assert "NOT_SET_HERE is not set" in line
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"notify: https://h/{TOKEN}",
+        f"notify: {{webhook: ['https://h/{TOKEN}']}}",
+        f"notify: {{webhook: 'https://h/x', webhoook: 'https://h/{TOKEN}'}}",
+        f"notify: {{webhook: 'https://h/x', command: 'https://h/{TOKEN}'}}",
+        f"notify: {{webhook: 'https://h/{TOKEN}'",
+        f"https://h/{TOKEN}",
+    ],
+)
+def test_a_profile_that_was_spoilt_is_not_quoted(text: str, tmp_path: Path) -> None:
+    path = write_profile(tmp_path, f"notify: {{webhook: 'https://h/{TOKEN}'}}")
+    kept = profile.load(path).notify
+    assert kept is not None
+    write_profile(tmp_path, text)
+    assert deliver(kept, {}) == [f"webhook: {path} is no profile that can be used any more"]
+
+
 def test_a_command_gets_it_as_its_input(tmp_path: Path) -> None:
     out = tmp_path / "got [a].json"
     command = ("sh", "-c", 'cat > "$0"; echo nobody reads this', str(out))
