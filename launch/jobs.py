@@ -1,6 +1,6 @@
 """python -m launch.jobs list|status|logs|cancel|goodput [RUN]: what became of submitted runs.
 
-From the run folder and, where Slurm is at hand, from one squeue and one sacct for all jobs together. ``RUN``
+From the run folder and, where Slurm is at hand, from squeue and sacct, asked of all jobs together. ``RUN``
 is the run folder, of a sweep or of one point of it too; without it, the newest submission of this user.
 """
 

@@ -38,7 +38,7 @@ LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
 """What runs had that are older than these settings."""
-JOB_TEXTS = ("*_log.out", "*_log.err", "controller.log")
+JOB_TEXTS = ("*_log.out", "*_log.err", "controller.log", "sweep.txt")
 """Of a job's folder what a group may read; the rest is code, and settings that may hold secrets."""
 SHARED, PRIVATE = 0o640, 0o600
 OVERLAP = 60.0
@@ -210,7 +210,7 @@ def claim(config: Config, data: dict[str, Any]) -> Lock:
     text = config.to_yaml()
     with open_atomic(config.run / "config.yaml") as file:
         if is_shown(config.run):
-            os.fchmod(file.fileno(), _settings_mode(text))
+            os.fchmod(file.fileno(), settings_mode(text))
         file.write(text.encode())
     return lock
 
@@ -229,6 +229,14 @@ def set_access(run: Path, chosen: Access) -> None:
         if chosen == "private":
             run.chmod(0o700)
         return
+    _set_run(run, chosen)
+    if chosen == "group" and (above := closed_above(run)):
+        name = group_name(run.stat().st_gid)
+        line = f"run_access: group: the group {name} does not get through {above} (chmod g+x, or o+x)"
+        print(one_line(f"warning: {line}"), file=sys.stderr)
+
+
+def _set_run(run: Path, chosen: Access) -> None:
     if chosen == "private":
         run.chmod(0o700)  # the first thing
     for path in run.iterdir():
@@ -237,19 +245,30 @@ def set_access(run: Path, chosen: Access) -> None:
                 _set_mode(place, chosen)
             for kind in JOB_TEXTS:
                 for text in path.glob(f"[0-9]*/{kind}"):
-                    _set_mode(text, chosen)
+                    _set_mode(text, "private" if text.name == "sweep.txt" and _is_secret(text) else chosen)
         elif path.name == "config.yaml":
-            secret = _settings_mode(path.read_text(errors="replace")) == PRIVATE
-            _set_mode(path, "private" if secret else chosen)
-        elif not path.name.startswith((".", RENDEZVOUS)):
-            for one in (path, *(path.rglob("*") if path.is_dir() and not path.is_symlink() else ())):
-                _set_mode(one, chosen)
+            _set_mode(path, "private" if _is_secret(path) else chosen)
+        else:
+            _set_plain(path, chosen)
     if chosen == "group":
         show(run)
-        if above := closed_above(run):
-            name = group_name(run.stat().st_gid)
-            line = f"run_access: group: the group {name} does not get through {above} (chmod g+x, or o+x)"
-            print(one_line(f"warning: {line}"), file=sys.stderr)
+
+
+def _set_plain(path: Path, chosen: Access) -> None:
+    """What is for people, and all below it, but for locks and the like; a run there (a sweep's) as a run."""
+    if path.name.startswith("."):
+        return
+    if path.is_symlink() or not path.is_dir():
+        _set_mode(path, chosen)
+    elif path.stat().st_uid != os.geteuid() and not os.access(path, os.R_OK | os.X_OK):
+        return
+    elif any(is_there(path / name) for name in ("job", "run.json")):
+        if path.stat().st_uid == os.geteuid():
+            _set_run(path, chosen)
+    else:
+        _set_mode(path, chosen)
+        for one in path.iterdir():
+            _set_plain(one, chosen)
 
 
 def _set_mode(path: Path, chosen: Access) -> None:
@@ -265,6 +284,10 @@ def _set_mode(path: Path, chosen: Access) -> None:
         path.chmod(SHARED if chosen == "group" else PRIVATE)
 
 
-def _settings_mode(text: str) -> int:
+def _is_secret(path: Path) -> bool:
+    return settings_mode(path.read_text(errors="replace")) == PRIVATE
+
+
+def settings_mode(text: str) -> int:
     """Mode of a config that a group may read, but for one with credentials, as of a URL."""
     return SHARED if without_url_secrets(text) == text == without_credentials(text) else PRIVATE

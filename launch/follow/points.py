@@ -44,7 +44,7 @@ def points(run: Run) -> list[Point]:
     if not run.job or "_" in run.job:  # by hand, or a point, whose output lies in the sweep's folder
         return []
     data = b""
-    with suppress(*NO_FILE):
+    with suppress(*NO_FILE, PermissionError):  # a group does not read one with credentials
         data = read_bytes(run.logs / FILE, LARGEST)
     lines = map(_LINE.fullmatch, data.decode(errors="replace").splitlines())
     return [Point(run.folder / found[1], found[2]) for found in lines if found]

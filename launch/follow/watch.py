@@ -18,9 +18,9 @@ from diffbase.line import say
 from diffbase.tables import Block, live, show
 from launch.follow import show as ways
 from launch.follow.condition import OVER
-from launch.follow.glance import clock, rate_words
+from launch.follow.glance import UNREADABLE, clock, rate_words
 from launch.follow.points import Unreadable
-from launch.follow.run import ASK_EVERY, Run
+from launch.follow.run import ASK_EVERY, UNKNOWN_TO_SLURM, Run
 from launch.follow.show import Ask
 from launch.scheduler.query import Known
 
@@ -49,15 +49,22 @@ def _plain(look: Look, ask: Ask) -> list[str]:
     told: dict[str, str] = {}
     while True:
         _, trees, words = look(ask)
-        for tree in trees if isinstance(trees, list) else [trees]:
+        rows = trees if isinstance(trees, list) else [trees]
+        for tree in rows:
             for one in [tree, *tree["points"]]:
                 line = one_line_of(one)
                 if told.get(one["run"]) != line:
                     told[one["run"]] = line
                     say(f"{time.strftime('%H:%M:%S')} {line}")
-        if all(word in OVER for word in words):
+        if all(_is_over(one) for tree in rows for one in tree["points"] or [tree]):
             return words
         time.sleep(EVERY)
+
+
+def _is_over(tree: dict[str, Any]) -> bool:
+    """As of ``logs --follow``: what Slurm forgot is over too; what cannot be read tells no more."""
+    forgotten = tree["condition"] == "unknown" and tree["why"] == UNKNOWN_TO_SLURM
+    return tree["condition"] in OVER or tree["state"] == UNREADABLE or forgotten
 
 
 def one_line_of(tree: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.line import printable, say
+from diffbase.trust import is_shown
+from diffcore.runs import run_folder
 from launch.ask.profile import LOCAL
 from launch.ask.request import fingerprint_of
 from launch.ask.spec import JobSpec
@@ -67,7 +69,10 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
                 made.append(places[-1].folder)
             folder.write_spec(place, spec)
             rows = [f"{i:03d} {dict(point.values)}" for i, point in enumerate(points)]
-            write_atomic(place.folder / SWEEP, ("\n".join(rows) + "\n").encode())
+            listed = "\n".join(rows) + "\n"
+            write_atomic(place.folder / SWEEP, listed.encode())
+            if is_shown(place.folder):
+                (place.folder / SWEEP).chmod(run_folder.settings_mode(listed))
         for point, own in zip(points, places, strict=True):
             seen = fingerprint_of(point.config.data.path)
             folder.fill(own, point.config, spec.model_copy(update={"fingerprint": seen}), os.environ)

@@ -1,6 +1,6 @@
 """The job's folder in the run folder: the code, config and environment that every life of it runs with.
 
-RUN/job/001/            one submission, owner only, but for logs of run_access: group; the next one is 002
+RUN/job/001/            one submission, owner only, but for logs and sweep.txt of run_access: group; next: 002
     code/               the checkout's tracked files, as they are on the disk now
     config.yaml         the resolved config
     job.json            JobSpec and where things are

@@ -1,4 +1,4 @@
-"""One piece of news, to the command and to the webhook that a profile's ``notify`` names.
+"""One piece of news, to the webhook and to the command that a profile's ``notify`` names.
 
 The webhook's address is a secret, which no message has and no run folder. It is read when it is used: from
 the profile, which nobody but its owner may read, or from the environment variable that the profile names.
@@ -28,21 +28,24 @@ def deliver(settings: Notify, news: Mapping[str, Any]) -> list[str]:
     """Hand it over; what went wrong, a line each, without the address."""
     body = json_text(news, sort_keys=True).encode()
     problems = []
-    if settings.command and (line := _run(settings.command, body, settings.seconds)):
-        problems.append(line)
-    try:
+    try:  # before the command, which may hang until the time is over
         for address in _addresses(settings):
             if line := post(address, body, settings.seconds):
                 problems.append(line)
     except (InputError, OSError) as error:  # the profile is not there, or has changed
         problems.append(one_line(f"webhook: {error}"))
+    if settings.command and (line := _run(settings.command, body, settings.seconds)):
+        problems.append(line)
     return problems
 
 
 def _addresses(settings: Notify) -> Iterator[str]:
     if settings.webhook_in is not None:
         trust.check_file(settings.webhook_in)
-        now = profile.load(settings.webhook_in).notify
+        try:
+            now = profile.load(settings.webhook_in).notify
+        except InputError:  # it quotes what it found there: the address, in the wrong place
+            raise InputError(f"{settings.webhook_in} is no profile that can be used any more") from None
         if now is None or now.webhook is None:
             raise InputError(f"{settings.webhook_in} has no notify.webhook any more")
         yield now.webhook.get_secret_value()

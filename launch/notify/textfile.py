@@ -7,6 +7,7 @@ end, or its parent has ended.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ def parser() -> cli.Parser:
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--out", type=Path, required=True, help="file, in the collector's folder")
     parser.add_argument("--seconds", type=float, default=15.0, help="between two looks (15)")
+    parser.add_argument("--parent", type=int, help="process to end with (the one that started this)")
     parser.add_argument("--name", default="", help="label of the figures beside the run folder")
     return parser
 
@@ -32,11 +34,12 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write until the end; a folder that does not take the file is told of once."""
     flags = parser().parse_args(argv)
+    parent = os.getppid() if flags.parent is None else flags.parent
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # it may have been ignored
     die_with_parent(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     told = False
     try:
-        while True:
+        while os.getppid() == parent:  # it may have ended before that
             problem = replace(flags.out, exposition(flags.run, flags.name))
             if problem and not told:
                 say(f"launch: prometheus: {problem}", error=True)

@@ -1,10 +1,13 @@
-"""What Slurm says of jobs: one squeue and one sacct for all of them, and nothing where there is neither."""
+"""What Slurm says of jobs: one squeue and one sacct for all of them, and nothing where there is neither.
+
+One squeue more where jobs are left that neither knows: another user's, where there is no sacct.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from launch.scheduler import client
@@ -36,8 +39,9 @@ def ask(wanted: Mapping[str, str]) -> Known:
     known = Known()
     if not wanted or not shutil.which("squeue"):
         return known
-    # Job numbers, not the user's whole queue; an unknown number must not spoil the answer, so all states.
-    queued = client.reply(["squeue", "--array", "-h", "--me", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"])
+    # The user's whole queue, not job numbers: one that is unknown must not spoil the answer.
+    squeue = ["squeue", "--array", "-h", "-t", "all", "-o", "%i|%T|%M|%N|%r|%j"]
+    queued = client.reply([*squeue, "--me"])
     known.answered = queued is not None
     found = parse_squeue(queued or "")
     missing = [job for job in wanted if job not in found]
@@ -46,9 +50,16 @@ def ask(wanted: Mapping[str, str]) -> Known:
         found |= parse_sacct(
             client.answer(["sacct", "-n", "-P", "-X", "-o", columns, "-j", ",".join(missing)])
         )
-    found |= {job: array for job in wanted if job not in found and (array := _array(job, found))}
+    found |= _arrays(wanted, found)
+    if known.answered and (missing := [job for job in wanted if job not in found]):
+        found |= parse_squeue(client.answer([*squeue, "-j", ",".join(missing)]))
+        found |= _arrays(wanted, found)
     known |= {job: found[job] for job, name in wanted.items() if job in found and found[job].name == name}
     return known
+
+
+def _arrays(wanted: Iterable[str], found: Mapping[str, Job]) -> dict[str, Job]:
+    return {job: array for job in wanted if job not in found and (array := _array(job, found))}
 
 
 def _array(job: str, found: Mapping[str, Job]) -> Job | None:

@@ -6,6 +6,7 @@ Rank 0's supervisor starts them. That they fail, hang or are killed is a line in
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -67,6 +68,7 @@ class News:
             return
         out = settings.folder / f"diffcore-{self.cluster.name}-{self.life.where.job}.prom"
         arguments = ["--out", str(out), "--seconds", str(settings.seconds), "--name", self.life.spec.job]
+        arguments += ["--parent", str(os.getpid())]
         module = "launch.notify.textfile"
         self._figures = self._start([module, str(self.life.run_folder), *arguments], subprocess.DEVNULL)
 

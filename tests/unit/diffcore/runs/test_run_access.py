@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from diffbase import ledger, trust
 from diffbase.cli import InputError
 from diffbase.locking.lock import Lock
+from diffbase.machine.ports import RENDEZVOUS
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
@@ -30,6 +32,7 @@ READERS += [
     "stacks/rank-0.txt",
     "job/001/7_0_log.out",
     "job/001/controller.log",
+    "job/001/sweep.txt",
 ]
 CONFIG = Path(__file__).resolve().parents[4] / "configs" / "demo.yaml"
 
@@ -72,6 +75,29 @@ def test_what_was_opened_is_closed_again(run: Path) -> None:
     assert {path: mode(path) for path in run.rglob("*")} == before | {run / "config.yaml": 0o600}
 
 
+def test_a_run_within_a_run_is_one_too(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A sweep's points, for which set_access is asked again when they are submitted."""
+    for point in ("001", "002/deeper"):
+        shutil.copytree(run, run.parent / "copy")
+        (run / point).parent.mkdir(mode=0o700, exist_ok=True)
+        (run.parent / "copy").rename(run / point)
+        (run / point / f"{RENDEZVOUS}7").touch(0o600)
+    (run / "002" / ".lock").touch(0o600)
+    before = {path: mode(path) for path in run.rglob("*")}
+    for point in ("", "001", "002/deeper"):
+        set_access(run / point, "group")
+    for point in ("", "001", "002/deeper"):
+        assert {mode(run / point / name) for name in OWNERS} == {0o600}
+        assert {mode(run / point / f"job/001/{name}") for name in ("code", "live")} == {0o700}
+        assert {mode(run / point / name) for name in (*READERS, "config.yaml")} == {0o640}
+        assert access(run / point) == "group"
+    assert {mode(path) for path in run.rglob(".*")} == {0o600}
+    assert f"does not get through {run}" not in capfd.readouterr().err  # it opens with its points
+    set_access(run, "private")
+    configs = {path: 0o600 for path in run.rglob("config.yaml") if "job" not in path.parts}
+    assert {path: mode(path) for path in run.rglob("*")} == before | configs
+
+
 @pytest.mark.parametrize(
     ("settings_", "secret"),
     [
@@ -83,12 +109,13 @@ def test_what_was_opened_is_closed_again(run: Path) -> None:
 )
 def test_settings_with_credentials_stay_the_owners(run: Path, settings_: str, secret: bool) -> None:
     (run / "config.yaml").write_text(settings_)
+    (run / "job/001/sweep.txt").write_text(f"000 {settings_}\n")
     set_access(run, "group")
-    assert mode(run / "config.yaml") == (0o600 if secret else 0o640)
+    assert mode(run / "config.yaml") == mode(run / "job/001/sweep.txt") == (0o600 if secret else 0o640)
 
 
 def test_no_shipped_config_looks_like_one_with_credentials() -> None:
-    assert run_folder._settings_mode(CONFIG.read_text()) == 0o640
+    assert run_folder.settings_mode(CONFIG.read_text()) == 0o640
 
 
 def test_links_are_not_followed(run: Path, tmp_path: Path) -> None:

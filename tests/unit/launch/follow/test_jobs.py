@@ -177,7 +177,26 @@ def test_all_jobs_are_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     found = query.ask({"1": "a", "2": "b", "3": "c", "4": "another cluster's"})
     assert {job: told.state for job, told in found.items()} == {"1": "RUNNING", "2": "COMPLETED"}
-    assert (tmp_path / "asked").read_text().split() == ["squeue", "sacct"]
+    assert (tmp_path / "asked").read_text().split() == ["squeue", "sacct", "squeue"]  # for 3
+
+
+def test_another_users_jobs_are_known_without_sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = "1|RUNNING|1|n1|None|a", "9_0|PENDING|0||Priority|s\n9_1|PENDING|0||Priority|s"
+    script = f"""#!/bin/sh
+    echo "$@" >> {tmp_path}/asked
+    case "$*" in *--me*) echo '{mine}';; *-j*) echo '{mine}\n{theirs}';; esac
+    """
+    (tmp_path / "squeue").write_text(script)
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = query.ask({"1": "a", "9": "s", "9_1": "s", "7": "gone"})
+    assert found.answered and {job: told.state for job, told in found.items()} == {
+        "1": "RUNNING", "9": "PENDING", "9_1": "PENDING",
+    }  # fmt: skip
+    first, second = (tmp_path / "asked").read_text().splitlines()
+    assert "--me" in first and "--me" not in second and second.endswith("-j 9,9_1,7")
+    query.ask({"1": "a"})  # nothing is missing
+    assert len((tmp_path / "asked").read_text().splitlines()) == 3
 
 
 def test_an_array_is_told_by_its_elements() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 from pathlib import Path
@@ -14,7 +15,8 @@ from diffbase.files import REPOSITORY
 from launch import jobs
 from launch.ask import profile, sweep
 from launch.ask.spec import JobSpec
-from launch.follow import tail
+from launch.follow import points, tail
+from launch.follow.run import Run
 from launch.hand_over import submission
 from launch.job import registry
 
@@ -36,10 +38,12 @@ def commands(tmp_path: Path, **scripts: str) -> None:
         path.chmod(0o755)
 
 
-def ask(tmp_path: Path, run: Path) -> tuple[list[sweep.Point], JobSpec]:
-    (tmp_path / "sweep.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\n")
+def ask(
+    tmp_path: Path, run: Path, *flags: str, swept: str = "optimizer.lr: [1.0e-4, 3.0e-4]"
+) -> tuple[list[sweep.Point], JobSpec]:
+    (tmp_path / "sweep.yaml").write_text(f"{swept}\n")
     config = REPOSITORY / "configs" / "demo.yaml"
-    points = sweep.load(tmp_path / "sweep.yaml", config, ["--run", str(run)])
+    points = sweep.load(tmp_path / "sweep.yaml", config, ["--run", str(run), *flags])
     cluster = profile.load(BOX)
     spec = JobSpec(
         cluster=cluster, job="s", nodes=1, nodes_min=1, tasks_per_node=1, gpus_per_node=0, cpus_per_task=1,
@@ -123,6 +127,37 @@ def test_goodput_of_a_sweep_is_by_points(swept: Path, capsys: pytest.CaptureFixt
     told = json.loads(capsys.readouterr().out)
     assert [p["point"] for p in told["points"]] == ["000"]  # the other one has not begun
     assert (swept / "000" / "goodput.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("access", "swept", "mode"),
+    [
+        ("group", "optimizer.lr: [1.0e-4, 3.0e-4]", 0o640),
+        ("group", "data.path: ['https://h/a?sig=secret', 'https://h/b?sig=secret']", 0o600),
+        ("private", "optimizer.lr: [1.0e-4, 3.0e-4]", 0o600),
+    ],
+)
+def test_a_group_reads_which_points_its_sweep_has(
+    access: str, swept: str, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands(tmp_path, sbatch="echo Submitted batch job 12")
+    monkeypatch.setattr(submission, "fingerprint_of", lambda path: None)
+    run = tmp_path / "run"
+    for _ in range(2):  # a new folder, and one that is there
+        asked = ask(tmp_path, run, "--run_access", access, swept=swept)
+        submission.submit(*asked, run, here=False, follow=False)
+    lists = [run / "job" / number / "sweep.txt" for number in ("001", "002")]
+    assert [path.stat().st_mode & 0o777 for path in lists] == [mode] * 2
+
+
+def test_a_list_that_may_not_be_read_is_none(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, most: int) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    read = Run.read(swept)
+    assert len(points.points(read)) == 2
+    monkeypatch.setattr(points, "read_bytes", refuse)
+    assert points.points(read) == []
 
 
 def test_a_refused_sweep_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from diffbase import ledger
 from diffbase.files import REPOSITORY
 from launch import jobs
 from launch.follow import watch
+from launch.job import registry
 from launch.scheduler.query import Known
 
 
@@ -53,6 +56,72 @@ def test_a_pipe_gets_a_line_for_each_change(
         ["RUNNING", "step 3/10"], ["RUNNING", "step 4/10"], ["COMPLETED", "step 10/10"],
     ]  # fmt: skip
     assert left.value.code == 0 and all(line.startswith(f"{run}  ") for line in lines)
+
+
+def with_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """The last of these answers is Slurm's from now on; a controller that is down says nothing."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    for name, script in (("squeue", answer), ("sacct", "exit 1")):
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def submitted(folder: Path, job: str) -> Path:
+    (folder / "job" / "001").mkdir(parents=True)
+    ledger.record(folder, "submitted", job=job, name="s", cluster="box", folder=str(folder / "job" / "001"))
+    registry.remember(folder, job, "box")
+    return folder
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> list[int]:
+    """How often it looked again; ``change`` is made at the second time, and the tenth is one too many."""
+    times: list[int] = []
+
+    def sleep(_: float) -> None:
+        times.append(1)
+        if len(times) == 2:
+            change()
+        assert len(times) < 10
+
+    clock = SimpleNamespace(sleep=sleep, strftime=time.strftime, monotonic=time.monotonic)  # not subprocess's
+    monkeypatch.setattr(watch, "time", clock)
+    monkeypatch.setattr(watch, "ASK_EVERY", 0.0)
+    return times
+
+
+def test_a_pipe_ends_with_a_job_that_slurm_forgot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_slurm(tmp_path, monkeypatch, "echo '12|RUNNING|1|n1|None|s'")
+    runs = [str(submitted(tmp_path / name, job)) for name, job in (("a", "11"), ("b", "12"))]
+    looked = looks(monkeypatch, lambda: with_slurm(tmp_path, monkeypatch, "true"))
+    jobs.main(["status", "--watch", *runs])
+    assert len(looked) == 2  # b ran
+    states = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["UNKNOWN", "RUNNING", "UNKNOWN"]
+
+
+def test_a_pipe_waits_where_slurm_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_slurm(tmp_path, monkeypatch, "exit 1")
+    run = submitted(tmp_path / "run", "11")
+    ledger.record(run, "started", job="11", restart=0)
+    looked = looks(monkeypatch, lambda: ledger.record(run, "ended", job="11", code=0))
+    jobs.main(["status", "--watch", str(run)])
+    assert len(looked) == 2
+
+
+def test_a_run_that_cannot_be_read_holds_no_list_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_slurm(tmp_path, monkeypatch, "exit 1")
+    (submitted(tmp_path / "damaged", "11") / "events.jsonl").write_bytes(b"\xff\n")
+    run = submitted(tmp_path / "run", "12")
+    looked = looks(monkeypatch, lambda: ledger.record(run, "ended", job="12", code=0))
+    jobs.main(["list", "--watch"])
+    assert len(looked) == 2 and "UNREADABLE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("how", "code"), [("q", 0), ("interrupt", 0), ("end", 128 + signal.SIGTERM)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -177,6 +178,25 @@ def test_a_changed_profile_is_a_line(tmp_path: Path) -> None:
     assert "NOT_SET_HERE is not set" in line
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"notify: https://h/{TOKEN}",
+        f"notify: {{webhook: ['https://h/{TOKEN}']}}",
+        f"notify: {{webhook: 'https://h/x', webhoook: 'https://h/{TOKEN}'}}",
+        f"notify: {{webhook: 'https://h/x', command: 'https://h/{TOKEN}'}}",
+        f"notify: {{webhook: 'https://h/{TOKEN}'",
+        f"https://h/{TOKEN}",
+    ],
+)
+def test_a_profile_that_was_spoilt_is_not_quoted(text: str, tmp_path: Path) -> None:
+    path = write_profile(tmp_path, f"notify: {{webhook: 'https://h/{TOKEN}'}}")
+    kept = profile.load(path).notify
+    assert kept is not None
+    write_profile(tmp_path, text)
+    assert deliver(kept, {}) == [f"webhook: {path} is no profile that can be used any more"]
+
+
 def test_a_command_gets_it_as_its_input(tmp_path: Path) -> None:
     out = tmp_path / "got [a].json"
     command = ("sh", "-c", 'cat > "$0"; echo nobody reads this', str(out))
@@ -185,6 +205,16 @@ def test_a_command_gets_it_as_its_input(tmp_path: Path) -> None:
     assert deliver(Notify(command=("sh", "-c", "echo '[/x]' >&2; exit 3")), {}) == ["sh: exit code 3: [/x]"]
     assert "No such file" in deliver(Notify(command=("/no/such/program",)), {})[0]
     assert "not done after 0.2 s" in deliver(Notify(command=("sleep", "60"), seconds=0.2), {})[0]
+
+
+def test_a_command_that_hangs_does_not_keep_the_news_from_the_webhook(server: Server) -> None:
+    asked = {"settings": {"command": ["sleep", "60"], "webhook_env": "HOOK", "seconds": 2}, "news": {"a": 1}}
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.notify"], input=json.dumps(asked), text=True, capture_output=True,
+        cwd=REPOSITORY, env={**os.environ, "HOOK": server.address("/ok/x")}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == RETRYABLE and "not done after 2 s" in done.stderr
+    assert [body for _, _, body in server.got] == [{"a": 1}]
 
 
 # --- from the supervisor ---
@@ -363,6 +393,39 @@ def parse(text: str) -> list[tuple[str, dict[str, str], float]]:
             (name, {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in pairs)}, float(value))
         )
     return found
+
+
+ENDS_AT_ONCE = """
+import os, subprocess, sys
+from launch.supervise.news import _outlive_signals
+flags = ["--out", sys.argv[2], "--seconds", "0.1", "--parent", str(os.getpid())]
+command = [sys.executable, "-m", "launch.notify.textfile", sys.argv[1], *flags]
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+print(subprocess.Popen(command, preexec_fn=_outlive_signals, **quiet).pid)
+"""
+
+
+def test_the_writer_ends_with_a_parent_that_ends_before_it_has_begun(tmp_path: Path) -> None:
+    ledger.record(tmp_path, "start", steps=10)
+    command = [sys.executable, "-c", ENDS_AT_ONCE, str(tmp_path), str(tmp_path / "x.prom")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120)
+    pid = int(done.stdout)
+    try:
+        deadline = time.monotonic() + 60
+        while runs(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not runs(pid) and not (tmp_path / "x.prom").exists()
+    finally:
+        if runs(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def runs(pid: int) -> bool:
+    """Whether it does; whoever takes up orphans need not wait for them."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_folder_that_is_not_there_is_told_once(
