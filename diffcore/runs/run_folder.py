@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from shards.table import Index
 
 LOCK = ".lock"
-LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
-"""What a launcher may have put into the folder before the first step."""
+EARLY = ("job", "events.jsonl", "heartbeat.json", "stacks")
+"""What a launcher, or a hang, may have put into the folder before there is a run."""
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
 """What runs had that are older than these settings."""
@@ -181,7 +181,7 @@ def _record(config: Config) -> RunRecord | None:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is there before there is a run."""
-    return name in LAUNCHER or name.startswith((LOCK, RENDEZVOUS))
+    return name in EARLY or name.startswith((LOCK, RENDEZVOUS))
 
 
 def claim(config: Config, data: dict[str, Any]) -> Lock:
