@@ -271,7 +271,8 @@ class Training:
             self.monitor.say(line)
 
     def _failed(self, why: str) -> RunFailedError:
-        self.saver.settle()  # the last good one may just be written
+        with contextlib.suppress(OSError):  # of the disk, which is not what ends the run
+            self.saver.settle()  # the last good one may just be written
         return RunFailedError(f"{why}. {last_good(self.config.run, self.step, self.progress.skips_in_row)}")
 
     def asked_to_stop(self) -> bool:
@@ -423,7 +424,8 @@ class Training:
     def save(self) -> None:
         """Begin a checkpoint of this step; it is written beside the next steps. A collective.
 
-        Not within a streak of steps left out. RunFailedError where the run ends in one.
+        Not within a streak of steps left out, but for a single one that is the run's last. RunFailedError
+        where the run ends in a longer one.
         """
         self.settle()
         if self._saved == self.step:
@@ -433,11 +435,12 @@ class Training:
                 f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
                 f"A lower optimizer.lr may help"
             )
-        if self.streak.on:
+        last = self.step == self.config.train.steps
+        if self.streak.on and not (last and self.progress.skips_in_row == 1):
             self.streak.owed = True
             self.agreement.saved()
             line = f"step {self.step}: not saved, {self.progress.skips_in_row} steps in a row were left out"
-            if self.step == self.config.train.steps:
+            if last:
                 raise self._failed(line)
             return self.monitor.say(f"{line}; older checkpoints stay")
         c, value = self.config, self.measured.get(self.config.train.best)
