@@ -54,7 +54,7 @@ from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loggers.monitor import Monitor
 from diffcore.training.meters.loss_meter import LossMeter
-from diffcore.training.meters.pace import Pace
+from diffcore.training.meters.pace import Pace, Taken
 from diffcore.training.meters.step_clock import StepClock
 from diffcore.training.profile import StepProfile
 from diffcore.training.validation import Validation
@@ -452,12 +452,16 @@ class Training:
         with self.watchdog.section("save"):
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
-            self.saver.save(state, self.engine, self.ema, best)
-            if pace := self.pace.told():
-                self._record("pace", step=self.step, **pace)
+            told = partial(self._tell_pace, self.step, self.pace.taken())
+            self.saver.save(state, self.engine, self.ema, best, told)
         self._saved, self.streak.owed = self.step, False
         self.agreement.saved()
         self.clock.start()
+
+    def _tell_pace(self, step: int, taken: Taken) -> None:
+        """In the saver's thread."""
+        if pace := self.pace.told(taken):
+            ledger.note(self.config.run, "pace", step=step, **pace)
 
     def report_memory(self) -> None:
         """Where the memory of the followed step went, on all ranks. A collective."""

@@ -76,7 +76,7 @@ def test_a_single_step_left_out_at_the_end_ends_no_run(
     training.config = SimpleNamespace(run=tmp_path, train=SimpleNamespace(steps=12, best="validation/loss"))
     training.engine, training.ema = SimpleNamespace(is_finite=lambda: True), None
     training.agreement = SimpleNamespace(saved=lambda: None)
-    training.clock, training.pace = SimpleNamespace(start=lambda: None), SimpleNamespace(told=lambda: None)
+    training.clock, training.pace = SimpleNamespace(start=lambda: None), SimpleNamespace(taken=lambda: None)
     training.monitor = SimpleNamespace(say=lambda line: None)
     training.watchdog = SimpleNamespace(section=lambda name: nullcontext())
     training.measured, training.data, training._saved, training._unsettled = {}, {}, None, None
