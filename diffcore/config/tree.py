@@ -418,6 +418,11 @@ class Config(Section):
                 f"lr_schedule.plateau_patience counts validations, and train.checkpoint_every "
                 f"{self.train.checkpoint_every} has them come by the clock: set validation.every (steps)"
             )
+        if isinstance(self.train.checkpoint_every, str) and self.guards.explosion is not None:
+            raise ValueError(
+                f"guards.explosion judges logged losses, whose windows begin where a resume does: give "
+                f"train.checkpoint_every in steps, not as {self.train.checkpoint_every}"
+            )
         if self.sampling.steps > self.diffusion.timesteps:
             raise ValueError(
                 f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"

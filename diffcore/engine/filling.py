@@ -31,10 +31,12 @@ def fill_together(
 
     ``slices``: in which parts they are read, in the order in which they lie in the files; what is not held
     is left out. ``most``: elements of a chunk. InputError, on every rank, where ``read`` gives one on any
-    or the slices are not what is held.
+    or the slices of any are not what is held.
     """
     wanted = [part for part in slices if part[:2] in held]
-    _check(held, wanted)
+    # Of all: a rank whose disk lags may see other files, and the others would wait for it.
+    if (problem := first_problem(_misfit(held, wanted), world)) is not None:
+        raise InputError(problem)
     chunks = list(chunked(wanted, max(1, min(most, CHUNK))))
     each = -(-len(chunks) // world.size)
     for turn in range(each):
@@ -67,8 +69,8 @@ def chunked(slices: Sequence[Slice], most: int) -> Iterator[list[Slice]]:
         yield chunk
 
 
-def _check(held: Mapping[tuple[str, str], Tensor], slices: Sequence[Slice]) -> None:
-    """InputError unless each element of what is held is in one slice."""
+def _misfit(held: Mapping[tuple[str, str], Tensor], slices: Sequence[Slice]) -> str | None:
+    """What is wrong unless each element of what is held is in one slice."""
     ends = dict.fromkeys(held, 0)
     for kind, name, start, count in sorted(slices):
         if start == ends[kind, name]:
@@ -77,7 +79,8 @@ def _check(held: Mapping[tuple[str, str], Tensor], slices: Sequence[Slice]) -> N
             ends[kind, name] = -1
     for (kind, name), tensor in held.items():
         if ends[kind, name] != tensor.numel():
-            raise InputError(f"{kind}/{name} is not there with its {tensor.numel()} elements, each once")
+            return f"{kind}/{name} is not there with its {tensor.numel()} elements, each once"
+    return None
 
 
 def _read(chunk: Sequence[Slice], read: Read) -> Tensor:

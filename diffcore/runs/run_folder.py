@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from shards.table import Index
 
 LOCK = ".lock"
-LAUNCHER = ("job", "events.jsonl", "heartbeat.json")
-"""What a launcher may have put into the folder before the first step."""
+EARLY = ("job", "events.jsonl", "heartbeat.json", "stacks")
+"""What a launcher, or a hang, may have put into the folder before there is a run."""
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}
 """What runs had that are older than these settings."""
@@ -181,28 +181,42 @@ def _record(config: Config) -> RunRecord | None:
 
 def _begun(name: str) -> bool:
     """Whether a file of that name is there before there is a run."""
-    return name in LAUNCHER or name.startswith((LOCK, RENDEZVOUS))
+    return name in EARLY or name.startswith((LOCK, RENDEZVOUS))
 
 
 def claim(config: Config, data: dict[str, Any]) -> Lock:
     """Make the folder this process's, and write the record and the resolved config.
 
     The returned lock holds the claim until it is closed or the process ends. InputError if another process
-    has it: the same command started twice, or a job that was requeued before its first life ended; and if
-    the folder is one that others could change.
+    has it: the same command started twice, or a job that was requeued before its first life ended; if the
+    folder is one that others could change; and as ``check``, since whoever had it may have begun a run.
     """
     group = config.trust == "group"
     check_entries(own_folder(config.run, group=group, shown=config.run_access == "group"), group=group)
-    if config.run_access is not None:
-        set_access(config.run, config.run_access)
     lock = Lock(config.run / LOCK, shared=True)
+    try:
+        _take(lock, config.run)
+        check(config, data)
+        if config.run_access is not None:
+            set_access(config.run, config.run_access)
+        _write(config, data)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _take(lock: Lock, run: Path) -> None:
     # A launcher's next attempt may begin while the last one is still being ended.
     until = time.monotonic() + (OVERLAP if ledger.attempt() else 0)
     while not lock.take():
         if time.monotonic() > until and not lock.may_end():
-            lock.close()
-            raise InputError(f"run: another process is training in {config.run}{lock.holder()}")
+            raise InputError(f"run: another process is training in {run}{lock.holder()}")
         time.sleep(0.2)
+
+
+def _write(config: Config, data: dict[str, Any]) -> None:
+    """The record of a new run, and the resolved config."""
     config = settled(config)
     if not is_there(config.run / "run.json"):
         tree = {"version": 1, "identity": config.identity(), "data": data, "code": code_version()}
@@ -212,7 +226,6 @@ def claim(config: Config, data: dict[str, Any]) -> Lock:
         if is_shown(config.run):
             os.fchmod(file.fileno(), settings_mode(text))
         file.write(text.encode())
-    return lock
 
 
 def access(run: Path) -> Access:

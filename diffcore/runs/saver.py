@@ -81,10 +81,18 @@ class Saver:
         self._failures = 0
         """In a row."""
 
-    def save(self, state: State, engine: Engine, ema: Ema, best: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        state: State,
+        engine: Engine,
+        ema: Ema,
+        best: Mapping[str, Any] | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin the checkpoint of ``state.step``; ``best`` (metric and value) makes it the best so far.
 
-        A collective: every rank calls it at the same step.
+        ``after`` is called on every rank, in the saver's thread, when it is complete; where it could not be
+        written, on none. A collective: every rank calls it at the same step.
         """
         began = time.monotonic()
         self.wait()
@@ -106,7 +114,7 @@ class Saver:
             self._neighbours = side_group(neighbours)  # what they send must not mix with the training's
         self._thread = threading.Thread(
             target=self._guarded,
-            args=(state, tensors, starts, together, best, waited),
+            args=(after, state, tensors, starts, together, best, waited),
             name="checkpoint",
             daemon=True,
         )
@@ -133,10 +141,11 @@ class Saver:
             return True
         return False
 
-    def _guarded(self, state: State, *arguments: Any) -> None:
+    def _guarded(self, after: Callable[[], None], state: State, *arguments: Any) -> None:
         try:
             self._write(state, *arguments)
             self._failures = 0
+            after()
         except OSError as error:
             self._failures += 1
             self._error = error

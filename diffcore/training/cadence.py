@@ -3,7 +3,8 @@
 Where checkpoints come by the clock, nothing that the weights depend on may: a validation may cut the
 learning rate. Then ``validation.every``, in steps, says when to validate, and each of these has its
 checkpoint, so that the best one is kept; without it every checkpoint has a validation, and ``Config`` takes
-no rate that is cut on a plateau.
+no rate that is cut on a plateau. Nor does it take ``guards.explosion`` there: a checkpoint by the clock may
+lie between two log lines, and a resume from it logs the mean loss of the steps since then.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ from diffcore.training.learning_rate import learning_rate
 from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loggers.monitor import Monitor
 from diffcore.training.meters.loss_meter import LossMeter
-from diffcore.training.meters.pace import Pace
+from diffcore.training.meters.pace import Pace, Taken
 from diffcore.training.meters.step_clock import StepClock
 from diffcore.training.profile import StepProfile
 from diffcore.training.validation import Validation
@@ -271,7 +271,8 @@ class Training:
             self.monitor.say(line)
 
     def _failed(self, why: str) -> RunFailedError:
-        self.saver.settle()  # the last good one may just be written
+        with contextlib.suppress(OSError):  # of the disk, which is not what ends the run
+            self.saver.settle()  # the last good one may just be written
         return RunFailedError(f"{why}. {last_good(self.config.run, self.step, self.progress.skips_in_row)}")
 
     def asked_to_stop(self) -> bool:
@@ -423,7 +424,8 @@ class Training:
     def save(self) -> None:
         """Begin a checkpoint of this step; it is written beside the next steps. A collective.
 
-        Not within a streak of steps left out. RunFailedError where the run ends in one.
+        Not within a streak of steps left out, but for a single one that is the run's last. RunFailedError
+        where the run ends in a longer one.
         """
         self.settle()
         if self._saved == self.step:
@@ -433,11 +435,12 @@ class Training:
                 f"step {self.step}: the weights are no longer finite; no checkpoint is written. "
                 f"A lower optimizer.lr may help"
             )
-        if self.streak.on:
+        last = self.step == self.config.train.steps
+        if self.streak.on and not (last and self.progress.skips_in_row == 1):
             self.streak.owed = True
             self.agreement.saved()
             line = f"step {self.step}: not saved, {self.progress.skips_in_row} steps in a row were left out"
-            if self.step == self.config.train.steps:
+            if last:
                 raise self._failed(line)
             return self.monitor.say(f"{line}; older checkpoints stay")
         c, value = self.config, self.measured.get(self.config.train.best)
@@ -449,12 +452,16 @@ class Training:
         with self.watchdog.section("save"):
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
-            self.saver.save(state, self.engine, self.ema, best)
-            if pace := self.pace.told():
-                self._record("pace", step=self.step, **pace)
+            told = partial(self._tell_pace, self.step, self.pace.taken())
+            self.saver.save(state, self.engine, self.ema, best, told)
         self._saved, self.streak.owed = self.step, False
         self.agreement.saved()
         self.clock.start()
+
+    def _tell_pace(self, step: int, taken: Taken) -> None:
+        """In the saver's thread."""
+        if pace := self.pace.told(taken):
+            ledger.note(self.config.run, "pace", step=step, **pace)
 
     def report_memory(self) -> None:
         """Where the memory of the followed step went, on all ranks. A collective."""

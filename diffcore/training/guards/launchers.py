@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
-MODULES = ("deepspeed.launcher.launch", "deepspeed.launcher.runner", "torch.distributed.run", "accelerate")
+MODULES = ("deepspeed.launcher", "torch.distributed", "accelerate")
 PROGRAMS = ("deepspeed", "ds", "torchrun", "accelerate", "accelerate-launch")
-"""What a launcher's command line names: modules after -m, or programs."""
+"""What a launcher's command line names: a module after -m, or what such a name begins with; or a program."""
+
+VALUED = re.compile(r"-[^cmWX]*([cmWX])(.*)", re.DOTALL)
+"""Python's options that have a value, in the same word (-Xdev, -um module) or in the next one."""
 
 
 class Process(NamedTuple):
@@ -43,10 +47,25 @@ def gone(watched: list[Process], proc: Path = PROC) -> bool:
 def _is_launcher(pid: int, proc: Path) -> bool:
     with contextlib.suppress(OSError):
         words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        program = next((word for word in words[1:] if not word.startswith("-")), "")  # after the interpreter
-        module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
-        return module in MODULES or {Path(words[0]).name, Path(program).name} & {*PROGRAMS} != set()
+        module, program = _run_by(words[1:])
+        named = {Path(words[0]).name, Path(program).name}
+        return f"{module}.".startswith(tuple(f"{name}." for name in MODULES)) or bool(named & {*PROGRAMS})
     return False
+
+
+def _run_by(words: list[str]) -> tuple[str, str]:
+    """The module or the program that an interpreter with these arguments runs; "" for what it does not."""
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            return "", word
+        if word == "--check-hash-based-pycs":
+            next(left, "")
+        elif not word.startswith("--") and (found := VALUED.match(word)):
+            value = found[2] or next(left, "")
+            if found[1] in "cm":
+                return value if found[1] == "m" else "", ""
+    return "", ""
 
 
 def _fields(pid: int, proc: Path) -> list[str]:

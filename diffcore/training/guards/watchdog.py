@@ -31,9 +31,9 @@ class Watchdog:
 
     InputError at once where DIFFCORE_ATTEMPT is no number, which its thread could tell nobody.
 
-    The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes nothing:
-    the run folder may turn out to be another experiment's. ``alone`` is called once where a launcher above
-    this process has ended (launchers.py).
+    The limits are in ``guards``; 0: it only writes the heartbeat. Before the first beat it writes only the
+    stacks of a hang: the run folder may turn out to be another experiment's. ``alone`` is called once where
+    a launcher above this process has ended (launchers.py).
     """
 
     def __init__(

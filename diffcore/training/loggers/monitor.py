@@ -49,9 +49,9 @@ class Monitor:
         self.run, self.total, self.active, self._with_board = run, total, active, board
         self._trackers = trackers
         self._logged = start
+        self._told = set[str]()
         if not active:
             return
-        self._untold = {"metrics.jsonl", "tensorboard", "samples", "the memory report", "events.jsonl"}
         self._metrics = run / metrics.FILE
         self._progress = _progress(start, total) if sys.stderr.isatty() else None
         self._writer: Any = _NoBoard()
@@ -112,8 +112,8 @@ class Monitor:
 
     def lost(self, what: str, error: OSError) -> None:
         """Say once that ``what`` cannot be written."""
-        if what in self._untold:
-            self._untold.remove(what)
+        if what not in self._told:
+            self._told.add(what)
             self.say(one_line(f"{what} cannot be written ({error.strerror or error}); training goes on"))
 
     @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,12 +75,10 @@ class Tracker:
 
     def close(self) -> None:
         """Wait until all is taken, but not for ever."""
-        self._put(self._logger.close)
-        try:
+        until = time.monotonic() + CLOSING
+        with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSING)
-            self._thread.join(CLOSING)
-        except queue.Full:
-            pass
+            self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._problem = self._problem or f"not all was taken within {CLOSING:.0f} s"
 
@@ -114,12 +114,15 @@ class Tracker:
             self._had = self._had if known is None else known
         except BaseException as error:  # some end a process that cannot log in
             failed = self._fail(error)
-        while (work := self._queue.get()) is not None:
+        while True:
+            work = self._queue.get()
             try:
                 if not failed:
-                    work()
+                    (work or self._logger.close)()
             except BaseException as error:
                 failed = self._fail(error)
+            if work is None:
+                return
 
     def _fail(self, error: BaseException) -> bool:
         said = without_credentials(str(error)) or type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffcore.engine.exchange import Exchange
 from diffcore.engine.ranks import World
@@ -12,8 +12,16 @@ OTHERS = "communication"
 """The part of a step that is a wait for other ranks: of a fast rank the longest."""
 
 
+class Taken(NamedTuple):
+    """Seconds of ``steps`` steps: of this rank's own work, and of these the waits for data."""
+
+    steps: int
+    own: float
+    data: float
+
+
 class Pace:
-    """Seconds of this rank since ``told`` was last called. No collective, and no word between two calls."""
+    """Seconds of this rank since ``taken`` was last called. No collective, and no word but in ``told``."""
 
     def __init__(self, world: World) -> None:
         self._words, self._size = Exchange("pace", world), world.size
@@ -26,13 +34,19 @@ class Pace:
         self._data += seconds.get("data", 0.0)
         self._steps += steps
 
-    def told(self) -> dict[str, Any] | None:
+    def taken(self) -> Taken:
+        """What was added since the last call, for ``told``."""
+        taken = Taken(self._steps, self._own, self._data)
+        self._own, self._data, self._steps = 0.0, 0.0, 0
+        return taken
+
+    def told(self, taken: Taken) -> dict[str, Any] | None:
         """What the ledger keeps, on rank 0: seconds of a step by rank, ``own`` and of these ``data``.
 
-        None elsewhere, and where there was no step or there are no others. Every rank calls it, rank 0 waits.
+        None elsewhere, and where there was no step or there are no others. Every rank calls it, rank 0 waits
+        and then asks for a word of each: of many ranks that is for a thread beside the training.
         """
-        steps, mine = self._steps, [self._own, self._data]
-        self._own, self._data, self._steps = 0.0, 0.0, 0
+        steps, *mine = taken
         if not steps or self._size == 1:
             return None
         found = self._words.to_main([round(took / steps, 6) for took in mine], range(self._size))

@@ -194,6 +194,17 @@ def test_a_choice_is_kept_by_what_comes_later(tmp_path: Path) -> None:
     assert (access(run), mode(run)) == ("private", 0o700)
 
 
+def test_a_second_start_that_is_refused_changes_no_mode(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", {"fingerprint": "f", "size": 8, "schema": []}
+    with run_folder.claim(config(run), data):
+        before = {path: mode(path) for path in (run, *run.rglob("*"))}
+        with pytest.raises(InputError, match="another process is training"):
+            run_folder.claim(config(run, run_access="group"), data)
+        assert {path: mode(path) for path in (run, *run.rglob("*"))} == before
+    with run_folder.claim(config(run, run_access="group"), data):  # and the lock was given back
+        assert access(run) == "group"
+
+
 def test_a_new_run_is_private_unless_the_profile_or_the_config_says_group(tmp_path: Path) -> None:
     for number, (asked, usual, wanted) in enumerate(
         [

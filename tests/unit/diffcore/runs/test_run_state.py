@@ -94,6 +94,20 @@ def test_a_run_folder_is_bound_to_its_experiment(tmp_path: Path) -> None:
         run_folder.check(c, DATA | {"fingerprint": "0" * 64})
 
 
+def test_a_run_that_began_since_the_check_is_seen_by_the_claim(tmp_path: Path) -> None:
+    """Two start in the same empty folder: the second one gets it when the first has ended."""
+    c = configure.load(DEMO, {"run": str(tmp_path / "run")})
+    other = configure.replace(c, "optimizer", {"lr": 0.5})
+    run_folder.check(c, DATA)
+    run_folder.check(other, DATA)
+    run_folder.claim(other, DATA).close()
+    before = (c.run / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"another experiment \(optimizer\.lr was 0\.5"):
+        run_folder.claim(c, DATA)
+    assert (c.run / "config.yaml").read_text() == before
+    run_folder.claim(other, DATA).close()  # the lock was given back
+
+
 def test_a_setting_that_is_younger_than_the_folder_was_at_its_default(tmp_path: Path) -> None:
     c = configure.load(DEMO, {"run": str(tmp_path / "run")})
     run_folder.claim(c, DATA).close()
@@ -122,9 +136,9 @@ def test_a_run_keeps_the_version_of_its_draws(tmp_path: Path) -> None:
         identity = {k: v for k, v in record["identity"].items() if k != "diffusion.draws"} | old
         (c.run / "run.json").write_text(json.dumps(record | {"identity": identity}))
         assert run_folder.settled(c).diffusion.draws == 1
-        run_folder.claim(c, DATA).close()
-        assert configure.load(c.run / "config.yaml").diffusion.draws == 1
         if old.get("diffusion.draws", 1):
+            run_folder.claim(c, DATA).close()
+            assert configure.load(c.run / "config.yaml").diffusion.draws == 1
             run_folder.check(c, DATA)
             with pytest.raises(InputError, match=r"diffusion\.draws was 1, now 2"):
                 run_folder.check(configure.replace(c, "diffusion", {"draws": 2}), DATA)

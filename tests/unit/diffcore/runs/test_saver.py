@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import queue
+import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,28 @@ class Empty:
         return iter(())
 
 
-def begin(made: Saver, step: int) -> None:
+def begin(made: Saver, step: int, after: Callable[[], None] = lambda: None) -> None:
     empty: Any = Empty()
     empty.shards = []
-    made.save(State(step, step, step, {}, {}, 1, 1, "fp32", "unknown", {}), empty, empty)
+    made.save(State(step, step, step, {}, {}, 1, 1, "fp32", "unknown", {}), empty, empty, None, after)
+
+
+def test_what_comes_after_a_checkpoint_holds_nothing_up_and_is_left_out_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, go, called = saves(tmp_path, monkeypatch, [None, FULL, None]), threading.Event(), list[int]()
+    for step in (1, 2, 3):
+
+        def after(step: int = step) -> None:
+            assert go.wait(60)
+            called.append(step)
+
+        go.clear()
+        begin(made, step, after)
+        assert step not in called  # and yet the loop is back
+        go.set()
+        assert made.settle() == (step == 2)
+    assert called == [1, 3]
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "shard")

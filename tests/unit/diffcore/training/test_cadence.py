@@ -78,3 +78,11 @@ def test_a_rate_that_is_cut_on_a_plateau_needs_validations_by_steps() -> None:
     with pytest.raises(InputError, match=r"checkpoint_every 10m has .* by the clock: set validation\.every"):
         config("10m", None, **plateau)
     assert config("10m", 5, **plateau) and config(10, None, **plateau)
+
+
+@pytest.mark.parametrize("validation", [None, 5])
+def test_losses_that_may_roll_a_run_back_are_not_logged_by_the_clock(validation: int | None) -> None:
+    judged = {"guards": {"explosion": 3.0}}
+    with pytest.raises(InputError, match=r"guards\.explosion .*checkpoint_every in steps, not as 10m"):
+        config("10m", validation, **judged)
+    assert config(10, validation, **judged) and config("10m", validation).guards.explosion is None

@@ -62,6 +62,20 @@ def test_the_boards_thread_leaves_no_traceback_of_a_disk(
     assert shown in (said := capsys.readouterr().err) and bool(said) == bool(shown)
 
 
+@pytest.mark.parametrize("active", [True, False])
+def test_what_a_disk_does_not_take_is_told_once_by_rank_0(
+    active: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = monitor.Monitor(tmp_path, 0, 10, active)
+    for what in ("the profile", "samples", "the profile"):
+        with opened.writing(what):
+            raise OSError(28, "No space left on device")
+    opened.close()
+    words = "cannot be written (No space left on device); training goes on"
+    wanted = [f"the profile {words}", f"samples {words}"]
+    assert capsys.readouterr().out.splitlines() == (wanted if active else [])
+
+
 def test_a_figure_that_is_not_finite_is_null_on_the_disk_and_nan_when_read(tmp_path: Path) -> None:
     (tmp_path / metrics.FILE).write_text('{"step": 1, "train/loss": NaN}\n')  # an older version's
     opened = monitor.Monitor(tmp_path, 1, 10, active=True)

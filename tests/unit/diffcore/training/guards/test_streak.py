@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffbase.exits import RunFailedError
 from diffcore.config.tree import Guards
 from diffcore.engine.ranks import World
+from diffcore.training import run
 from diffcore.training.guards.progress import Progress
 from diffcore.training.guards.streak import Streak, last_good
 from diffcore.training.run import Training
@@ -35,6 +38,53 @@ def test_a_search_for_the_loss_scale_is_no_streak(
     training.progress = Progress(skips=1, skips_in_row=1)
     training._skipped(torch.tensor(loss_finite))
     assert training.streak.on == on and bool(said) == on
+
+
+class Saver:
+    """Notes what it is to save; what it had in hand could not be written."""
+
+    def __init__(self) -> None:
+        self.saved: list[int] = []
+
+    def settle(self) -> bool:
+        raise OSError(28, "No space left on device")
+
+    def save(self, state: int, *_: Any) -> None:
+        self.saved.append(state)
+
+
+def test_a_disk_that_fails_does_not_hide_the_last_good_checkpoint(tmp_path: Path) -> None:
+    training: Any = Training.__new__(Training)
+    training.saver, training.step, training.progress = Saver(), 14, Progress(skips=2, skips_in_row=2)
+    training.config = SimpleNamespace(run=tiny_run.write(tmp_path / "run", 4, 8, 12))
+    assert "too many. Last good checkpoint: step-00000008." in str(training._failed("too many"))
+
+
+@pytest.mark.parametrize(
+    ("step", "in_row", "done"),
+    [(12, 1, "saved"), (12, 2, "refused"), (12, 5, "refused"), (11, 1, "owed"), (11, 2, "owed")],
+)
+def test_a_single_step_left_out_at_the_end_ends_no_run(
+    step: int, in_row: int, done: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training: Any = Training.__new__(Training)
+    training.saver, training.step, training.streak = Saver(), step, Streak()
+    monkeypatch.setattr(training.saver, "settle", lambda: False)
+    monkeypatch.setattr(run, "state_now", lambda config, data, step, *_: step)
+    training.streak.on = True
+    training.progress = Progress(skips=in_row, skips_in_row=in_row)
+    training.config = SimpleNamespace(run=tmp_path, train=SimpleNamespace(steps=12, best="validation/loss"))
+    training.engine, training.ema = SimpleNamespace(is_finite=lambda: True), None
+    training.agreement = SimpleNamespace(saved=lambda: None)
+    training.clock, training.pace = SimpleNamespace(start=lambda: None), SimpleNamespace(taken=lambda: None)
+    training.monitor = SimpleNamespace(say=lambda line: None)
+    training.watchdog = SimpleNamespace(section=lambda name: nullcontext())
+    training.measured, training.data, training._saved, training._unsettled = {}, {}, None, None
+    training._best_before = None
+    with pytest.raises(RunFailedError, match="step 12: not saved") if done == "refused" else nullcontext():
+        training.save()
+    assert training.saver.saved == ([12] if done == "saved" else [])
+    assert training.streak.owed == (done != "saved")
 
 
 def test_an_owed_checkpoint_waits_for_the_end_of_the_streak() -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +99,36 @@ def test_a_tracker_that_hangs_holds_nothing_up(
     go.set()
     said = capsys.readouterr().out
     assert "kept: it is behind by 3 figures" in said
+
+
+def test_a_tracker_that_is_behind_at_the_end_is_closed_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue is full when the end comes."""
+    monkeypatch.setattr(tracker, "WAITING", 3)
+    logger, go, closed = Kept(tmp_path, [], True), threading.Event(), list[int]()
+    monkeypatch.setattr(logger, "begin", lambda: go.wait(60) and -1)
+    monkeypatch.setattr(logger, "close", lambda: closed.append(len(logger.steps)))
+    behind = Tracker(logger)
+    behind.start(-1)
+    for step in range(1, 10):
+        behind.figures(step, {"train/loss": 1.0})
+    threading.Timer(0.2, go.set).start()
+    behind.close()
+    assert closed == [3]
+
+
+def test_the_end_waits_for_a_tracker_no_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the end of the queue is reached late: both waits together are bound."""
+    slow, joined = Tracker(Kept(tmp_path, [], True)), list[float]()
+    clock = iter([100.0, 100.0 + 0.75 * tracker.CLOSING])
+    monkeypatch.setattr(tracker, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(slow._queue, "put", lambda work, timeout: None)
+    monkeypatch.setattr(slow._thread, "join", joined.append)
+    slow.close()
+    assert joined == [0.25 * tracker.CLOSING]
 
 
 def test_the_number_of_a_trackers_run_is_kept_or_refused(tmp_path: Path) -> None:
