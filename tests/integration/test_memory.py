@@ -211,5 +211,7 @@ def test_a_plan_needs_no_gpu_and_says_so_with_its_exit_code(memory_config: Path)
     assert fits.returncode == 0 and fits.stdout.startswith("fits: ")
     large = [*command, "--gpu-memory", "2GB", "--micro-batch", "2000"]
     refused = subprocess.run(large, capture_output=True, text=True, cwd=REPOSITORY)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: does not fit: ")
+    note, error = refused.stderr.splitlines()
+    assert refused.returncode == 2 and error.startswith("error: does not fit: ")
+    assert note == "note: a batch.size of 2000 for --micro-batch 2000, not 8"
     assert refused.stderr.count("\n") == 1 and "batch.micro" in refused.stderr
