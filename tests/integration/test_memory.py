@@ -214,4 +214,4 @@ def test_a_plan_needs_no_gpu_and_says_so_with_its_exit_code(memory_config: Path)
     note, error = refused.stderr.splitlines()
     assert refused.returncode == 2 and error.startswith("error: does not fit: ")
     assert note == "note: a batch.size of 2000 for --micro-batch 2000, not 8"
-    assert refused.stderr.count("\n") == 1 and "batch.micro" in refused.stderr
+    assert "batch.micro" in error
