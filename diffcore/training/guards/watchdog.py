@@ -107,6 +107,8 @@ class Watchdog:
         path = self.run / "stacks" / f"attempt-{self._attempt}-rank-{self.rank}.txt"
         where = f"stacks in {path}"
         try:
+            if not self.run.is_dir():  # nothing stays of a run that never began
+                raise FileNotFoundError(f"{self.run} is not there yet")
             make_folder(path.parent)
             with open(path, "w", opener=files.plain_only) as file:
                 faulthandler.dump_traceback(file, all_threads=True)
