@@ -163,7 +163,8 @@ class CheckedRows:
     def _fetch(self, numbers: Sequence[int]) -> None:
         """Have blocks here that are far, all at once: each by itself takes as long as a request."""
         if self._far is not None:
-            self._far.fetch([number for number in numbers if number not in self._kept])
+            # One that was good is here, or is fetched by itself where the cache has dropped it since.
+            self._far.fetch([n for n in numbers if n not in self._kept and not self._good[n]])
 
     def _span(self, number: int, begin: int, end: int) -> NDArray[np.void]:
         """Rows ``begin`` to ``end`` of a block, as records without columns."""
