@@ -156,7 +156,8 @@ def test_it_is_what_a_new_process_would_be(begin: Begin, tmp_path: Path) -> None
     assert rank.process.train(env)
     told = rank.tell()
     assert told["pid"] == rank.process.pid and told["before"] == ["deepspeed", "torch"]
-    assert rank.log.read_text().splitlines()[-1] == "trained"
+    # multiprocessing's tracker of its loaders may still have a word when it finds that it is gone.
+    assert "trained" in rank.log.read_text().splitlines()
 
     new = Child([sys.executable, *rank.words], env, tmp_path, rank.log)
     rank.until(lambda: new.poll() is not None)
