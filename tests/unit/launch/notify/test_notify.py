@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,17 +21,15 @@ from diffbase.exits import BAD_INPUT, DONE, FATAL, PREEMPTED, RETRYABLE
 from diffbase.files import REPOSITORY
 from launch.ask import profile
 from launch.ask.profile import Cluster, Notify
-from launch.ask.spec import JobSpec
 from launch.job.folder import Place, write_spec
-from launch.notify import textfile
 from launch.notify.deliver import deliver, post
 from launch.supervise import leader as module
 from launch.supervise.environment import Layout
 from launch.supervise.leader import Leader
-from launch.supervise.limits import Limits
-from launch.supervise.meeting import Meeting, Plan
+from launch.supervise.meeting import Plan
 from launch.supervise.news import News
 from launch.supervise.requeue import Answer
+from tests.support.a_life import job_of, life_of, write_profile
 
 TOKEN = "xoxb-very-secret-token"
 
@@ -80,13 +76,6 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def write_profile(folder: Path, text: str, mode: int = 0o600) -> Path:
-    path = folder / "site.yaml"
-    path.write_text(text)
-    path.chmod(mode)
-    return path
-
-
 # --- what a profile may say ---
 
 
@@ -109,7 +98,7 @@ def test_a_profile_that_tells_nobody_is_a_mistake(tmp_path: Path) -> None:
 
 def test_the_secret_is_not_in_the_run_folder(tmp_path: Path) -> None:
     cluster = profile.load(write_profile(tmp_path, f"notify: {{webhook: 'https://h/{TOKEN}'}}"))
-    spec = job(cluster)
+    spec = job_of(cluster)
     run = tmp_path / "run" / "job" / "001"
     run.mkdir(parents=True)
     write_spec(Place(run), spec)
@@ -220,28 +209,6 @@ def test_a_command_that_hangs_does_not_keep_the_news_from_the_webhook(server: Se
 # --- from the supervisor ---
 
 
-def job(cluster: Cluster) -> JobSpec:
-    return JobSpec(
-        cluster=cluster, job="j", nodes=1, nodes_min=1, tasks_per_node=1, gpus_per_node=0, cpus_per_task=1,
-        minutes=60, requeue=False,
-    )  # fmt: skip
-
-
-def life_of(tmp_path: Path, cluster: Cluster) -> Any:
-    run = tmp_path / "run"
-    live = run / "job" / "001" / "live"
-    live.mkdir(parents=True)
-    meeting = Meeting(live, "7.0.0")
-    meeting.open()
-    life: Any = SimpleNamespace(
-        where=Layout("7", "7.0.0", 0, 0, 1, 0, 1, 0, ("n1",)), meeting=meeting, run_folder=run,
-        spec=job(cluster), asked=0, said=[], tick=lambda: None, used_up=False,
-        limits=Limits(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    )  # fmt: skip
-    life.say = life.said.append
-    return life
-
-
 def test_the_news_of_a_life_are_sent(tmp_path: Path, server: Server) -> None:
     text = f"notify: {{webhook: '{server.address('/ok/x')}', events: [done, failed]}}"
     life = life_of(tmp_path, profile.load(write_profile(tmp_path, text)))
@@ -342,124 +309,3 @@ def test_an_attempt_without_progress_is_told(tmp_path: Path, monkeypatch: pytest
     lead._record_end(1, module.Verdict(RETRYABLE, "lost again"))
     lead._record_end(2, module.Verdict(PREEMPTED, "stopped"))
     assert told == ["no_progress"]
-
-
-# --- figures for node_exporter ---
-
-
-def test_the_textfile_is_what_node_exporter_reads(tmp_path: Path) -> None:
-    run = tmp_path / 'a "b" \\ c'
-    run.mkdir()
-    ledger.record(run, "start", steps=10, pid=1, host="x")
-    ledger.beat(run, 3, 10, "train")
-    line = {"step": 3, "train/samples": 12, "train/images_per_second": 8.0, "memory/process_mib": 2.0}
-    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    out = tmp_path / "x.prom"
-    command = [sys.executable, "-m", "launch.notify.textfile", str(run), "--out", str(out), "--name", "n"]
-    child = subprocess.Popen(command, cwd=REPOSITORY, env=dict(os.environ))
-    try:
-        deadline = time.monotonic() + 60
-        while not out.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        figures = parse(out.read_text())
-        assert out.stat().st_mode & 0o777 == 0o644
-        assert {name: value for name, _, value in figures} == {
-            "diffcore_step": 3.0, "diffcore_steps": 10.0, "diffcore_steps_per_second": 2.0,
-            "diffcore_goodput_ratio": 0.0, "diffcore_memory_bytes": 2.0 * 2**20,
-            "diffcore_checkpoint_step": 0.0, "diffcore_failed_attempts": 0.0,
-            "diffcore_heartbeat_timestamp_seconds": figures[-1][2],
-        }  # fmt: skip
-        assert all(labels == {"run": str(run), "name": "n", "job": ""} for _, labels, _ in figures)
-        child.terminate()
-        assert child.wait(30) == 0 and not out.exists() and [p.name for p in tmp_path.iterdir()] == [run.name]
-    finally:
-        child.kill()
-        child.wait()
-
-
-def parse(text: str) -> list[tuple[str, dict[str, str], float]]:
-    """Prometheus' text format, strictly: HELP, TYPE, sample of one name after the other, a line end each."""
-    lines = text.split("\n")
-    assert lines.pop() == "" and len(lines) % 3 == 0
-    found = []
-    for i in range(0, len(lines), 3):
-        name = lines[i].split(" ")[2]
-        assert lines[i].startswith(f"# HELP {name} ") and lines[i + 1] == f"# TYPE {name} gauge"
-        sample, value = lines[i + 2].rsplit(" ", 1)
-        assert sample.startswith(name + "{") and sample.endswith("}")
-        # Labels are quoted as JSON quotes, for these characters.
-        pairs = sample[len(name) + 1 : -1].replace('",', '"\n').split("\n")
-        found.append(
-            (name, {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in pairs)}, float(value))
-        )
-    return found
-
-
-ENDS_AT_ONCE = """
-import os, subprocess, sys
-from launch.supervise.news import _outlive_signals
-flags = ["--out", sys.argv[2], "--seconds", "0.1", "--parent", str(os.getpid())]
-command = [sys.executable, "-m", "launch.notify.textfile", sys.argv[1], *flags]
-quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-print(subprocess.Popen(command, preexec_fn=_outlive_signals, **quiet).pid)
-"""
-
-
-def test_the_writer_ends_with_a_parent_that_ends_before_it_has_begun(tmp_path: Path) -> None:
-    ledger.record(tmp_path, "start", steps=10)
-    command = [sys.executable, "-c", ENDS_AT_ONCE, str(tmp_path), str(tmp_path / "x.prom")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120)
-    pid = int(done.stdout)
-    try:
-        deadline = time.monotonic() + 60
-        while runs(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not runs(pid) and not (tmp_path / "x.prom").exists()
-    finally:
-        if runs(pid):
-            os.kill(pid, signal.SIGKILL)
-
-
-def runs(pid: int) -> bool:
-    """Whether it does; whoever takes up orphans need not wait for them."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_a_folder_that_is_not_there_is_told_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
-            sys.exit(0)
-
-    monkeypatch.setattr(textfile.time, "sleep", sleep)
-    monkeypatch.setattr(textfile, "die_with_parent", lambda number: None)  # it is not this process's
-    monkeypatch.setattr(textfile.signal, "signal", lambda number, handler: None)
-    with pytest.raises(SystemExit):
-        textfile.main([str(tmp_path), "--out", str(tmp_path / "none" / "x.prom"), "--seconds", "2"])
-    said = capsys.readouterr().err
-    assert looks == [2.0] * 3 and said.count("launch: prometheus: ") == 1 and "No such file" in said
-
-
-def test_the_supervisor_starts_it_once_and_ends_it(tmp_path: Path) -> None:
-    text = f"prometheus: {{folder: {tmp_path}, seconds: 1}}"
-    life = life_of(tmp_path, profile.load(write_profile(tmp_path, text)))
-    ledger.record(life.run_folder, "start", steps=10)
-    out = tmp_path / "diffcore-site-7.prom"
-    news = News(life)
-    news.show_figures()
-    child = news._figures
-    news.show_figures()
-    assert child is not None and news._figures is child
-    deadline = time.monotonic() + 60
-    while not out.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert "diffcore_step" in out.read_text()
-    news.close()
-    assert child.poll() == 0 and not out.exists()
