@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import Any
 
 LATELY = 3
 """Reports in a row, of one attempt, in all of which a rank has to be slow: once may be anything."""
+LEAST = 0.5
+"""Of its attempt's median, the steps or the seconds of a report that counts: a job's last save is of few."""
 FACTOR = 1.5
 """Times its peers' time that make a rank slow, where its run's profile does not say (``slow_factor``)."""
 
@@ -17,14 +20,15 @@ def slow_ranks(
     """Rank -> how many times its peers' time it took for its own work, where that was ``factor`` or more.
 
     ``events``: the ledger, oldest first, of which the LATELY newest reports (``pace``) of ``attempt`` count
-    (None: the newest). Its peers' time is the median of the others'; the figure is its lowest of the reports.
+    (None: the newest), but for short ones. Its peers' time is the median of the others'; the figure is its
+    lowest of the reports.
     Empty where more than half of the ranks would be slow: then the others are fast.
     """
     lines = list(events)
     if attempt is None:
         attempt = max((int(e["attempt"]) for e in lines if e["event"] == "started"), default=0)
-    reports = [own for e in lines if e["event"] == "pace" and e["attempt"] == attempt and (own := _own(e))]
-    reports = reports[-LATELY:]
+    told = [(e, own) for e in lines if e["event"] == "pace" and e["attempt"] == attempt and (own := _own(e))]
+    reports = _without_short(told)[-LATELY:]
     if len(reports) < LATELY or len({len(own) for own in reports}) > 1:
         return {}
     lowest = [min(ratios) for ratios in zip(*map(_ratios, reports), strict=True)]
@@ -64,6 +68,24 @@ def _own(event: Mapping[str, Any]) -> list[float]:
     ):
         return []
     return [float(s) for s in own]
+
+
+def _without_short(told: list[tuple[Mapping[str, Any], list[float]]]) -> list[list[float]]:
+    """The reports that are of enough steps, or of enough seconds, against the others of their attempt.
+
+    Few of both, since a rank that turns slow makes few steps of a period of seconds, and one that is well
+    again few seconds of a number of steps. One that does not say how many steps it is of counts.
+    """
+    sizes = [
+        (steps, steps * max(own)) if isinstance(steps := event.get("steps"), int) and steps > 0 else None
+        for event, own in told
+    ]
+    usual = [LEAST * median(kind) for kind in zip(*filter(None, sizes), strict=True)]
+    return [
+        own
+        for (_, own), size in zip(told, sizes, strict=True)
+        if size is None or any(had >= least for had, least in zip(size, usual, strict=True))
+    ]
 
 
 def _ratios(own: list[float]) -> list[float]:
