@@ -19,13 +19,16 @@ from launch.ask.profile import Notify
 from launch.notify.deliver import deliver
 
 LARGEST = 1 << 20
+LONGER = 0.5
+"""Seconds, within those that the supervisor waits longer (``launch.supervise.news.EXTRA``)."""
 
 
 def main() -> None:
     """Read it, hand it over, say what went wrong."""
     tree = json_file.parse(sys.stdin.buffer.read(LARGEST), "standard input")
     settings = validated(Notify, tree.get("settings") if isinstance(tree, dict) else tree, "settings")
-    limit = threading.Timer(settings.seconds, _too_late, [settings.seconds])  # for both, names included
+    # Each has its own limit and its own words; names that are looked up and answers in drops have none.
+    limit = threading.Timer(settings.seconds + LONGER, _too_late, [settings.seconds])
     limit.daemon = True
     limit.start()
     problems = deliver(settings, tree["news"])

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,37 +26,47 @@ from diffbase.cli import InputError, json_text, one_line
 from diffbase.version import VERSION
 from launch.ask import profile
 from launch.ask.profile import Notify
+from launch.supervise.child import die_with_parent
 
 
 def deliver(settings: Notify, news: Mapping[str, Any]) -> list[str]:
     """Hand it over; what went wrong, a line each, without the address."""
-    body = json_text(news, sort_keys=True).encode()
-    problems = []
-    try:  # before the command, which may hang until the time is over
-        for address in _addresses(settings):
-            if line := post(address, body, settings.seconds):
-                problems.append(line)
-    except (InputError, OSError) as error:  # the profile is not there, or has changed
-        problems.append(one_line(f"webhook: {error}"))
-    if settings.command and (line := _run(settings.command, body, settings.seconds)):
-        problems.append(line)
-    return problems
-
-
-def _addresses(settings: Notify) -> Iterator[str]:
+    body, seconds = json_text(news, sort_keys=True).encode(), settings.seconds
+    ways: list[Callable[[], str | None]] = []
     if settings.webhook_in is not None:
-        trust.check_file(settings.webhook_in)
-        try:
-            now = profile.load(settings.webhook_in).notify
-        except InputError:  # it quotes what it found there: the address, in the wrong place
-            raise InputError(f"{settings.webhook_in} is no profile that can be used any more") from None
-        if now is None or now.webhook is None:
-            raise InputError(f"{settings.webhook_in} has no notify.webhook any more")
-        yield now.webhook.get_secret_value()
+        ways.append(partial(_post_to, partial(_kept, settings.webhook_in), body, seconds))
     if settings.webhook_env is not None:
-        if settings.webhook_env not in os.environ:
-            raise InputError(f"the environment variable {settings.webhook_env} is not set here")
-        yield os.environ[settings.webhook_env]
+        ways.append(partial(_post_to, partial(_of_environment, settings.webhook_env), body, seconds))
+    if settings.command:
+        ways.append(partial(_run, settings.command, body, seconds))
+    with ThreadPoolExecutor(3) as pool:  # at once: what hangs takes no time from the others
+        said = [pool.submit(way) for way in ways]
+        return [line for way in said if (line := way.result())]
+
+
+def _post_to(address: Callable[[], str], body: bytes, seconds: float) -> str | None:
+    try:
+        return post(address(), body, seconds)
+    except (InputError, OSError) as error:  # the profile is not there, or has changed
+        return one_line(f"webhook: {error}")
+
+
+def _kept(path: Path) -> str:
+    """The address in the profile."""
+    trust.check_file(path)
+    try:
+        now = profile.load(path).notify
+    except InputError:  # it quotes what it found there: the address, in the wrong place
+        raise InputError(f"{path} is no profile that can be used any more") from None
+    if now is None or now.webhook is None:
+        raise InputError(f"{path} has no notify.webhook any more")
+    return now.webhook.get_secret_value()
+
+
+def _of_environment(name: str) -> str:
+    if name not in os.environ:
+        raise InputError(f"the environment variable {name} is not set here")
+    return os.environ[name]
 
 
 def _run(command: tuple[str, ...], body: bytes, seconds: float) -> str | None:
@@ -65,6 +79,7 @@ def _run(command: tuple[str, ...], body: bytes, seconds: float) -> str | None:
             stderr=subprocess.PIPE,
             timeout=seconds,
             check=False,
+            preexec_fn=partial(die_with_parent, signal.SIGKILL),  # which ends when its time is over
         )
     except subprocess.TimeoutExpired:
         return one_line(f"{command[0]}: not done after {seconds:g} s")

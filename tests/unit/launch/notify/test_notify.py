@@ -206,6 +206,29 @@ def test_a_command_that_hangs_does_not_keep_the_news_from_the_webhook(server: Se
     assert [body for _, _, body in server.got] == [{"a": 1}]
 
 
+def test_a_server_that_never_answers_takes_no_time_from_the_others(server: Server, tmp_path: Path) -> None:
+    hook = server.address(f"/slow/{TOKEN}")
+    kept = profile.load(write_profile(tmp_path, f"notify: {{webhook: '{hook}', seconds: 3}}")).notify
+    assert kept is not None
+    command = ["sh", "-c", f"sleep 1; cat > {tmp_path}/got"]  # done before the server's time is over
+    settings = kept.model_dump(mode="json") | {"command": command, "webhook_env": "HOOK"}
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.notify"], text=True, capture_output=True, timeout=120, cwd=REPOSITORY,
+        input=json.dumps({"settings": settings, "news": {"a": 1}}),
+        env={**os.environ, "HOOK": server.address("/ok/x")},
+    )  # fmt: skip
+    assert not server.release.is_set() and {path for path, _, _ in server.got} == {f"/slow/{TOKEN}", "/ok/x"}
+    assert json.loads((tmp_path / "got").read_text()) == {"a": 1}
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == RETRYABLE and "no answer in" in line and TOKEN not in line
+
+
+def test_a_command_ends_with_its_time(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    assert deliver(Notify(command=("sh", "-c", f"echo $$ > {pid}; exec sleep 60"), seconds=1), {})
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
 # --- from the supervisor ---
 
 
