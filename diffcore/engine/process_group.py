@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import torch
 from diffbase.cli import InputError
 from diffbase.line import say
 from diffbase.machine import compile_cache, launcher, malloc
+from diffbase.machine.cores import fair
 from diffcore.engine import rendezvous
-from diffcore.engine.ranks import World
+from diffcore.engine.ranks import World, gather
+
+NODES = ("SLURMD_NODENAME", "NODE_RANK", "GROUP_RANK")
+"""What Slurm, ``launch`` and torchrun call a rank's node."""
 
 
 def load() -> None:
@@ -61,13 +66,24 @@ def start(run: Path, threads: int | None = None, *, group: bool = False, shown: 
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(threads or max(1, cores // min(launcher.ranks_here() or size, cores)))
+        torch.set_num_threads(threads or 1)
         malloc.keep_freed()
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = rendezvous.join(backend, run, group=group, shown=shown)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
-    return World(rank, size, local, device, store)
+    world = World(rank, size, local, device, store)
+    if device.type == "cpu" and threads is None:
+        torch.set_num_threads(_threads(world))
+    return world
+
+
+def _threads(world: World) -> int:
+    """This rank's part of the cores that it may run on: all of them, where srun or ``launch`` bound each rank
+    to its own. A collective."""
+    # Slurm's nodes may be on one host, as torchrun's groups and those of ``launch``.
+    here = [socket.gethostname(), *(os.environ.get(name) for name in NODES)]
+    mine = sorted(os.sched_getaffinity(0))
+    return fair(mine, [cores for host, cores in gather([here, mine], world) if host == here])
 
 
 def stop() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffbase.machine.cores import neighbours, share
+from diffbase.machine.cores import fair, neighbours, share
 
 
 @given(st.lists(st.integers(0, 999), unique=True, max_size=200), st.integers(1, 64))
@@ -16,6 +16,21 @@ def test_shares_are_all_cores_in_order_and_differ_by_one_at_most(cores: list[int
     assert [core for one in shares for core in one] == cores
     sizes = [len(one) for one in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_ranks_divide_shared_cores_and_not_their_own(cores: int, parts: int) -> None:
+    everything = range(cores)
+    assert fair(everything, [everything] * parts) == max(1, cores // parts)
+    bound = [share(everything, part, parts) for part in range(parts)]
+    assert [fair(own, bound) for own in bound] == [max(1, len(own)) for own in bound]
+
+
+@given(st.lists(st.sets(st.integers(0, 30), min_size=1), min_size=1, max_size=9))
+def test_threads_are_never_more_than_cores_where_each_has_one(bound: list[set[int]]) -> None:
+    given_out = [fair(own, bound) for own in bound]
+    assert all(1 <= threads <= len(own) for threads, own in zip(given_out, bound, strict=True))
+    assert sum(threads for threads in given_out if threads > 1) <= len(set().union(*bound))
 
 
 def test_hyperthreads_lie_together(tmp_path: Path) -> None:
