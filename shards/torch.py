@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from diffbase.cli import InputError
-from diffbase.machine.launcher import rank_and_size
+from diffbase.machine import launcher
 from shards.order import ReaderState
 from shards.positions.flip import flip
 from shards.prefetch import prefetch
@@ -150,8 +150,8 @@ class Steps(Opened):
     """One rank's share of the endless stream, step by step: what ShardStream and ``shards.wds`` share.
 
     ``batch`` is the global batch; ``rank`` of ``world`` is torch.distributed's where that is initialised,
-    else the launcher's ($RANK, $WORLD_SIZE), else 0 of 1. The other settings are ShardReader's, the errors
-    too; InputError for a batch that the ranks cannot share.
+    else the launcher's ($RANK, $WORLD_SIZE, or srun's or mpirun's), else 0 of 1. The other settings are
+    ShardReader's, the errors too; InputError for a batch that the ranks cannot share.
 
     Every iteration begins anew: at step 0, or where a state of ``state_at`` put the stream. ``state_dict``
     tells where the newest iteration in this process is, and where it is loaded the next one goes on there,
@@ -310,7 +310,7 @@ def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     if rank is None or world is None:
         if dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
-        return rank_and_size(os.environ)
+        return launcher.rank_and_size(launcher.told(os.environ))
     rank, world = _whole("rank", rank), _whole("world", world)
     if world < 1:
         raise InputError(f"world is {world}; allowed: 1 or more")

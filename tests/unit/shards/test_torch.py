@@ -30,7 +30,7 @@ BATCH = 12
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -206,6 +206,21 @@ def test_numbers_of_other_libraries_are_plain_ones_in_a_state(packed: Path, tmp_
         torch.save(state, tmp_path / "state.pt")
         stream.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert keys(stream, 2) == keys((plain.read(step) for step in (3, 4)), 2)
+
+
+@pytest.mark.parametrize(
+    "names", [("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")]
+)
+def test_the_share_is_sruns_or_mpiruns(
+    names: tuple[str, str], packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(names, ("2", "3"), strict=True):
+        monkeypatch.setenv(name, value)
+    stream = ShardStream(packed, batch=12)
+    assert (stream.rank, stream.world) == (2, 3)
+    monkeypatch.setenv("WORLD_SIZE", "1")  # one alone, in a step of several
+    stream = ShardStream(packed, batch=12)
+    assert (stream.rank, stream.world) == (0, 1)
 
 
 def test_the_share_is_the_launchers(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
