@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+from diffbase.cli import InputError
 from launch.follow import ends
 from launch.follow.goodput import Attempt
+
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,13 @@ class Interval:
     hours: float
     """Between two failures, of the time on the nodes."""
 
-    def __str__(self) -> str:
-        """One line for a person."""
+    def words(self, run: Path) -> str:
+        """One line for a person; the time is left out where the run's config does not take one."""
+        by_time = f"; by time: train.checkpoint_every: {self.setting}" if _takes(run, self.setting) else ""
         return (
             f"checkpoints: one every {self.now} steps; every {self.best} would cost least, by Young's "
             f"formula ({self.stall:.1f} s of stall, a failure every {self.hours:.1f} h: {self.failures} yet)"
-            f"; by time: train.checkpoint_every: {self.setting}"
+            f"{by_time}"
         )
 
     @property
@@ -40,6 +46,23 @@ class Interval:
         """The best time, as ``train.checkpoint_every`` takes it."""
         minutes = round(self.seconds / 60)
         return f"{minutes}m" if minutes >= 5 else f"{max(1, round(self.seconds))}s"
+
+
+def _takes(run: Path, checkpoint_every: str) -> bool:
+    """Whether the run could be given it; also where its config cannot be read by who asks."""
+    if not os.access(run / CONFIG, os.R_OK):
+        return True
+    from diffcore.config import configure  # a tenth of a second, for this line alone
+
+    try:
+        configure.load(run / CONFIG)
+    except (InputError, OSError):  # another version's
+        return True
+    try:
+        configure.load(run / CONFIG, {"train": {"checkpoint_every": checkpoint_every}})
+    except InputError:  # guards.explosion wants steps, for one
+        return False
+    return True
 
 
 def young(stall: float, mean: float) -> float:

@@ -227,7 +227,7 @@ def goodput_of(run: Run) -> dict[str, Any]:
     print(f"goodput: {kept:.1%} of the time on the nodes, {whole:.1%} with the queue")
     between = interval(attempts, run.events)
     if between is not None:
-        say(between)
+        say(between.words(run.folder))
     picture = _draw(run, attempts)
     say(f"picture: {picture}" if picture else f"no picture: {run.folder} is not this user's to write in")
     seconds = [{"attempt": a.number, "ended": a.outcome, **a.seconds} for a in attempts]

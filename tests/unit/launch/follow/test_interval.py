@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffcore.config import configure
 from diffcore.config.often import seconds_of
 from launch.follow import goodput, show
 from launch.follow.interval import Interval, interval, young
@@ -78,6 +79,17 @@ def test_goodput_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"; by time: train.checkpoint_every: {round(young(2.0, 4 * (1000 * STEP + 2.0)))}s" in said
     assert told["checkpoints"]["now"] == 1000
     assert Interval(**told["checkpoints"]) == interval(goodput.account(lines), lines)
+
+
+@pytest.mark.parametrize(("changed", "takes"), [({}, True), ({"guards": {"explosion": 8.0}}, False)])
+def test_a_time_is_named_where_the_run_takes_one(
+    changed: dict[str, Any], takes: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(configure.load(Path("demo"), changed).to_yaml())
+    lines = ledger_of(2.0, 1000, 2)
+    show.goodput_of(Run(tmp_path, "5", "x", "local", tmp_path, lines, None))
+    said = capsys.readouterr().out
+    assert "would cost least" in said and ("by time" in said) is takes
 
 
 @given(st.floats(0.1, 1e6))
