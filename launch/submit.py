@@ -6,10 +6,12 @@ the same run. ``--dry-run`` prints the sbatch file and does nothing. docs/slurm.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):
     # Run by path: Python put launch/ first, whose names must not shadow installed packages.
@@ -33,6 +35,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     flags, overrides = parser(prog).parse_known_args(argv)
     check_names(overrides)
+    if flags.json and flags.follow:
+        raise cli.InputError("--json is one answer: without --follow")
+    with cli.answer(flags) as give:
+        code = _submit(flags, overrides, prog, give)
+    if code:
+        sys.exit(code)
+
+
+def _submit(
+    flags: argparse.Namespace, overrides: Sequence[str], prog: str, give: Callable[[Any], None]
+) -> int:
+    """What the flags ask for; returns the exit code."""
     here = "SLURM_JOB_ID" in os.environ and not flags.queue and flags.cluster != profile.LOCAL
     cluster = choose_cluster(flags, here)
     config = configure.parse(["--config", str(flags.config), *overrides], prog=prog)
@@ -58,13 +72,16 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         if not (flags.force or flags.test_only):
             fits.check([point.config for point in points], spec)
     if flags.dry_run:
-        say(submission.text(points, spec, config.run), end="")
+        text = submission.text(points, spec, config.run)
+        say(text, end="")
+        give(submission.asked(points, spec, config.run) | {"dry_run": text})
     elif flags.test_only:
-        say(submission.test_only(points, spec, config.run))
+        answer = submission.test_only(points, spec, config.run)
+        say(answer)
+        give(submission.asked(points, spec, config.run) | {"test_only": answer})
     else:
-        code = submission.submit(points, spec, config.run, here, flags.follow)
-        if code:
-            sys.exit(code)
+        return submission.submit(points, spec, config.run, here, flags.follow, give if flags.json else None)
+    return 0
 
 
 if __name__ == "__main__":

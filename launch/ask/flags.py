@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffbase.cli import InputError, Parser
+from diffbase.cli import InputError, Parser, add_answer
 from diffcore.config.tree import Config
 
 PARALLEL = 4
@@ -59,6 +59,7 @@ def parser(prog: str = "submit.py") -> Parser:
         "--test-only", action="store_true", help="ask Slurm when it would start; nothing is made"
     )
     how.add_argument("--follow", action="store_true", help="show rank 0's output until the job ends")
+    add_answer(p)
     return p
 
 

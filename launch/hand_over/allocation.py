@@ -36,8 +36,9 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
-    """Run the job's steps inside the allocation that this process is in; returns when they ended."""
+def run(place: Place, spec: JobSpec, task: Task, follow: bool, errors_only: bool = False) -> tuple[int, str]:
+    """Run the job's steps inside the allocation that this process is in; returns when they ended: the exit
+    code, and the job's number. ``errors_only``: what they print goes to standard error."""
     job = os.environ["SLURM_JOB_ID"]
     script = place.folder / f"{job}_submission.sh"
     script.write_text(Sbatch(spec, place.folder, place.code).text())
@@ -48,7 +49,8 @@ def run(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     log = log_of(place.folder, job, 0)
     size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks"
     print(printable(f"allocation {job}: {size}, run folder {place.run}, output {log}"))
-    with subprocess.Popen(["bash", str(script)], env=environment(os.environ)) as process:
+    out = 2 if errors_only else None
+    with subprocess.Popen(["bash", str(script)], env=environment(os.environ), stdout=out) as process:
         if follow:
             tail(log, ended=lambda: process.poll() is not None)
-        return process.wait()
+        return process.wait(), job

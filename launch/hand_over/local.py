@@ -35,8 +35,9 @@ class Local(submitit.LocalExecutor):
         return f"{self.python} {command(self.folder, self.code, self.ranks, self.group)}"
 
 
-def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
-    """Start the job's processes; returns the exit code for the shell: the job's, if it was followed."""
+def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> tuple[int, str]:
+    """Start the job's processes; returns the exit code for the shell (the job's, if it was followed), and
+    the job's number."""
     executor = Local(place.folder, max_num_timeout=UNLIMITED)
     executor.group, executor.ranks, executor.code = spec.group, spec.tasks_per_node, place.code
     executor.update_parameters(
@@ -57,9 +58,9 @@ def start(place: Place, spec: JobSpec, task: Task, follow: bool) -> int:
     print(printable(f"local job {job.job_id}: {ranks}, run folder {place.run}"))
     if follow:
         tail(log_of(place.folder, job.job_id, 0), ended=lambda: job.state != "RUNNING")
-        return last_code(place.run)
+        return last_code(place.run), job.job_id
     say(hint(place.run))
-    return 0
+    return 0, job.job_id
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from submitit.core.utils import FailedJobError
 
@@ -51,8 +52,30 @@ def test_only(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
         return client.when_it_would_start(Path(script.name))
 
 
-def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow: bool) -> int:
-    """Submit; returns the exit code for the shell: the job's, if it was followed."""
+def asked(points: Sequence[Point], spec: JobSpec, run: Path) -> dict[str, Any]:
+    """What is asked for, for programs; ``points`` are a sweep's."""
+    rows: list[dict[str, Any]] = [
+        {"run": str(point.config.run), "values": dict(point.values)} for point in points
+    ]
+    return {
+        "run": str(run), "name": spec.job, "cluster": spec.cluster.name, "nodes": spec.nodes,
+        "nodes_min": spec.nodes_min, "tasks_per_node": spec.tasks_per_node,
+        "points": rows if _is_sweep(points) else [],
+    }  # fmt: skip
+
+
+def submit(
+    points: Sequence[Point],
+    spec: JobSpec,
+    run: Path,
+    here: bool,
+    follow: bool,
+    give: Callable[[Any], None] | None = None,
+) -> int:
+    """Submit; returns the exit code for the shell: the job's, if it was followed.
+
+    ``give`` gets ``asked`` with the jobs' numbers and the job's folder; standard output is then for it alone.
+    """
     os.umask(0o077)
     usual = spec.cluster.run_access
     sweeps = _is_sweep(points)
@@ -79,14 +102,23 @@ def submit(points: Sequence[Point], spec: JobSpec, run: Path, here: bool, follow
         tasks = [Task(str(own.folder), str(place.code)) for own in places]
         jobs = [] if spec.cluster.is_local or here else hand_over(spec, place, tasks, array=sweeps)
 
+    tree = asked(points, spec, run) | {"folder": str(place.folder)}
     if spec.cluster.is_local:
-        return local.start(place, spec, tasks[0], follow)
-    if here:
-        return allocation.run(place, spec, tasks[0], follow)
+        code, job = local.start(place, spec, tasks[0], follow)
+    elif here:
+        code, job = allocation.run(place, spec, tasks[0], follow, errors_only=give is not None)
+    if spec.cluster.is_local or here:
+        if give is not None:
+            give(tree | {"job": job})
+        return code
     for own, job in zip(places, jobs, strict=True):
         record(own, place, spec, job, listed=not sweeps)
     if sweeps:  # the sweep's own folder knows the array, and stands for its points in the user's list
         record(place, place, spec, jobs[0].split("_")[0])
+    if give is not None:
+        for row, job in zip(tree["points"], jobs, strict=False):  # none of a run alone
+            row["job"] = job
+        give(tree | {"job": jobs[0].split("_")[0]})
     many = f"{len(jobs)} x " if len(jobs) > 1 else ""
     size = f"{spec.nodes} nodes x {spec.tasks_per_node} ranks on {spec.cluster.name}"
     print(printable(f"job {jobs[0].split('_')[0]}: {many}{size}, run folder {run}"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,10 +19,11 @@ from diffbase.files import REPOSITORY
 from launch import submit
 from launch.ask import profile as cluster
 from launch.ask.spec import parse_minutes, parse_nodes
-from launch.hand_over import submission
+from launch.hand_over import local, submission
 from launch.job import folder as snapshot
 from launch.job import registry
 from launch.job.code import copy_code
+from launch.job.sbatch import Sbatch
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
@@ -135,6 +138,76 @@ def test_a_run_folder_is_a_name_and_no_pattern(
 def test_missing_shards_are_found_before_the_queue(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"index\.json: not found; pack a data set with"):
         submit.main(["--config", CONFIG, "--cluster", "box", "--data.path", str(tmp_path)])
+
+
+def test_a_dry_run_is_one_document(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    size = ["--cluster", "box", "--nodes", "1-2", "--tasks-per-node", "2"]
+    text = printed(capsys, *size)
+    found = printed(capsys, *size, "--json")
+    tree = json.loads(found)
+    assert found == json.dumps(tree, indent=1, sort_keys=True) + "\n"
+    assert tree.pop("dry_run") == text
+    assert tree == {
+        "run": "/runs/demo", "name": "demo", "cluster": "box", "nodes": 2, "nodes_min": 1,
+        "tasks_per_node": 2, "points": [],
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\n")
+    tree = json.loads(printed(capsys, *size, "--json", "--sweep", str(tmp_path / "sweep.yaml")))
+    assert tree["points"] == [
+        {"run": "/runs/demo/000", "values": {"optimizer.lr": 1e-4}},
+        {"run": "/runs/demo/001", "values": {"optimizer.lr": 3e-4}},
+    ]
+    assert printed(capsys, *size, "--quiet") == ""
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_submission_is_one_document(
+    sweep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit, "check", lambda *arguments, **flags: None)  # there are no shards here
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 12\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    (tmp_path / "sweep.yaml").write_text("optimizer.lr: [1.0e-4, 3.0e-4]\n")
+    run = tmp_path / "run"
+    command = ["--config", CONFIG, "--run", str(run), "--cluster", "box", "--json", "--force"]
+    submit.main([*command, *(["--sweep", str(tmp_path / "sweep.yaml")] if sweep else [])])
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["job"], tree["folder"]) == ("12", str(run / "job" / "001"))
+    assert [point["job"] for point in tree["points"]] == (["12_0", "12_1"] if sweep else [])
+    with pytest.raises(InputError, match="without --follow"):
+        submit.main([*command, "--follow"])
+
+
+def test_a_job_on_this_machine_is_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit, "check", lambda *arguments, **flags: None)
+    monkeypatch.setattr(
+        local.Local, "submit", lambda self, task: SimpleNamespace(job_id="77", state="RUNNING")
+    )
+    command = ["--config", CONFIG, "--run", str(tmp_path / "run"), "--cluster", "local", "--json", "--force"]
+    handler = signal.getsignal(signal.SIGHUP)
+    try:
+        submit.main([*command, "--tasks-per-node", "1"])
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["job"], tree["cluster"], tree["tasks_per_node"]) == ("77", "local", 1)
+
+
+def test_a_job_in_an_allocation_is_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit, "check", lambda *arguments, **flags: None)
+    monkeypatch.setattr(Sbatch, "text", lambda self, *arguments: "echo of the steps; exit 3\n")
+    monkeypatch.setenv("SLURM_JOB_ID", "88")
+    command = ["--config", CONFIG, "--run", str(tmp_path / "run"), "--cluster", "box", "--json", "--force"]
+    with pytest.raises(SystemExit) as left:
+        submit.main(command)
+    said = capfd.readouterr()
+    assert left.value.code == 3 and json.loads(said.out)["job"] == "88" and "of the steps" in said.err
 
 
 @pytest.mark.slow
