@@ -71,17 +71,7 @@ def _submit(
             submission.refuse_second(point.config.run, spec)
         if not (flags.force or flags.test_only):
             fits.check([point.config for point in points], spec)
-    if flags.dry_run:
-        text = submission.text(points, spec, config.run)
-        say(text, end="")
-        give(submission.asked(points, spec, config.run) | {"dry_run": text})
-    elif flags.test_only:
-        answer = submission.test_only(points, spec, config.run)
-        say(answer)
-        give(submission.asked(points, spec, config.run) | {"test_only": answer})
-    else:
-        return submission.submit(points, spec, config.run, here, flags.follow, give if flags.json else None)
-    return 0
+    return submission.carry_out(flags, points, spec, config.run, here, give)
 
 
 if __name__ == "__main__":

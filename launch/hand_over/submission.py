@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,23 @@ def test_only(points: Sequence[Point], spec: JobSpec, run: Path) -> str:
         script.write(text(points, spec, run))
         script.flush()
         return client.when_it_would_start(Path(script.name))
+
+
+def carry_out(
+    flags: Namespace,
+    points: Sequence[Point],
+    spec: JobSpec,
+    run: Path,
+    here: bool,
+    give: Callable[[Any], None],
+) -> int:
+    """What ``--dry-run``, ``--test-only`` or neither asks for, told to ``give`` too. Returns the exit code."""
+    if not (flags.dry_run or flags.test_only):
+        return submit(points, spec, run, here, flags.follow, give if flags.json else None)
+    said = text(points, spec, run) if flags.dry_run else test_only(points, spec, run)
+    say(said, end="" if flags.dry_run else "\n")
+    give(asked(points, spec, run) | {"dry_run" if flags.dry_run else "test_only": said})
+    return 0
 
 
 def asked(points: Sequence[Point], spec: JobSpec, run: Path) -> dict[str, Any]:
