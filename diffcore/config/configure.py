@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +26,7 @@ from diffbase.explain import kinds_of, sections_of, validated
 from diffbase.files import path_of
 from diffbase.formats import yaml_file
 from diffbase.shipped import anchor, config_hint, find_config
+from diffcore.config import idle
 from diffcore.config.tree import Config
 
 
@@ -36,26 +38,29 @@ class _Flags:
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
-    tree = _merged(_read(find_config(path)), overrides or {})
-    return validated(Config, tree, str(path))
+    return _checked([*_layers(find_config(path)), overrides or {}], path)
 
 
-def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
-    """A YAML's tree over the one that it extends; ``above`` are the files that led here."""
+def _checked(layers: Sequence[Mapping[str, Any]], path: Path) -> Config:
+    return validated(Config, reduce(_merged, layers, {}), str(path))
+
+
+def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """A YAML's tree behind those that it extends; ``above`` are the files that led here."""
     missing = f"no such config file ({above[-1]} extends it)" if above else "no such config file"
     tree = yaml_file.read(path, f"{missing}; {config_hint()}")
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of config sections, got {type(tree).__name__}")
     _anchor_paths(tree, Config, anchor(path), f"{path}: ")
     if (base := tree.pop("extends", None)) is None:
-        return tree
+        return [tree]
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected the path of one YAML, got {base!r}")
     below = Path(os.path.normpath(path.parent.resolve() / path_of(base, f"{path}: extends")))
     below = (below if below.is_file() else find_config(Path(base))).resolve()
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
-    return _merged(_read(below, (*above, path.resolve())), tree)
+    return [*_layers(below, (*above, path.resolve())), tree]
 
 
 def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
@@ -93,8 +98,13 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     """``--config FILE`` plus dotted overrides -> Config.
 
     ``--help`` lists the fields; if ``--config`` or ``--model.kind`` chooses a network, only that one's.
+    InputError as in load, and for what would do nothing in a new run (``idle``).
     """
-    return load(*command_line(argv, prog))
+    path, overrides = command_line(argv, prog)
+    layers = [*_layers(find_config(path)), overrides]
+    config = _checked(layers, path)
+    idle.check(config, layers)
+    return config
 
 
 def command_line(argv: Sequence[str] | None = None, prog: str | None = None) -> tuple[Path, dict[str, Any]]:
@@ -139,7 +149,7 @@ def _network(argv: Sequence[str]) -> type[BaseModel] | None:
     finder.add_argument("--model.kind", dest="kind")
     given, _ = finder.parse_known_args(argv)
     if given.kind is None and given.config is not None:
-        model = _read(find_config(given.config)).get("model")
+        model = reduce(_merged, _layers(find_config(given.config)), {}).get("model")
         given.kind = model.get("kind") if isinstance(model, dict) else None
     sections = sections_of(Config.model_fields["model"].annotation)
     return next((section for section in sections if given.kind in kinds_of(section)), None)
