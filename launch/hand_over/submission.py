@@ -61,7 +61,7 @@ def carry_out(
     here: bool,
     give: Callable[[Any], None],
 ) -> int:
-    """What ``--dry-run``, ``--test-only`` or neither asks for, told to ``give`` too. Returns the exit code."""
+    """What ``--dry-run``, ``--test-only`` or neither asks for, told to ``give`` too; the exit code."""
     if not (flags.dry_run or flags.test_only):
         return submit(points, spec, run, here, flags.follow, give if flags.json else None)
     said = text(points, spec, run) if flags.dry_run else test_only(points, spec, run)
