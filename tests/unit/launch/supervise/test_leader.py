@@ -299,7 +299,8 @@ def test_a_slow_node_is_left_out_where_the_profile_says_so(
     assert lead.muster() is None
     ledger.record(lead.run, "started", attempt=0, world=2, nodes=["n1", "n2"])
     for _ in range(3):
-        ledger.record(lead.run, "pace", attempt=0, own=[1.0, 2.0])
+        ledger.record(lead.run, "pace", attempt=0, own=[1.0, 2.0], steps=100)
+    ledger.record(lead.run, "pace", attempt=0, own=[1.0, 1.0], steps=2)  # the last save's
     lead.life.asked = asked
     for rank in (0, 1):
         lead.meeting.report(0, Exit(rank, PREEMPTED, 100.0, f"n{rank + 1}"))
