@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from diffbase.cli import InputError
 from diffbase.system_error import is_there
+from diffcore.config.samplers import SAMPLERS
 from diffcore.config.tree import Config
 
 
@@ -53,6 +54,10 @@ IDLE = (
     Idle(
         ("guards.rollback_factor", "guards.max_rollbacks"), "guards.explosion",
         lambda c: c.guards.explosion is not None, "runs with guards.explosion",
+    ),
+    Idle(
+        ("sampling.steps",), "sampling.sampler",
+        lambda c: SAMPLERS[c.sampling.sampler].takes_steps, "samplers that do not take all timesteps",
     ),
     Idle(
         ("sampling.guidance_rescale",), "sampling.guidance",

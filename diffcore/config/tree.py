@@ -423,7 +423,8 @@ class Config(Section):
                 f"guards.explosion judges logged losses, whose windows begin where a resume does: give "
                 f"train.checkpoint_every in steps, not as {self.train.checkpoint_every}"
             )
-        if self.sampling.steps > self.diffusion.timesteps:
+        takes_steps = SAMPLERS[self.sampling.sampler].takes_steps
+        if takes_steps and self.sampling.steps > self.diffusion.timesteps:
             raise ValueError(
                 f"sampling.steps {self.sampling.steps} is above the {self.diffusion.timesteps} timesteps"
             )

@@ -24,6 +24,7 @@ CASES = {
     "lr_schedule.plateau_factor": 0.3,
     "guards.rollback_factor": 0.3,
     "guards.max_rollbacks": 7,
+    "sampling.steps": 7,
     "sampling.guidance_rescale": 0.5,
     "sampling.guidance_interval": [0.2, 0.8],
     "data.replace_limit": 7,
@@ -39,6 +40,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "lr_schedule.plateau_factor": {"lr_schedule.plateau_patience": 2},
     "guards.rollback_factor": {"guards.explosion": 5},
     "guards.max_rollbacks": {"guards.explosion": 5},
+    "sampling.steps": {"sampling.sampler": "heun"},
     "sampling.guidance_rescale": {"sampling.guidance": 2},
     "sampling.guidance_interval": {"sampling.guidance": 0},
     "data.replace_limit": {"data.on_error": "replace"},
@@ -47,7 +49,11 @@ BESIDE: dict[str, dict[str, Any]] = {
     "train.profile": {"train.steps": 10**7},
     "train.memory_snapshot": {"train.steps": 10**7},
 }
-OFF: dict[str, Any] = {"sampling.guidance": 1}
+OFF: dict[str, dict[str, Any]] = {
+    "sampling.steps": {"sampling.sampler": "ddpm"},
+    "sampling.guidance_rescale": {"sampling.guidance": 1},
+    "sampling.guidance_interval": {"sampling.guidance": 1},
+}
 """Of the rest the default, and the demo's, is the one beside which they do nothing."""
 
 
@@ -70,7 +76,7 @@ def test_every_kind_is_tried() -> None:
 
 @pytest.mark.parametrize("field", CASES)
 def test_what_would_do_nothing_is_refused(field: str, tmp_path: Path) -> None:
-    off = OFF if "guidance" in field else {}
+    off = OFF.get(field, {})
     with pytest.raises(InputError, match=f"{field} .* would do nothing with .*: it is for"):
         parsed(tmp_path, {field: CASES[field], **off})
     own = written(tmp_path / "own.yaml", {field: CASES[field], **off}, extends=str(DEMO))
@@ -84,12 +90,12 @@ def test_what_would_do_nothing_is_refused(field: str, tmp_path: Path) -> None:
 def test_a_default_is_no_mistake(field: str, tmp_path: Path) -> None:
     usual = configure.load(DEMO).usual(field)
     if usual is not None:
-        parsed(tmp_path, {field: usual, **(OFF if "guidance" in field else {})})
+        parsed(tmp_path, {field: usual, **OFF.get(field, {})})
 
 
 @pytest.mark.parametrize("field", CASES)
 def test_runs_that_have_it_are_loaded_and_resumed(field: str, tmp_path: Path) -> None:
-    values = {field: CASES[field], **(OFF if "guidance" in field else {})}
+    values = {field: CASES[field], **OFF.get(field, {})}
     loaded = configure.load(DEMO, configure.nested({**values, "run": str(tmp_path / "run")}))
     job = tmp_path / "job.yaml"  # what a job's ranks are given: every field
     job.write_text(loaded.to_yaml())
@@ -110,6 +116,11 @@ def test_a_flag_may_choose_against_a_file(tmp_path: Path) -> None:
     parsed(tmp_path, {}, over)
     with pytest.raises(InputError, match=r"beta_end 0.01 would do nothing with diffusion.schedule cosine"):
         parsed(tmp_path, {"diffusion.beta_end": 0.01}, over)
+
+
+def test_a_sampler_that_takes_all_timesteps_may_have_few(tmp_path: Path) -> None:
+    values = {"diffusion.timesteps": 10, "sampling.sampler": "ddpm"}  # the default steps are more
+    assert parsed(tmp_path, values).sampling.steps == configure.load(DEMO).sampling.steps
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda p: p.name)
