@@ -19,7 +19,8 @@ from launch.ask.profile import Cluster
 from launch.ask.spec import JobSpec
 from shards.schema import INDEX
 
-QUEUES = ("after", "test_only", "sweep", "time", "partition", "account", "qos", "constraint", "exclude")
+QUEUES = ("after", "test_only", "sweep", "time", "partition", "account", "qos", "constraint", "exclude",
+          "cpus_per_task", "queue")  # fmt: skip
 """Flags that one machine has no use for."""
 
 

@@ -97,6 +97,7 @@ def test_a_login_node_loads_nothing_heavy(arguments: list[str]) -> None:
         (["--cluster", "local", "--nodes", "2"], "cluster local is one machine"),
         (["--cluster", "local", "--after", "3"], "cluster local has no queue: --after would do nothing"),
         (["--cluster", "local", "--time", "5", "--qos", "x"], "--time and --qos would do nothing"),
+        (["--cluster", "local", "--cpus-per-task", "2", "--queue"], "--cpus-per-task and --queue would do"),
         (["--cluster", "box", "--parallel", "2"], "--parallel is of a --sweep"),
         (["--cluster", "box", "--nodes", "5"], "batch.size 24 is not micro x accumulation x world"),
         (["--cluster", "box", "--after", "x"], "after"),
