@@ -42,7 +42,12 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
 
 
 def _checked(layers: Sequence[Mapping[str, Any]], path: Path) -> Config:
-    return validated(Config, reduce(_merged, layers, {}), str(path))
+    return validated(Config, _flat(layers), str(path))
+
+
+def _flat(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    nothing: dict[str, Any] = {}
+    return reduce(_merged, layers, nothing)
 
 
 def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -149,7 +154,7 @@ def _network(argv: Sequence[str]) -> type[BaseModel] | None:
     finder.add_argument("--model.kind", dest="kind")
     given, _ = finder.parse_known_args(argv)
     if given.kind is None and given.config is not None:
-        model = reduce(_merged, _layers(find_config(given.config)), {}).get("model")
+        model = _flat(_layers(find_config(given.config))).get("model")
         given.kind = model.get("kind") if isinstance(model, dict) else None
     sections = sections_of(Config.model_fields["model"].annotation)
     return next((section for section in sections if given.kind in kinds_of(section)), None)

@@ -220,7 +220,22 @@ def choose(name: str | None) -> Cluster:
                 f"--cluster: no profile {name!r}; allowed: {', '.join(_names())}, or a YAML file"
             )
         path = known[name]
-    return load(path)
+    cluster = load(path)
+    _check_idle(cluster, path)
+    return cluster
+
+
+def _check_idle(cluster: Cluster, path: Path) -> None:
+    """InputError for what would do nothing; of a profile that is chosen, not of one that a job kept."""
+    idle = {
+        "python: in a container container.python counts": cluster.python and cluster.container,
+        "gpus.type: gpus.form none asks for no GPUs": cluster.gpus.type and cluster.gpus.form == "none",
+        "preflight.floor_gbps: preflight.mode full alone times an all-reduce":
+            cluster.preflight.floor_gbps and cluster.preflight.mode != "full",
+    }  # fmt: skip
+    for words, given in idle.items():
+        if given:
+            raise InputError(f"{path}: {words}, so it would do nothing; leave it out")
 
 
 def _names() -> list[str]:

@@ -264,6 +264,22 @@ def test_a_wrong_profile_says_what_is_allowed(text: str, line: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{python: /bin/python3, container: {image: x.sqsh}}", "python: in a container container.python"),
+        ("{gpus: {form: none, type: a100}}", "gpus.type: gpus.form none"),
+        ("{preflight: {mode: quick, floor_gbps: 5}}", "preflight.floor_gbps: preflight.mode full"),
+    ],
+)
+def test_a_profile_says_nothing_that_does_nothing(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"mine.yaml: {line} .* would do nothing"):
+        cluster.choose(str(path))
+    assert cluster.load(path).name == "mine"  # a job's, which has it from before
+
+
+@pytest.mark.parametrize(
     ("text", "minutes"),
     [("90", 90), ("1:30:00", 90), ("2-0", 2880), ("1-12:30", 2190), ("10:01", 11), ("0-0:0:30", 1)],
 )
