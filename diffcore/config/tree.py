@@ -212,7 +212,7 @@ class Engine(Section):
     deepspeed: Path | None = None
     """JSON with what is DeepSpeed's own; None: configs/deepspeed/zero{stage}.json."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads per rank; None: cores / ranks on this node."""
+    """CPU threads per rank; None: its part of the cores that it, and other ranks of the node, may run on."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
