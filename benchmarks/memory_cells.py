@@ -29,6 +29,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
         "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
         "tau_tokens": 16, "layers_per_block": 1,
     }, 16),
+    "avatar-options": ("demo.yaml", {
+        "head": "refine", "tau": "attribute", "tau_tokens": 1, "self_attention_levels": [2],
+        "blocks": [1, 1, 2],
+    }, 16),
     "avatar-full": ("avatar.yaml", {}, 64),
     "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),
     "diffusers-full": ("diffusers-32.yaml", {}, 64),
@@ -46,6 +50,12 @@ LAST = (
     ("avatar", 0, "bf16", "selective", 4, 1, "none", 1, 0, "gloo", True),
 )
 """In channels_last, which is no setting of the product."""
+
+OPTIONS = (
+    ("avatar-options", 1, "fp32", "none", 4, 1, "none", 2, 0, "gloo"),
+    ("avatar-options", 3, "bf16", "full", 4, 1, "none", 2, 0, "gloo"),
+)
+"""The avatar network's options, in two cells."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Cell:
 def small(worlds: list[tuple[str, int]]) -> list[Cell]:
     """The whole product of the small networks' settings, first and last ranks."""
     settings = itertools.product(
-        [name for name in MODELS if not name.endswith("full")],
+        [name for name in MODELS if not name.endswith(("full", "options"))],
         range(4),
         ["fp32", "bf16"],
         CHECKPOINTING,
@@ -116,7 +126,7 @@ def full() -> list[Cell]:
 def ci(count: int = 30) -> list[Cell]:
     """MET, LAST, and pairwise cells twice over, ``count`` in all: first pass whole, some of the second."""
     cells = small([("gloo", 1), ("gloo", 2), ("fake", 8), ("fake", 64)])
-    met = [Cell(*settings) for settings in (*MET, *LAST)]
+    met = [Cell(*settings) for settings in (*MET, *LAST, *OPTIONS)]
     return list(dict.fromkeys([*met, *pairwise(cells), *pairwise(cells, seed=1)]))[:count]
 
 

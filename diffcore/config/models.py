@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from diffcore.config.section import Section
 
 LabelEncoding = Literal["one_hot", "integer"]
 """Names of ``models.tau.ENCODINGS``."""
+
+
+Count = Annotated[int, Field(ge=1, le=64)]
+
+
+def _one(given: Any) -> Any:
+    # A flag that may have a list makes one of a single number; resumes ask whether the two are the same.
+    return given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
 
 
 class AvatarModel(Section):
@@ -20,18 +28,36 @@ class AvatarModel(Section):
     """Width of each level; the resolution halves from one to the next."""
     patch: int = Field(default=1, ge=1)
     """Edge of the squares of pixels that become channels before the ladder; 1: none."""
-    blocks: int = Field(default=1, ge=1, le=64)
-    """Residual blocks per level on the way down (the way up has as many)."""
+    head: Literal["pixel_shuffle", "resize_conv", "refine"] = "pixel_shuffle"
+    """From the ladder to pixels: patches side by side; or features at every pixel and a thin block that sees
+    the noisy image: resize_conv, one feature for all of a patch; refine, one for each of its pixels."""
+    head_channels: int = Field(default=16, ge=1, le=1024)
+    """Width of that thin block at full resolution (8 to 32)."""
+    blocks: Annotated[Count | tuple[Count, ...], BeforeValidator(_one)] = 1
+    """Residual blocks per level on the way down (the way up has as many; the bottom has two). A list: of each
+    level, the bottom's too."""
     attention_levels: tuple[int, ...] = (1, 2, 3)
     """Levels whose blocks are followed by cross-attention to the attributes; 0 is the full resolution."""
+    self_attention_levels: tuple[int, ...] = ()
+    """Levels whose blocks are followed by self-attention, before the cross-attention."""
     heads: int = Field(default=4, ge=1)
     """Attention heads."""
     attributes: Literal[LabelEncoding, "none"] = "one_hot"
     """How Tau reads the labels; none: no condition at all."""
+    tau: Literal["mixed", "attribute"] = "mixed"
+    """What a token of Tau is made of: all attributes, or one, so that attention can choose an attribute."""
     tau_tokens: int = Field(default=6, ge=1, le=4096)
-    """Key/value tokens that one projection of Tau gives an attention block."""
+    """Key/value tokens that one projection of Tau (with tau attribute: one attribute) gives an attention
+    block."""
     tau_projections: int = Field(default=1, ge=1, le=64)
     """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
+
+    @property
+    def blocks_of_levels(self) -> tuple[int, ...]:
+        """Residual blocks of each level on the way down, then of the bottom."""
+        if isinstance(self.blocks, tuple):
+            return self.blocks
+        return (self.blocks,) * (len(self.channels) - 1) + (2,)
 
     @property
     def conditional(self) -> bool:
@@ -48,13 +74,21 @@ class AvatarModel(Section):
         levels = range(len(self.channels))
         if len(self.channels) < 2 or any(c < 8 or c % 8 for c in self.channels):
             raise ValueError(f"channels must be two or more multiples of 8, got {list(self.channels)}")
-        for level in self.attention_levels:
-            if level not in levels:
-                raise ValueError(f"attention_levels: {level} is not a level; allowed: 0 to {levels[-1]}")
-            if self.channels[level] % self.heads:
-                raise ValueError(
-                    f"heads: {self.heads} does not divide channels[{level}], {self.channels[level]}"
-                )
+        for name in ("attention_levels", "self_attention_levels"):
+            for level in getattr(self, name):
+                if level not in levels:
+                    raise ValueError(f"{name}: {level} is not a level; allowed: 0 to {levels[-1]}")
+                if self.channels[level] % self.heads:
+                    raise ValueError(
+                        f"heads: {self.heads} does not divide channels[{level}], {self.channels[level]}"
+                    )
+        if len(self.blocks_of_levels) != len(levels):
+            raise ValueError(
+                f"blocks: {len(self.blocks_of_levels)} levels, but channels has {len(levels)}; "
+                f"allowed: one number for all, or one for each"
+            )
+        if self.tau == "attribute" and self.tau_projections > 1:
+            raise ValueError("tau_projections belongs to tau mixed; with tau attribute: tau_tokens")
         return self
 
 

@@ -1,19 +1,18 @@
 """The avatar UNet: a convolutional ladder whose attention blocks look at the attributes.
 
-Attributes enter in one place: ``LabelEncoder`` turns them into a vector, every attention block's own
-``Tau`` turns that into keys and values, and ``CrossAttention`` lets each pixel read them.
+Attributes enter in one place: ``LabelEncoder`` writes them for the network, every attention block's own Tau
+turns that into keys and values, and ``CrossAttention`` lets each pixel read them.
 
 Residual blocks and the ladder follow Ho et al. 2020 (DDPM, appendix B), conditioning by cross-attention
 Rombach et al. 2022 (LDM, section 3.3); the time embedding scales and shifts as in Dhariwal & Nichol 2021.
+The ways out of patches: ``models.heads``.
 
 Shapes: B batch, C channels, H x W pixels, A attributes, V encoded labels, E time embedding, L = H x W.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +20,9 @@ from torch.nn import functional as F
 
 from diffcore.config.models import AvatarModel
 from diffcore.models.embedding import timestep_embedding
-from diffcore.models.tau import LabelEncoder, Tau
+from diffcore.models.heads import FineHead, group_norm, zeroed
+from diffcore.models.tau import AttributeTau, Encoded, LabelEncoder, Tau
 from shards.schema import Attribute
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm; its groups are the largest power of two, 32 at most, that divides channels / 4."""
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
-
-
-def zeroed(module: M) -> M:
-    """A branch that ends in this starts as the identity, which keeps a deep residual net trainable."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
 
 
 class ResidualBlock(nn.Module):
@@ -66,38 +52,70 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, encoder: LabelEncoder, config: AvatarModel) -> None:
         super().__init__()
         self.heads = config.heads
-        self.tau = Tau(encoder, channels, config.heads, config.tau_tokens, config.tau_projections)
+        self.tau: Tau | AttributeTau
+        if config.tau == "attribute":
+            self.tau = AttributeTau(encoder, channels, config.heads, config.tau_tokens)
+        else:
+            self.tau = Tau(encoder, channels, config.heads, config.tau_tokens, config.tau_projections)
         self.norm = group_norm(channels)
         self.query = nn.Linear(channels, channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x_BCHW: Tensor, encoded_BV: Tensor) -> Tensor:
-        """[B, C, H, W], encoded labels [B, V] -> [B, C, H, W]."""
+    def forward(self, x_BCHW: Tensor, encoded: Encoded) -> Tensor:
+        """[B, C, H, W], encoded labels -> [B, C, H, W]."""
         height = x_BCHW.shape[2]
         x_BLC = self.norm(x_BCHW).flatten(2).transpose(1, 2)
         query_BHLD = self.query(x_BLC).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        keys_BHND, values_BHND = self.tau(encoded_BV)
+        keys_BHND, values_BHND = self.tau(encoded)
         read_BHLD = F.scaled_dot_product_attention(query_BHLD, keys_BHND, values_BHND)
         read_BLC = self.out(read_BHLD.transpose(1, 2).flatten(2))
         output: Tensor = x_BCHW + read_BLC.transpose(1, 2).unflatten(2, (height, -1))
         return output
 
 
+class SelfAttention(nn.Module):
+    """Every pixel looks at every other; what it reads is added to it."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        self.out = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        height = x_BCHW.shape[2]
+        x_BLC = self.norm(x_BCHW).flatten(2).transpose(1, 2)
+        split_BL3HD = self.query_key_value(x_BLC).unflatten(2, (3, self.heads, -1))
+        query_BHLD, keys_BHLD, values_BHLD = split_BL3HD.permute(2, 0, 3, 1, 4)
+        read_BHLD = F.scaled_dot_product_attention(query_BHLD, keys_BHLD, values_BHLD)
+        read_BLC = self.out(read_BHLD.transpose(1, 2).flatten(2))
+        output: Tensor = x_BCHW + read_BLC.transpose(1, 2).unflatten(2, (height, -1))
+        return output
+
+
 class Stage(nn.Module):
-    """A residual block, followed by cross-attention where the level has it."""
+    """A residual block, followed by self-attention and cross-attention where the level has them."""
 
     def __init__(
-        self, c_in: int, c_out: int, c_time: int, encoder: LabelEncoder | None, config: AvatarModel
+        self, c_in: int, level: int, c_time: int, encoder: LabelEncoder | None, config: AvatarModel
     ) -> None:
         super().__init__()
+        c_out = config.channels[level]
         self.residual = ResidualBlock(c_in, c_out, c_time)
-        self.attention = CrossAttention(c_out, encoder, config) if encoder else None
+        within = level in config.self_attention_levels
+        self.self_attention = SelfAttention(c_out, config.heads) if within else None
+        across = encoder if level in config.attention_levels else None
+        self.attention = CrossAttention(c_out, across, config) if across else None
 
-    def forward(self, x_BCHW: Tensor, time_BE: Tensor, encoded_BV: Tensor | None) -> Tensor:
-        """[B, C_in, H, W], time [B, E], encoded labels [B, V] -> [B, C_out, H, W]."""
+    def forward(self, x_BCHW: Tensor, time_BE: Tensor, encoded: Encoded | None) -> Tensor:
+        """[B, C_in, H, W], time [B, E], encoded labels -> [B, C_out, H, W]."""
         x_BCHW = self.residual(x_BCHW, time_BE)
+        if self.self_attention is not None:
+            x_BCHW = self.self_attention(x_BCHW)
         if self.attention is not None:
-            x_BCHW = self.attention(x_BCHW, encoded_BV)
+            x_BCHW = self.attention(x_BCHW, encoded)
         return x_BCHW
 
 
@@ -107,11 +125,12 @@ class AvatarUNet(nn.Module):
     H and W must be multiples of patch x 2 ** (levels - 1).
     """
 
-    blocks = (Stage,)  # of activation checkpointing
+    blocks = (Stage, FineHead)  # of activation checkpointing
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
         self.encoder = LabelEncoder(schema, config.attributes) if config.conditional else None
+        self.by_attribute = config.tau == "attribute"
         channels = config.channels
         self.width = channels[0]
         c_time = 4 * channels[0]
@@ -120,10 +139,10 @@ class AvatarUNet(nn.Module):
         )
 
         def stage(c_in: int, level: int) -> Stage:
-            encoder = self.encoder if level in config.attention_levels else None
-            return Stage(c_in, channels[level], c_time, encoder, config)
+            return Stage(c_in, level, c_time, self.encoder, config)
 
         *ladder, bottom = range(len(channels))
+        counts = config.blocks_of_levels
         # Squares of ``patch`` pixels become channels and back: the same image on a ladder of fewer pixels.
         pixels = 3 * config.patch**2
         self.stem = nn.Sequential(
@@ -133,48 +152,59 @@ class AvatarUNet(nn.Module):
         skips, width = [], channels[0]
         for level in ladder:
             blocks = nn.ModuleList()
-            for _ in range(config.blocks):
+            for _ in range(counts[level]):
                 blocks.append(stage(width, level))
                 skips.append(width := channels[level])
             self.down.append(blocks)
             self.shrink.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
 
-        self.bottom = nn.ModuleList([stage(width, bottom), stage(channels[bottom], bottom)])
-        width = channels[bottom]
+        self.bottom = nn.ModuleList()
+        for _ in range(counts[bottom]):
+            self.bottom.append(stage(width, bottom))
+            width = channels[bottom]
 
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for level in reversed(ladder):
             self.grow.append(nn.Conv2d(width, channels[level], 3, padding=1))
             width = channels[level]
             blocks = nn.ModuleList()
-            for _ in range(config.blocks):
+            for _ in range(counts[level]):
                 blocks.append(stage(width + skips.pop(), level))
                 width = channels[level]
             self.up.append(blocks)
 
-        last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
-        self.head = nn.Sequential(group_norm(width), nn.SiLU(), last, nn.PixelShuffle(config.patch))
+        self.head: nn.Module
+        if config.head == "pixel_shuffle":
+            last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
+            self.head = nn.Sequential(group_norm(width), nn.SiLU(), last, nn.PixelShuffle(config.patch))
+        else:
+            self.head = FineHead(config.head, width, config.head_channels, c_time, config.patch)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
         """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         time_BE = self.time(timestep_embedding(t_B, self.width).to(x_BCHW.dtype))
-        encoded_BV = self.encoder(labels_BA, keep_B, x_BCHW.dtype) if self.encoder else None
+        encoded: Encoded | None = None
+        if self.encoder is not None:
+            encode = self.encoder.rows if self.by_attribute else self.encoder
+            encoded = encode(labels_BA, keep_B, x_BCHW.dtype)
 
         # Activations are channels-last: faster convolutions on the CPU and on tensor cores, and attention
         # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
-        h_BCHW, skips = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last)), []
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        h_BCHW, skips = self.stem(x_BCHW), []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                h_BCHW = block(h_BCHW, time_BE, encoded_BV)
+                h_BCHW = block(h_BCHW, time_BE, encoded)
                 skips.append(h_BCHW)
             h_BCHW = shrink(h_BCHW)
         for block in self.bottom:
-            h_BCHW = block(h_BCHW, time_BE, encoded_BV)
+            h_BCHW = block(h_BCHW, time_BE, encoded)
         for grow, blocks in zip(self.grow, self.up, strict=True):
             h_BCHW = grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
-                h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded_BV)
-        output: Tensor = self.head(h_BCHW)
+                h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded)
+        fine = isinstance(self.head, FineHead)
+        output: Tensor = self.head(h_BCHW, x_BCHW, time_BE) if fine else self.head(h_BCHW)
         return output

@@ -1,5 +1,7 @@
 """Tau: from labels to the keys and values of the UNet's cross-attention.
 
+``Tau`` mixes all attributes in every token, ``AttributeTau`` gives each attribute tokens of its own.
+
 Shapes: B batch, A attributes, V width of the encoded labels (217 for one-hot Cartoon Set), H heads,
 N tokens, D channels per head.
 """
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
+
+Encoded = Tensor | tuple[Tensor, Tensor]
+"""Encoded labels: the vector [B, V] of ``LabelEncoder.forward``, or what ``LabelEncoder.rows`` returns."""
 
 
 class LabelEncoder(nn.Module):
@@ -38,11 +43,17 @@ class LabelEncoder(nn.Module):
         """labels int64 [B, A] (-1: unknown), keep bool [B] (False: dropped) -> [B, V]."""
         return self.encoding.encode(self, labels_BA, dtype) * keep_B[:, None].to(dtype)
 
+    def rows(self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same vector, sparse: per attribute the place of its one entry that may be non-zero (int64
+        [B, A], below V) and the entry [B, A]."""
+        rows_BA = self.encoding.places(self, labels_BA)
+        return rows_BA, self(labels_BA, keep_B, dtype).gather(1, rows_BA)
+
 
 def _one_hot(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
     encoded_BV = torch.zeros(len(labels_BA), encoder.width, dtype=dtype, device=labels_BA.device)
     known_BA = (labels_BA != UNKNOWN).to(dtype)
-    return encoded_BV.scatter_(1, labels_BA.clamp(min=0) + encoder.offsets_A, known_BA)
+    return encoded_BV.scatter_(1, _one_hot_places(encoder, labels_BA), known_BA)
 
 
 def _integer(encoder: LabelEncoder, labels_BA: Tensor, dtype: torch.dtype) -> Tensor:
@@ -57,9 +68,22 @@ class Encoding:
     width: Callable[[Sequence[Attribute]], int]
     encode: Callable[[LabelEncoder, Tensor, torch.dtype], Tensor]
     """Labels [B, A] -> [B, width]: 0 for an unknown label, and for no other, as in a dropped condition."""
+    places: Callable[[LabelEncoder, Tensor], Tensor]
+    """Labels [B, A] -> int64 [B, A]: where in the vector each attribute's entry is."""
 
 
-ENCODINGS = {"one_hot": Encoding(one_hot_width, _one_hot), "integer": Encoding(len, _integer)}
+def _one_hot_places(encoder: LabelEncoder, labels_BA: Tensor) -> Tensor:
+    return labels_BA.clamp(min=0) + encoder.offsets_A
+
+
+def _integer_places(encoder: LabelEncoder, labels_BA: Tensor) -> Tensor:
+    return torch.arange(encoder.width, device=labels_BA.device).expand(len(labels_BA), -1)
+
+
+ENCODINGS = {
+    "one_hot": Encoding(one_hot_width, _one_hot, _one_hot_places),
+    "integer": Encoding(len, _integer, _integer_places),
+}
 """The concatenated one-hot vectors; or each label as (value + 1) / variants."""
 
 
@@ -87,4 +111,30 @@ class Tau(nn.Module):
         split = (2, self.tokens, self.heads, -1)
         pairs_B2NHD = torch.cat([p(encoded_BV).unflatten(1, split) for p in self.projections], dim=2)
         keys_BNHD, values_BNHD = pairs_B2NHD.unbind(1)
+        return keys_BNHD.transpose(1, 2), values_BNHD.transpose(1, 2)
+
+
+class AttributeTau(nn.Module):
+    """Keys and values of one attention block, ``tokens`` of each attribute: pixels can choose an attribute.
+
+    A row of a table for each entry of the encoded labels, times the entry, and a bias for each token: a
+    linear layer whose weight is zero but for each attribute's block. The biases are all that an unconditional
+    sample sees.
+    """
+
+    def __init__(self, encoder: LabelEncoder, channels: int, heads: int, tokens: int) -> None:
+        super().__init__()
+        self.heads, self.tokens = heads, tokens
+        self.table = nn.Embedding(encoder.width, 2 * tokens * channels)
+        self.bias = nn.Parameter(torch.empty(encoder.active, 2 * tokens * channels))
+        # Keys and values of unit variance from the start.
+        nn.init.normal_(self.table.weight)
+        nn.init.normal_(self.bias, std=0.02)
+
+    def forward(self, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """What ``LabelEncoder.rows`` returns -> keys and values, each [B, H, N, D], N = A x tokens."""
+        rows_BA, entries_BA = encoded
+        pairs_BAE = self.table(rows_BA) * entries_BA[:, :, None] + self.bias
+        pairs_BA2NHD = pairs_BAE.unflatten(2, (2, self.tokens, self.heads, -1))
+        keys_BNHD, values_BNHD = pairs_BA2NHD.permute(2, 0, 1, 3, 4, 5).flatten(2, 3)
         return keys_BNHD.transpose(1, 2), values_BNHD.transpose(1, 2)

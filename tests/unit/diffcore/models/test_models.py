@@ -65,6 +65,17 @@ TINY = {
 # An eighth of the width, or the least that the architecture allows.
 SMALL: dict[str, Model] = {
     "avatar": AvatarModel(channels=(16, 32, 64, 128), heads=4, tau_tokens=2),
+    "avatar-options": AvatarModel(
+        channels=(16, 32, 64),
+        patch=2,
+        head="refine",
+        head_channels=8,
+        blocks=(1, 1, 1),
+        attention_levels=(1, 2),
+        self_attention_levels=(2,),
+        tau="attribute",
+        tau_tokens=1,
+    ),
     "ddpm": DdpmModel(kind="ddpm", width=8),
     "diffusers": DiffusersModel(kind="diffusers", **TINY),
     "diffusers-self": DiffusersModel(kind="diffusers", **TINY, only_cross_attention=False),
@@ -166,7 +177,7 @@ def plain_attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tenso
     return weights @ values
 
 
-@pytest.mark.parametrize("name", ["avatar", "ddpm"])
+@pytest.mark.parametrize("name", ["avatar", "avatar-options", "ddpm"])
 def test_fast_forms_give_the_plain_forms_numbers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for fast in (True, False):

@@ -20,6 +20,15 @@ pytestmark = pytest.mark.numeric
 
 SMALL: dict[str, Model] = {
     "avatar": AvatarModel(channels=(16, 32), attention_levels=(1,), tau_tokens=2),
+    "avatar-options": AvatarModel(
+        channels=(16, 32),
+        patch=2,
+        head="refine",
+        attention_levels=(1,),
+        self_attention_levels=(1,),
+        tau="attribute",
+        tau_tokens=1,
+    ),
     "ddpm": DdpmModel(kind="ddpm", width=8),
     "diffusers": DiffusersModel(kind="diffusers", **TINY),
 }
