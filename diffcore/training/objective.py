@@ -62,11 +62,16 @@ class Work:
     """
 
     def __init__(self, config: Config, schema: Sequence[Attribute], size: int) -> None:
+        self._batch = config.batch.size
         self._spans = [
-            (span, config.batch.size * training_flops(config.model, schema, span.side(size)))
-            for span in config.train.spans
+            (span, training_flops(config.model, schema, span.side(size))) for span in config.train.spans
         ]
 
     def flops(self, first: int, end: int) -> int:
         """FLOPs of the steps ``first`` .. ``end`` - 1 (0 is a run's first)."""
-        return sum(each * max(0, min(end, span.end) - max(first, span.first)) for span, each in self._spans)
+        overlaps = ((max(0, min(end, span.end) - max(first, span.first)), each) for span, each in self._spans)
+        return self._batch * sum(steps * each for steps, each in overlaps)
+
+    def an_image(self, first: int, end: int) -> int:
+        """FLOPs of one of their images, in the mean; at least one step."""
+        return self.flops(first, end) // (self._batch * (end - first))

@@ -296,17 +296,17 @@ class Training:
         if not steps:
             return True
         losses = self.meter.read()
-        took, first = max(sum(seconds.values()), 1e-9), self.step - steps
-        work, system = self._work.flops(first, self.step) / took / w.size, usage(w.device)
+        rate, first = steps * c.batch.size / max(sum(seconds.values()), 1e-9), self.step - steps
+        work, system = rate * self._work.an_image(first, self.step) / w.size, usage(w.device)
         figures = {f"train/{name}": value for name, value in losses.items()} | {
             "train/learning_rate": self._lr,
             "train/gradient_norm": self.engine.gradient_norm(),
-            "train/images_per_second": steps * c.batch.size / took,
+            "train/images_per_second": rate,
             "train/samples": self.step * c.batch.size,
             "train/skipped_steps": self.progress.skips,
             "train/tflops_a_rank": work / 1e12,
             **{f"time/{part}_ms": value / steps * 1e3 for part, value in seconds.items()},
-            "time/data_stall": seconds["data"] / took,
+            "time/data_stall": seconds["data"] / max(sum(seconds.values()), 1e-9),
             "memory/process_mib": (system.own or system.used) / 2**20,
             **self.measured,
         }
