@@ -94,6 +94,8 @@ def _locate(path: Sequence[int | str], root: type[BaseModel]) -> tuple[type[Base
         names.append(str(part))
         if i == len(path) - 1:
             break
+        if isinstance(part, int):  # a place in a list of sections
+            continue
         field = section.model_fields.get(str(part)) if section else None
         choices = list(sections_of(field.annotation)) if field else []
         section = choices[0] if choices else None

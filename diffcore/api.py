@@ -162,4 +162,5 @@ def plan_memory(
         config = configure.changed(config, configure.nested(given))
     else:
         config = load_config(config, given)
-    return Planner(config, device=device, outside=calibration_named(calibration)).plan(config, world, rank)
+    planner = Planner(config, device=device, outside=calibration_named(calibration))
+    return planner.with_stages(planner.plan(config, world, rank), config)

@@ -22,6 +22,7 @@ from diffcore.config.often import Often
 from diffcore.config.precision import Arithmetic, Precision, arithmetic
 from diffcore.config.samplers import SAMPLERS, SamplerName
 from diffcore.config.section import Identity, Section
+from diffcore.config.stages import Span, Stages, spans
 
 
 def _folder_or_url(given: Any) -> Any:
@@ -254,6 +255,8 @@ class Train(Section):
 
     steps: int = Field(ge=1)
     """Optimizer steps of the whole run."""
+    stages: Identity[Stages] = ()
+    """First steps on smaller images: [{side: 32, until: 0.5}] is half of the steps at 32 x 32."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two lines of the log and points of TensorBoard."""
     checkpoint_every: Often = 1000
@@ -277,6 +280,15 @@ class Train(Section):
         if span is not None and not 0 <= span[1] - span[0] < MOST_PROFILED:
             raise ValueError(f"{list(span)} is not the first and the last of 1 to {MOST_PROFILED} steps")
         return span
+
+    @property
+    def spans(self) -> list[Span]:
+        """The run's stages in order, the packed images last, without those of no step."""
+        return spans(self.stages, self.steps)
+
+    def side(self, step: int, size: int) -> int:
+        """Edge in pixels of the images of step ``step`` (0 is the first), of packed ones of ``size``."""
+        return next((span.side(size) for span in self.spans if step < span.end), size)
 
 
 class Sampling(Section):

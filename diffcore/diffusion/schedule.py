@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +69,14 @@ class NoiseSchedule:
         if c.zero_terminal_snr:
             alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)
         return cls(alpha_bar_T, c.target, c.input_scale, 0.0 if c.pixels == "unit" else -1.0)
+
+    def shifted(self, factor: float) -> NoiseSchedule:
+        """The same with logSNR raised by 2 log ``factor`` at every level (Hoogeboom et al. 2023).
+
+        The mean of factor x factor pixels of an x_t is, but for its scale, an x_t of this schedule.
+        """
+        signal = factor**2 * self.alpha_bar_T
+        return replace(self, alpha_bar_T=signal / (1 - self.alpha_bar_T + signal), _on={})
 
     @property
     def timesteps(self) -> int:

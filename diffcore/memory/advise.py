@@ -7,11 +7,11 @@ not measurements of this network; savings are planned.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffbase.cli import InputError
-from diffcore.config.configure import replace
+from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
@@ -88,9 +88,19 @@ class Planner:
         traced = self.trace(config, config.batch.split(world)[0])
         return plan(config, world, rank, self.device, self.data, traced, self.outside)
 
+    def with_stages(self, planned: Plan, config: Config) -> Plan:
+        """``planned`` with a note for each of the run's stages on smaller images: its peak."""
+        notes = []
+        for span in config.train.spans[:-1]:
+            traced = trace_quietly(config, self.data, planned.micro, self.device, span)
+            smaller = plan(config, planned.world, planned.rank, self.device, self.data, traced, self.outside)
+            side, peak = span.side(self.data.size), f"{smaller.peak.allocated / 2**20:,.1f}"
+            notes.append(f"to step {span.end}, with images of {side} x {side}, the peak is {peak} MiB")
+        return replace(planned, notes=(*planned.notes, *notes))
+
     def with_micro(self, config: Config, micro: int, world: int) -> Config:
         """``config`` with this micro batch on ``world`` ranks, without accumulation."""
-        return replace(config, "batch", {"micro": micro, "size": micro * world})
+        return configure.replace(config, "batch", {"micro": micro, "size": micro * world})
 
     def largest(self, config: Config, world: int, room: int) -> int:
         """Largest micro batch whose plan is within ``room`` bytes; 0 if not even one sample is."""
@@ -140,7 +150,7 @@ def changed_by(config: Config, change: Change, world: int) -> Config | None:
     if engine.deepspeed is not None and "zero" in values:
         values["deepspeed"] = None
     try:
-        return replace(config, "engine", values)
+        return configure.replace(config, "engine", values)
     except InputError:
         return None
 
@@ -238,7 +248,7 @@ def table(planner: Planner, worlds: list[int], precisions: list[str]) -> Iterato
                     "checkpointing": checkpointing,
                     "deepspeed": None,
                 }
-                config = replace(planner.config, "engine", values)
+                config = configure.replace(planner.config, "engine", values)
                 for world in worlds:
                     planned = planner.plan(planner.with_micro(config, micro, world), world)
                     yield {

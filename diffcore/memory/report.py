@@ -69,7 +69,9 @@ def measured(config: Config, ranks: Sequence[dict[str, Any]], advise: bool = Tru
     try:
         outside = calibration(ranks[0]["device"], torch.version.cuda)
         planner = Planner(config, device=device, outside=outside)
-        tree["planned"] = [as_json(planner.plan(config, len(ranks), rank["rank"])) for rank in ranks[:16]]
+        plans = [planner.plan(config, len(ranks), rank["rank"]) for rank in ranks[:16]]
+        plans[0] = planner.with_stages(plans[0], config)
+        tree["planned"] = [as_json(plan) for plan in plans]
         if advise:
             tree["advice"] = words(planner, config, len(ranks))
     except Exception as error:  # the measurement is worth writing without it

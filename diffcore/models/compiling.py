@@ -50,9 +50,9 @@ def _against(zero: int, device: torch.device) -> str | None:
 def compile_network(network: nn.Module) -> None:
     """Compile ``network``'s forward in place, at its first call; parameter names stay (no "_orig_mod.").
 
-    Only with gradients: training has one batch size, while sampling and validation have others, each of which
-    would be compiled anew. InputError where the generated C++ could not be compiled, or could be changed by
-    others.
+    Only with gradients: training has one shape (one a stage, each compiled when it comes), while sampling and
+    validation have others, each of which would be compiled anew. InputError where the generated C++ could not
+    be compiled, or could be changed by others.
     """
     compile_cache.check()
     if problem := missing():

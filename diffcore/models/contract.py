@@ -14,8 +14,9 @@ from shards.schema import Attribute
 class Network(Protocol):
     """A denoising network: an ``nn.Module`` built from (its section of the config, the label schema).
 
-    H and W are multiples of its section's ``divisor``. It has no dropout and draws no random numbers, and
-    computes in the dtype of ``x_BCHW``; its output has that dtype or fp32.
+    H and W are multiples of its section's ``divisor``, others from call to call (``train.stages``). It has no
+    dropout and draws no random numbers, and computes in the dtype of ``x_BCHW``; its output has that dtype or
+    fp32.
     """
 
     blocks: ClassVar[tuple[type[nn.Module], ...]]

@@ -108,9 +108,9 @@ def draws_of(config: Config, positions_B: Tensor, shape: Sequence[int]) -> Draws
     )
 
 
-def made(config: Config, samples: Samples) -> MicroBatch:
-    """The micro batch of ``samples``, made on their device."""
-    images = to_signal(samples.pixels)
+def made(config: Config, samples: Samples, side: int | None = None) -> MicroBatch:
+    """The micro batch of ``samples``, made on their device; ``side``: edge of its images, of a stage's."""
+    images = to_signal(samples.pixels, side)
     return MicroBatch(images, samples.labels, draws_of(config, samples.positions, images.shape[1:]))
 
 
@@ -130,13 +130,16 @@ def micro_batches(
         return pinned(read_samples(config, reader, positions).tensors, device)
 
     def whole(positions: np.ndarray) -> MicroBatch:
-        batch = made(config, read_samples(config, reader, positions))
+        side = config.train.side(int(positions[0]) // config.batch.size, reader.size)
+        batch = made(config, read_samples(config, reader, positions), side)
         return MicroBatch.of(pinned(batch.tensors, device))
 
     if device.type == "cuda" and config.diffusion.draws != FIRST_DRAWS:
-        for pixels, labels, positions_B in staged(prefetch(read, requests, ahead), device):
+        batches = staged(prefetch(read, requests, ahead), device)
+        for number, (pixels, labels, positions_B) in enumerate(batches, start * accumulation):
+            side = config.train.side(number // accumulation, reader.size)
             # Of the buffers nothing is kept beyond this step.
-            yield made(config, Samples(pixels, labels.clone(), positions_B))
+            yield made(config, Samples(pixels, labels.clone(), positions_B), side)
     else:
         for batch in prefetch(whole, requests, ahead):
             yield batch.to(device, non_blocking=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from diffcore import models
-from diffcore.config import configure
+from diffcore.config import configure, stages
 from diffcore.config.deepspeed_json import settings
 from diffcore.config.tree import Config
 from diffcore.runs import run_folder
@@ -33,6 +33,7 @@ def opened(config: Config, size: int) -> Inputs:
     reader = training_reader(config)
     try:
         models.check(config.model, reader.schema, reader.size)
+        stages.check(config.train.stages, config.model, reader.size)
         config = configure.replace(config, "data", {"order": reader.order.name})
         data = run_folder.data_record(reader.index)
         run_folder.check(config, data)

@@ -26,7 +26,6 @@ from diffbase.redaction import without_url_secrets
 from diffcore import models
 from diffcore.config.often import seconds_of
 from diffcore.config.tree import Config
-from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import construction
 from diffcore.engine.ema import Ema
@@ -37,7 +36,7 @@ from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.memory.measure.trace import Tracer
 from diffcore.memory.measure.usage import usage
-from diffcore.models.flops import peak_flops, training_flops
+from diffcore.models.flops import peak_flops
 from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import start_from
@@ -56,6 +55,7 @@ from diffcore.training.loggers.monitor import Monitor
 from diffcore.training.meters.loss_meter import LossMeter
 from diffcore.training.meters.pace import Pace, Taken
 from diffcore.training.meters.step_clock import StepClock
+from diffcore.training.objective import Objective, Work
 from diffcore.training.profile import StepProfile
 from diffcore.training.validation import Validation
 
@@ -100,7 +100,7 @@ class Training:
         network = models.prepare(construction.build(make, config, world), config.engine)
         self.engine = Engine(network, config, world)
         self.schedule = NoiseSchedule.of(config.diffusion)
-        self._weights_T = WEIGHTS[config.diffusion.loss_weight](self.schedule).to(world.device)
+        self._objective = Objective(config, self.reader.size, world.device)
         barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
         # Held until this process ends: one writer per run folder.
         lock = run_folder.claim(config, self.data) if world.main else None
@@ -132,8 +132,9 @@ class Training:
         self.clock, self.pace = StepClock(world.device), Pace(world)
         self.engine.watch_communication(lambda: self.clock.aside("communication"))
         self.validation = Validation(config, self.reader.index, world, self.engine.micro)
-        # Where the memory goes: one step is followed, the others are not touched.
-        self.tracer = Tracer(self.engine, self.ema, self.step, config.train.steps, active=config.memory.trace)
+        # Where the memory goes: one step is followed, of the largest images; the others are not touched.
+        first = max(self.step, config.train.spans[-1].first)
+        self.tracer = Tracer(self.engine, self.ema, first, config.train.steps, active=config.memory.trace)
         self._open.callback(self.tracer.close)
         self.profile = StepProfile(config, world)
         self.grids = SampleGrids(config, self.reader.index, world)
@@ -141,7 +142,7 @@ class Training:
         self.monitor = Monitor(config.run, self.step, config.train.steps, world.main, board, others)
         self._open.callback(self.monitor.close)
         self._open.callback(lambda: self._write_profile(self.profile.close))
-        self._flops = training_flops(config.model, self.reader.schema, self.reader.size)
+        self._work = Work(config, self.reader.schema, self.reader.size)
         self._peak = peak_flops(world.device, config.engine.precision)
         self._batches = micro_batches(config, self.reader, world, self.step, config.train.steps)
         self._open.callback(lambda: self._batches.close())
@@ -199,8 +200,7 @@ class Training:
 
     def _loss_of(self, batch: MicroBatch) -> Tensor:
         """Losses of a micro batch's samples: [B]."""
-        given = batch.images, batch.labels, batch.draws
-        loss_B = denoising_loss(self.engine, self.schedule, self._weights_T, *given)
+        loss_B = self._objective(self.engine, batch)
         self.meter.add(loss_B, batch.draws.t_B)
         return loss_B
 
@@ -214,6 +214,8 @@ class Training:
     def learn(self) -> None:
         """One optimizer step, on the next global batch."""
         self._lr = self._learning_rate()
+        if line := self._objective.begin(self.step):
+            self.monitor.say(line)
         self.profile.before(self.step + 1)
         self.measured = {}  # of one step: neither a later log line nor a later checkpoint is to have it
         self.tracer.begin(self.step)
@@ -294,8 +296,8 @@ class Training:
         if not steps:
             return True
         losses = self.meter.read()
-        rate = steps * c.batch.size / max(sum(seconds.values()), 1e-9)
-        work, system = rate * self._flops / w.size, usage(w.device)
+        rate, first = steps * c.batch.size / max(sum(seconds.values()), 1e-9), self.step - steps
+        work, system = rate * self._work.an_image(first, self.step) / w.size, usage(w.device)
         figures = {f"train/{name}": value for name, value in losses.items()} | {
             "train/learning_rate": self._lr,
             "train/gradient_norm": self.engine.gradient_norm(),
@@ -315,6 +317,8 @@ class Training:
         self.monitor.scalars(self.step, figures)
         self.monitor.progress(self.step, figures, len(self.reader))
         self._record_lost_log()
+        if self._objective.entered(first, self.step):
+            self.progress.losses = []  # of images of another size, with another loss
         exploded = self.progress.exploded(losses["loss"], c.guards)
         self.clock.start()
         return not exploded
@@ -407,7 +411,9 @@ class Training:
                 averaged = self.validation.loss(self.engine)
         self.measured |= {"validation/loss": raw, "validation/loss_ema": averaged}
         self.monitor.say(f"step {self.step}: validation loss {raw:.4f}, averaged weights {averaged:.4f}")
-        if self.progress.validated(raw, c.lr_schedule):
+        # Before it, held-out images are not of the size that is learned: no plateau is one of learning.
+        at_last = c.train.side(self.step - 1, self.reader.size) == self.reader.size
+        if at_last and self.progress.validated(raw, c.lr_schedule):
             patience = c.lr_schedule.plateau_patience
             self.monitor.say(
                 f"step {self.step}: no lower validation loss in {patience} validations: "

@@ -159,6 +159,54 @@ def test_a_run_from_before_versions_of_draws_goes_on_with_its_own(train: Train, 
     )
 
 
+STAGES = ("--train.stages", '[{"side": 4, "until": 2}, {"side": 8, "until": 4}]', "--train.steps", "6")
+
+
+@pytest.mark.numeric
+def test_a_run_in_stages_goes_on_bit_for_bit_wherever_it_was_left(train: Train, small: Path) -> None:
+    """Within a stage, at a border and behind it."""
+    run_folder, often = small.parent / "run", ("--train.checkpoint_every", "1", "--guards.explosion", "9")
+    train(*STAGES, *often)
+    wanted, losses = saved(run_folder), losses_of(run_folder)
+    run_folder.rename(small.parent / "whole")
+    for steps in ("1", "2", "5"):
+        train(*STAGES, *often, "--train.steps", steps)
+    assert "step 5: from here" not in train(*STAGES, *often).out
+    found = saved(run_folder)
+    assert losses_of(run_folder) == losses
+    for which, tensors in wanted.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+    refused(train(*often, check=False), "train.stages was [{", "now []")
+    wrong = ("--run", str(small.parent / "wrong"), "--train.stages", '[{"side": 12, "until": 2}]')
+    refused(train(*wrong, check=False), "train.stages.0.side: 12; allowed with images of 16", "2, 4, 8")
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2))])
+def test_stages_are_a_plain_loops_at_any_world_size_and_stage(
+    before: tuple[int, int], after: tuple[int, int], train: Train, small: Path
+) -> None:
+    """Left within the second stage; the memory that is measured is the plan's, of the packed images."""
+    trace = ("--memory.trace", "true")
+    train(*STAGES, *trace, "--train.steps", "3", "--engine.zero", str(before[1]), ranks=before[0])
+    resumed = train(*STAGES, *trace, "--engine.zero", str(after[1]), ranks=after[0])
+    assert "step 3: from here on images of 8 x 8 pixels" in resumed.out
+    assert "step 4: from here on images of 16 x 16 pixels" in resumed.out
+    assert_near(saved(small.parent / "run"), plain_loop(small.parent / "run" / "config.yaml", 6), rtol=1e-4)
+    report = json.loads((small.parent / "run" / "anatomy.json").read_text())
+    for measured, planned in zip(report["measured"], report["planned"], strict=True):
+        for here, there in zip(measured["moments"], planned["moments"], strict=True):
+            assert here["allocated"] == pytest.approx(there["allocated"], rel=0.01)
+    assert [note.split(", the peak is ")[0] for note in report["planned"][0]["notes"][-2:]] == [
+        "to step 2, with images of 4 x 4",
+        "to step 4, with images of 8 x 8",
+    ]
+
+
+def losses_of(run_folder: Path) -> list[float]:
+    return [json.loads(line)["train/loss"] for line in (run_folder / "metrics.jsonl").open()]
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2)), ((2, 3), (1, 1)), ((2, 2), (2, 0))]
 )

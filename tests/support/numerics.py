@@ -163,7 +163,7 @@ def plain_loop(path: Path, steps: int, sums: Sums = WHOLE, warmed: bool = False)
 
 def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, Any]:
     c, dtype = configure.load(path), torch_dtype(sums.precision)
-    reader, schedule = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
+    reader, full = ShardReader(c.data.path, seed=c.seed), NoiseSchedule.of(c.diffusion)
     torch.manual_seed(c.seed)
     network = models.build(c.model, reader.schema, reader.size).to(DEVICE)
     if warmed:
@@ -181,7 +181,12 @@ def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, A
     def backward(step: int, micro_step: int, rank: int) -> None:
         mine = positions_of(step, micro_step, rank, ranks, micro, c.batch.size, reader.order.name)
         batch = reader.read(mine)
-        images = to_signal(batch.images)
+        images, schedule = to_signal(batch.images), full
+        for stage in c.train.stages[::-1]:
+            if step < stage.until:  # the earliest one of those
+                factor = reader.size // stage.side
+                of_stage = functional.avg_pool2d(to_signal(batch.images), factor)
+                images, schedule = of_stage, full.shifted(factor) if stage.shift else full
         draws = Draws.on_device(
             torch.from_numpy(batch.positions).to(DEVICE),
             seed=c.seed,

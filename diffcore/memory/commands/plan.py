@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             print(f"fits: {planned.smi / 2**20:,.0f} of {room / 2**20:,.0f} MiB are planned on each rank")
             give({"fits": True, "planned_bytes": planned.smi, "room_bytes": room})
         return
+    planned = planner.with_stages(planned, config)
     advice = advise.words(planner, config, given.world, room) if given.device == "cuda" else []
     anatomy = report.planned(config, [planned], advice)
     with cli.answer(given) as give:

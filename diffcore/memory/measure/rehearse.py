@@ -67,7 +67,8 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     tracer = Tracer(engine, ema, 0, STEPS)
     schedule = NoiseSchedule.of(config.diffusion)
     weights_T = WEIGHTS[config.diffusion.loss_weight](schedule).to(world.device)
-    inputs = models.example_batch(engine.micro, data.schema, data.size, world.device)
+    side = config.train.spans[-1].side(data.size)  # the largest
+    inputs = models.example_batch(engine.micro, data.schema, side, world.device)
     images, eps = (torch.randn_like(inputs.x_BCHW) for _ in range(2))
     t_B = torch.randint(0, config.diffusion.timesteps, (engine.micro,), device=world.device)
     draws = Draws(t_B, eps, inputs.keep_B)

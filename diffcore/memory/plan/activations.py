@@ -221,12 +221,19 @@ class _Zero3Linear(torch.autograd.Function):
 
 
 def trace(
-    config: Config, schema: list[Attribute], size: int, micro: int, modules: bool = False, cuda: bool = True
+    config: Config,
+    schema: list[Attribute],
+    size: int,
+    micro: int,
+    modules: bool = False,
+    cuda: bool = True,
+    packed: int | None = None,
 ) -> Trace:
     """Record one micro batch of ``micro`` samples of ``size`` pixels under ``config``.
 
     ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them;
-    ``cuda`` is whether autocast is to be CUDA's, and samples wait on the device.
+    ``cuda`` is whether autocast is to be CUDA's, and samples wait on the device, as packed: of ``packed``
+    pixels (None: ``size``).
     """
     arithmetic = config.engine.arithmetic
     staged = cuda and config.diffusion.draws != FIRST_DRAWS
@@ -240,7 +247,7 @@ def trace(
         draws = Draws(t_B, torch.empty_like(images), keep_B)
         inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
         # To draw takes 4.5 times the noise for a moment, before the network's activations, which are more.
-        waiting = staging.buffers(micro, size, len(schema), "cpu") if staged else []
+        waiting = staging.buffers(micro, packed or size, len(schema), "cpu") if staged else []
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
         result = Trace(

@@ -15,6 +15,7 @@ from typing import Any
 from diffbase.cli import InputError
 from diffbase.redaction import shown
 from diffbase.system_error import told
+from diffcore.config.stages import Span, check
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.plan.activations import Event, Kind, Trace, trace
@@ -38,12 +39,19 @@ class Data:
 
     schema: tuple[Attribute, ...]
     size: int
+    """Edge of the packed pictures, pixels."""
     assumed: str = ""
 
     @classmethod
     def of(cls, config: Config) -> Data:
         """From the packed shards; without them, Cartoon Set's labels (or CIFAR-10's ten classes, where the
-        path has that name) at 64 pixels."""
+        path has that name) at 64 pixels. InputError where ``train.stages`` cannot be of them."""
+        data = cls._of(config)
+        check(config.train.stages, config.model, data.size)
+        return data
+
+    @classmethod
+    def _of(cls, config: Config) -> Data:
         path = config.data.path
         why = f"{shown(path)} is not there"
         if isinstance(path, str):
@@ -139,7 +147,8 @@ def plan(
 ) -> Plan:
     """Predict rank ``rank`` of ``world``. InputError as training itself would say it.
 
-    ``device`` "cpu" is a run over gloo, whose reduce-scatter works on a copy.
+    ``device`` "cpu" is a run over gloo, whose reduce-scatter works on a copy. Where ``train.stages`` has
+    smaller images, the steps of the largest are planned.
     """
     data = data or Data.of(config)
     micro, accumulation = config.batch.split(world)
@@ -170,13 +179,18 @@ def plan(
     )
 
 
-def trace_quietly(config: Config, data: Data, micro: int, device: str = "cuda") -> Trace:
-    """A trace with the garbage collector off: it would free tensors at other moments each time."""
+def trace_quietly(
+    config: Config, data: Data, micro: int, device: str = "cuda", span: Span | None = None
+) -> Trace:
+    """A trace of a step of ``span`` (None: the run's last) with the garbage collector off: it would free
+    tensors at other moments each time."""
+    side = (span or config.train.spans[-1]).side(data.size)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        return trace(config, list(data.schema), data.size, micro, modules=True, cuda=device != "cpu")
+        cuda = device != "cpu"
+        return trace(config, list(data.schema), side, micro, modules=True, cuda=cuda, packed=data.size)
     finally:
         if collecting:
             gc.enable()

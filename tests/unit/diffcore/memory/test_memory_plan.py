@@ -49,6 +49,33 @@ def small(config: Config, traced: Trace) -> Plan:
     return plan(config, 2, data=DATA, traced=traced)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_run_in_stages_is_planned_by_its_largest_images(config: Config, device: str) -> None:
+    """What waits on a GPU is as packed, whatever the stage."""
+    stages = [{"side": 4, "until": 3}, {"side": 8, "until": 7}]
+
+    def planned(steps: int, stages: list[dict[str, int]], size: int = 16) -> Plan:
+        data = Data(DATA.schema, size)
+        there = configure.replace(config, "train", {"steps": steps, "stages": stages})
+        planner = advise.Planner(there, data, device)
+        return planner.with_stages(planner.plan(there, 2), there)
+
+    plain, whole = planned(9, []), planned(9, stages)
+    assert whole.moments == plain.moments and not plain.notes
+    within, alone = planned(7, stages), planned(7, [], size=8)
+    for here, there in zip(within.moments, alone.moments, strict=True):
+        waits = here.allocated - there.allocated
+        assert waits == (SETS * within.micro * 3 * (16**2 - 8**2) if device == "cuda" else 0)
+    peaks = [planned(steps, stages).peak.allocated / 2**20 for steps in (3, 7)]
+    assert list(whole.notes) == [
+        f"to step 3, with images of 4 x 4, the peak is {peaks[0]:,.1f} MiB",
+        f"to step 7, with images of 8 x 8, the peak is {peaks[1]:,.1f} MiB",
+    ]
+    assert peaks[0] < peaks[1] < whole.peak.allocated / 2**20
+    with pytest.raises(InputError, match=r"stages\.0\.side: 10; allowed with images of 64"):
+        Data.of(configure.replace(config, "train", {"stages": [{"side": 10, "until": 2}]}))
+
+
 @given(
     numels=st.lists(st.integers(1, 50), min_size=1, max_size=12),
     world=st.sampled_from([1, 2, 3, 8, 64]),

@@ -87,6 +87,20 @@ def small(name: str) -> nn.Module:
     return models.build(SMALL[name], CARTOON_SET, 16)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_takes_images_of_any_size_that_divides(name: str) -> None:
+    """One after the other, as in a run's stages: nothing of its weights is of one size."""
+    network, divisor = small(name), SMALL[name].divisor
+    for size in (divisor, 2 * divisor, 3 * divisor):
+        given = batch(CARTOON_SET, size)
+        network.zero_grad()
+        output = network(*given)
+        assert output.shape == given[0].shape
+        (output - given[0]).square().mean().backward()
+        # A branch that begins with zeros hides what is before it; the others learn.
+        assert sum(p.grad is not None and bool(p.grad.any()) for p in network.parameters()) > 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_network_learns_what_its_labels_say(name: str) -> None:
