@@ -5,7 +5,7 @@ recipe of the model that it follows (configs/avatar-original.yaml) in the same t
 avatars, trains their judge, measures the images a second of each recipe in a short run, and then trains each
 for as many steps as fit, to the end of its learning-rate schedule. Ten times on the way the judge reads 256
 images: the images seen until 90 % of them have the hair colour that was asked for. At the end 2,000 samples:
-mean fidelity over all 18 attributes and over those that the judge reads well.
+mean fidelity over all 18 attributes, and the headline.
 
 Writes OUT.json, OUT.md and a grid of each recipe, OUT-NAME.png; prints the JSON. The same command goes on
 where it was interrupted. Config fields (``--engine.compile true``) go to both recipes. ``--rehearse`` runs
@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     experiments.prepare(data, size, say, avatars=work / "avatars", **few)
     if small:
-        # So raw a judge reads nothing well; it is told to count the hair colour.
+        # So raw a judge reads nothing well; it is told that it reads the hair colour.
         record = data / "judge" / "judge.json"
-        write_atomic(
-            record, json.dumps(json.loads(record.read_text()) | {"readable": ["hair_color"]}).encode()
-        )
+        tree = json.loads(record.read_text()) | {"readable": ["hair_color"], "headline": ["hair_color"]}
+        tree["accuracy"]["hair_color"]["share"] = 1.0
+        write_atomic(record, json.dumps(tree).encode())
         fields = [word for key, value in REHEARSAL.items() for word in (f"--{key}", value)] + fields
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,10 @@ def measured(run: Path) -> dict[str, Any]:
         ),
         "fidelity_of_all_attributes": sum(row["share"] for row in shares) / len(shares),
         "judge_on_real_images": sum(row["judge_on_real_images"]["share"] for row in shares) / len(shares),
-        "fidelity_of_readable": quality["fidelity"]["mean"],
-        "readable": quality["fidelity"]["over"],
+        "headline": quality["fidelity"]["mean"],
+        "headline_refused": quality["fidelity"]["refused"],
+        "headline_over": quality["fidelity"]["over"],
+        "corrected_over_all": quality["fidelity"]["all"],
         "hair_color": quality["fidelity"]["attributes"]["hair_color"],
         "images_until_hair_color_90": reached[0] if reached else None,
         "curve": [[line["train/samples"], line["quality/hair_color"]] for line in probes],
@@ -141,13 +143,18 @@ def measured(run: Path) -> dict[str, Any]:
     }
 
 
+def _headline(figures: dict[str, Any]) -> str:
+    mean, over = figures["headline"], figures["headline_over"]
+    return f"{mean['mean']:.1%} over {len(over)} attributes" if mean else "none"
+
+
 def page(found: dict[str, dict[str, Any]], minutes: float, name: str) -> str:
     """The figures as Markdown."""
     rows = [
         ("images seen", lambda f: f"{f['images_seen']:,} ({f['images_per_second']:,.0f} a second)"),
         ("mean fidelity, all attributes", lambda f: f"{f['fidelity_of_all_attributes']:.1%}"),
         ("the judge on real images", lambda f: f"{f['judge_on_real_images']:.1%}"),
-        ("mean fidelity, those the judge reads well", lambda f: f"{f['fidelity_of_readable']['mean']:.1%}"),
+        ("headline fidelity (see docs/quality.md)", _headline),
         ("hair colour as asked", lambda f: f"{f['hair_color']['share']:.1%}"),
         ("images until hair colour reaches 90 %",
          lambda f: f"{n:,}" if (n := f["images_until_hair_color_90"]) else "not reached"),

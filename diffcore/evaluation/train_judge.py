@@ -37,6 +37,8 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--seed", type=cli.between(0), default=0)
     kept = "what becomes of corrupt samples, as data.on_error of a run (default raise)"
     parser.add_argument("--on-error", choices=("raise", "replace"), default="raise", help=kept)
+    over = "attributes that the headline is over, A,B (default: the data set's own, or all)"
+    parser.add_argument("--headline", help=over)
     parser.add_argument("--threads", type=cli.between(1, 1024), help="CPU threads (default: torch's)")
     return parser
 
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
             lr=arguments.lr,
             seed=arguments.seed,
             on_error=arguments.on_error,
+            headline=arguments.headline,
         )
         judge.save(out, net, record)
         training.show(record)

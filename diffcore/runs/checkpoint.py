@@ -112,6 +112,8 @@ class Best(BaseModel):
     step: Count
     metric: Annotated[str, Field(max_length=200)] = ""
     value: float = 0.0
+    attributes: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    """Of a fidelity: over how many attributes it is the mean."""
 
 
 def folder_of(run: Path) -> Path:

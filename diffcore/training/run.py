@@ -455,6 +455,8 @@ class Training:
         best, self._best_before = None, self.progress.best
         if value is not None and self.progress.is_best(value, larger=c.train.best in LARGER_IS_BETTER):
             best = {"metric": c.train.best, "value": value}
+            if (count := self.measured.get(f"{c.train.best}_attributes")) is not None:
+                best["attributes"] = int(count)
         with self.watchdog.section("save"):
             progress = self.progress
             state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())

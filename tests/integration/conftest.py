@@ -38,7 +38,11 @@ def judged(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(packed, copy)
     train_judge.main([str(copy), "--epochs", "2", "--width", "8", "--threads", "1"])
     path = copy / "judge" / "judge.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"readable": ["hair_color", "face_color"]}))
+    two = ["hair_color", "face_color"]
+    tree = json.loads(path.read_text()) | {"readable": two, "headline": two}
+    for name in two:
+        tree["accuracy"][name]["share"] = 1.0
+    path.write_text(json.dumps(tree))
     return copy
 
 

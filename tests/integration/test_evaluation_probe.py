@@ -55,8 +55,8 @@ def test_ranks_and_stages_see_the_same_figures(judged: Path, small: Path, tmp_pa
         assert finished.code == 0, finished.out[-2000:] + finished.err[-3000:]
         found += json.loads(out.read_text())
     assert len(found) == 4
-    assert {"quality/fidelity", "quality/hair_color", "quality/face_color", "quality/frechet"} == set(
-        found[0]
-    )
+    attributes = ("hair_color", "face_color", "fidelity", "fidelity_attributes", "frechet")
+    assert {f"quality/{name}" for name in attributes} == set(found[0])
+    assert found[0]["quality/fidelity_attributes"] == 2
     for other in found[1:]:
         assert found[0] == pytest.approx(other, rel=1e-2, abs=1e-3)

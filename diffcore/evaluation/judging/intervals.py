@@ -85,6 +85,44 @@ def mean_of_shares(hit_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_], z: 
     return Mean(mean, *_score_interval(mean, effective, z))
 
 
+def corrected_mean(
+    hit_NA: NDArray[np.bool_],
+    counted_NA: NDArray[np.bool_],
+    real_hit_MA: NDArray[np.bool_],
+    real_counted_MA: NDArray[np.bool_],
+    chance_A: NDArray[np.float64],
+    z: float = Z95,
+) -> Mean:
+    """Mean over the attributes of (share - chance) / (judge - chance): 0 is chance, 1 as the judge reads real
+    images.
+
+    ``share`` is of hits among what counts of N drawn images, ``judge`` the same of M real ones. Nothing is
+    clipped: a mean below 0 or above 1 is chance's doing, or the judge's. ValueError for an attribute that no
+    image of one side counts for, or that the judge does not read better than by chance.
+
+    The interval is normal, by the delta method with images as the unit on both sides, as in
+    ``mean_of_shares``, and no narrower than Wilson's where all or no images hit.
+    """
+    count_A, real_count_A = counted_NA.sum(0), real_counted_MA.sum(0)
+    if not min(count_A.size, *count_A, *real_count_A):
+        raise ValueError("an attribute that no image counts for")
+    share_A, judge_A = (
+        (hit_NA & counted_NA).sum(0) / count_A,
+        (real_hit_MA & real_counted_MA).sum(0) / real_count_A,
+    )
+    if not (judge_A > chance_A).all():
+        raise ValueError("an attribute that the judge reads no better than by chance")
+    scale_A = 1 / (judge_A - chance_A)
+    corrected_A = (share_A - chance_A) * scale_A
+    # Of one image on the mean, by way of each attribute's share, and of the judge's for the real ones.
+    drawn_N = (counted_NA * (hit_NA - share_A) / count_A * scale_A).mean(1)
+    real_M = (real_counted_MA * (real_hit_MA - judge_A) / real_count_A * scale_A * corrected_A).mean(1)
+    half = z * math.sqrt(float((drawn_N**2).sum() + (real_M**2).sum()))
+    half = max(half, float(scale_A.mean()) * z**2 / (float(count_A.min()) + z**2))
+    mean = float(corrected_A.mean())
+    return Mean(mean, mean - half, mean + half)
+
+
 def paired_difference(
     hit_NA: NDArray[np.bool_], other_NA: NDArray[np.bool_], counted_NA: NDArray[np.bool_], z: float = Z95
 ) -> Mean:

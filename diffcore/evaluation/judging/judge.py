@@ -30,6 +30,7 @@ from diffbase.formats import json_file
 from diffbase.redaction import shown
 from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
+from diffcore.evaluation.judging.headline import fixed, refusal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
 from diffcore.runs.data import with_data
 from diffcore.runs.model import TrainedModel, load_model
@@ -40,12 +41,6 @@ from shards.standin.visible import visible
 from shards.table import Index
 
 VERSION = 1
-READABLE = 0.9
-"""An attribute counts for a run's mean fidelity if the judge reads at least this share of it right."""
-UNREADABLE = (
-    f"the judge tells the variants of no attribute apart in {READABLE:.0%} of the held-out images, so there "
-    "is no mean fidelity; more or larger images or more --epochs for train_judge may help"
-)
 BATCH = 256
 
 
@@ -75,12 +70,16 @@ class Record(BaseModel):
     features: Annotated[int, Field(ge=1, le=2**16)]
     readable: list[str]
     accuracy: dict[str, Accuracy]
+    headline: list[str] | None = None
+    """The attributes of the headline; None in older records, and then the schema says."""
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 24
+    """Passes over the training images that were asked for."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         names = [attribute.name for attribute in self.attributes]
-        if not set(self.readable) <= set(names) or self.accuracy.keys() != set(names):
-            raise ValueError("readable and accuracy are not of the attributes in schema")
+        if not {*self.readable, *(self.headline or ())} <= set(names) or self.accuracy.keys() != set(names):
+            raise ValueError("readable, headline and accuracy are not of the attributes in schema")
         return self
 
 
@@ -172,8 +171,24 @@ class Judge:
         self.record = record
 
     @property
+    def headline(self) -> tuple[str, ...]:
+        """The attributes that the headline is over, however well it reads them."""
+        return tuple(self.record.get("headline") or fixed(self.schema))
+
+    @property
+    def columns(self) -> list[int]:
+        """The headline's columns of labels [N, A]."""
+        return [column for column, a in enumerate(self.schema) if a.name in self.headline]
+
+    @property
+    def refused(self) -> str | None:
+        """Why there is no headline, in a line; None where there is one."""
+        epochs = self.record.get("epochs", 24)
+        return refusal(self.headline, self.accuracy, epochs)
+
+    @property
     def readable(self) -> list[str]:
-        """The attributes that it reads well enough on real images to judge others by."""
+        """The attributes that it reads well enough on real images to judge others by, each on its own."""
         return list(self.record["readable"])
 
     @property
@@ -204,12 +219,13 @@ class Judge:
     def score(
         self, images_NHWC: NDArray[np.uint8], labels_NA: NDArray[np.int64], reading: Reading | None = None
     ) -> Scores:
-        """How often the images show what ``labels`` say; the mean is over the readable attributes.
+        """How often the images show what ``labels`` say. The mean is the headline, nan where ``refused``.
 
         ``reading`` spares reading them again.
         """
         reading = reading or self.read(images_NHWC)
-        return compare(self.schema, reading.labels_NA, labels_NA, self.readable)
+        over = () if self.refused else self.headline
+        return compare(self.schema, reading.labels_NA, labels_NA, over)
 
 
 def decide(schema: Sequence[Attribute], logits_BV: Tensor) -> Tensor:

@@ -25,14 +25,9 @@ from diffbase.redaction import shown
 from diffbase.tables import TextTable
 from diffcore.diffusion.pixels import to_signal
 from diffcore.engine.ranks import one_device
+from diffcore.evaluation.judging.headline import READABLE, chosen, refusal, title
 from diffcore.evaluation.judging.judge import BATCH as READ_BATCH
-from diffcore.evaluation.judging.judge import (
-    READABLE,
-    UNREADABLE,
-    Judge,
-    JudgeNet,
-    split,
-)
+from diffcore.evaluation.judging.judge import Judge, JudgeNet, compare, split
 from diffcore.runs.run_folder import AttributeRecord, code_version
 from shards.prefetch import prefetch
 from shards.read import ShardReader
@@ -61,11 +56,16 @@ def train(
     lr: float = 2e-3,
     seed: int = 0,
     on_error: str = "raise",
+    headline: str | None = None,
 ) -> tuple[JudgeNet, dict[str, Any]]:
-    """The best network on the validation split, and its record. ``on_error``: ShardReader's."""
+    """The best network on the validation split, and its record. ``on_error``: ShardReader's.
+
+    ``headline``: the attributes that the mean is over ("a,b"), where not those that the schema says.
+    """
     reader = ShardReader(data, "train", seed=seed, threads=2, on_error=on_error)
     if not reader.schema:
         raise InputError(f"{shown(data)}: these shards have no labels, so there is nothing to judge by")
+    over = chosen(reader.schema, headline)
     if not len(reader.index.split("val")):
         raise InputError(f"{shown(data)}: no validation split: pack with --val above 0")
     with ShardReader(data, "val", order="sequential", on_error=on_error) as held_out:
@@ -106,14 +106,13 @@ def train(
     net.load_state_dict(best)
     net.eval()
 
-    judge = Judge(net, schema, {"readable": [a.name for a in schema]})
-    scores = judge.score(real.images, real.labels)
+    read_NA = Judge(net, schema, {}).read(real.images).labels_NA
+    scores, of_headline = (compare(schema, read_NA, real.labels, names) for names in (None, over))
     accuracy = {name: share.as_dict() for name, share in scores.shares.items()}
     # Of an attribute with one variant there is nothing to read.
     readable = [
         a.name for a in schema if a.variants > 1 and scores.shares[a.name].share >= READABLE
     ]  # not of one that no image showed, whose share is nan
-    read_NA = judge.read(real.images).labels_NA
     record = {
         "fingerprint": reader.fingerprint,
         "schema": AttributeRecord.of(schema),
@@ -126,8 +125,11 @@ def train(
         "seconds": round(time.monotonic() - began, 1),
         "seed": seed,
         "code": code_version(),
+        "epochs": epochs,
+        "headline": over,
         "readable": readable,
         "mean": scores.mean.as_dict(),
+        "headline_mean": of_headline.mean.as_dict(),
         "accuracy": accuracy,
         "confusion": {
             a.name: confusion(read_NA[:, i], real.labels[:, i], scores.counted_NA[:, i], a.variants)
@@ -202,8 +204,8 @@ def confusion(
 
 def show(record: dict[str, Any]) -> None:
     """The judge's accuracy as a table."""
-    title = f"The judge on {record['validated_on']} held-out images"
-    table = TextTable(title, "attribute", "right", "95 % interval", "chance", "counts for the mean")
+    headings = ("attribute", "right", "95 % interval", "chance", "in the headline")
+    table = TextTable(f"The judge on {record['validated_on']} held-out images", *headings)
     for attribute in record["schema"]:
         row = record["accuracy"][attribute["name"]]
         table.add_row(
@@ -211,12 +213,14 @@ def show(record: dict[str, Any]) -> None:
             percent(row["share"]),
             f"{percent(row['low'])} to {percent(row['high'])}" if row["count"] else "no image shows it",
             percent(1 / attribute["variants"]),
-            "yes" if attribute["name"] in record["readable"] else "no",
+            "yes" if attribute["name"] in record["headline"] else "no",
         )
     table.print()
+    schema = [Attribute(a["name"], a["variants"]) for a in record["schema"]]
+    mean, over_all = (percent(record[key]["mean"], 2) for key in ("headline_mean", "mean"))
     say(
-        f"mean over all attributes {percent(record['mean']['mean'], 2)}, {record['trained_on']:,} images "
-        f"seen, {record['seconds']:.0f} s"
+        f"headline, {title(record['headline'], schema)}: {mean}; mean over all {over_all}; "
+        f"{record['trained_on']:,} images seen, {record['seconds']:.0f} s"
     )
-    if not record["readable"]:
-        say(f"warning: {UNREADABLE}", error=True)
+    if line := refusal(record["headline"], record["accuracy"], record["epochs"]):
+        say(f"warning: {line}", error=True)

@@ -12,15 +12,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 THUMBNAIL = 16
+CHUNK = 512
 STILL = 2.0
 """A pixel whose values differ by less than this standard deviation over the real images is background."""
 CLEAN = 12
 """A background pixel is clean if no channel is further than this, of 255, from the real images' mean."""
 WHOLE = 0.99
 """An image is clean if this share of its background pixels is."""
+SEEN = 8.0
+"""A person sees a blemish where a patch of the background is further than this, of 255, from the real images'
+mean.
+"""
+PATCH = 3 / 64
+"""Edge of such a patch, of an image's: 3 pixels of 64."""
 
 
 def thumbnails(images_NHWC: NDArray[np.uint8], edge: int = THUMBNAIL) -> NDArray[np.float32]:
@@ -112,6 +121,22 @@ class Background:
         off_NM = np.abs(images_NHWC[:, self.mask_HW] - self.mean_HWC[self.mask_HW]).max(-1)
         share_N: NDArray[np.float64] = (off_NM <= CLEAN).mean(1)
         return share_N
+
+    def blemish(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What a person sees in each image's background, of 255: the largest difference of a patch, [N].
+
+        A small spot is seen by its contrast times its area (Ricco's law), so that a difference is the mean
+        over a patch, of its pixels' absolute differences from the real images' mean, in the worst channel:
+        one pixel of 3 x 3 may be nine times as far off as all. What of a patch is not background counts as no
+        difference.
+        """
+        edge = max(3, round(PATCH * len(self.mask_HW)) | 1)
+        worst = []
+        for first in range(0, len(images_NHWC), CHUNK):
+            off_NHWC = np.abs(images_NHWC[first : first + CHUNK] - self.mean_HWC) * self.mask_HW[..., None]
+            off_NCHW = torch.from_numpy(off_NHWC).permute(0, 3, 1, 2)
+            worst.append(F.avg_pool2d(off_NCHW, edge, stride=1, padding=edge // 2).amax((1, 2, 3)).numpy())
+        return np.concatenate(worst).astype(np.float64)
 
 
 def effective_number(values_N: NDArray[np.int64]) -> float:

@@ -7,6 +7,7 @@
 4. Every rank looks through its share of the training images for the nearest to each sample, in a mirror too
    where training saw them so.
 5. Where all real images are the same, the samples should be so too: the clean background.
+6. A network may leave a checkerboard of 2 x 2 pixels over what it draws; real images have none.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 
 from diffcore.config.tree import Sampling
 from diffcore.engine.ranks import World, gather_arrays
+from diffcore.evaluation.judging.fidelity import fidelity
 from diffcore.evaluation.judging.intervals import wilson
 from diffcore.evaluation.judging.judge import Judge, Scores
-from diffcore.evaluation.quality import distances, drawing, looks
+from diffcore.evaluation.quality import checkerboard, distances, drawing, looks
 from diffcore.runs.data import held_out, held_out_samples, open_reader
 from diffcore.runs.model import TrainedModel
 from shards.read import Batch, ShardReader
@@ -100,7 +102,7 @@ def measure(
         reading, ours, theirs = judge.read(images), judge.read(real.images), judge.read(sibling)
         if model.config.model.conditional:
             read_NA, scores = reading.labels_NA, judge.score(images, labels_NA, reading)
-            figures["fidelity"] = _fidelity(judge, scores, judge.score(real.images, real.labels, ours))
+            figures["fidelity"] = fidelity(judge, scores, judge.score(real.images, real.labels, ours))
         figures["distances"] = {
             "frechet": distances.frechet(ours.features_NF, reading.features_NF),
             "frechet_of_training_images": distances.frechet(ours.features_NF, theirs.features_NF),
@@ -137,32 +139,37 @@ def measure(
         "among": min(AMONG, len(train)),
     }
     if background.share:
-        clean, real_clean = background.clean(images), background.clean(real.images)
-        figures["background"] = {
-            "pixels": background.share,
-            "clean_pixels": float(clean.mean()),
-            "clean_images": wilson(int((clean >= looks.WHOLE).sum()), len(clean)).as_dict(),
-            "real_clean_images": float((real_clean >= looks.WHOLE).mean()),
-        }
+        figures["background"] = _background(background, images, real.images)
+    if images.shape[1] >= checkerboard.LEAST:
+        figures["checkerboard"] = _checkerboard(images, real.images)
     pairs = [(int(i), image, float(nearest.distance_N[i])) for i, image in zip(order, close, strict=True)]
     return Quality(figures, Asked(images, labels_NA, read_NA, scores), real, repeats, pairs)
 
 
-def _fidelity(judge: Judge, scores: Scores, ceiling: Scores) -> dict[str, Any]:
-    # Of a judge that reads nothing well there is no mean.
-    means = [scores.mean.as_dict(), ceiling.mean.as_dict()] if judge.readable else [None, None]
+def _background(
+    background: looks.Background, images: NDArray[np.uint8], real: NDArray[np.uint8]
+) -> dict[str, Any]:
+    clean, real_clean = background.clean(images), background.clean(real)
+    seen, real_seen = background.blemish(images) <= looks.SEEN, background.blemish(real) <= looks.SEEN
     return {
-        "mean": means[0],
-        "ceiling": means[1],
-        "over": judge.readable,
-        "attributes": {
-            a.name: {
-                **scores.shares[a.name].as_dict(),
-                "judge_on_real_images": ceiling.shares[a.name].as_dict(),
-                "chance": 1 / a.variants,
-            }
-            for a in judge.schema
-        },
+        "pixels": background.share,
+        "clean_pixels": float(clean.mean()),
+        # To a person, and pixel by pixel.
+        "clean_to_the_eye": wilson(int(seen.sum()), len(seen)).as_dict(),
+        "real_clean_to_the_eye": float(real_seen.mean()),
+        "clean_images": wilson(int((clean >= looks.WHOLE).sum()), len(clean)).as_dict(),
+        "real_clean_images": float((real_clean >= looks.WHOLE).mean()),
+    }
+
+
+def _checkerboard(images: NDArray[np.uint8], real: NDArray[np.uint8]) -> dict[str, Any]:
+    drawn, control = checkerboard.checkerboard(images), checkerboard.checkerboard(real)
+    above = int((drawn > np.quantile(control, 0.95)).sum())
+    return {
+        "median": float(np.median(drawn)),
+        "real_median": float(np.median(control)),
+        # 5 % where the samples have no more of it than real images.
+        "above_95_percent_of_real": wilson(above, len(drawn)).as_dict(),
     }
 
 

@@ -3,7 +3,8 @@
     probe = Probe(config, index, world)         # once; None from ``probe_of`` where there is no judge
     figures = probe(engine, ema)                # every k steps, on every rank: {"quality/fidelity": ...}
 
-``quality/fidelity`` is the mean that ``best`` is chosen by: larger is better.
+``quality/fidelity`` is the headline, which ``best`` is chosen by: larger is better. How many attributes it is
+over stands beside it, and there is none where the judge reads one of them badly.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, from_rank, gather_arrays
 from diffcore.evaluation.judging import judge
+from diffcore.evaluation.judging.headline import title
 from diffcore.evaluation.quality import distances
 from diffcore.runs.data import held_out_of, samples_at
 from diffcore.runs.draw import draw_shared
@@ -53,7 +55,7 @@ def probe_of(config: Config, index: Index, world: World, *, samples: int | None 
         )
     else:
         probe = Probe(config, index, world, folder, samples)
-        missing = None if probe.judge.readable else f"of {folder}, {judge.UNREADABLE}"
+        missing = probe.judge.refused and f"of {folder}, {probe.judge.refused}"
         if not config.model.conditional:
             missing = "the model takes no labels"
     if missing and config.train.best == "quality/fidelity":
@@ -72,8 +74,10 @@ class Probe:
         self.labels_NA = randomness.labels(SEED, range(samples), [a.variants for a in index.schema])
         self.real_NF = self._real(config, world)
         """Features of real images, on rank 0; elsewhere of none."""
-        readable = self.judge.readable or not config.model.conditional
-        self.notes: Sequence[str] = [] if readable else [f"warning: of {folder}, {judge.UNREADABLE}"]
+        self.notes: Sequence[str] = []
+        if config.model.conditional:
+            over = f"quality/fidelity is over {title(self.judge.headline, index.schema)}"
+            self.notes = [f"warning: of {folder}, {refused}" if (refused := self.judge.refused) else over]
 
     def _real(self, config: Config, world: World) -> NDArray[np.floating]:
         """A rank reads whole batches of the judge's, so that it sees the same ones at every world size. A
@@ -109,8 +113,9 @@ class Probe:
         figures = {"quality/frechet": distances.frechet(self.real_NF, reading.features_NF)}
         if self.config.model.conditional:
             scores = self.judge.score(images, self.labels_NA.numpy(), reading)
-            if self.judge.readable:
+            if not self.judge.refused:
                 figures["quality/fidelity"] = scores.mean.mean
+                figures["quality/fidelity_attributes"] = float(len(self.judge.headline))
             for name, row in scores.shares.items():
                 if name in self.judge.readable and row.count:
                     figures[f"quality/{name}"] = row.share

@@ -12,7 +12,7 @@ from diffbase.files import write_json
 from diffbase.line import printable, say
 from diffbase.page.kit import percent
 from diffbase.tables import TextTable
-from diffcore.evaluation.judging.judge import UNREADABLE
+from diffcore.evaluation.judging.fidelity import words
 from diffcore.evaluation.quality import report
 from diffcore.evaluation.quality.measure import Quality
 from diffcore.runs.model import TrainedModel
@@ -27,6 +27,12 @@ def write(out: Path, run: Path, weights: str, model: TrainedModel, quality: Qual
     with SummaryWriter(out / "tensorboard") as writer:
         for tag, value in scalars({k: v for k, v in figures.items() if k != "sampling"}).items():
             writer.add_scalar(f"evaluate/{tag}", value, model.step)
+        if (fidelity := figures.get("fidelity")) is not None:
+            writer.add_scalar("evaluate/fidelity/attributes_in_mean", fidelity["count"], model.step)
+            said = (
+                fidelity["refused"] or f"The mean is over {fidelity['title']}: {', '.join(fidelity['over'])}"
+            )
+            writer.add_text("evaluate/fidelity/mean", printable(said), model.step)
     return figures
 
 
@@ -46,17 +52,18 @@ def show(figures: dict[str, Any], title: str) -> None:
         if (mean := fidelity["mean"]) is not None:
             table.add_section()
             table.add_row(
-                f"mean of {len(fidelity['over'])}",
+                f"HEADLINE, {fidelity['title']}",
                 percent(mean["mean"]),
                 f"{percent(mean['low'])} to {percent(mean['high'])}",
                 percent(fidelity["ceiling"]["mean"]),
             )
         table.print()
-        if mean is None:
-            say(UNREADABLE)
     others = {name: value for name, value in figures.items() if name not in ("fidelity", "sampling")}
     for name, value in scalars(others).items():
         print(f"{printable(name)} {value:.4g}")
+    if fidelity is not None:
+        for line in words(fidelity):
+            say(line)
 
 
 def scalars(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -14,7 +14,7 @@ from diffbase.files import write_atomic
 from diffbase.page.kit import Html, html, percent
 from diffbase.page.pictures import data_uri, grid
 from diffcore.config.samplers import shown_steps
-from diffcore.evaluation.judging.judge import UNREADABLE
+from diffcore.evaluation.judging.fidelity import words
 from diffcore.evaluation.quality.measure import Quality
 from shards.schema import Attribute
 from shards.standin.visible import visible
@@ -50,15 +50,18 @@ def _headline(figures: dict[str, Any]) -> list[Html]:
         return [html.text(f"{drawn}. Without labels there is no fidelity.")]
     mean, over = fidelity["mean"], fidelity["over"]
     if mean is None:
-        return [html.text(f"{drawn}. In short: {UNREADABLE}."), _fidelity(fidelity)]
+        headline = html.text(html.span("big", "- "), f"{fidelity['refused']}.")
+    else:
+        low, high, real = map(percent, (mean["low"], mean["high"], fidelity["ceiling"]["mean"]))
+        headline = html.text(
+            html.span("big", f"{percent(mean['mean'])} over {fidelity['title']}"),
+            f" is there as it was asked for ({low} to {high}); the judge itself is right on {real} of "
+            "held-out real images, the ceiling.",
+        )
     return [
-        html.text(
-            html.span("big", percent(mean["mean"])),
-            f" of what was asked for is there ({percent(mean['low'])} to {percent(mean['high'])}); the "
-            f"judge itself is right on {percent(fidelity['ceiling']['mean'])} of held-out real images, the "
-            "ceiling.",
-        ),
-        html.note(f"{drawn}. Mean over {len(over)} attributes: {', '.join(over)}."),
+        headline,
+        html.text(f"{words(fidelity)[1]}."),
+        html.note(f"{drawn}. The headline's attributes: {', '.join(over)}."),
         _fidelity(fidelity),
     ]
 
@@ -76,8 +79,8 @@ def _fidelity(fidelity: dict[str, Any]) -> Html:
         html.text(
             "How often the judge reads from a sample what was asked for, with its 95 % interval (darker); "
             "black: the judge on real images; yellow: chance. Samples in which an attribute cannot be seen "
-            "(hair colour of a bald head) do not count for it. Attributes that the judge reads badly even "
-            "from real images are not in the mean."
+            "(hair colour of a bald head) do not count for it. Which attributes are in the mean is fixed for "
+            "a data set, whatever the judge reads well."
         ),
         html.table(
             "tnnnnt", ("attribute", "as asked", "95 % interval", "samples", "judge, real images", ""), rows
@@ -113,22 +116,31 @@ def _figures(figures: dict[str, Any]) -> Html:
          percent(n["nearer_than_5_percent_of_held_out"]), "5 % without copying"),
     ]  # fmt: skip
     if (b := figures.get("background")) is not None:
-        clean, low, high = (percent(b["clean_images"][key]) for key in ("share", "low", "high"))
-        name = f"samples with a clean background ({percent(b['pixels'], 0)} of the pixels)"
-        rows.append(
-            (name, f"{clean} ({low} to {high})", f"{percent(b['real_clean_images'])} of held-out images")
-        )
+        for key, how in (("clean_to_the_eye", "to a person"), ("clean_images", "pixel by pixel")):
+            name = f"samples with a clean background, {how} ({percent(b['pixels'], 0)} of the pixels)"
+            rows.append((name, _interval(b[key]), f"{percent(b[f'real_{key}'])} of held-out images"))
+    if (c := figures.get("checkerboard")) is not None:
+        rows += [
+            ("checkerboard, median (50 %: white noise)", percent(c["median"]),
+             f"{percent(c['real_median'])} for held-out images"),
+            ("samples with more of a checkerboard than 95 % of the held-out images have",
+             _interval(c["above_95_percent_of_real"]), "5 % without one"),
+        ]  # fmt: skip
     for name, row in figures.get("variety", {}).items():
         name = f"variants of {name} in use (exp of the entropy)"
         rows.append((name, f"{row['drawn']:.1f}", f"{row['real']:.1f} in held-out images"))
     return html.section(
-        "Distances, diversity, copying, background",
+        "Distances, diversity, copying, background, checkerboard",
         html.text(
             "Distances of images are root mean squares over thumbnails, of 255; Frechet and kernel distance "
             "are on the judge's features."
         ),
         html.table("tnt", ("", "samples", "beside it"), [(a, b, html.span("note", c)) for a, b, c in rows]),
     )
+
+
+def _interval(share: dict[str, float]) -> str:
+    return f"{percent(share['share'])} ({percent(share['low'])} to {percent(share['high'])})"
 
 
 def _framed(image_HWC: NDArray[np.uint8], color: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -173,7 +185,6 @@ def _misses(quality: Quality, schema: Sequence[Attribute]) -> list[Html]:
     asked = quality.asked
     if asked.scores is None or asked.read_NA is None:
         return []
-    # Only what the judge reads well: its own mistakes are no misses.
     over = np.array([a.name in quality.figures["fidelity"]["over"] for a in schema])
     wrong_NA = asked.scores.counted_NA & ~asked.scores.hit_NA & over
     worst = np.argsort(-wrong_NA.sum(1), kind="stable")[:WORST]
@@ -185,10 +196,7 @@ def _misses(quality: Quality, schema: Sequence[Attribute]) -> list[Html]:
             if wrong_NA[i, c]
         ]
         cards.append(html.figure(data_uri(asked.images[i]), f"sample {i}", *lines))
-    text = (
-        "The samples in which the judge reads the most attributes otherwise than asked, of those that it "
-        "reads well."
-    )
+    text = "The samples in which the judge reads the most of the headline's attributes otherwise than asked."
     if not cards:
         return []
     return [html.section("Worst misses", html.text(text), html.block("figures cards", cards))]

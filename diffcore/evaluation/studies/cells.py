@@ -107,14 +107,14 @@ class Table:
         mean = scores.mean
         say(
             f"{cell.name}, guidance {sampling.guidance:g}: fidelity {mean.mean:.1%} ({mean.low:.1%} to "
-            f"{mean.high:.1%}), Frechet {frechet:.2f}, {cell.seconds:.0f} s"
+            f"{mean.high:.1%}) over {len(self.judge.headline)} attributes, Frechet {frechet:.2f}, "
+            f"{cell.seconds:.0f} s"
         )
         return cell
 
     def difference(self, cell: Cell, other: Cell) -> Mean:
-        """Mean fidelity of one cell minus another's, sample by sample."""
-        columns = [i for i, a in enumerate(self.judge.schema) if a.name in self.judge.readable]
-        first, second = cell.scores, other.scores
+        """Headline of one cell minus another's, sample by sample."""
+        columns, first, second = self.judge.columns, cell.scores, other.scores
         return paired_difference(
             first.hit_NA[:, columns], second.hit_NA[:, columns], first.counted_NA[:, columns]
         )

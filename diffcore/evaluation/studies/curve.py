@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from diffbase.cli import InputError
 from diffbase.files import write_json
 from diffcore.config.tree import Config, Sampling
-from diffcore.evaluation.judging.judge import Judge, Reading, open_run
+from diffcore.evaluation.judging.fidelity import over_all
+from diffcore.evaluation.judging.judge import Judge, Reading, Scores, open_run
 from diffcore.evaluation.quality import distances, drawing, looks
 from diffcore.runs import checkpoint, metrics
 from diffcore.runs.data import held_out_samples
@@ -40,7 +41,9 @@ def measure(
     model, judge = open_run(run, judge_folder, data)
     if judge is None:
         raise InputError(f"{run}: its shards have no labels to judge by")
-    real = judge.read(held_out_samples(model.config, samples).images)
+    held_out = held_out_samples(model.config, samples)
+    real = judge.read(held_out.images)
+    real_scores = judge.score(held_out.images, held_out.labels, real)
     labels_NA = drawing.asked_labels(model, samples, seed)
     points = []
     steps = planned(model.config, checkpoint.complete(run))
@@ -50,8 +53,20 @@ def measure(
             model = load_model(run, weights=weights, checkpoint=step)
             images = drawing.draw(model, labels_NA, sampling, seed, drawing.start(run))
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
-            points.append(point | figures(model, judge, judge.read(images), labels_NA, real, images))
-    write_json(run / FILE, {"samples": samples, "sampling": drawing.settings(sampling), "points": points})
+            points.append(
+                point | figures(model, judge, judge.read(images), labels_NA, real, images, real_scores)
+            )
+    write_json(
+        run / FILE,
+        {
+            "samples": samples,
+            "sampling": drawing.settings(sampling),
+            "over": judge.headline,
+            "count": len(judge.headline),
+            "refused": judge.refused,
+            "points": points,
+        },
+    )
     return points
 
 
@@ -70,9 +85,10 @@ def figures(
     labels_NA: NDArray[np.int64],
     real: Reading,
     images_NHWC: NDArray[np.uint8],
+    real_scores: Scores,
 ) -> dict[str, Any]:
     """Fidelity (where labels were asked for), Frechet distance, and variety: 1 as the real images'."""
-    columns = [i for i, a in enumerate(judge.schema) if a.name in judge.readable]
+    columns = [] if judge.refused else judge.columns
     ratios = [
         looks.effective_number(reading.labels_NA[:, i]) / looks.effective_number(real.labels_NA[:, i])
         for i in columns
@@ -84,7 +100,10 @@ def figures(
     }
     if model.config.model.conditional:
         scores = judge.score(images_NHWC, labels_NA, reading)
-        result["fidelity"] = scores.mean.mean if judge.readable else None
+        result["fidelity"] = None if judge.refused else scores.mean.mean
+        result["fidelity_attributes"] = len(judge.headline)
+        corrected, _ = over_all(judge, scores, real_scores)
+        result["fidelity_all"] = corrected and corrected.as_dict()
         result["attributes"] = {name: share.as_dict() for name, share in scores.shares.items() if share.count}
     return result
 

@@ -29,6 +29,11 @@ from shards.packing.workers import semaphores
 
 AVATARS = 10_000
 HELD_OUT = 0.1
+SHOWN = {
+    16: "chin_length,face_color,hair_color,glasses_color",
+    32: "chin_length,face_color,hair_color,glasses_color,face_shape,facial_hair,hair",
+}
+"""The headline at sizes that do not show the data set's own."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 """What an experiment does not take from a launcher around it."""
 
@@ -72,7 +77,8 @@ def prepare(
         run("-m", "shards.pack", avatars, "--out", data, "--size", str(size), "--val", str(HELD_OUT))
     if not (data / "judge" / "judge.json").exists():
         say(f"training the judge of {data}")
-        run("-m", "diffcore.evaluation.train_judge", data, *judge)
+        over = ("--headline", SHOWN[size]) if size in SHOWN else ()
+        run("-m", "diffcore.evaluation.train_judge", data, *judge, *over)
 
 
 def train(config: Config, log: Path) -> None:

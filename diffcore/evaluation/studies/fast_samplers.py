@@ -13,6 +13,7 @@ from diffbase.shipped import shipped
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
 from diffcore.engine.ranks import World, gather
+from diffcore.evaluation.judging.headline import title
 from diffcore.evaluation.studies import experiments
 from diffcore.evaluation.studies.cells import Cell, Table
 
@@ -58,13 +59,14 @@ def compare(
 
 def page(table: Table, cells: Sequence[tuple[Cell, list[Cell]]]) -> str:
     """The Markdown: fidelity of every cell, and the differences from DDPM."""
-    count, names = len(table.labels_NA), ", ".join(table.judge.readable)
+    over = table.judge.headline
+    count, names = len(table.labels_NA), f"{title(over, table.judge.schema)}: {', '.join(over)}"
     headings = ["1000-step DDPM" if table.model.schedule.timesteps == 1000 else "DDPM, all steps"]
     headings += [_heading(cell) for cell in cells[0][1]]
     lines = [
         "# Fast samplers under guidance",
         "",
-        f"Mean fidelity over {names} of {count:,} samples per cell, with its 95 % interval; the same labels "
+        f"Mean fidelity over {names}. Of {count:,} samples per cell, with its 95 % interval; the same labels "
         f"and noise in every cell. The judge itself is right on {_ceiling(table):.1%} of held-out images. "
         f"Network: {sum(p.numel() for p in table.model.network.parameters()):,} parameters, step "
         f"{table.model.step:,}, images of {table.model.size} x {table.model.size}; seed {table.seed}. "
@@ -116,4 +118,4 @@ def _interval(mean: Any) -> str:
 
 def _ceiling(table: Table) -> float:
     accuracy = table.judge.accuracy
-    return float(np.mean([accuracy[name]["share"] for name in table.judge.readable]))
+    return float(np.mean([accuracy[name]["share"] for name in table.judge.headline]))

@@ -18,7 +18,6 @@ from diffbase.line import say
 from diffbase.shipped import shipped, workplace
 from diffcore.config import configure
 from diffcore.config.section import flatten
-from diffcore.evaluation.judging.judge import UNREADABLE
 from diffcore.evaluation.studies import curve, experiments
 from diffcore.evaluation.studies.findings_page import Measured, Point, page, picture
 from diffcore.runs import checkpoint
@@ -131,5 +130,5 @@ def _read(point: Point) -> dict[str, Any] | None:
         return None
     row: dict[str, Any] = json_file.read(path, nan=True)
     if any(at[name] is None for at in row["points"] for name in ("fidelity", "variety") if name in at):
-        raise InputError(f"{path}: {UNREADABLE}")
+        raise InputError(f"{path}: {row.get('refused') or 'there is no fidelity in it'}")
     return row

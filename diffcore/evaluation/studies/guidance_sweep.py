@@ -15,7 +15,7 @@ from diffbase.page import pictures
 from diffcore.config.samplers import SAMPLERS
 from diffcore.engine.ranks import World
 from diffcore.evaluation.judging.intervals import Mean
-from diffcore.evaluation.judging.judge import UNREADABLE, open_run
+from diffcore.evaluation.judging.judge import open_run
 from diffcore.evaluation.quality.measure import REAL
 from diffcore.evaluation.studies import sweep_page
 from diffcore.evaluation.studies.cells import Cell, Table
@@ -62,8 +62,8 @@ def table_of(
     if not model.config.model.conditional or not model.config.diffusion.label_dropout:
         raise InputError(f"{run}: guidance needs a network that learned with labels and without them")
     assert judge is not None  # conditional, so there are labels
-    if not judge.readable:
-        raise InputError(UNREADABLE)
+    if judge.refused:
+        raise InputError(judge.refused)
     real = held_out_samples(model.config, REAL)
     return Table(model, judge, judge.read(real.images).features_NF, world, samples, repeats, seed, keep)
 
@@ -98,6 +98,8 @@ def write(
     }
     record = {
         "step": table.model.step,
+        "over": table.judge.headline,
+        "count": len(table.judge.headline),
         "seed": table.seed,
         "recommended": settings,
         "scales": [cell.figures() for cell in cells],
@@ -109,7 +111,8 @@ def write(
     rows = [cell.images[shown] for cell in cells]
     pictures.save_png(pictures.grid(np.concatenate(rows), len(shown), least=48), run / "sweep.png")
     sweep_page.write(run / "sweep.html", run.name, table, cells, tried, chosen, shown)
-    evidence = {**settings, "step": table.model.step, "fidelity": chosen.scores.mean.as_dict()}
+    over = {"over": table.judge.headline, "count": len(table.judge.headline)}
+    evidence = {**settings, "step": table.model.step, "fidelity": chosen.scores.mean.as_dict(), **over}
     write_json(run / RECOMMENDED, evidence)
     say(f"recommended: {settings}, written to {run / RECOMMENDED}; pictures: {run / 'sweep.html'}")
     return record

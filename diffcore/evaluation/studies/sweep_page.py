@@ -13,6 +13,7 @@ from diffbase.files import write_atomic
 from diffbase.page import svg as charts
 from diffbase.page.kit import Html, html, percent
 from diffbase.page.pictures import data_uri, grid
+from diffcore.evaluation.judging.headline import title
 from diffcore.evaluation.studies.cells import Cell, Table
 
 
@@ -27,6 +28,7 @@ def write(
 ) -> None:
     """Write the page; ``shown`` are the samples whose pictures it holds."""
     best = f"{chosen.name} steps, guidance {chosen.sampling.guidance:g}"
+    fidelity = html.span("strong", f"Fidelity is over {title(table.judge.headline, table.judge.schema)}. ")
     first = (
         f"{len(table.labels_NA)} samples per cell, the same labels and noise in all, {table.repeats} with "
         "the same labels. Recommended and used by default from now on: "
@@ -36,7 +38,7 @@ def write(
         "samples of the same labels, of 255."
     )
     parts = [
-        html.text(first, html.span("strong", best), "."),
+        html.text(fidelity, first, html.span("strong", best), "."),
         html.section("Fidelity against diversity", html.text(second), _chart(cells)),
         _rows("Scales", cells),
     ]

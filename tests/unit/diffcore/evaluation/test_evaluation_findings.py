@@ -107,12 +107,10 @@ def test_a_judge_that_reads_nothing_ends_it_in_a_line(
 ) -> None:
     planned = findings.plan(tmp_path, 2, "cpu")[:1]
     planned[0].run.mkdir()
-    written = {"samples": 500, "points": [curve(0.5)[0] | {name: None}]}
+    written = {"samples": 500, "refused": "no headline", "points": [curve(0.5)[0] | {name: None}]}
     (planned[0].run / points.FILE).write_text(json.dumps(written))
     monkeypatch.setattr(findings.experiments, "prepare", lambda *_: None)
-    with pytest.raises(
-        InputError, match=r"000/points.json: the judge tells the variants of no attribute apart"
-    ):
+    with pytest.raises(InputError, match=r"000/points\.json: no headline"):
         findings.repeat(planned, "cpu", 1, 500, collect=True)
 
 

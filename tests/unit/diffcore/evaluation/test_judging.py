@@ -210,7 +210,8 @@ def test_a_judge_of_a_handful_of_images_is_trained_and_opened(
     json_file.read(data / "judge" / "judge.json")  # standard JSON
     told = capsys.readouterr()
     assert "nan" not in told.out
-    assert ("tells the variants of no attribute apart" in told.err) == (not opened.readable)
+    assert ("no headline fidelity" in told.err) == (opened.refused is not None)
+    assert (opened.refused is not None) == (set(opened.readable) != {a.name for a in opened.schema})
     assert classes > 1 or not opened.readable  # of one variant there is nothing to read
 
 
@@ -232,7 +233,7 @@ def test_a_probe_whose_judge_reads_nothing_says_so_and_measures_the_rest(
     data, _ = unreadable
     config = config_of(data)
     built = probe.probe_of(config, Index.load(data), ALONE, samples=4)
-    assert built is not None and "no mean fidelity" in built.notes[0]
+    assert built is not None and "no headline fidelity (over 1): the judge reads class" in built.notes[0]
     figures = drawn_by(built, monkeypatch)
     assert set(figures) == {"quality/frechet"} and math.isfinite(figures["quality/frechet"])
 
@@ -268,7 +269,7 @@ def test_each_rank_reads_its_share_of_the_real_images_and_rank_0_has_the_feature
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({}, "tells the variants of no attribute apart"),
+        ({}, r"the judge reads class in [0-9.]+ % of the held-out images right"),
         ({"validation.drawn": 0}, "validation.drawn is 0"),
         ({"data.judge": "nowhere"}, "nowhere/judge.json: no judge here"),
     ],
@@ -293,7 +294,7 @@ def test_without_a_judge_the_best_by_fidelity_is_refused_and_else_there_is_no_pr
         probe.probe_of(by_fidelity, index, ALONE)
     with_judge = configure.changed(by_fidelity, {"data": {"judge": folder}})
     built = probe.probe_of(with_judge, index, ALONE, samples=4)
-    assert built is not None and not built.notes
+    assert built is not None and built.notes == ["quality/fidelity is over one attribute, all there is"]
 
 
 class Drawn:
@@ -317,11 +318,12 @@ def test_an_evaluation_by_a_judge_that_reads_nothing_has_shares_and_no_mean(
     figures = record.write(tmp_path, tmp_path / "run", "ema", run, measured)
     record.show(figures, "fidelity")
     told = capsys.readouterr().out
-    assert "nan" not in told and "no mean fidelity" in told
+    assert "nan" not in told and "no headline fidelity (over 1): " in told and "HEADLINE" not in told
     tree = json_file.read(tmp_path / "quality.json")
-    assert tree["fidelity"]["mean"] is None and tree["fidelity"]["attributes"]["class"]["count"] == 8
+    assert tree["fidelity"]["mean"] is None and tree["fidelity"]["refused"].startswith("no headline")
+    assert tree["fidelity"]["ceiling"] is None and tree["fidelity"]["attributes"]["class"]["count"] == 8
     page = (tmp_path / report.FILE).read_text()
-    assert "no mean fidelity" in page and "nan" not in page.lower().split("base64")[0]
+    assert "no headline fidelity" in page and "nan" not in page.lower().split("base64")[0]
 
 
 # --- damaged images, other places ---------------------------------------------------------------------------
