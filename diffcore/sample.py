@@ -12,8 +12,7 @@ from pathlib import Path
 
 from diffbase import cli, line
 from diffbase.cli import InputError
-from diffcore.config.samplers import NAMES
-from diffcore.runs.sampling import check_seed, parse_wanted, sampling_of
+from diffcore.runs.sampling import add_settings, check_seed, parse_wanted, sampling_of
 
 PROG = "python -m diffcore.sample"
 
@@ -24,20 +23,14 @@ def parser(prog: str = PROG) -> cli.Parser:
     add = parser.add_argument
     cli.add_run(parser, "run folder of diffcore/train.py, a checkpoint or an export")
     add("--set", action="append", default=[], metavar="NAME=VARIANT", help="fix an attribute")
-    add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
-    add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
-    interval = "range of t / (T - 1) in which guidance acts"
-    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=interval)
-    add("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
-    add("--steps", type=int, help="steps of the sampler")
-    add("--sampler", help=NAMES)
-    add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
+    add_settings(parser)
     add("--seed", type=int, default=0, help="of the noise and the attributes not set")
     add("--samples", "--count", type=int, dest="count", help="images")
     add("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
     add("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     same = "rows of the same labels and noise: raw and EMA weights, each with guidance 1 and as set"
     add("--compare", action="store_true", help=same)
+    add("--each", metavar="NAME", help="a row for each variant of this attribute, else of the same labels")
     add("--out", type=Path, required=True, help="the grid, a PNG; .json is put beside it")
     cli.add_answer(parser)
     return parser
@@ -49,7 +42,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     a.run = cli.given_run(a)
     _check(a)
 
-    from diffcore.runs.grid import write_grid
+    from diffcore.runs.grid import rows_of, write_grid
     from diffcore.runs.model import load_model
 
     kinds = ("raw", "ema") if a.compare else (a.weights,)
@@ -57,10 +50,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     model = models[a.weights]
     sampling = sampling_of(model.config, a)
     wanted = parse_wanted(a.set, model.schema)
-    scales = dict.fromkeys((1.0, sampling.guidance)) if a.compare else (sampling.guidance,)
-    rows = [(weights, one, scale) for weights, one in models.items() for scale in scales]
+    scales = tuple(dict.fromkeys((1.0, sampling.guidance))) if a.compare else (sampling.guidance,)
+    rows = rows_of(models, scales, wanted, a.each)
     with cli.answer(a, survive=True) as give:
-        count = write_grid(rows, sampling, wanted, a.seed, a.out, {"run": str(a.run), "step": model.step})
+        count = write_grid(rows, sampling, a.seed, a.out, {"run": str(a.run), "step": model.step})
         line.say(f"{a.out}: {count} images, step {model.step}")
         settings = sampling.model_dump(mode="json")
         give({"out": a.out, "images": count, "step": model.step, "sampling": settings})

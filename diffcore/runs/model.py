@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -122,15 +122,17 @@ class TrainedModel:
         seed: int,
         batch: int = BATCH,
         positions: Sequence[int] | None = None,
+        report: Callable[[int], None] = lambda done: None,
     ) -> NDArray[np.uint8]:
         """Images for ``labels``, ``batch`` at a time: uint8 [B, H, W, 3].
 
-        At ``positions`` of the noise (default 0 .. B - 1).
+        At ``positions`` of the noise (default 0 .. B - 1). ``report`` is told how many are done.
         """
         places = range(len(labels_BA)) if positions is None else positions
         return draw(
             self.network, self.schedule, labels_BA, places, sampling,
             shape=(3, self.size, self.size), seed=seed, device=self.device, batch=batch,
+            report=report,
         )  # fmt: skip
 
 

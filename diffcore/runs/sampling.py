@@ -17,6 +17,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.formats import json_file
 from diffcore.config import configure
+from diffcore.config.samplers import NAMES
 from diffcore.config.tree import Config, Sampling
 from diffcore.runs.run_folder import run_of
 from shards.schema import UNKNOWN, Attribute
@@ -148,6 +149,19 @@ def told(schema: Sequence[Attribute], labels: Sequence[int]) -> dict[str, dict[s
     pairs = list(zip(schema, labels, strict=True))
     names = {a.name: a.said(v) for a, v in pairs if a.names or v == UNKNOWN}
     return {"attributes": {a.name: v for a, v in pairs}, **({"names": names} if names else {})}
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each of the sampler's settings: what ``sampling_of`` reads."""
+    add = parser.add_argument
+    add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
+    add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
+    interval = "range of t / (T - 1) in which guidance acts"
+    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=interval)
+    add("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
+    add("--steps", type=int, help="steps of the sampler")
+    add("--sampler", help=NAMES)
+    add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
 
 
 def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
