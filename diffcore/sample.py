@@ -6,13 +6,19 @@ grid says the attributes of every cell. Reads safetensors and YAML only, and nee
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli, line
-from diffbase.cli import InputError
-from diffcore.runs.sampling import add_settings, check_seed, parse_wanted, sampling_of
+from diffcore.runs.sampling import (
+    add_pretrained,
+    add_settings,
+    check_grid,
+    check_seed,
+    drawn_from,
+    parse_wanted,
+    sampling_of,
+)
 
 PROG = "python -m diffcore.sample"
 
@@ -21,7 +27,8 @@ def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags."""
     parser = cli.Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
-    cli.add_run(parser, "run folder of diffcore/train.py, a checkpoint or an export")
+    cli.add_run(parser, "run folder of diffcore/train.py, a checkpoint, an export or a compact file")
+    add_pretrained(parser)
     add("--set", action="append", default=[], metavar="NAME=VARIANT", help="fix an attribute")
     add_settings(parser)
     add("--seed", type=int, default=0, help="of the noise and the attributes not set")
@@ -39,8 +46,9 @@ def parser(prog: str = PROG) -> cli.Parser:
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     a = parser(prog).parse_args(argv)
-    a.run = cli.given_run(a)
-    _check(a)
+    a.run = drawn_from(a)
+    check_grid(a.out, a.run)
+    check_seed(a.seed)
 
     from diffcore.runs.grid import rows_of, write_grid
     from diffcore.runs.model import load_model
@@ -57,15 +65,6 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         line.say(f"{a.out}: {count} images, step {model.step}")
         settings = sampling.model_dump(mode="json")
         give({"out": a.out, "images": count, "step": model.step, "sampling": settings})
-
-
-def _check(a: argparse.Namespace) -> None:
-    from diffbase.page.pictures import check_png
-
-    check_png(a.out)
-    if a.out.resolve().parent == a.run.resolve():
-        raise InputError(f"--out {a.out}: its JSON could replace one of the run's; use another folder")
-    check_seed(a.seed)
 
 
 if __name__ == "__main__":

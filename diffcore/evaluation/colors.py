@@ -24,6 +24,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     cli.add_run(parser)
     flags.add_samples(parser, 256, "images drawn")
     flags.add_data(parser)
+    flags.add_out(parser)
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
     parser.add_argument("--steps", type=int, help="network evaluations per image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     arguments = parser(prog).parse_args(argv)
     arguments.run = cli.given_run(arguments)
     flags.check(arguments, least=1)
-    flags.check_out(arguments.run)
+    out = flags.given_out(arguments)
 
     from diffcore.evaluation.studies import color_agreement
     from diffcore.runs.data import with_data
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     sampling = sampling_of(model.config, arguments)
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
     with cli.answer(arguments) as give:
-        result = color_agreement.measure(arguments.run, model, sampling, arguments.samples, arguments.seed)
+        result = color_agreement.measure(out, model, sampling, arguments.samples, arguments.seed)
         for name, row in result.items():
             say(f"{name}: {agreed(row)}")
         give({"step": model.step, **settings, "agreement": result})

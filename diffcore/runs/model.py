@@ -29,7 +29,7 @@ class TrainedModel:
     """A network with a checkpoint's weights, and what is needed to draw with it."""
 
     path: Path
-    """The run folder, checkpoint or export that was opened."""
+    """The run folder, checkpoint, export or file that was opened."""
     config: Config = field(repr=False)
     """Of the run."""
     schema: tuple[Attribute, ...] = field(repr=False)
@@ -142,7 +142,9 @@ def load_model(
     checkpoint: str | int = "newest",
     device: torch.device | str | None = None,
 ) -> TrainedModel:
-    """The network of a run folder, a checkpoint or an export. InputError where there is none.
+    """The network of what ``source.find`` takes: a run folder, a checkpoint, an export, a file with a card.
+
+    InputError where there is none.
 
     ``weights``: ema, or raw for what the optimizer has. ``checkpoint``, of a run: newest, best or a step.
     ``device``: such as "cuda:1" or "cpu"; without one the GPU, or the CPU where there is none.

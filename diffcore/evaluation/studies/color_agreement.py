@@ -22,8 +22,8 @@ def check(run: Path, model: TrainedModel) -> None:
         raise InputError(f"{run}: the palette rule reads avatars; this run's labels are others")
 
 
-def measure(run: Path, model: TrainedModel, sampling: Sampling, samples: int, seed: int) -> dict[str, Any]:
-    """Agreement by attribute, beside real images and shuffled labels; written to colors.json of the run."""
+def measure(out: Path, model: TrainedModel, sampling: Sampling, samples: int, seed: int) -> dict[str, Any]:
+    """Agreement by attribute, beside real images and shuffled labels; written to colors.json in ``out``."""
     labels_BA = choose_labels(model.schema, {}, seed, samples)
     with cli.progress_bar("drawing") as report:
         images = model.draw(labels_BA, sampling, seed, report=lambda done: report(done, samples))
@@ -40,5 +40,6 @@ def measure(run: Path, model: TrainedModel, sampling: Sampling, samples: int, se
         for name in ("hair_color", "face_color")
     }
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
-    write_json(run / "colors.json", {"step": model.step, "seed": seed, **settings, "agreement": result})
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "colors.json", {"step": model.step, "seed": seed, **settings, "agreement": result})
     return result
