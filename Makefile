@@ -29,7 +29,6 @@ demo: .venv/installed system-check
 	deepspeed $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
 	python -m diffcore.sample $(RUN) --set hair_color=auburn --set glasses=none --out $(RUN)/samples/asked.png
 	python -m diffcore.evaluation.colors $(RUN) --samples 256
-	cat $(RUN)/memory.txt
 	python -m diffcore.summary $(RUN)
 
 test: .venv/installed-test system-check test-check slurm-check

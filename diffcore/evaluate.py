@@ -32,7 +32,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights draw")
     parser.add_argument("--checkpoint", default="newest", help="newest, best or a step (default newest)")
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception, if at hand")
-    parser.add_argument("--out", type=Path, help="folder for what is written (default: RUN)")
+    flags.add_out(parser)
     return parser
 
 
@@ -46,9 +46,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.runs.source import config_of
 
     config_of(a.run)
-    out = a.out or a.run
-    flags.check_out(out)
-    with cli.answer(a, survive=True) as give, drawing.ranks(a.run) as world:
+    out = flags.given_out(a)
+    with cli.answer(a, survive=True) as give, drawing.ranks(a.run if a.run.is_dir() else out) as world:
         model, judge = open_run(a.run, a.judge, a.data, weights=a.weights, checkpoint=a.checkpoint)
         sampling = sampling_of(model.config, a)
         measured = measure.measure(

@@ -30,8 +30,14 @@ def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags."""
     parser = cli.Parser(prog=prog, description="Weights of a run for other programs.")
     parser.add_argument("run", type=Path, help=cli.RUN_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make, or file")
     parser.add_argument("--checkpoint", default="newest", help="newest, best, or a step")
+    one = "the averaged weights as one small file, --out NAME.safetensors, with a card, NAME.json"
+    parser.add_argument("--compact", choices=("bf16", "int8"), help=one)
+    parser.add_argument("--licence", default="not stated", help="of a compact file, for its card")
+    parser.add_argument("--about", default="", metavar="TEXT", help="the data in words, for its card")
+    figures = "measured figures for its card (default: the run's quality.json and colors.json)"
+    parser.add_argument("--figures", type=Path, action="append", default=[], metavar="JSON", help=figures)
     cli.add_answer(parser, figures=False)
     return parser
 
@@ -40,11 +46,18 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """The command line; see ``--help``."""
     arguments = parser(prog).parse_args(argv)
 
-    from diffcore.runs.export import export
+    from diffcore.runs.export import compact, export
 
-    with cli.answer(arguments, survive=True):
-        export(arguments.run, arguments.out, arguments.checkpoint)
-        say(arguments.out)
+    a = arguments
+    with cli.answer(a, survive=True):
+        if a.compact is None:
+            export(a.run, a.out, a.checkpoint)
+            say(a.out)
+        else:
+            words = {"licence": a.licence, "about": a.about, "figures": a.figures}
+            card = compact(a.run, a.out, a.compact, a.checkpoint, **words)
+            lost = f"{card.error['mean']:.2f} of 255 on average, {card.error['max']:.0f} at most"
+            say(f"{a.out}: {card.bytes:,} bytes, {card.parameters:,} parameters; images differ by {lost}")
 
 
 def load_network(folder: Path | str, which: str = "ema") -> nn.Module:

@@ -1,7 +1,7 @@
 """python -m diffcore.summary RUN
 
-What a run has to show: its numbers in a table, and where the pictures, the memory report and TensorBoard
-are. Reads the run folder only.
+What a run has to show, in about ten lines: its figures, where the pictures, the reports and TensorBoard are,
+and what to do next. Reads the run folder only.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from diffbase import cli
 from diffbase.cli import InputError
-from diffbase.line import printable, say
+from diffbase.line import say
 from diffbase.tables import TextTable
-from diffcore.runs.figures import figures, numbers
+from diffcore.runs.figures import figures, told
 
 PROG = "python -m diffcore.summary"
 
@@ -37,27 +37,32 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     found = figures(run)
     with cli.answer(flags) as give:
         give(found)
-        _show(run, numbers(found))
+        _show(run, told(found))
 
 
 def _show(run: Path, words: dict[str, str]) -> None:
-    table = TextTable(f"Run {run}", "", "")
-    for name, value in words.items():
-        table.add_row(name, value)
-    table.print()
     grid = run / "samples" / "asked.png"
     grids = [grid] if grid.exists() else sorted((run / "samples").glob("ema-*.png"))
-    print(f"sample grid    {printable(str(grids[-1])) if grids else 'none yet'}")
-    say(f"memory report  {run / 'memory.txt' if (run / 'memory.txt').exists() else 'none yet'}")
-    say(f"tensorboard    {_tensorboard()} --logdir {run / 'tensorboard'}")
+    reports = [str(run / name) for name in ("quality.html", "report.html", "memory.txt")]
+    table = TextTable("", "", "", plain=True)
+    for name, value in {
+        **words,
+        "pictures": str(grids[-1]) if grids else "none yet",
+        "reports": ", ".join(path for path in reports if Path(path).exists()) or "none yet",
+        "tensorboard": f"{_program('tensorboard')} --logdir {run / 'tensorboard'}",
+        "next": f"{_program('diffcore')} sample {run} --out more.png; --help lists every command",
+    }.items():
+        table.add_row(name, value)
+    say(f"run {run}")
+    table.print()
 
 
-def _tensorboard() -> str:
-    """The command as this interpreter's environment has it, whether or not that is activated."""
-    command = Path(sys.executable).with_name("tensorboard")
-    if not command.exists():
-        return "tensorboard"
-    return str(command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command)
+def _program(name: str) -> str:
+    """A program as this interpreter's environment has it, whether or not that is activated."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        return name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 if __name__ == "__main__":

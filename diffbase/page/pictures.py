@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +17,9 @@ from diffbase.files import check_writable, renamed
 
 COLUMNS = 8
 """Images in a row of a grid."""
+SIZE, MARGIN = 14, 7
+"""Of captions: the font's size and the space beside them, pixels."""
+NO_CHARACTER = "\uffff"
 
 
 def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -> np.ndarray:
@@ -33,13 +38,57 @@ def grid(images_BHWC: np.ndarray, columns: int, gap: int = 2, least: int = 96) -
     return canvas
 
 
-def with_row_names(tiled_HWC: np.ndarray, names: Sequence[str], size: int = 14) -> np.ndarray:
+def drawable(text: str) -> str:
+    """``text`` with an escape for each character that Pillow's own font would show as a box, or not at all.
+
+    It has hardly more than ASCII, and is the same on every machine.
+    """
+    font = ImageFont.load_default(SIZE)
+    lacking = (_glyph(font, NO_CHARACTER), _glyph(font, ""))
+    there = {c for c in set(text) if c == " " or (c.isprintable() and _glyph(font, c) not in lacking)}
+    return "".join(c if c in there else ascii(c)[1:-1] for c in text)
+
+
+def _glyph(font: Any, character: str) -> tuple[tuple[int, int], bytes]:
+    drawn = font.getmask(character)
+    return drawn.size, bytes(drawn)
+
+
+def with_caption(image_HWC: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """``image_HWC``, uint8 [H, W, 3], below its caption: the first line black, those below it grey.
+
+    A line that is wider than the image goes on below itself, broken between words where there are any.
+    """
+    font, width, step = ImageFont.load_default(SIZE), image_HWC.shape[1], round(1.4 * SIZE)
+    rows = [(row, i == 0) for i, line in enumerate(lines) for row in _wrapped(drawable(line), font, width)]
+    strip = Image.new("RGB", (width, step * len(rows) + SIZE // 2), "white")
+    pen = ImageDraw.Draw(strip)
+    for number, (row, first) in enumerate(rows):
+        at = (MARGIN, step * number + step // 2 + SIZE // 4)
+        pen.text(at, row, "black" if first else "dimgray", font, anchor="lm")
+    return np.concatenate([np.asarray(strip), image_HWC])
+
+
+def _wrapped(line: str, font: Any, width: int) -> list[str]:
+    """``line`` in rows that fit ``width``, each of a character at least."""
+    rows = [""]
+    for word in re.findall(r"\S+\s*", line):
+        if rows[-1] and font.getlength((rows[-1] + word).rstrip()) > width - 2 * MARGIN:
+            rows.append("")
+        for character in word:
+            if rows[-1] and font.getlength((rows[-1] + character).rstrip()) > width - 2 * MARGIN:
+                rows.append("")
+            rows[-1] += character
+    return [row.rstrip() for row in rows]
+
+
+def with_row_names(tiled_HWC: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """``tiled_HWC`` of ``grid`` with a margin on its left, where every row has its name."""
-    height, font = len(tiled_HWC), ImageFont.load_default(size)
-    margin = Image.new("RGB", (int(max(map(font.getlength, names))) + size, height), "white")
+    height, font, names = len(tiled_HWC), ImageFont.load_default(SIZE), list(map(drawable, names))
+    margin = Image.new("RGB", (int(max(map(font.getlength, names))) + 2 * MARGIN, height), "white")
     pen = ImageDraw.Draw(margin)
     for row, name in enumerate(names):
-        pen.text((size // 2, height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
+        pen.text((MARGIN, height * (row + 0.5) / len(names)), name, "black", font, anchor="lm")
     return np.concatenate([np.asarray(margin), tiled_HWC], axis=1)
 
 

@@ -27,7 +27,7 @@ from diffbase.files import path_of
 from diffbase.formats import yaml_file
 from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config import idle
-from diffcore.config.tree import Config
+from diffcore.config.tree import PRETRAINED, Config
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,8 @@ def _anchor_paths(tree: dict[str, Any], section: type[BaseModel], folder: Path, 
             if "://" in str(value):
                 if str not in kinds:
                     raise InputError(f"{where}{name}: a path is wanted, not a URL, got {str(value)!r:.200}")
+                continue
+            if name == "init_from" and str(value).startswith(PRETRAINED):
                 continue
             tree[name] = os.path.normpath(folder.resolve() / path_of(value, where + name))
         elif isinstance(value, dict):

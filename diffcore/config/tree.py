@@ -32,6 +32,8 @@ def _folder_or_url(given: Any) -> Any:
     return given if "://" in str(given) else Path(given)
 
 
+PRETRAINED = "pretrained:"
+"""In the place of a path, before the name of weights that ship here (diffcore/runs/pretrained)."""
 Access = Literal["private", "group"]
 OrderName = Literal["auto", "full", "block", "shards", "streams"]
 
@@ -402,7 +404,8 @@ class Config(Section):
     memory: Memory = Memory()
     monitor: Monitor = Monitor()
     init_from: Path | None = None
-    """Run folder, checkpoint or export whose weights a new run starts from; a resume does not look at it."""
+    """Run folder, checkpoint, export or pretrained:NAME whose weights a new run starts from; a resume does
+    not look at it."""
     init_weights: Literal["ema", "raw"] = "ema"
     """Which of them."""
     trust: Literal["owner", "group"] = "owner"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffbase import cli
-from diffbase.tables import TextTable
+from diffbase.line import say
 from diffcore.evaluation import flags
+from diffcore.runs.figures import agreed
 from diffcore.runs.sampling import sampling_of
 
 PROG = "python -m diffcore.evaluation.colors"
@@ -23,6 +24,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     cli.add_run(parser)
     flags.add_samples(parser, 256, "images drawn")
     flags.add_data(parser)
+    flags.add_out(parser)
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the run's)")
     parser.add_argument("--steps", type=int, help="network evaluations per image (default: the run's)")
     parser.add_argument("--sampler", help="sampler (default: the run's)")
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     arguments = parser(prog).parse_args(argv)
     arguments.run = cli.given_run(arguments)
     flags.check(arguments, least=1)
-    flags.check_out(arguments.run)
+    out = flags.given_out(arguments)
 
     from diffcore.evaluation.studies import color_agreement
     from diffcore.runs.data import with_data
@@ -43,15 +45,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     model = with_data(load_model(arguments.run), arguments.data)
     color_agreement.check(arguments.run, model)
     sampling = sampling_of(model.config, arguments)
-    result = color_agreement.measure(arguments.run, model, sampling, arguments.samples, arguments.seed)
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
-    headings = ("attribute", "samples", "as asked", "control: real images", "control: shuffled wishes")
-    table = TextTable(f"Colours as asked, step {model.step}, {settings}", *headings)
-    for name, row in result.items():
-        shares = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
-        table.add_row(name, str(row["samples"]), *shares)
     with cli.answer(arguments) as give:
-        table.print()
+        result = color_agreement.measure(out, model, sampling, arguments.samples, arguments.seed)
+        for name, row in result.items():
+            say(f"{name}: {agreed(row)}")
         give({"step": model.step, **settings, "agreement": result})
 
 

@@ -9,6 +9,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
 from diffbase.machine.launcher import own_rank
+from diffcore.config.tree import PRETRAINED
 from diffcore.runs.sampling import check_seed
 
 
@@ -54,6 +55,20 @@ def check(arguments: argparse.Namespace, least: int = 2) -> None:
     if arguments.samples < least:
         raise InputError(f"--samples {arguments.samples}: at least {least}")
     check_seed(arguments.seed)
+
+
+def add_out(parser: cli.Parser) -> None:
+    """Where the results go."""
+    parser.add_argument("--out", type=Path, help="folder for what is written (default: RUN)")
+
+
+def given_out(arguments: argparse.Namespace) -> Path:
+    """The folder of ``add_out``, checked. InputError where it is missing and the weights are in no folder."""
+    out: Path = arguments.out or arguments.run
+    if arguments.out is None and (out.is_file() or str(out).startswith(PRETRAINED)):
+        raise InputError(f"{out}: is no folder to write into; give one with --out")
+    check_out(out)
+    return out
 
 
 def check_out(*folders: Path) -> None:

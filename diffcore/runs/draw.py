@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,12 @@ def draw(
     seed: int,
     device: torch.device,
     batch: int = BATCH,
+    report: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.uint8]:
     """Images for ``labels``, ``batch`` at a time: uint8 [N, H, W, 3]; ``shape`` is [C, H, W].
 
     Image i depends on its labels, ``seed`` and ``positions[i]``, not on the batch that it is drawn in.
+    ``report`` is told how many are done, batch by batch.
     """
 
     def some(labels_BA: Tensor, places: Sequence[int]) -> NDArray[np.uint8]:
@@ -59,7 +61,10 @@ def draw(
 
     with torch.no_grad():
         starts = range(0, len(labels_NA), batch)
-        parts = [some(labels_NA[at : at + batch], positions[at : at + batch]) for at in starts]
+        parts = []
+        for at in starts:
+            parts.append(some(labels_NA[at : at + batch], positions[at : at + batch]))
+            report(at + len(parts[-1]))
     return np.concatenate([np.empty((0, *shape[1:], shape[0]), np.uint8), *parts])
 
 

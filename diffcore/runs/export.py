@@ -1,30 +1,46 @@
-"""Weights of a run for other programs: safetensors, the config, and a model card."""
+"""Weights of a run for others: safetensors, the config and a model card, or one small file with its card."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from diffbase.cli import InputError
-from diffbase.files import check_writable
+from diffbase.files import check_writable, renamed, write_json
+from diffbase.formats import json_file
 from diffbase.line import markdown
 from diffbase.redaction import shown
+from diffbase.shipped import workplace
 from diffbase.system_error import named
+from diffcore import models
+from diffcore.config.configure import replace
 from diffcore.config.tree import Config
+from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.engine.ranks import one_device
 from diffcore.runs import checkpoint, source
+from diffcore.runs.draw import choose_labels, draw
 from diffcore.runs.model import load_network
-from diffcore.runs.sampling import some_of
-from diffcore.runs.source import DATA, FILES
+from diffcore.runs.pretrained import files, quantize
+from diffcore.runs.pretrained.card import Card, card_of
+from diffcore.runs.run_folder import DataRecord
+from diffcore.runs.sampling import sampling_with, some_of
+from diffcore.runs.source import DATA, FILES, Source
 from diffcore.runs.tensors import write_tensors, writing
 
+COMPARED = 16
+"""Images that are drawn with both to see what a compact file has lost."""
+FIGURES = ("quality.json", "colors.json")
 CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
 
@@ -32,28 +48,121 @@ CLIMBED = 2
 def export(run: Path, out: Path, which: str = "newest") -> None:
     """Write the export of one of the run's checkpoints to ``out``, which must not exist."""
     check_writable(out.parent)
-    found = source.find(run, which)
-    if found.is_export:
-        raise InputError(f"{run}: is an export already; give a run folder or a checkpoint")
+    found = _to_export(run, which)
     if out.exists():
         raise InputError(f"--out {out}: exists already; give a new folder")
-    config, folder, state = found.config, found.folder, checkpoint.read_state(found.folder)
+    config, state = found.config, _state(found)
+    kinds = {kind: name for kind, name in FILES.items() if kind == "ema" or found.card is None}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        for kind, name in FILES.items():
+        for kind, name in kinds.items():
             about = {"format": "pt", "step": str(state.step)}
             write_tensors(temporary / name, found.weights(kind), about)
         with named(out):
             (temporary / "config.yaml").write_text(portable(config, out))
             (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
-            (temporary / "README.md").write_text(_card(config, state, folder))
+            (temporary / "README.md").write_text(_card(found, state, kinds))
         if config.model.kind == "diffusers":
             _write_diffusers(temporary, load_network(temporary))
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _to_export(run: Path, which: str) -> Source:
+    found = source.find(run, which)
+    if found.is_export:
+        raise InputError(f"{run}: is an export already; give a run folder or a checkpoint")
+    return found
+
+
+def _state(found: Source) -> checkpoint.State:
+    """What the checkpoint says of itself; of a file, what its card says in its place."""
+    card = found.card
+    if card is None:
+        return checkpoint.read_state(found.folder)
+    shapes = {name: list(weight.shape) for name, weight in found.weights("ema").items()}
+    data = dict(found.data)
+    return checkpoint.State(
+        card.step, card.samples, card.step, {}, data, 1, 0, card.precision, card.code, shapes
+    )
+
+
+def compact(
+    run: Path,
+    out: Path,
+    dtype: quantize.Dtype,
+    which: str = "newest",
+    *,
+    licence: str = "not stated",
+    about: str = "",
+    figures: Sequence[Path] = (),
+) -> Card:
+    """Write the averaged weights of a checkpoint as one file, ``out``, and its card beside it.
+
+    ``about``: the data in words. ``figures``: JSON files whose contents the card has, by their names; without
+    any the run's own that are there (``FIGURES``). What is lost by ``dtype`` is measured: images of the same
+    labels and noise are drawn with fp32 weights too. InputError where one of both files is there.
+    """
+    if out.suffix != files.SUFFIX:
+        raise InputError(f"--out {out}: one file of weights; give a name that ends in {files.SUFFIX}")
+    for path in (out, card_of(out)):
+        if path.exists():
+            raise InputError(f"--out {out}: {path.name} exists already; give a new name")
+    check_writable(out.parent)
+    found = _to_export(run, which)
+    state = _state(found)
+    own = [found.folder.parents[1] / name for name in FIGURES] if found.card is None else []
+    measured = {path.stem: json_file.read(path) for path in figures or [p for p in own if p.is_file()]}
+    for tree in measured.values():
+        if isinstance(tree, dict):
+            tree.pop("run", None)  # a path of this machine
+    weights = found.weights("ema")
+    written = quantize.compacted(weights, dtype)
+    error = _lost(found, weights, quantize.restored(written))
+    recommended = replace(found.config, "sampling", sampling_with(found.config, run, {}).model_dump())
+    recipe = yaml.safe_load(portable(recommended, out))
+    recipe["data"]["path"] = _from_here(found.config)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with renamed(out) as temporary:
+        write_tensors(temporary, written, {"format": "pt", "step": str(state.step)})
+        data = temporary.read_bytes()
+    card = Card(
+        about=about, licence=licence, data=DataRecord.model_validate(dict(found.data)), recipe=recipe,
+        step=state.step, samples=state.samples, parameters=sum(map(Tensor.numel, weights.values())),
+        code=state.code, precision=state.precision, dtype=dtype, bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(), error=error, figures=measured,
+    )  # fmt: skip
+    write_json(card_of(out), card.model_dump(mode="json", by_alias=True))
+    return card
+
+
+def _from_here(config: Config) -> str:
+    """The shards' path as from the folder that has the configs' data/ and runs/; else their name alone."""
+    path = config.data.path
+    if not isinstance(path, Path):
+        return shown(path)
+    inside = path.is_relative_to(workplace())
+    return path.relative_to(workplace()).as_posix() if inside else path.name or "data"
+
+
+def _lost(found: Source, exact: Mapping[str, Tensor], coarse: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far images that are drawn with ``coarse`` weights are from those of ``exact`` ones, of 255."""
+    config, labels = found.config, choose_labels(found.schema, {}, 0, COMPARED)
+    drawn = []
+    for weights in (exact, coarse):
+        network = models.build(config.model, found.schema, found.size)
+        network.load_state_dict(dict(weights))
+        device = one_device()
+        images = draw(
+            network.to(device).eval(), NoiseSchedule.of(config.diffusion), labels, range(COMPARED),
+            config.sampling, shape=(3, found.size, found.size), seed=0, device=device,
+        )  # fmt: skip
+        drawn.append(images.astype(np.int16))
+    off = np.abs(drawn[0] - drawn[1])
+    return {"images": COMPARED, "mean": round(float(off.mean()), 4), "max": float(off.max())}
 
 
 def portable(config: Config, out: Path) -> str:
@@ -85,7 +194,8 @@ def _write_diffusers(out: Path, network: nn.Module) -> None:
     write_tensors(out / "tau.safetensors", network.get_submodule("tau").state_dict(), {"format": "pt"})
 
 
-def _card(config: Config, state: Any, folder: Path) -> str:
+def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str]) -> str:
+    config, folder = found.config, found.folder
     facts = {
         "library_name": "diffusers" if config.model.kind == "diffusers" else "diffcore",
         "tags": ["diffusion", "image-generation", config.model.kind],
@@ -98,7 +208,7 @@ def _card(config: Config, state: Any, folder: Path) -> str:
     )
     called = f"\nThe variants, in the order of their numbers:\n\n{variants}\n" if variants else ""
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
-    size = markdown(state.data["size"])
+    size, raw = markdown(state.data["size"]), "`model.raw.safetensors` the optimizer's, " * ("raw" in kinds)
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
@@ -116,7 +226,7 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | code | {markdown(state.code)} |
 | checkpoint | {markdown(folder.name)} |
 {called}
-`model.safetensors` holds the averaged weights, `model.raw.safetensors` the optimizer's, `config.yaml` the
+`model.safetensors` holds the averaged weights, {raw}`config.yaml` the
 whole config of the run, with names in the place of paths. `diffcore.export.load_network(folder)` builds the
 network and loads them.
 """

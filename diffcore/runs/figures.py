@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,23 +69,27 @@ def figures(run: Path) -> dict[str, Any]:
     return result
 
 
-def numbers(figures: dict[str, Any]) -> dict[str, str]:
-    """The same in words, by name."""
+def told(figures: dict[str, Any]) -> dict[str, str]:
+    """The same in few lines for people, by name."""
     f = figures
+    size = f", {f['parameters']:,} parameters" if "parameters" in f else ""
+    rate = f"{f['images_per_second']:,.0f} images/s"
     result = {
-        "steps": f"{f['step']:,}",
-        "images trained on": f"{f['samples']:,}",
-        "loss, first and last line": f"{f['loss_first']:.4f}, {f['loss_last']:.4f}",
-        "images a second, median": f"{f['images_per_second']:.1f}",
+        "trained": f"{f['step']:,} steps, {f['samples']:,} images, {rate}{size}",
+        "loss": f"{f['loss_first']:.4f} at first, {f['loss_last']:.4f} at last",
     }
     if "damaged_lines" in f:
-        result["lines of metrics.jsonl that cannot be read"] = f"{f['damaged_lines']:,}"
-    if "parameters" in f:
-        result["parameters"] = f"{f['parameters']:,}"
-        result["tensors of rank 0 at its peak"] = f"{f['peak_bytes'] / 2**20:,.0f} MiB"
-        result["of it activations"] = f"{f['peak_activation_bytes'] / 2**20:,.0f} MiB"
-    for name, row in f.get("colors", {}).items():
-        result[f"{name} as asked, {row['samples']} samples"] = f"{row['asked']:.1%}"
-        result[f"{name}, control: real images"] = f"{row['real_images']:.1%}"
-        result[f"{name}, control: shuffled wishes"] = f"{row['shuffled_wishes']:.1%}"
+        result["damaged"] = f"{f['damaged_lines']:,} lines of {metrics.FILE} cannot be read"
+    result |= {name: agreed(row) for name, row in f.get("colors", {}).items()}
+    if "peak_bytes" in f:
+        result["memory"] = (
+            f"{f['peak_bytes'] / 2**20:,.0f} MiB of tensors at rank 0's peak, "
+            f"{f['peak_activation_bytes'] / 2**20:,.0f} MiB of them activations"
+        )
     return result
+
+
+def agreed(row: Mapping[str, Any]) -> str:
+    """A row of colors.json in a line."""
+    asked, real, shuffled = (f"{row[key]:.1%}" for key in ("asked", "real_images", "shuffled_wishes"))
+    return f"{asked} of {row['samples']} as asked (real images {real}, shuffled wishes {shuffled})"

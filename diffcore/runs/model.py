@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -29,7 +29,7 @@ class TrainedModel:
     """A network with a checkpoint's weights, and what is needed to draw with it."""
 
     path: Path
-    """The run folder, checkpoint or export that was opened."""
+    """The run folder, checkpoint, export or file that was opened."""
     config: Config = field(repr=False)
     """Of the run."""
     schema: tuple[Attribute, ...] = field(repr=False)
@@ -122,15 +122,17 @@ class TrainedModel:
         seed: int,
         batch: int = BATCH,
         positions: Sequence[int] | None = None,
+        report: Callable[[int], None] = lambda done: None,
     ) -> NDArray[np.uint8]:
         """Images for ``labels``, ``batch`` at a time: uint8 [B, H, W, 3].
 
-        At ``positions`` of the noise (default 0 .. B - 1).
+        At ``positions`` of the noise (default 0 .. B - 1). ``report`` is told how many are done.
         """
         places = range(len(labels_BA)) if positions is None else positions
         return draw(
             self.network, self.schedule, labels_BA, places, sampling,
             shape=(3, self.size, self.size), seed=seed, device=self.device, batch=batch,
+            report=report,
         )  # fmt: skip
 
 
@@ -140,7 +142,9 @@ def load_model(
     checkpoint: str | int = "newest",
     device: torch.device | str | None = None,
 ) -> TrainedModel:
-    """The network of a run folder, a checkpoint or an export. InputError where there is none.
+    """The network of what ``source.find`` takes: a run folder, a checkpoint, an export, a file with a card.
+
+    InputError where there is none.
 
     ``weights``: ema, or raw for what the optimizer has. ``checkpoint``, of a run: newest, best or a step.
     ``device``: such as "cuda:1" or "cpu"; without one the GPU, or the CPU where there is none.

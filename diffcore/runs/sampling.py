@@ -13,16 +13,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffbase.cli import InputError
+from diffbase.cli import InputError, given_run
 from diffbase.explain import validated
 from diffbase.formats import json_file
 from diffcore.config import configure
-from diffcore.config.tree import Config, Sampling
+from diffcore.config.samplers import NAMES
+from diffcore.config.tree import PRETRAINED, Config, Sampling
 from diffcore.runs.run_folder import run_of
 from shards.schema import UNKNOWN, Attribute
 
 RECOMMENDED = "sampling.json"
 """In the run folder: the settings to sample with by default."""
+SHIPPED = "small"
+"""The weights that ``--pretrained`` means by itself."""
 SHOWN = 24
 """Names that an error or a model card lists."""
 
@@ -150,6 +153,34 @@ def told(schema: Sequence[Attribute], labels: Sequence[int]) -> dict[str, dict[s
     return {"attributes": {a.name: v for a, v in pairs}, **({"names": names} if names else {})}
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each of the sampler's settings: what ``sampling_of`` reads."""
+    add = parser.add_argument
+    add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
+    add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
+    interval = "range of t / (T - 1) in which guidance acts"
+    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=interval)
+    add("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
+    add("--steps", type=int, help="steps of the sampler")
+    add("--sampler", help=NAMES)
+    add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
+
+
+def add_pretrained(parser: argparse.ArgumentParser) -> None:
+    """``--pretrained [NAME]``, in the place of a run; ``drawn_from`` obeys it."""
+    ships = f"weights that ship with the toolkit, instead of a run (default NAME: {SHIPPED})"
+    parser.add_argument("--pretrained", nargs="?", const=SHIPPED, metavar="NAME", help=ships)
+
+
+def drawn_from(arguments: argparse.Namespace) -> Path:
+    """The run of ``cli.add_run``, or what ``--pretrained`` names. InputError unless it is one of both."""
+    if arguments.pretrained is None:
+        return given_run(arguments)
+    if arguments.run or arguments.run_flag:
+        raise InputError("--pretrained is given in the place of a run: give one of both")
+    return Path(PRETRAINED + arguments.pretrained)
+
+
 def sampling_of(config: Config, arguments: argparse.Namespace) -> Sampling:
     """``sampling_with`` the command line's settings."""
     return sampling_with(config, arguments.run, vars(arguments))
@@ -185,6 +216,16 @@ def recommended(run: Path, given: Mapping[str, object] | None = None) -> dict[st
     if given and given.get("sampler", known["sampler"]) != known["sampler"]:
         del known["steps"], known["sampler"]
     return known
+
+
+def check_grid(out: Path, run: Path) -> None:
+    """InputError where a grid cannot be ``out``, or its JSON could replace one of the run's, or a card."""
+    from diffbase.page.pictures import check_png
+
+    check_png(out)
+    inside = out.resolve().parent == run.resolve()
+    if inside or (run.is_file() and out.with_suffix(".json").resolve() == run.with_suffix(".json").resolve()):
+        raise InputError(f"--out {out}: its JSON could replace one of the run's; use another folder")
 
 
 def check_seed(seed: int) -> None:

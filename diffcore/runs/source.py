@@ -1,4 +1,8 @@
-"""Where weights come from: a run folder, one of its checkpoints, or an export; and beginning with them."""
+"""Where weights come from, and beginning with them.
+
+A run folder, one of its checkpoints, an export, or a file with a card: by its path, or one that ships as
+``pretrained:NAME``.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ from diffcore.engine.engine import Engine
 from diffcore.engine.filling import Read, Slice
 from diffcore.engine.ranks import first_problem, from_rank
 from diffcore.runs import checkpoint, run_folder
+from diffcore.runs.pretrained import card, files
+from diffcore.runs.pretrained.card import Card
 from diffcore.runs.run_folder import run_of
 from diffcore.runs.tensors import DamagedError, load_tensors, open_tensors
 from shards.schema import Attribute
@@ -36,12 +42,14 @@ class Source:
     """Weights of one step, with what belongs to them."""
 
     folder: Path
-    """The checkpoint or the export."""
+    """The checkpoint or the export; or the file."""
     config: Config
     data: Mapping[str, Any]
     """As in ``run_folder.data_record``."""
     step: int
     """Of the training; 0 where an export does not say."""
+    card: Card | None = None
+    """Of a file."""
 
     @property
     def schema(self) -> tuple[Attribute, ...]:
@@ -60,11 +68,13 @@ class Source:
 
     @property
     def is_export(self) -> bool:
-        """Whether the weights lie in an export, and not in a checkpoint."""
-        return not is_there(self.folder / "state.json")
+        """Whether the weights lie in an export, and not in a checkpoint or a file with a card."""
+        return self.card is None and not is_there(self.folder / "state.json")
 
     def weights(self, which: str) -> dict[str, Tensor]:
         """``ema`` or ``raw`` weights by name: fp32, CPU. A checkpoint was checked when it was found."""
+        if self.card is not None:
+            return files.averaged(self.folder, self.card, which)
         if self.is_export:
             return _read(self.folder / FILES[which])
         return checkpoint.read_weights(self.folder, "weights" if which == "raw" else which)
@@ -73,11 +83,17 @@ class Source:
 def find(
     path: Path, which: str = "newest", *, whole: bool = True, damaged: Mapping[str, str] | None = None
 ) -> Source:
-    """What is at ``path``; InputError where it is none of the three, or damaged.
+    """What is at ``path``; InputError where it is none of the four, or damaged.
 
     ``which``, of a run folder alone: newest, best or a step. ``whole`` and ``damaged`` as of
     ``checkpoint.newest``.
     """
+    if (file := files.located(path)) is not None:
+        if which != "newest":
+            raise InputError(f"checkpoint {which}: {path} is one set of weights; give a run folder")
+        told = card.read(file)
+        data = told.data.model_dump(by_alias=True)
+        return Source(file, told.config(str(card.card_of(file))), data, told.step, told)
     config = config_of(path)
     if run_of(path) != path or is_there(path / DATA):
         if which != "newest":
@@ -122,7 +138,9 @@ def _step_of(file: Path) -> int:
 
 
 def config_of(path: Path) -> Config:
-    """The config of a run folder, a checkpoint or an export. InputError where it is none."""
+    """The config of a run folder, a checkpoint, an export or a file with a card. InputError if it is none."""
+    if (weights := files.located(path)) is not None:
+        return card.read(weights).config(str(card.card_of(weights)))
     file = run_of(path) / "config.yaml"
     if not is_there(file):
         raise InputError(f"{path}: no run folder, checkpoint or export (no config.yaml)")
@@ -177,11 +195,22 @@ def open_weights(file: Path) -> tuple[dict[str, list[int]], Read]:
     return shapes, read
 
 
-def start_from(engine: Engine, path: Path, which: str) -> None:
-    """Begin with ``ema`` or ``raw`` weights of a run folder, a checkpoint or an export. A collective.
+def _of_card(file: Path, which: str) -> tuple[dict[str, list[int]], Read]:
+    """As ``open_weights``, of a file with a card. InputError where it is damaged."""
+    weights = files.averaged(file, card.read(file), which)
 
-    Of an export the file of weights is enough. A checkpoint is taken up as where a run goes on: rank 0 looks
-    for it, and every rank checks what it reads. Of a run folder it is the newest in which none found damage.
+    def read(_: str, name: str, start: int, count: int) -> Tensor:
+        return weights[name].reshape(-1)[start : start + count]
+
+    return {name: list(weight.shape) for name, weight in weights.items()}, read
+
+
+def start_from(engine: Engine, path: Path, which: str) -> None:
+    """Begin with ``ema`` or ``raw`` weights of what ``find`` takes. A collective.
+
+    Of an export the file of weights is enough; a file with a card is small, and every rank reads all of it.
+    A checkpoint is taken up as where a run goes on: rank 0 looks for it, and every rank checks what it reads.
+    Of a run folder it is the newest in which none found damage.
     InputError, on every rank, where there are no weights, or they do not fit the network.
     """
     world, damaged = engine.world, dict[str, str]()
@@ -190,7 +219,7 @@ def start_from(engine: Engine, path: Path, which: str) -> None:
         place = _agreed(engine, path, which, damaged)
         try:
             with checkpoint.on_all(place, world):
-                shapes, read, slices = _opened(place, which, engine)
+                shapes, read, slices = _opened(place, path, which, engine)
             if (misfit := first_problem(engine.misfit(shapes), world)) is not None:
                 raise InputError(f"init_from: {path}: {misfit}")
             with checkpoint.on_all(place, world):
@@ -207,7 +236,7 @@ def start_from(engine: Engine, path: Path, which: str) -> None:
 
 
 def _agreed(engine: Engine, path: Path, which: str, damaged: Mapping[str, str]) -> Path:
-    """What rank 0 finds, on every rank: the file of an export, or the folder of a checkpoint."""
+    """What rank 0 finds, on every rank: a file of weights, or the folder of a checkpoint."""
     place, refused = None, None
     if engine.world.main:
         try:
@@ -221,6 +250,9 @@ def _agreed(engine: Engine, path: Path, which: str, damaged: Mapping[str, str]) 
 
 
 def _place(path: Path, which: str, damaged: Mapping[str, str]) -> Path:
+    if (named := files.located(path)) is not None:
+        card.read(named)
+        return named
     file = path / FILES[which]
     if is_there(file):
         return file
@@ -229,9 +261,11 @@ def _place(path: Path, which: str, damaged: Mapping[str, str]) -> Path:
 
 
 def _opened(
-    place: Path, which: str, engine: Engine
+    place: Path, path: Path, which: str, engine: Engine
 ) -> tuple[Mapping[str, list[int]], Read, Sequence[Slice] | None]:
     """Shapes by name, what reads parts, and as of ``Shards.slices`` where they lie."""
+    if place.suffix == files.SUFFIX and place.parent != path:  # in the folder of that path lies an export's
+        return (*_of_card(place, which), None)
     if place.name == FILES[which]:
         return (*open_weights(place), None)
     state, shards = checkpoint.opened(place, engine.world)

@@ -52,7 +52,7 @@ def tracked(repository: Path) -> list[str]:
             return [os.fsdecode(name) for name in listed.split(b"\0") if name]
     except (OSError, subprocess.SubprocessError):
         pass
-    suffixes = (".py", ".yaml", ".json", ".j2")
+    suffixes = (".py", ".yaml", ".json", ".j2", ".safetensors")
     return [
         path.relative_to(repository).as_posix()
         for package in PACKAGES

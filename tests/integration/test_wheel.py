@@ -17,6 +17,7 @@ from diffbase.version import VERSION
 from tests.integration.conftest import REPOSITORY, Finished, run
 
 IMPORT_NAMES = {"diffbase", "shards", "diffcore", "launch"}
+PRETRAINED = "diffcore/runs/pretrained/tried.safetensors"
 SMALL = [
     "--model.channels", "8,16", "--model.attention_levels", "1", "--train.steps", "2", "--batch.size", "4",
     "--sampling.steps", "2", "--sampling.count", "4",
@@ -32,6 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (REPOSITORY / name).exists():  # not removed since
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             (clone / name).write_bytes((REPOSITORY / name).read_bytes())
+    (clone / PRETRAINED).write_bytes(b"weights")
     done = run([sys.executable, "-m", "build", "--outdir", str(out), str(clone)], cwd=clone, timeout=300)
     assert done.code == 0, done.out + done.err
     return out
@@ -79,7 +81,7 @@ def test_the_sdist_is_whole_and_the_wheel_has_its_names(built: Path) -> None:
             p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / folder).rglob("*") if p.is_file()
         }
         assert files <= shipped
-    assert "diffbase/page/kit.j2" in names
+    assert {"diffbase/page/kit.j2", PRETRAINED} <= set(names)
 
 
 def test_every_step_away_from_a_checkout(python: Path, place: Path) -> None:

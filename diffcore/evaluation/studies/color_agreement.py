@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import write_json
 from diffcore.config.tree import Sampling
@@ -21,10 +22,12 @@ def check(run: Path, model: TrainedModel) -> None:
         raise InputError(f"{run}: the palette rule reads avatars; this run's labels are others")
 
 
-def measure(run: Path, model: TrainedModel, sampling: Sampling, samples: int, seed: int) -> dict[str, Any]:
-    """Agreement by attribute, beside real images and shuffled labels; written to colors.json of the run."""
+def measure(out: Path, model: TrainedModel, sampling: Sampling, samples: int, seed: int) -> dict[str, Any]:
+    """Agreement by attribute, beside real images and shuffled labels; written to colors.json in ``out``."""
     labels_BA = choose_labels(model.schema, {}, seed, samples)
-    drawn = agreement(model.draw(labels_BA, sampling, seed), labels_BA.numpy())
+    with cli.progress_bar("drawing") as report:
+        images = model.draw(labels_BA, sampling, seed, report=lambda done: report(done, samples))
+    drawn = agreement(images, labels_BA.numpy())
     real_batch = first_samples(model.config, "train", samples)
     real = agreement(real_batch.images, real_batch.labels)
     result = {
@@ -37,5 +40,6 @@ def measure(run: Path, model: TrainedModel, sampling: Sampling, samples: int, se
         for name in ("hair_color", "face_color")
     }
     settings = sampling.model_dump(include={"guidance", "steps", "sampler"})
-    write_json(run / "colors.json", {"step": model.step, "seed": seed, **settings, "agreement": result})
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "colors.json", {"step": model.step, "seed": seed, **settings, "agreement": result})
     return result

@@ -144,6 +144,11 @@ def rank_of(rank: int, meet: Path, run: Path, out: Path, kind: type[Shared]) -> 
     found.append(begin(states, newest, "ema"))
     found.append(begin(kind(nn.Linear(2, 3), world), out, "ema"))
     found.append(begin(states, meet / "nowhere", "ema"))
+    small = out.with_suffix(".safetensors")
+    found.append(begin(states := kind(network_of(run), world), small, "ema"))
+    wanted = source.find(small).weights("ema")
+    found.append(all(torch.equal(t, wanted[n]) for n, t in states.now().items()))
+    found += [begin(states, small, "raw"), begin(states, Path("pretrained:none"), "ema")]
     (meet / f"{rank}").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
@@ -167,6 +172,7 @@ def test_each_rank_reads_its_parts_and_all_have_the_whole(
     monkeypatch.setattr(tensors, "PIECE", PIECE)
     run, out = tiny_run.write(tmp_path / "run", 4, 8), tmp_path / "out"
     export.export(run, out)
+    export.compact(run, out.with_suffix(".safetensors"), "int8")
     run_ranks(rank_of, range(RANKS), tmp_path, run, out, kind, seconds=120)
     first, second = (json.loads((tmp_path / f"{rank}").read_text()) for rank in range(RANKS))
     whole = sum(prod(p.shape) for p in network_of(run).parameters())
@@ -178,7 +184,10 @@ def test_each_rank_reads_its_parts_and_all_have_the_whole(
     for (*_, read, _, _), (*_, other, _, _) in zip(first[:6], second[:6], strict=True):
         assert read + other == whole
     for found in (first, second):
-        on_older, older, on_raw, on_newest, misfit, nowhere = found[6:]
+        on_older, older, on_raw, on_newest, misfit, nowhere = found[6:12]
+        on_small, small, on_small_raw, on_none = found[12:]
+        assert on_small is None and small and "averaged weights only" in on_small_raw
+        assert "no such network ships" in on_none
         assert on_older is None and older and on_raw is None
         assert "do not have the sha256 that COMPLETE says" in on_newest
         assert misfit.startswith(f"init_from: {out}: ") and "this model has" in misfit
