@@ -28,10 +28,12 @@ def min_snr(schedule: NoiseSchedule) -> Tensor:
     """
     snr = schedule.snr
     clipped = snr.clamp(max=MIN_SNR_GAMMA)
-    if schedule.target == "x0":
-        return clipped
-    # At zero SNR eps says nothing of x_0: the limit of min(SNR, 5) / SNR is 1.
-    return clipped / (snr + 1) if schedule.target == "v" else torch.where(snr > 0, clipped / snr, 1.0)
+    if schedule.target == "eps":
+        # At zero SNR eps says nothing of x_0: the limit of min(SNR, 5) / SNR is 1.
+        return torch.where(snr > 0, clipped / snr, 1.0)
+    if schedule.target == "v":
+        return clipped / (snr + 1)
+    return clipped * schedule.x0_error
 
 
 WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {"uniform": uniform, "min_snr": min_snr}
@@ -47,7 +49,7 @@ def denoising_loss(
 ) -> Tensor:
     """Weighted mean squared error of the prediction, one value per sample: [B], fp32."""
     x0_BCHW = schedule.scale(images_BCHW)
-    x_t = schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B)
+    x_t = schedule.network_input(schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B), draws.t_B)
     target = schedule.target_of(x0_BCHW, draws.eps_BCHW, draws.t_B)
     prediction = network(x_t, draws.t_B, labels_BA, draws.keep_B)
     error_B = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)

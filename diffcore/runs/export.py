@@ -25,6 +25,11 @@ from diffcore.runs.sampling import some_of
 from diffcore.runs.source import DATA, FILES
 from diffcore.runs.tensors import write_tensors, writing
 
+GIVEN = {
+    "flow": "noise - image, from (1 - s) image + s noise",
+    "edm": "Karras et al. 2022, eq. 7, from c_in x; sigma_data {:g}",
+}
+"""What targets mean that see the noisy image by another factor, which a program must know."""
 CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
 
@@ -98,6 +103,8 @@ def _card(config: Config, state: Any, folder: Path) -> str:
     )
     called = f"\nThe variants, in the order of their numbers:\n\n{variants}\n" if variants else ""
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
+    shift = f", shift {d.shift:g}" if d.shift != 1 else ""
+    given = f" ({GIVEN[d.target].format(d.sigma_data)})" if d.target in GIVEN else ""
     size = markdown(state.data["size"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
@@ -109,8 +116,8 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | | |
 |---|---|
 | attributes (variants) | {attributes} |
-| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g} |
-| predicts | {d.target} |
+| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g}{shift} |
+| predicts | {d.target}{given} |
 | trained | {state.step:,} steps of {config.batch.size} images, {markdown(state.precision)} |
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |
 | code | {markdown(state.code)} |

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffcore.config.tree import FIRST_DRAWS, Config
+from diffcore.config.diffusion import FIRST_DRAWS
+from diffcore.config.tree import Config
 from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
-from diffcore.config.tree import NEWEST_DRAWS, Config
+from diffcore.config.diffusion import NEWEST_DRAWS
+from diffcore.config.tree import Config
 from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
