@@ -40,6 +40,15 @@ class Diffusion(Section):
     """Standard deviation of the pixels, times input_scale, that target edm assumes."""
     loss_weight: Literal["uniform", "min_snr"] = "uniform"
     """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
+    timestep_density: Literal["uniform", "log_normal"] = "uniform"
+    """How a sample's level is drawn: all alike, or log(noise / signal) normal, which is EDM's sigma
+    (Karras et al. 2022: mean -1.2, std 1.2) and the logit-normal time of flows (Esser et al. 2024: 0 and 1)."""
+    timestep_mean: float = Field(default=0.0, ge=-20, le=20)
+    """Mean of log(noise / signal) of density log_normal."""
+    timestep_std: float = Field(default=1.0, gt=0, le=20)
+    """Its standard deviation."""
+    timestep_stratified: bool = False
+    """Spread each step's levels evenly over their density, by one random offset (Kingma et al. 2021)."""
     label_dropout: float = Field(default=0.1, ge=0, le=1)
     """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
     draws: int | None = Field(default=None, ge=FIRST_DRAWS, le=NEWEST_DRAWS)
@@ -60,4 +69,9 @@ class Diffusion(Section):
                     "schedule flow needs target flow, v, x0 or edm: it ends in pure noise, "
                     "which says nothing of the image"
                 )
+        if self.draws == FIRST_DRAWS and (self.timestep_density != "uniform" or self.timestep_stratified):
+            raise ValueError(
+                f"draws {FIRST_DRAWS} has only uniform timesteps: timestep_density log_normal "
+                f"and timestep_stratified need draws {NEWEST_DRAWS}"
+            )
         return self

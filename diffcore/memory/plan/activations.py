@@ -242,6 +242,8 @@ def trace(
         inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
         # To draw takes 4.5 times the noise for a moment, before the network's activations, which are more.
         waiting = staging.buffers(micro, size, len(schema), "cpu") if staged else []
+        if config.diffusion.timestep_density != "uniform":
+            waiting = [*waiting, torch.empty(config.diffusion.timesteps, dtype=torch.int64)]  # timesteps.ends
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
         result = Trace(
