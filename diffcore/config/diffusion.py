@@ -38,11 +38,14 @@ class Diffusion(Section):
     Liu et al. 2023), or what Karras et al. 2022, table 1, have it predict (edm)."""
     sigma_data: float = Field(default=0.5, gt=0)
     """Standard deviation of the pixels, times input_scale, that target edm assumes."""
-    loss_weight: Literal["uniform", "min_snr"] = "uniform"
-    """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
+    loss_weight: Literal["uniform", "min_snr", "sigmoid"] = "uniform"
+    """Weight of the levels in the loss: all alike, min-SNR-5 (Hang et al. 2023), or sigmoid(bias - logSNR) of
+    eps's error at each logSNR (Kingma & Gao 2023), whatever the target and the schedule."""
+    sigmoid_bias: float = Field(default=2.0, ge=-20, le=20)
+    """Bias of loss weight sigmoid: above this logSNR it falls."""
     timestep_density: Literal["uniform", "log_normal"] = "uniform"
     """How a sample's level is drawn: all alike, or log(noise / signal) normal, which is EDM's sigma
-    (Karras et al. 2022: mean -1.2, std 1.2) and the logit-normal time of flows (Esser et al. 2024: 0 and 1)."""
+    (Karras et al. 2022: mean -1.2, std 1.2) and the logit-normal time of flows (Esser et al. 2024: 0, 1)."""
     timestep_mean: float = Field(default=0.0, ge=-20, le=20)
     """Mean of log(noise / signal) of density log_normal."""
     timestep_std: float = Field(default=1.0, gt=0, le=20)

@@ -36,7 +36,27 @@ def min_snr(schedule: NoiseSchedule) -> Tensor:
     return clipped * schedule.x0_error
 
 
-WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {"uniform": uniform, "min_snr": min_snr}
+def sigmoid(schedule: NoiseSchedule) -> Tensor:
+    """sigmoid(bias - logSNR) on eps's error (Kingma & Gao 2023; Hoogeboom et al. 2024). [T], mean 1.
+
+    Levels are drawn by their number: each counts for the logSNR between its neighbours, so that the loss is
+    an integral over logSNR, the same for every schedule; in terms of the target's error, as above. Pure
+    noise weighs nothing.
+    """
+    log_snr = schedule.snr.log()
+    steps = log_snr[:-1] - log_snr[1:]
+    if not steps[-1].isfinite():
+        steps[-1] = steps[-2] if len(steps) > 1 else 1.0
+    width = (torch.cat([steps[:1], steps]) + torch.cat([steps, steps[-1:]])) / 2
+    weight = torch.sigmoid(schedule.sigmoid_bias - log_snr) * width * schedule.eps_error
+    return weight / weight.mean()
+
+
+WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {
+    "uniform": uniform,
+    "min_snr": min_snr,
+    "sigmoid": sigmoid,
+}
 
 
 def denoising_loss(

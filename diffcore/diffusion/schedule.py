@@ -91,6 +91,8 @@ class NoiseSchedule:
     """x_0 of a black pixel before the input scale; that of a white one is 1."""
     sigma_data: float = 0.5
     """Standard deviation of x_0 that target edm assumes."""
+    sigmoid_bias: float = 2.0
+    """logSNR at which loss weight sigmoid is a half."""
     _on: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Copies of the table on devices where it was needed."""
 
@@ -102,7 +104,14 @@ class NoiseSchedule:
             alpha_bar_T = with_zero_terminal_snr(alpha_bar_T)
         if c.shift != 1:
             alpha_bar_T = shifted(alpha_bar_T, c.shift)
-        return cls(alpha_bar_T, c.target, c.input_scale, 0.0 if c.pixels == "unit" else -1.0, c.sigma_data)
+        return cls(
+            alpha_bar_T,
+            c.target,
+            c.input_scale,
+            0.0 if c.pixels == "unit" else -1.0,
+            c.sigma_data,
+            c.sigmoid_bias,
+        )
 
     @property
     def timesteps(self) -> int:
@@ -225,6 +234,13 @@ class NoiseSchedule:
             "edm": self.sigma_data * noise / self._edm_norm(signal, noise),
         }
         return factors[self.target].square()
+
+    @property
+    def eps_error(self) -> Tensor:
+        """Squared error in eps over that in the target: [T]."""
+        if self.target == "eps":
+            return torch.ones_like(self.alpha_bar_T)
+        return self.alpha_bar_T / (1 - self.alpha_bar_T) * self.x0_error
 
     def _edm_norm(self, signal: Tensor, noise: Tensor) -> Tensor:
         """Standard deviation of x_t."""

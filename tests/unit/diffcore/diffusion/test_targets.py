@@ -138,6 +138,38 @@ def test_x0_error_and_min_snr_are_of_the_image(target: str, scale: float) -> Non
         torch.testing.assert_close(WEIGHTS["min_snr"](s)[100] * error, wanted)
 
 
+@pytest.mark.parametrize(("schedule", "target"), PAIRS)
+def test_sigmoid_weighs_the_error_of_eps_by_its_log_snr(schedule: str, target: str) -> None:
+    """Against the integral over logSNR, which knows neither schedule nor target."""
+    s = schedule_of(
+        schedule, target, 2000, beta_start=1e-5, beta_end=0.01, input_scale=0.7, sigmoid_bias=-1.0
+    )
+    (x0, eps), t_B = noisy((2000, 3, 1, 1)), torch.arange(2000)
+    # Of a network that errs in eps by 0.1 at every level: the loss is the weights' integral.
+    x_t = s.diffuse(x0, eps, t_B)
+    signal, noise = s.signal_noise(t_B, x0)
+    wrong_x0 = (x_t - noise * (eps + 0.1)) / signal.clamp(min=1e-12)
+    error_T = (s.target_of(wrong_x0, eps + 0.1, t_B) - s.target_of(x0, eps, t_B)).square().flatten(1).mean(1)
+    loss_T = WEIGHTS["sigmoid"](s) * error_T
+    assert WEIGHTS["sigmoid"](s).mean() == pytest.approx(1)
+    log_snr = s.snr.log()
+    for low, high in ((-6, -3), (-3, -1), (-1, 2), (2, 5)):
+        inside = (log_snr > low) & (log_snr <= high)
+        middle = (log_snr > -3) & (log_snr <= 2)
+        got = float(loss_T[inside].sum() / loss_T[middle].sum())
+        area = [math.log1p(math.exp(-1 - edge)) for edge in (low, high, -3, 2)]  # -integral of the sigmoid
+        assert got == pytest.approx((area[0] - area[1]) / (area[2] - area[3]), rel=0.05)
+
+
+@pytest.mark.parametrize("weight", list(WEIGHTS))
+@pytest.mark.parametrize("timesteps", [2, 3, 100])
+@pytest.mark.parametrize(("schedule", "target"), PAIRS)
+def test_weights_are_finite_everywhere(weight: str, timesteps: int, schedule: str, target: str) -> None:
+    weights_T = WEIGHTS[weight](schedule_of(schedule, target, timesteps))
+    assert weights_T.shape == (timesteps,) and weights_T.isfinite().all() and (weights_T >= 0).all()
+    assert weights_T.any()
+
+
 def posterior_mean(s: NoiseSchedule, x_t: Tensor, t: int) -> Tensor:
     """E[x_0 | x_t] for x_0 ~ N(MEAN, STD^2), by Bayes' rule for Gaussians."""
     alpha_bar = s.alpha_bar_T[t]
