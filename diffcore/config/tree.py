@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from diffbase.cli import InputError
 from diffbase.shipped import shipped
+from diffcore.config.diffusion import Diffusion
 from diffcore.config.models import Model
 from diffcore.config.offload import OFFLOADS, OffloadName
 from diffcore.config.often import Often
@@ -64,46 +65,6 @@ class Data(Section):
     """Node-local folder for the shards of a URL; None: $SLURM_TMPDIR, else the user's cache folder."""
     cache_bytes: int = Field(default=64 << 30, ge=1)
     """Most that the cache may hold, for all runs of a node that share it."""
-
-
-FIRST_DRAWS, NEWEST_DRAWS = 1, 2
-"""Versions of the draws (diffusion/randomness.py): of runs whose record names none, and of new runs."""
-
-
-class Diffusion(Section):
-    """The noise schedule, what the network predicts and how its error is weighted."""
-
-    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
-    """Noise schedule: linear betas (Ho et al. 2020), cosine (Nichol & Dhariwal 2021) or sigmoid betas."""
-    timesteps: int = Field(default=1000, ge=2, le=1_000_000)
-    """T, the number of noise levels."""
-    beta_start: float = Field(default=1e-4, gt=0, lt=1)
-    """First beta of the linear schedule."""
-    beta_end: float = Field(default=0.02, gt=0, lt=1)
-    """Last beta of the linear schedule."""
-    zero_terminal_snr: bool = False
-    """Rescale the schedule so that its last level is pure noise (Lin et al. 2024); not for target eps."""
-    pixels: Literal["symmetric", "unit"] = "symmetric"
-    """Range that the images have for the network: [-1, 1], or [0, 1], which learns far slower."""
-    input_scale: float = Field(default=1.0, gt=0)
-    """Factor b on the images: moves logSNR by 2 log b with the schedule fixed (Chen 2023)."""
-    target: Literal["eps", "v", "x0"] = "eps"
-    """What the network predicts: the noise, v (Salimans & Ho 2022) or the image."""
-    loss_weight: Literal["uniform", "min_snr"] = "uniform"
-    """Weight of the levels in the loss: all alike, or min-SNR-5 (Hang et al. 2023)."""
-    label_dropout: float = Field(default=0.1, ge=0, le=1)
-    """Share of the samples whose labels are dropped, for classifier-free guidance (Ho & Salimans 2022)."""
-    draws: int | None = Field(default=None, ge=FIRST_DRAWS, le=NEWEST_DRAWS)
-    """Version of noise, timesteps and label drops: 1 drawn by NumPy on the CPU, 2 by Philox on the device;
-    None: that of the run that is resumed, and 2 for a new one."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.beta_start > self.beta_end:
-            raise ValueError(f"beta_start {self.beta_start} is above beta_end {self.beta_end}")
-        if self.zero_terminal_snr and self.target == "eps":
-            raise ValueError("zero_terminal_snr needs target v or x0: pure noise says nothing of the image")
-        return self
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

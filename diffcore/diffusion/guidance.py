@@ -69,7 +69,7 @@ def guided(
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
         t_B = torch.full((len(x_t),), t, device=x_t.device)
-        x0 = schedule.x0_of(predict(x_t, t, t_B), x_t, t_B)
+        x0 = schedule.x0_of(predict(schedule.network_input(x_t, t_B), t, t_B), x_t, t_B)
         return schedule.clamp(x0) if clamp else x0
 
     return _Guided(denoise, schedule.clamp if clamp else None)

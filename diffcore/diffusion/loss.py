@@ -28,13 +28,35 @@ def min_snr(schedule: NoiseSchedule) -> Tensor:
     """
     snr = schedule.snr
     clipped = snr.clamp(max=MIN_SNR_GAMMA)
-    if schedule.target == "x0":
-        return clipped
-    # At zero SNR eps says nothing of x_0: the limit of min(SNR, 5) / SNR is 1.
-    return clipped / (snr + 1) if schedule.target == "v" else torch.where(snr > 0, clipped / snr, 1.0)
+    if schedule.target == "eps":
+        # At zero SNR eps says nothing of x_0: the limit of min(SNR, 5) / SNR is 1.
+        return torch.where(snr > 0, clipped / snr, 1.0)
+    if schedule.target == "v":
+        return clipped / (snr + 1)
+    return clipped * schedule.x0_error
 
 
-WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {"uniform": uniform, "min_snr": min_snr}
+def sigmoid(schedule: NoiseSchedule) -> Tensor:
+    """sigmoid(bias - logSNR) on eps's error (Kingma & Gao 2023; Hoogeboom et al. 2024). [T], mean 1.
+
+    Levels are drawn by their number: each counts for the logSNR between its neighbours, so that the loss is
+    an integral over logSNR, the same for every schedule; in terms of the target's error, as above. Pure
+    noise weighs nothing.
+    """
+    log_snr = schedule.snr.log()
+    steps = log_snr[:-1] - log_snr[1:]
+    if not steps[-1].isfinite():
+        steps[-1] = steps[-2] if len(steps) > 1 else 1.0
+    width = (torch.cat([steps[:1], steps]) + torch.cat([steps, steps[-1:]])) / 2
+    weight = torch.sigmoid(schedule.sigmoid_bias - log_snr) * width * schedule.eps_error
+    return weight / weight.mean()
+
+
+WEIGHTS: dict[str, Callable[[NoiseSchedule], Tensor]] = {
+    "uniform": uniform,
+    "min_snr": min_snr,
+    "sigmoid": sigmoid,
+}
 
 
 def denoising_loss(
@@ -47,7 +69,7 @@ def denoising_loss(
 ) -> Tensor:
     """Weighted mean squared error of the prediction, one value per sample: [B], fp32."""
     x0_BCHW = schedule.scale(images_BCHW)
-    x_t = schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B)
+    x_t = schedule.network_input(schedule.diffuse(x0_BCHW, draws.eps_BCHW, draws.t_B), draws.t_B)
     target = schedule.target_of(x0_BCHW, draws.eps_BCHW, draws.t_B)
     prediction = network(x_t, draws.t_B, labels_BA, draws.keep_B)
     error_B = F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)

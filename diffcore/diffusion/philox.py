@@ -27,6 +27,7 @@ WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 WORDS = 4
 """Words of a block."""
 LOW = 0xFFFFFFFF
+FRACTION_BITS = 43
 TO_UNIT = np.float32(2.0**-31)
 TO_ANGLE = np.float32(math.pi * 2.0**-31)
 
@@ -121,7 +122,12 @@ def uniform(words_B: Tensor, below: int) -> Tensor:
 
     One number is likelier than another by at most ``below`` / 2^43 of its share.
     """
-    return ((words_B >> 21) & ((1 << 43) - 1)) * below >> 43
+    return fraction(words_B) * below >> FRACTION_BITS
+
+
+def fraction(words_B: Tensor) -> Tensor:
+    """A fraction in [0, 1) of each word, in units of 1 / 2^FRACTION_BITS: int64."""
+    return (words_B >> (64 - FRACTION_BITS)) & ((1 << FRACTION_BITS) - 1)
 
 
 def happens(words_B: Tensor, probability: float) -> Tensor:

@@ -16,7 +16,7 @@ What is drawn for validation and for samples is NumPy's in every run, as figures
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,10 @@ from torch import Tensor
 
 from diffcore.diffusion import philox
 
+Levels = Callable[[Tensor, Tensor], Tensor]
+"""(random words [B], positions [B]) -> timesteps [B], all int64 (timesteps.py)."""
 # One number per use, so that no two share a random stream. Fixed: checkpoints and figures depend on them.
-STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4}
+STREAMS = {"train": 1, "sample": 2, "labels": 3, "validation": 4, "offsets": 5}
 
 
 def generator(seed: int, stream: str, position: int, step: int = 0) -> np.random.Generator:
@@ -89,10 +91,15 @@ class Draws:
         label_dropout: float,
         shape: Sequence[int],
         stream: str = "train",
+        levels: Levels | None = None,
     ) -> Draws:
-        """The draws, version 2, of the samples at ``positions_B``, int64 [B], made on its device."""
+        """The draws, version 2, of the samples at ``positions_B``, int64 [B], made on its device.
+
+        ``levels`` says which t a random word stands for; without it t is uniform over 0 .. timesteps - 1.
+        """
         words_B4, eps = philox.words_and_normals(seed, positions_B, STREAMS[stream], shape)
-        t_B = philox.uniform(words_B4[:, 0], timesteps)
+        word_B = words_B4[:, 0]
+        t_B = levels(word_B, positions_B) if levels else philox.uniform(word_B, timesteps)
         return cls(t_B, eps, ~philox.happens(words_B4[:, 1], label_dropout))
 
     def to(self, device: torch.device) -> Draws:

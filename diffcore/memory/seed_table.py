@@ -18,7 +18,8 @@ from diffbase.files import write_atomic
 from diffbase.shipped import shipped
 from diffcore import models
 from diffcore.config.configure import load, replace
-from diffcore.config.tree import FIRST_DRAWS, Config
+from diffcore.config.diffusion import FIRST_DRAWS
+from diffcore.config.tree import Config
 from diffcore.memory.advise import Planner
 from diffcore.memory.plan.plan import Data, Plan
 from shards.schema import CARTOON_SET

@@ -41,6 +41,11 @@ from diffcore.runs.tensors import write_tensors, writing
 COMPARED = 16
 """Images that are drawn with both to see what a compact file has lost."""
 FIGURES = ("quality.json", "colors.json")
+GIVEN = {
+    "flow": "noise - image, from (1 - s) image + s noise",
+    "edm": "Karras et al. 2022, eq. 7, from c_in x; sigma_data {:g}",
+}
+"""What targets mean that see the noisy image by another factor, which a program must know."""
 CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
 
@@ -209,6 +214,9 @@ def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str]) -> s
     called = f"\nThe variants, in the order of their numbers:\n\n{variants}\n" if variants else ""
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
     size, raw = markdown(state.data["size"]), "`model.raw.safetensors` the optimizer's, " * ("raw" in kinds)
+    shift = f", shift {d.shift:g}" if d.shift != 1 else ""
+    given = f" ({GIVEN[d.target].format(d.sigma_data)})" if d.target in GIVEN else ""
+    size = markdown(state.data["size"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
@@ -219,8 +227,8 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | | |
 |---|---|
 | attributes (variants) | {attributes} |
-| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g} |
-| predicts | {d.target} |
+| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g}{shift} |
+| predicts | {d.target}{given} |
 | trained | {state.step:,} steps of {config.batch.size} images, {markdown(state.precision)} |
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |
 | code | {markdown(state.code)} |

@@ -26,7 +26,8 @@ from diffbase.system_error import is_there, names_in
 from diffbase.trust import check_entries, closed_above, group_name, is_shown, own_folder, show
 from diffbase.version import VERSION
 from diffcore.config.configure import replace
-from diffcore.config.tree import FIRST_DRAWS, NEWEST_DRAWS, Access, Config, OrderName
+from diffcore.config.diffusion import FIRST_DRAWS, NEWEST_DRAWS
+from diffcore.config.tree import Access, Config, OrderName
 from shards.schema import Attribute
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffcore.config.tree import FIRST_DRAWS, Config
+from diffcore.config.diffusion import FIRST_DRAWS
+from diffcore.config.tree import Config
+from diffcore.diffusion import timesteps
 from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.engine.ranks import World
@@ -104,7 +106,12 @@ def draws_of(config: Config, positions_B: Tensor, shape: Sequence[int]) -> Draws
             shape=shape,
         )
     return Draws.on_device(
-        positions_B, seed=config.seed, timesteps=d.timesteps, label_dropout=d.label_dropout, shape=shape
+        positions_B,
+        seed=config.seed,
+        timesteps=d.timesteps,
+        label_dropout=d.label_dropout,
+        shape=shape,
+        levels=timesteps.levels_of(d, config.seed, config.batch.size),
     )
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from diffbase.line import say
 from diffcore import models
-from diffcore.config.tree import FIRST_DRAWS, Config
+from diffcore.config.diffusion import FIRST_DRAWS
+from diffcore.config.tree import Config
+from diffcore.diffusion import timesteps
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -74,6 +76,8 @@ def steps_of(config: Config, world: World) -> tuple[Callable[[int, bool], None],
     draws = Draws(t_B, eps, inputs.keep_B)
     on_gpu = world.device.type == "cuda" and config.diffusion.draws != FIRST_DRAWS
     waiting = buffers(engine.micro, data.size, len(data.schema), world.device) if on_gpu else []
+    if config.diffusion.timestep_density != "uniform":
+        waiting = [*waiting, timesteps.ends(config.diffusion, world.device)]
 
     def loss_of(_: None, held: list[Tensor] = waiting) -> Tensor:
         return denoising_loss(engine, schedule, weights_T, images, inputs.labels_BA, draws)

@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffcore import models
-from diffcore.config.tree import FIRST_DRAWS, Config
+from diffcore.config.diffusion import FIRST_DRAWS
+from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
@@ -248,6 +249,8 @@ def trace(
         inputs = [images, labels, draws.eps_BCHW, draws.t_B, draws.keep_B]
         # To draw takes 4.5 times the noise for a moment, before the network's activations, which are more.
         waiting = staging.buffers(micro, packed or size, len(schema), "cpu") if staged else []
+        if config.diffusion.timestep_density != "uniform":
+            waiting = [*waiting, torch.empty(config.diffusion.timesteps, dtype=torch.int64)]  # timesteps.ends
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
         result = Trace(

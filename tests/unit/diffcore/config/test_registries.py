@@ -9,11 +9,12 @@ import pytest
 from diffbase.explain import kinds_of
 from diffcore.config import models as sections
 from diffcore.config import samplers as entries
+from diffcore.config.diffusion import Diffusion
 from diffcore.config.section import Section
-from diffcore.config.tree import Diffusion, Optimizer
+from diffcore.config.tree import Optimizer
 from diffcore.diffusion import samplers
 from diffcore.diffusion.loss import WEIGHTS
-from diffcore.diffusion.schedule import BETAS
+from diffcore.diffusion.schedule import ALPHA_BARS
 from diffcore.engine import optimizers
 from diffcore.models import BUILDERS
 from diffcore.models.tau import ENCODINGS
@@ -22,7 +23,7 @@ from diffcore.models.tau import ENCODINGS
 @pytest.mark.parametrize(
     ("section", "field", "functions"),
     [
-        (Diffusion, "schedule", BETAS),
+        (Diffusion, "schedule", ALPHA_BARS),
         (Diffusion, "loss_weight", WEIGHTS),
         (Optimizer, "kind", optimizers.WHOLE),
         (Optimizer, "kind", optimizers.PARTITIONED),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffcore.config.tree import Diffusion
+from diffcore.config.diffusion import Diffusion
 from diffcore.diffusion import randomness
 from diffcore.diffusion.guidance import Denoiser, guided
 from diffcore.diffusion.loss import WEIGHTS

@@ -13,7 +13,7 @@ import yaml
 
 from diffbase.cli import InputError
 from diffcore.config import configure
-from diffcore.config.tree import Diffusion
+from diffcore.config.diffusion import Diffusion
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.evaluation import findings as command
 from diffcore.evaluation.studies import curve as points

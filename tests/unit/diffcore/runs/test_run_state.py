@@ -21,7 +21,7 @@ from diffbase.files import REPOSITORY
 from diffbase.formats import jsonl
 from diffbase.page import pictures
 from diffcore.config import configure
-from diffcore.config.tree import NEWEST_DRAWS
+from diffcore.config.diffusion import NEWEST_DRAWS
 from diffcore.diffusion.pixels import to_pixels, to_signal
 from diffcore.runs import metrics, run_folder
 from diffcore.runs.export import export

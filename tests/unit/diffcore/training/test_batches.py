@@ -15,9 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
-from diffcore.config.tree import NEWEST_DRAWS, Config
+from diffcore.config.diffusion import NEWEST_DRAWS
+from diffcore.config.tree import Config
 from diffcore.diffusion.pixels import to_pixels
 from diffcore.diffusion.randomness import Draws
+from diffcore.diffusion.timesteps import probabilities
 from diffcore.engine.ranks import World
 from diffcore.runs.data import first_samples, training_reader
 from diffcore.training.batches import Samples, made, micro_batches, positions_of, read_samples
@@ -103,6 +105,21 @@ def test_each_version_of_the_draws_is_of_the_position_alone(shards: Path, versio
     assert_equal(found[:3], [wanted.t_B, wanted.eps_BCHW, wanted.keep_B])
     assert_equal(drawn(config, world=2), found)
     assert_equal(drawn(config, world=4, start=4), [x[4 * SIZE :] for x in found])
+
+
+def test_levels_drawn_otherwise_are_of_the_position_and_the_step_alone(shards: Path) -> None:
+    more = {"timestep_density": "log_normal", "timestep_stratified": True}
+    config = configure.replace(config_of(shards, flip=False), "diffusion", more)
+    found, plain = drawn(config), drawn(config_of(shards, flip=False))
+    assert_equal(found[1:], plain[1:])
+    assert not torch.equal(found[0], plain[0])
+    assert_equal(drawn(config, world=2), found)
+    assert_equal(drawn(config, world=4, start=4), [x[4 * SIZE :] for x in found])
+    # Each step of SIZE samples has one in every SIZE-th part of the distribution, from some offset on.
+    below_T = probabilities(config.diffusion).cumsum(0)
+    for t_B in found[0].split(SIZE):
+        counts = torch.bincount(t_B, minlength=config.diffusion.timesteps)
+        assert (counts.cumsum(0) - SIZE * below_T).abs().max() < 1 + 1e-6
 
 
 def test_a_config_without_a_version_has_the_newest(shards: Path) -> None:
