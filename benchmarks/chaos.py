@@ -30,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ class Entry:
     number: str = ""
     repair: threading.Thread | None = None
     """What brings a lost node back."""
+    hit: bool | None = None
+    """Of ``torn``: whether the kill came before the checkpoint's end."""
 
     @property
     def trace(self) -> Path:
@@ -101,12 +104,20 @@ class Entry:
     def saved(self) -> list[Path]:
         """Files of the checkpoints and of what is being written, the newest last."""
         suffixes = (".pt", ".ckpt", ".safetensors")
+        # diffcore's run folder holds the job's code too: to look through that gives its writes a head start.
+        folder = self.run / "checkpoints" if self.contender == "diffcore" else self.run
         found = []
-        for path in self.run.rglob("*"):
+        for path in folder.rglob("*"):
             with contextlib.suppress(OSError):
                 if path.suffix in suffixes and path.is_file() and path.name != "final.safetensors":
                     found.append((path.stat().st_mtime, path))
         return [path for _, path in sorted(found)]
+
+    def unfinished(self, path: Path) -> bool:
+        """Whether the checkpoint of this file lacks its end: a COMPLETE, or a zip's directory."""
+        if self.contender == "diffcore":
+            return not (path.parent / "COMPLETE").exists()
+        return not zipfile.is_zipfile(path)
 
     def final(self) -> str | None:
         """A digest of the final weights; None while there are none."""
@@ -218,7 +229,9 @@ def torn(entry: Entry) -> float:
         if time.monotonic() > until:
             raise FailedError("no checkpoint was begun")
     os.kill(pid, signal.SIGKILL)
-    return time.time()
+    killed = time.time()
+    entry.hit = not (files := entry.saved()) or entry.unfinished(files[-1])
+    return killed
 
 
 def spoiled(entry: Entry) -> float:
@@ -349,8 +362,9 @@ def cell(arena: Arena, contender: str, fault: str | None, wanted: str | None) ->
         "samples_twice": told.twice if final else None,
         "samples_never": told.never if final else None,
         "weights_from_nowhere": told.lost,
+        "hit_while_writing": entry.hit,
         "final": final,
-        "same_weights": final == wanted if final and fault else None,
+        "same_weights": final == wanted if final and wanted and fault else None,
     }
 
 
@@ -373,9 +387,14 @@ def _words(found: dict[str, Any] | None) -> str:
         return f"not measured: {found['failed']}"
     if found["outcome"] != "done":
         return f"**no** ({found['outcome']})"
-    same = "same bits" if found["same_weights"] else "other weights"
-    seen = f"{found['samples_twice']} twice, {found['samples_never']} never"
-    return f"{found['standstill_s']} s, {found['steps_again']} again, {seen}, {same}"
+    words = [] if found["standstill_s"] is None else [f"{found['standstill_s']} s"]
+    words.append(f"{found['steps_again']} again")
+    words.append(f"{found['samples_twice']} twice, {found['samples_never']} never")
+    if found["same_weights"] is not None:
+        words.append("same bits" if found["same_weights"] else "other weights")
+    if found.get("hit_while_writing") is False:
+        words.append("after the checkpoint's end")
+    return ", ".join(words)
 
 
 def prepare(lab: Lab) -> None:
