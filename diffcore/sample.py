@@ -26,11 +26,11 @@ def parser(prog: str = PROG) -> cli.Parser:
     add("--set", action="append", default=[], metavar="NAME=VARIANT", help="fix an attribute")
     add("--guidance", type=float, help="guidance scale; 0 unconditional, 1 plain conditional")
     add("--guidance-rescale", type=float, help="share of the contrast given back, 0 to 1")
-    interval = "range of t / (T - 1) in which guidance acts"
-    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=interval)
+    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="t / (T - 1) where it acts")
     add("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
     add("--steps", type=int, help="steps of the sampler")
     add("--sampler", help=NAMES)
+    add("--spacing", help="levels of the steps: auto, time, logsnr, rho")
     add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
     add("--seed", type=int, default=0, help="of the noise and the attributes not set")
     add("--samples", "--count", type=int, dest="count", help="images")
