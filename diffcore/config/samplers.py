@@ -28,6 +28,7 @@ SAMPLERS: dict[str, SamplerEntry] = {
     "dpm++": SamplerEntry("DPM-Solver++ 2M"),
     "dpm++sde": SamplerEntry("SDE-DPM-Solver++ 2M", stochastic=True),
     "heun": SamplerEntry("Heun"),
+    "unipc": SamplerEntry("UniPC"),
 }
 NAMES = ", ".join(SAMPLERS)
 """For help texts."""

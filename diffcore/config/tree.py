@@ -265,6 +265,9 @@ class Sampling(Section):
     """Sampler (diffusion/samplers.py); dpm++ is DPM-Solver++ 2M, dpm++sde the same with fresh noise."""
     steps: int = Field(default=20, ge=1)
     """Steps of the sampler (heun evaluates the network twice in each; ddpm takes all timesteps)."""
+    spacing: Literal["auto", "time", "logsnr", "rho"] = "auto"
+    """Levels of the steps: even in t, in logSNR, or as Karras et al. 2022 space them (rho 7); auto: as the
+    sampler does, logsnr for dpm++sde and unipc, else time."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """Fresh noise of ddim: 0 none, 1 as much as ddpm."""
     guidance: float = Field(default=2.0, ge=0)
@@ -281,6 +284,8 @@ class Sampling(Section):
         if self.eta and not SAMPLERS[self.sampler].takes_eta:
             takes = ", ".join(name for name, entry in SAMPLERS.items() if entry.takes_eta)
             raise ValueError(f"eta {self.eta} is for sampler {takes}, not {self.sampler}")
+        if self.spacing != "auto" and not SAMPLERS[self.sampler].takes_steps:
+            raise ValueError(f"spacing {self.spacing} is not for sampler {self.sampler}: it takes all levels")
         if self.guidance_interval[0] > self.guidance_interval[1]:
             raise ValueError(f"guidance_interval {list(self.guidance_interval)} ends before it begins")
         return self

@@ -9,47 +9,27 @@ level None with alpha 1 and sigma 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from diffcore.diffusion.guidance import Denoiser
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.diffusion.spacing import SPACINGS
 
-LAMBDA_MIN = -5.1
-"""Lowest log(alpha / sigma) that ``logsnr_timesteps`` spaces from: a cosine schedule ends far below it, where
-nothing is decided (Lu et al. 2022 cut it there too)."""
 HEUN_MAX = 100.0
 """Largest s = sigma / alpha from which Heun corrects; Karras et al. 2022 begin at 80."""
 
 Noise = Callable[[int], Tensor]
-Sampler = Callable[[Denoiser, NoiseSchedule, Tensor, int, Noise, float], Tensor]
+Steps = int | Sequence[int]
+"""How many steps, spaced as the sampler does by itself, or the levels to take, noisiest first."""
+Sampler = Callable[[Denoiser, NoiseSchedule, Tensor, Steps, Noise, float], Tensor]
 
 
-def spaced_timesteps(timesteps: int, steps: int) -> list[int]:
-    """``steps`` of the T levels, noisiest first, equally spaced from T - 1 down.
-
-    "trailing" in diffusers and in Lin et al. 2024, table 2: sampling starts where training's noise ends.
-    """
-    if not 1 <= steps <= timesteps:
-        raise ValueError(f"steps is {steps}; allowed: 1 to {timesteps}")
-    return [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
-
-
-def logsnr_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """At most ``steps`` levels, noisiest first, equally spaced in log(alpha / sigma) (Lu et al. 2022).
-
-    The first is T - 1. Equal steps in t are long ones in logSNR at both ends of a cosine schedule, and there
-    a second-order solver bursts under strong guidance. Fewer where several fall on the same level.
-    """
-    spaced_timesteps(schedule.timesteps, steps)  # the same bounds
-    lambda_T = 0.5 * torch.log(schedule.alpha_bar_T / (1 - schedule.alpha_bar_T))
-    low, high = max(float(lambda_T[-1]), LAMBDA_MIN), float(lambda_T[0])
-    wanted = [low + (high - low) * i / steps for i in range(1, steps)]
-    levels = {int((lambda_T - value).abs().argmin()) for value in wanted}
-    return [schedule.timesteps - 1, *sorted(levels - {schedule.timesteps - 1}, reverse=True)]
+def _levels(schedule: NoiseSchedule, steps: Steps, usual: str = "time") -> list[int]:
+    return SPACINGS[usual](schedule, steps) if isinstance(steps, int) else list(steps)
 
 
 def _walk(ts: list[int]) -> Iterator[tuple[int, int, int | None]]:
@@ -67,14 +47,14 @@ def _alpha_sigma(schedule: NoiseSchedule, t: int | None) -> tuple[float, float]:
 
 
 def ddim(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12); eta 0 is deterministic, 1 takes DDPM's noise (eq. 16)."""
-    return _ddim(denoise, schedule, x, spaced_timesteps(schedule.timesteps, steps), noise, eta)
+    return _ddim(denoise, schedule, x, _levels(schedule, steps), noise, eta)
 
 
 def ddpm(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 1.0
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 1.0
 ) -> Tensor:
     """Ancestral sampling over all T levels (Ho et al. 2020, eqs. 6, 7), whatever ``steps`` and ``eta`` say.
 
@@ -105,7 +85,7 @@ def _extrapolated(x0: Tensor, lambda_t: float, before: tuple[Tensor, float], lam
 
 
 def dpmpp_2m(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0
 ) -> Tensor:
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order, one evaluation per step.
 
@@ -113,7 +93,7 @@ def dpmpp_2m(
     ends at infinite logSNR.
     """
     before: tuple[Tensor, float] | None = None  # x_0 and lambda of the step before
-    for _, t, t_next in _walk(spaced_timesteps(schedule.timesteps, steps)):
+    for _, t, t_next in _walk(_levels(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
         x0 = denoise(x, t)
         lambda_t = math.log(alpha / sigma) if alpha else -math.inf
@@ -128,7 +108,7 @@ def dpmpp_2m(
 
 
 def dpmpp_2m_sde(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 1.0
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 1.0
 ) -> Tensor:
     """SDE-DPM-Solver++ 2M (Lu et al. 2022, section 5) on levels equally spaced in logSNR.
 
@@ -138,7 +118,7 @@ def dpmpp_2m_sde(
     """
     limit: Callable[[Tensor], Tensor] = getattr(denoise, "limit", None) or (lambda x0: x0)
     before: tuple[Tensor, float] | None = None  # x_0 and lambda of the step before
-    for i, t, t_next in _walk(logsnr_timesteps(schedule, steps)):
+    for i, t, t_next in _walk(_levels(schedule, steps, "logsnr")):
         (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
         x0 = denoise(x, t)
         lambda_t = math.log(alpha / sigma) if alpha else -math.inf
@@ -154,7 +134,7 @@ def dpmpp_2m_sde(
 
 
 def heun(
-    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: int, noise: Noise, eta: float = 0.0
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0
 ) -> Tensor:
     """Heun's method on dx/ds = (x - x_0) / s, s = sigma / alpha (Karras et al. 2022, algorithm 1).
 
@@ -162,7 +142,7 @@ def heun(
     above HEUN_MAX: there the trapezoid is so long that its correction, (s - s') / s' times the change of x_0,
     swamps the image (a cosine schedule begins at s = 20,000).
     """
-    for _, t, t_next in _walk(spaced_timesteps(schedule.timesteps, steps)):
+    for _, t, t_next in _walk(_levels(schedule, steps)):
         (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
         x0 = denoise(x, t)
         # Euler's step, written without 1 / alpha: at zero terminal SNR s is infinite.
@@ -177,10 +157,53 @@ def heun(
     return x
 
 
+def unipc(
+    denoise: Denoiser, schedule: NoiseSchedule, x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0
+) -> Tensor:
+    """UniPC of order 2 (Zhao et al. 2023, algorithm 1) on levels equally spaced in logSNR.
+
+    One evaluation per step serves twice: it corrects the step that led to it, which is of third order then,
+    and predicts the next. x_0 is a polynomial of lambda = log(alpha / sigma), whose integral is taken exactly
+    (eq. 8's B(h) cancels), at order 1 and 2 too, where the authors' code has 1/2: their first steps are long.
+    As in ``dpmpp_2m`` the last step is of first order, and so is one from zero SNR; as in ``dpmpp_2m_sde``
+    what is extrapolated stays within the limit.
+    """
+    limit: Callable[[Tensor], Tensor] = getattr(denoise, "limit", None) or (lambda x0: x0)
+    known: list[tuple[float, Tensor]] = []  # lambda and x_0, the newest last
+    came = x, 1.0, 0.0  # the x that the last step was from, its factor and that of x_0
+    for _, t, t_next in _walk(_levels(schedule, steps, "logsnr")):
+        (alpha, sigma), (alpha_next, sigma_next) = (_alpha_sigma(schedule, level) for level in (t, t_next))
+        known.append((math.log(alpha / sigma) if alpha else -math.inf, denoise(x, t)))
+        if len(known) > 1:
+            x = came[1] * came[0] + came[2] * limit(_mean_x0(known[-3:], known[-2][0], known[-1][0]))
+        decay = alpha / sigma * sigma_next / alpha_next  # exp(-h)
+        came = x, sigma_next / sigma, alpha_next * (1 - decay)
+        direction = known[-1][1]
+        if t_next is not None:
+            direction = limit(_mean_x0(known[-2:], known[-1][0], math.log(alpha_next / sigma_next)))
+        x = came[1] * x + came[2] * direction
+    return x
+
+
+def _mean_x0(known: list[tuple[float, Tensor]], start: float, end: float) -> Tensor:
+    """Mean of the polynomial through the known x_0, weighted by exp(lambda) from ``start`` to ``end``."""
+    if not math.isfinite(start):
+        return known[-1][1]
+    known = [one for one in known if math.isfinite(one[0])]
+    h, nodes = end - start, np.array([one[0] - start for one in known])
+    # Moments of s^k under exp(s - h) over 0 .. h, by parts: M_k = h^k - k M_(k-1).
+    moments = [-math.expm1(-h)]
+    for k in range(1, len(nodes)):
+        moments.append(h**k - k * moments[-1])
+    weights = np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments) / moments[0])
+    return sum((float(w) * x0 for w, (_, x0) in zip(weights, known, strict=True)), 0 * known[0][1])
+
+
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
     "dpm++": dpmpp_2m,
     "dpm++sde": dpmpp_2m_sde,
     "heun": heun,
+    "unipc": unipc,
 }

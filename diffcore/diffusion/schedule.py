@@ -118,8 +118,7 @@ class NoiseSchedule:
 
         The mean of factor x factor pixels of an x_t is, but for its scale, an x_t of this schedule.
         """
-        signal = factor**2 * self.alpha_bar_T
-        return replace(self, alpha_bar_T=signal / (1 - self.alpha_bar_T + signal), _on={})
+        return replace(self, alpha_bar_T=shifted(self.alpha_bar_T, 1 / factor), _on={})
 
     @property
     def timesteps(self) -> int:

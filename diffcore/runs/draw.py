@@ -14,8 +14,9 @@ from diffcore.config.tree import Sampling
 from diffcore.diffusion import randomness
 from diffcore.diffusion.guidance import guided
 from diffcore.diffusion.pixels import to_pixels
-from diffcore.diffusion.samplers import SAMPLERS
+from diffcore.diffusion.samplers import SAMPLERS, Steps
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.diffusion.spacing import SPACINGS
 from diffcore.engine.ranks import World, sum_over_ranks
 from shards.schema import Attribute
 
@@ -41,6 +42,10 @@ def draw(
     ``report`` is told how many are done, batch by batch.
     """
 
+    steps: Steps = sampling.steps
+    if sampling.spacing != "auto":
+        steps = SPACINGS[sampling.spacing](schedule, sampling.steps)
+
     def some(labels_BA: Tensor, places: Sequence[int]) -> NDArray[np.uint8]:
         def noise(step: int) -> Tensor:
             return randomness.normal(seed, "sample", places, shape, step).to(device)
@@ -56,7 +61,7 @@ def draw(
         )
         sampler = SAMPLERS[sampling.sampler]
         # Step 0 of the noise is x_T; the samplers' own steps follow.
-        x0 = sampler(denoise, schedule, noise(0), sampling.steps, lambda step: noise(step + 1), sampling.eta)
+        x0 = sampler(denoise, schedule, noise(0), steps, lambda step: noise(step + 1), sampling.eta)
         return to_pixels(schedule.unscale(x0))
 
     with torch.no_grad():

@@ -54,6 +54,7 @@ class TrainedModel:
         batch: int = BATCH,
         sampler: str | None = None,
         steps: int | None = None,
+        spacing: str | None = None,
         guidance: float | None = None,
         guidance_rescale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
@@ -71,8 +72,9 @@ class TrainedModel:
         is unknown or not allowed.
         """
         given: dict[str, Any] = {
-            "sampler": sampler, "steps": steps, "guidance": guidance, "guidance_rescale": guidance_rescale,
-            "guidance_interval": guidance_interval, "eta": eta, "clamp": clamp,
+            "sampler": sampler, "steps": steps, "spacing": spacing, "guidance": guidance,
+            "guidance_rescale": guidance_rescale, "guidance_interval": guidance_interval, "eta": eta,
+            "clamp": clamp,
         }  # fmt: skip
         sampling = sampling_with(self.config, self.path, given)
         if batch < 1:

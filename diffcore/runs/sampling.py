@@ -163,6 +163,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--clamp", action=argparse.BooleanOptionalAction, help="keep x_0 in images' range")
     add("--steps", type=int, help="steps of the sampler")
     add("--sampler", help=NAMES)
+    add("--spacing", help="levels of the steps: auto, time, logsnr, rho")
     add("--eta", type=float, help="fresh noise of ddim, 0 to 1")
 
 

@@ -156,8 +156,8 @@ SETTINGS: list[tuple[list[str], dict[str, object]]] = [
     (["--count", "11", "--seed", "7"], {"count": 11, "seed": 7}),
     (["--set", "hair_color=3", "--set", "glasses=11"], {"hair_color": 3, "labels": {"glasses": 11}}),
     (
-        ["--guidance", "1.5", "--steps", "4", "--sampler", "dpm++"],
-        {"guidance": 1.5, "steps": 4, "sampler": "dpm++"},
+        ["--guidance", "1.5", "--steps", "4", "--sampler", "dpm++", "--spacing", "rho"],
+        {"guidance": 1.5, "steps": 4, "sampler": "dpm++", "spacing": "rho"},
     ),
     (["--guidance-interval", "0.2", "0.8", "--eta", "1"], {"guidance_interval": (0.2, 0.8), "eta": 1}),
     (["--no-clamp", "--guidance-rescale", "0.5"], {"clamp": False, "guidance_rescale": 0.5}),

@@ -11,10 +11,11 @@ from diffcore.config import models as sections
 from diffcore.config import samplers as entries
 from diffcore.config.diffusion import Diffusion
 from diffcore.config.section import Section
-from diffcore.config.tree import Optimizer
+from diffcore.config.tree import Optimizer, Sampling
 from diffcore.diffusion import samplers
 from diffcore.diffusion.loss import WEIGHTS
 from diffcore.diffusion.schedule import ALPHA_BARS
+from diffcore.diffusion.spacing import SPACINGS
 from diffcore.engine import optimizers
 from diffcore.models import BUILDERS
 from diffcore.models.tau import ENCODINGS
@@ -31,6 +32,10 @@ from diffcore.models.tau import ENCODINGS
 )
 def test_every_choice_has_its_function(section: type[Section], field: str, functions: dict[str, Any]) -> None:
     assert set(get_args(section.model_fields[field].annotation)) == functions.keys()
+
+
+def test_every_spacing_has_its_function() -> None:
+    assert set(get_args(Sampling.model_fields["spacing"].annotation)) == {"auto", *SPACINGS}
 
 
 def test_every_sampler_has_its_function() -> None:

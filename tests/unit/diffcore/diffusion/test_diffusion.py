@@ -17,8 +17,9 @@ from diffcore.config.diffusion import Diffusion
 from diffcore.diffusion import randomness
 from diffcore.diffusion.guidance import Denoiser, guided
 from diffcore.diffusion.loss import WEIGHTS
-from diffcore.diffusion.samplers import SAMPLERS, logsnr_timesteps, spaced_timesteps
+from diffcore.diffusion.samplers import SAMPLERS
 from diffcore.diffusion.schedule import NoiseSchedule
+from diffcore.diffusion.spacing import logsnr_timesteps, spaced_timesteps
 
 pytestmark = pytest.mark.numeric
 
@@ -275,7 +276,12 @@ FINE = NoiseSchedule.of(Diffusion(schedule="linear", timesteps=64_000, beta_star
 @pytest.mark.parametrize(
     ("sampler", "order", "steps"),
     # dpm++ gets there late: its errors change sign while the steps are long.
-    [("ddim", 1, (40, 80, 160)), ("heun", 2, (40, 80, 160)), ("dpm++", 2, (640, 1280, 2560))],
+    [
+        ("ddim", 1, (40, 80, 160)),
+        ("heun", 2, (40, 80, 160)),
+        ("dpm++", 2, (640, 1280, 2560)),
+        ("unipc", 3, (80, 160, 320)),
+    ],
 )
 def test_samplers_reach_the_true_gaussian_at_their_order(
     sampler: str, order: int, steps: tuple[int, ...]
@@ -290,7 +296,7 @@ def test_samplers_reach_the_true_gaussian_at_their_order(
         assert 2**order * 0.75 < coarse / fine < 2**order * 1.25
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm++", "unipc"])
 @pytest.mark.parametrize("schedule", KINDS)
 def test_every_schedule_comes_near_the_true_gaussian(sampler: str, schedule: str) -> None:
     levels = NoiseSchedule.of(Diffusion(schedule=schedule))
@@ -317,7 +323,7 @@ def test_ancestral_sampling_reaches_the_true_gaussian() -> None:
     assert abs(x0.mean() - MEAN) < 0.015 and abs(x0.std() - STD) < 0.015
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "heun"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++", "heun", "unipc"])
 @pytest.mark.parametrize("target", ["v", "x0"])
 def test_zero_terminal_snr(sampler: str, target: str) -> None:
     c = Diffusion(timesteps=300, beta_end=0.008, target=target, zero_terminal_snr=True)
