@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -221,7 +222,7 @@ def given_run(flags: argparse.Namespace) -> Path:
 
 @contextmanager
 def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar with rate and time left on a terminal; in a log one line per minute.
+    """A bar with rate and time left on a terminal; in a log one line per minute with both.
 
     Yields ``report(done, total)``, both in images; total is None while it is unknown.
     """
@@ -237,7 +238,9 @@ def progress_bar(doing: str) -> Iterator[Callable[[int, int | None], None]]:
             if time.monotonic() - shown >= LOG_SECONDS:
                 shown = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                line.say(f"{doing}: {done:,}{of} images, {rate(done)}", error=True)
+                left = round((shown - start) * max(total - done, 0) / done) if total and done else None
+                words = "" if left is None else f", {timedelta(seconds=left)} left"
+                line.say(f"{doing}: {done:,}{of} images, {rate(done)}{words}", error=True)
 
         yield tell
         return

@@ -65,7 +65,7 @@ def add_out(parser: cli.Parser) -> None:
 def given_out(arguments: argparse.Namespace) -> Path:
     """The folder of ``add_out``, checked. InputError where it is missing and the weights are in no folder."""
     out: Path = arguments.out or arguments.run
-    if arguments.out is None and (out.is_file() or str(out).startswith(PRETRAINED)):
+    if not _is_folder(out):
         raise InputError(f"{out}: is no folder to write into; give one with --out")
     check_out(out)
     return out
@@ -74,10 +74,18 @@ def given_out(arguments: argparse.Namespace) -> Path:
 def check_out(*folders: Path) -> None:
     """OSError where the results could not be written into ``folders``, before the work that they need.
 
-    Asked by rank 0, which writes them.
+    Asked by rank 0, which writes them. InputError where one is a file with a card, or names one that ships.
     """
+    for folder in folders:
+        if not _is_folder(folder):
+            raise InputError(f"{folder}: is no folder to write into; give a run folder")
     if own_rank() == 0:
         check_writable(*folders)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is, or could become one."""
+    return not (path.is_file() or str(path).startswith(PRETRAINED))
 
 
 def folder_of_page(out: Path) -> Path:

@@ -113,7 +113,8 @@ def write_grid(rows: Sequence[Row], sampling: Sampling, seed: int, out: Path, ab
         tiled = pictures.with_row_names(tiled, [row.name for row in rows])
     scales = ", ".join(dict.fromkeys(f"{row.guidance:g}" for row in rows))
     drawn_by = f"step {model.step}, {sampling.sampler} {sampling.steps} steps, guidance {scales}, seed {seed}"
-    wishes = asked(model.schema, everywhere) or "nothing asked for: attributes at random"
+    rest = "as each row says, the rest at random" if rows[0].wanted else "nothing asked for: all at random"
+    wishes = asked(model.schema, everywhere) or rest
     pictures.save_png(pictures.with_caption(tiled, [wishes, drawn_by]), out)
     record = sampling.model_dump(mode="json", exclude={"every", "guidance"})
     write_json(out.with_suffix(".json"), {**about, "seed": seed, "set": everywhere, **record, "cells": cells})

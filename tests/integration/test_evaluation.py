@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffbase.cli import InputError
-from diffcore import evaluate, sample
+from diffcore import evaluate, export, sample
 from diffcore.evaluation import collapse, points, sweep, train_judge
 from diffcore.evaluation.studies import fast_samplers
 from shards import pack
@@ -68,6 +68,23 @@ def test_digits_are_drawn_as_asked(digits: Path) -> None:
     page = (digits / "run" / "quality.html").read_text()
     assert "digit 7" in page and "http" not in page
     assert any((digits / "run" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_a_compact_file_says_the_same_to_the_judge(digits: Path, tmp_path: Path, dtype: str) -> None:
+    """Its fidelity is within the interval of the run's, and what it has lost is told."""
+    common = ["--samples", "200", "--seed", "2", "--out"]
+    evaluate.main([str(digits / "run"), *common, str(tmp_path / "run")])
+    file, figures = tmp_path / "digits.safetensors", str(tmp_path / "run" / "quality.json")
+    export.main([str(digits / "run"), "--compact", dtype, "--out", str(file), "--figures", figures])
+    evaluate.main([str(file), "--data", str(digits / "packed"), *common, str(tmp_path / "file")])
+    run, ours = (json.loads((tmp_path / name / "quality.json").read_text()) for name in ("run", "file"))
+    run, ours = (tree["fidelity"]["attributes"]["class"] for tree in (run, ours))
+    assert run["low"] <= ours["share"] <= run["high"]
+    card = json.loads(file.with_suffix(".json").read_text())
+    assert card["figures"]["quality"]["fidelity"]["attributes"]["class"] == run
+    assert file.stat().st_size == card["bytes"] < 4 * card["parameters"] * (0.4 if dtype == "int8" else 0.6)
+    assert str(digits) not in json.dumps(card)
 
 
 def test_ranks_share_the_work_and_draw_the_same(digits: Path, tmp_path: Path) -> None:

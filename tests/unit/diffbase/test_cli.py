@@ -60,7 +60,9 @@ def test_a_line_a_minute_in_logs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
             now = 100.0 + done
             report(done, 7200 if done > 100 else None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:2] == ["packing: 60 images, 1 images/s", "packing: 120 of 7,200 images, 1 images/s"]
+    assert lines[0] == "packing: 60 images, 1 images/s"
+    assert lines[1] == "packing: 120 of 7,200 images, 1 images/s, 1:58:00 left"
+    assert lines[-1] == "packing: 7,140 of 7,200 images, 1 images/s, 0:01:00 left"
     assert len(lines) == 119
 
 

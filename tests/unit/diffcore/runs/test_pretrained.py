@@ -20,7 +20,7 @@ from diffbase.cli import InputError
 from diffcore import export as export_command
 from diffcore import sample
 from diffcore.config import configure
-from diffcore.evaluation import flags
+from diffcore.evaluation import flags, sweep
 from diffcore.runs.export import compact, export
 from diffcore.runs.pretrained import card, files, quantize
 from diffcore.runs.sampling import RECOMMENDED
@@ -311,4 +311,6 @@ def test_results_need_a_folder(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="give one with --out"):
             flags.given_out(parser.parse_args(words))
         assert flags.given_out(parser.parse_args([*words, "--out", str(tmp_path)])) == tmp_path
+        with pytest.raises(InputError, match="give a run folder"):
+            sweep.main(words)
     assert flags.given_out(parser.parse_args([str(tmp_path)])) == tmp_path
