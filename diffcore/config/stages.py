@@ -67,7 +67,12 @@ class Span(NamedTuple):
 
 
 def spans(stages: Sequence[Stage], steps: int) -> list[Span]:
-    """What a run of ``steps`` steps consists of, in order: at least one span, none of them empty."""
+    """What a run of ``steps`` steps consists of, in order: at least one span, none of them empty.
+
+    Of a run whose steps are not known (0): the packed images, which take most.
+    """
+    if not steps:
+        return [Span(0, 0, None)]
     found, first = [], 0
     for stage in (*stages, None):
         until = stage.until if stage else steps

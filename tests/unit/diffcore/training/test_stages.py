@@ -69,6 +69,7 @@ def test_every_step_is_in_one_stage_and_their_images_grow(stages: tuple[Stage, .
         if span.stage:
             until = span.stage.until
             assert span.end == min(steps, until if isinstance(until, int) else round(until * steps))
+    assert spans(stages, 0) == [(0, 0, None)]
 
 
 @given(stages=some_stages(), steps=st.integers(1, 120), more=st.integers(0, 50))
