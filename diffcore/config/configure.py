@@ -27,6 +27,9 @@ from diffbase.formats import yaml_file
 from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config.tree import Config
 
+LENGTHS = ("steps", "minutes")
+"""Of the section train: settings of which a config has one."""
+
 
 @dataclass(frozen=True)
 class _Flags:
@@ -36,7 +39,7 @@ class _Flags:
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
-    tree = _merged(_read(find_config(path)), overrides or {})
+    tree = _laid_over(_read(find_config(path)), overrides or {})
     return validated(Config, tree, str(path))
 
 
@@ -55,7 +58,7 @@ def _read(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     below = (below if below.is_file() else find_config(Path(base))).resolve()
     if below in (path.resolve(), *above):
         raise InputError(f"{path}: extends: {base} extends this file in turn")
-    return _merged(_read(below, (*above, path.resolve())), tree)
+    return _laid_over(_read(below, (*above, path.resolve())), tree)
 
 
 def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
@@ -65,7 +68,7 @@ def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
     """``config`` with nested overrides, checked as a whole. InputError as in load."""
-    return validated(Config, _merged(config.model_dump(), overrides), "")
+    return validated(Config, _laid_over(config.model_dump(), overrides), "")
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +169,16 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
             raise InputError("--run and --run_folder are one setting: give one of them")
         overrides["run"] = known.run_folder
     return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``. A run's length by one of its two settings takes the place of the other's."""
+    merged, given = _merged(base, over), over.get("train")
+    if isinstance(given, Mapping) and isinstance(base.get("train"), Mapping):
+        for one, other in (LENGTHS, LENGTHS[::-1]):
+            if given.get(one) and other not in given:
+                merged["train"].pop(other, None)
+    return merged
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -252,8 +252,11 @@ class Ema(Section):
 class Train(Section):
     """Length of the run, and how often it logs and saves."""
 
-    steps: int = Field(ge=1)
-    """Optimizer steps of the whole run."""
+    steps: int = Field(default=0, ge=0)
+    """Optimizer steps of the whole run; without them train.minutes, which fixes them when the run begins."""
+    minutes: float | None = Field(default=None, gt=0, le=1e7)
+    """Instead of steps: as many as the machine makes in that time, without validation, drawing and saving;
+    measured once, before the first step, and kept in the run folder."""
     log_every: int = Field(default=20, ge=1)
     """Steps between two lines of the log and points of TensorBoard."""
     checkpoint_every: Often = 1000
@@ -277,6 +280,16 @@ class Train(Section):
         if span is not None and not 0 <= span[1] - span[0] < MOST_PROFILED:
             raise ValueError(f"{list(span)} is not the first and the last of 1 to {MOST_PROFILED} steps")
         return span
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.steps and self.minutes is not None:
+            raise ValueError(f"steps {self.steps} and minutes {self.minutes:g}: give one of them")
+        if not self.steps and self.minutes is None:
+            raise ValueError(
+                "key 'train.steps' is missing, or 0: optimizer steps of the whole run; or give train.minutes"
+            )
+        return self
 
 
 class Sampling(Section):

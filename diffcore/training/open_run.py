@@ -44,6 +44,7 @@ from diffcore.training.inputs import Inputs, opened
 from diffcore.training.judging import Judging, no_judge
 from diffcore.training.loggers.chosen import trackers
 from diffcore.training.loggers.monitor import Monitor
+from diffcore.training.meters import length
 from diffcore.training.meters.costs import Costs, logged
 from diffcore.training.meters.loss_meter import LossMeter
 from diffcore.training.meters.pace import Pace
@@ -85,6 +86,10 @@ class OpenRun:
         # A judge that will not do is told before the run folder is made.
         self.probe = judge(config, self.reader.index, world)
 
+        config, measured, line = length.fixed(config, world, watchdog)
+        self._notes = [*self._notes, *([line] if line else [])]
+        self.config, watchdog.steps = config, config.train.steps
+
         # The network: the same weights on every rank, from the seed.
         torch.manual_seed(config.seed)
         make = partial(models.build, config.model, self.reader.schema, self.reader.size)
@@ -96,6 +101,8 @@ class OpenRun:
         # Held until this process ends: one writer per run folder.
         lock = run_folder.claim(config, self.data) if world.main else None
         self._open.enter_context(lock or contextlib.nullcontext())
+        if world.main and measured is not None:
+            length.keep(config.run, measured)
 
         # Where it was: rank 0 looks, all take what it found.
         self.step, self.progress = 0, Progress()
