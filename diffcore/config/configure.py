@@ -29,6 +29,9 @@ from diffbase.shipped import anchor, config_hint, find_config
 from diffcore.config import idle
 from diffcore.config.tree import PRETRAINED, Config
 
+LENGTHS = ("steps", "minutes")
+"""Of the section train: settings of which a config has one."""
+
 
 @dataclass(frozen=True)
 class _Flags:
@@ -47,7 +50,7 @@ def _checked(layers: Sequence[Mapping[str, Any]], path: Path) -> Config:
 
 def _flat(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     nothing: dict[str, Any] = {}
-    return reduce(_merged, layers, nothing)
+    return reduce(_laid_over, layers, nothing)
 
 
 def _layers(path: Path, above: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -75,7 +78,7 @@ def replace(config: Config, section: str, values: Mapping[str, Any]) -> Config:
 
 def changed(config: Config, overrides: Mapping[str, Any]) -> Config:
     """``config`` with nested overrides, checked as a whole. InputError as in load."""
-    return validated(Config, _merged(config.model_dump(), overrides), "")
+    return validated(Config, _laid_over(config.model_dump(), overrides), "")
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +184,16 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
             raise InputError("--run and --run_folder are one setting: give one of them")
         overrides["run"] = known.run_folder
     return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` over ``base``. A run's length by one of its two settings takes the place of the other's."""
+    merged, given = _merged(base, over), over.get("train")
+    if isinstance(given, Mapping) and isinstance(base.get("train"), Mapping):
+        for one, other in (LENGTHS, LENGTHS[::-1]):
+            if given.get(one) and other not in given:
+                merged["train"].pop(other, None)
+    return merged
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

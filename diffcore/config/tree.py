@@ -216,8 +216,11 @@ class Ema(Section):
 class Train(Section):
     """Length of the run, and how often it logs and saves."""
 
-    steps: int = Field(ge=1)
-    """Optimizer steps of the whole run."""
+    steps: int = Field(default=0, ge=0)
+    """Optimizer steps of the whole run; without them train.minutes, which fixes them when the run begins."""
+    minutes: float | None = Field(default=None, gt=0, le=1e7)
+    """Instead of steps: as many as the machine makes in that time, without validation, drawing and saving;
+    measured once, before the first step, and kept in the run folder."""
     stages: Identity[Stages] = ()
     """First steps on smaller images: [{side: 32, until: 0.5}] is half of the steps at 32 x 32."""
     log_every: int = Field(default=20, ge=1)
@@ -252,6 +255,18 @@ class Train(Section):
     def side(self, step: int, size: int) -> int:
         """Edge in pixels of the images of step ``step`` (0 is the first), of packed ones of ``size``."""
         return next((span.side(size) for span in self.spans if step < span.end), size)
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if self.steps and self.minutes is not None:
+            raise ValueError(f"steps {self.steps} and minutes {self.minutes:g}: give one of them")
+        if not self.steps and self.minutes is None:
+            raise ValueError(
+                "key 'train.steps' is missing, or 0: optimizer steps of the whole run; or give train.minutes"
+            )
+        if not self.steps and any(isinstance(stage.until, int) for stage in self.stages):
+            raise ValueError("stages: until must be shares of the steps (0.5) where train.minutes says these")
+        return self
 
 
 class Sampling(Section):

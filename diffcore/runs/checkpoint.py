@@ -91,6 +91,8 @@ class State:
     """What the learning rate and the guards remember (``diffcore.training.guards.progress``)."""
     scaler: Annotated[dict[Name, Finite], Field(max_length=100)] = field(default_factory=dict)
     """fp16's loss scale."""
+    spent: Annotated[dict[Name, Finite], Field(max_length=100)] = field(default_factory=dict)
+    """What the run has cost so far (``diffcore.training.meters.costs``); none in older ones."""
     version: Count = VERSION
 
 

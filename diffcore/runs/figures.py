@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ from diffcore.memory import anatomy
 from diffcore.runs import metrics
 
 NEEDED = {"train/loss", "train/images_per_second", "train/samples"}
+SPENT = ("images", "flops", "cpu_seconds")
+"""What a run has cost (``training.meters.costs``)."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -56,6 +59,8 @@ def figures(run: Path) -> dict[str, Any]:
         "loss_last": last["train/loss"],
         "images_per_second": rates[len(rates) // 2],
     }
+    if spent := spent_of(last):
+        result["spent"] = spent
     if left_out:
         result["damaged_lines"] = len(left_out)
     if (run / "anatomy.json").exists() and (ranks := anatomy.load(run)["measured"]):
@@ -69,6 +74,37 @@ def figures(run: Path) -> dict[str, Any]:
     return result
 
 
+def spent_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a run has cost by a line of its log: images, flops, cpu_seconds, where it says all."""
+    found: dict[str, Any] = {name: line.get(f"spent/{name}") for name in SPENT}
+    return found if all(map(_is_cost, found.values())) else {}
+
+
+def _is_cost(value: Any) -> bool:
+    """A log that others could write, or that was cut off, may say anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def spent_words(spent: Mapping[str, float]) -> str:
+    """The same in words, whole or in part: 21,600 images, 423.4 TFLOP, 1,234 CPU seconds."""
+    words = []
+    if "images" in spent:
+        words.append(f"{spent['images']:,.0f} images")
+    if "flops" in spent:
+        words.append(flops_words(spent["flops"]))
+    if "cpu_seconds" in spent:
+        words.append(f"{spent['cpu_seconds']:,.0f} CPU seconds")
+    return ", ".join(words)
+
+
+def flops_words(flops: float) -> str:
+    """Floating-point operations with a prefix, four digits: 423.4 TFLOP."""
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G")):
+        if flops >= 10**power:
+            return f"{flops / 10**power:,.4g} {prefix}FLOP"
+    return f"{flops:,.0f} FLOP"
+
+
 def told(figures: dict[str, Any]) -> dict[str, str]:
     """The same in few lines for people, by name."""
     f = figures
@@ -78,6 +114,8 @@ def told(figures: dict[str, Any]) -> dict[str, str]:
         "trained": f"{f['step']:,} steps, {f['samples']:,} images, {rate}{size}",
         "loss": f"{f['loss_first']:.4f} at first, {f['loss_last']:.4f} at last",
     }
+    if "spent" in f:
+        result["spent"] = spent_words(f["spent"])
     if "damaged_lines" in f:
         result["damaged"] = f"{f['damaged_lines']:,} lines of {metrics.FILE} cannot be read"
     result |= {name: agreed(row) for name, row in f.get("colors", {}).items()}

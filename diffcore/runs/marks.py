@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.trust import file_mode
 from diffcore.runs import checkpoint
+from diffcore.runs.figures import spent_words
 
 
 def mark(run: Path, keep: Sequence[int] = (), release: Sequence[int] = ()) -> None:
@@ -38,6 +39,8 @@ class Listed:
     ranks: int = 0
     zero: int = 0
     precision: str = ""
+    spent: dict[str, float] = field(default_factory=dict)
+    """What the run had cost by then: images, flops, cpu_seconds; empty in older ones."""
     kept: bool = False
     """Marked as never to be removed."""
     best: dict[str, Any] | None = None
@@ -52,6 +55,7 @@ class Listed:
             value = self.best["value"]
             marks.append(f"best {self.best['metric'] or ''}" + (f" {value:.4g}" if value is not None else ""))
         by = f"{self.ranks} ranks, ZeRO-{self.zero}, {self.precision}"
+        marks = [words, *marks] if (words := spent_words(self.spent)) else marks
         return "  ".join([self.name, f"{self.bytes / 2**20:,.1f} MiB", by, *marks])
 
 
@@ -82,6 +86,6 @@ def _listed(folder: Path, best: tuple[Path, dict[str, Any]] | None) -> Listed:
     said = best[1] if best is not None and best[0] == folder else None
     return Listed(
         folder.name, None, size, state.world, state.zero, state.precision,
-        kept=(folder / checkpoint.KEEP).exists(),
+        spent=dict(state.spent), kept=(folder / checkpoint.KEEP).exists(),
         best=None if said is None else {name: said.get(name) for name in ("metric", "value")},
     )  # fmt: skip

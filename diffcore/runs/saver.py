@@ -34,7 +34,13 @@ from diffcore.runs.tensors import seal_of, write_tensors
 
 
 def state_now(
-    config: Config, data: dict[str, Any], step: int, updates: int, engine: Engine, progress: dict[str, Any]
+    config: Config,
+    data: dict[str, Any],
+    step: int,
+    updates: int,
+    engine: Engine,
+    progress: dict[str, Any],
+    spent: dict[str, float],
 ) -> State:
     """The state of a run of ``config`` on ``data`` after ``step`` steps."""
     return State(
@@ -49,6 +55,7 @@ def state_now(
         code=code_version() if engine.world.rank == 0 else "",  # rank 0 writes it, and may have to ask git
         shapes=engine.shapes(),
         progress=progress,
+        spent=spent,
         scaler=engine.scaler_state(),
     )
 

@@ -7,194 +7,30 @@ figures that are the same on all of them.
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffbase import ledger, output
-from diffbase.cli import InputError
+from diffbase import ledger
 from diffbase.exits import RunFailedError
-from diffbase.explain import checked
-from diffbase.redaction import without_url_secrets
-from diffcore import models
-from diffcore.config.often import seconds_of
-from diffcore.config.tree import Config
-from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine import construction
-from diffcore.engine.ema import Ema
-from diffcore.engine.engine import Engine
-from diffcore.engine.gradients.outcome import Outcome
-from diffcore.engine.ranks import World, barrier, from_rank, gather, gather_to_main
+from diffcore.engine.ranks import gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
-from diffcore.memory.measure.trace import Tracer
-from diffcore.memory.measure.usage import usage
-from diffcore.models.flops import peak_flops
-from diffcore.runs import checkpoint, run_folder
-from diffcore.runs.saver import Saver, state_now
-from diffcore.runs.source import start_from
-from diffcore.runs.tensors import DamagedError
+from diffcore.runs import checkpoint
+from diffcore.runs.saver import state_now
 from diffcore.training.batches import MicroBatch, micro_batches
-from diffcore.training.grids import SampleGrids
-from diffcore.training.guards.progress import Progress
-from diffcore.training.guards.stopping import Agreement, StopFlag
-from diffcore.training.guards.streak import Streak, last_good
-from diffcore.training.guards.watchdog import Watchdog
-from diffcore.training.inputs import Inputs, opened
-from diffcore.training.judging import Judging, no_judge
+from diffcore.training.guards.streak import last_good
 from diffcore.training.learning_rate import learning_rate
-from diffcore.training.loggers.chosen import trackers
-from diffcore.training.loggers.monitor import Monitor
-from diffcore.training.meters.loss_meter import LossMeter
-from diffcore.training.meters.pace import Pace, Taken
-from diffcore.training.meters.step_clock import StepClock
-from diffcore.training.objective import Objective, Work
-from diffcore.training.profile import StepProfile
-from diffcore.training.validation import Validation
+from diffcore.training.meters.log_line import figures_of
+from diffcore.training.meters.pace import Taken
+from diffcore.training.open_run import OpenRun
 
 LARGER_IS_BETTER = ("quality/fidelity",)
 """Metrics of which train.best wants the largest value; of all others the lowest."""
 
 
-class Training:
-    """One run on this rank, after ``step`` steps. A context manager: at the end all is written and closed."""
-
-    def __init__(
-        self,
-        config: Config,
-        world: World,
-        stop: StopFlag,
-        watchdog: Watchdog,
-        judge: Judging = no_judge,
-        inputs: Inputs | None = None,
-    ) -> None:
-        """``judge`` makes the probe whose figures stand beside the validation loss; ``inputs`` of the config,
-        if they are open already."""
-        self.world, self._stop, self.watchdog = world, stop, watchdog
-        self._open = contextlib.ExitStack()
-        self._lost: set[str] = set()
-
-        # What is trained on what, and whether the run folder is of the same experiment.
-        config, self.reader, self.data = inputs or opened(config, world.size)
-        self._open.callback(self.reader.close)
-        # What auto stands for: the run's config.yaml says it.
-        config, self._notes = models.settled(config, world)
-        self.config = config
-
-        torch.use_deterministic_algorithms(config.train.deterministic)
-        # Or DeepSpeed's buckets, of which a step uses a part, would be written whole with NaN every step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        # A judge that will not do is told before the run folder is made.
-        self.probe = judge(config, self.reader.index, world)
-
-        # The network: the same weights on every rank, from the seed.
-        torch.manual_seed(config.seed)
-        make = partial(models.build, config.model, self.reader.schema, self.reader.size)
-        network = models.prepare(construction.build(make, config, world), config.engine)
-        self.engine = Engine(network, config, world)
-        self.schedule = NoiseSchedule.of(config.diffusion)
-        self._objective = Objective(config, self.reader.size, world.device)
-        barrier()  # every rank has looked at the run folder and found nothing wrong: rank 0 may write
-        # Held until this process ends: one writer per run folder.
-        lock = run_folder.claim(config, self.data) if world.main else None
-        self._open.enter_context(lock or contextlib.nullcontext())
-
-        # Where it was: rank 0 looks, all take what it found.
-        self.step, self.progress = 0, Progress()
-        self.measured: dict[str, float] = {}
-        self._unsettled: tuple[Outcome, Tensor] | None = None
-        self._saved: int | None = None
-        self.streak = Streak()
-        self._best_before: float | None = None
-        self._damaged: dict[str, str] = {}
-        folder, skipped = self._newest()
-        if folder is None and config.init_from is not None:
-            start_from(self.engine, config.init_from, config.init_weights)
-        self.ema = Ema(self.engine, config.ema)
-        while folder is not None and not self._load(folder):
-            folder, skipped = self._newest()
-        if world.main:
-            checkpoint.clear_after(config.run, self.step)
-            if problem := checkpoint.clear_best(config.run):
-                skipped.append(problem)
-        ours = lock.check if lock else lambda: None
-        self.saver = Saver(config.run, config.train.keep_checkpoints, world, ours)
-
-        self.agreement = Agreement(world, seconds_of(config.train.checkpoint_every))
-        self.meter = LossMeter(config.diffusion.timesteps, world.device)
-        self.clock, self.pace = StepClock(world.device), Pace(world)
-        self.engine.watch_communication(lambda: self.clock.aside("communication"))
-        self.validation = Validation(config, self.reader.index, world, self.engine.micro)
-        # Where the memory goes: one step is followed, of the largest images; the others are not touched.
-        first = max(self.step, config.train.spans[-1].first)
-        self.tracer = Tracer(self.engine, self.ema, first, config.train.steps, active=config.memory.trace)
-        self._open.callback(self.tracer.close)
-        self.profile = StepProfile(config, world)
-        self.grids = SampleGrids(config, self.reader.index, world)
-        board, others = "tensorboard" in config.monitor.loggers, trackers(config) if world.main else []
-        self.monitor = Monitor(config.run, self.step, config.train.steps, world.main, board, others)
-        self._open.callback(self.monitor.close)
-        self._open.callback(lambda: self._write_profile(self.profile.close))
-        self._work = Work(config, self.reader.schema, self.reader.size)
-        self._peak = peak_flops(world.device, config.engine.precision)
-        self._batches = micro_batches(config, self.reader, world, self.step, config.train.steps)
-        self._open.callback(lambda: self._batches.close())
-        self._greet(skipped, folder)
-
-    def _greet(self, skipped: list[str], folder: Any) -> None:
-        c, e = self.config, self.engine
-        judged = self.probe.notes if self.probe else []
-        for line in [*skipped, *self.schedule.warnings, *self._notes, *self.profile.notes, *judged]:
-            self.monitor.say(line)
-        for line in skipped:
-            if "no COMPLETE" not in line:  # what a kill cut off is no damage
-                self._record("damaged", why=line)
-        self.monitor.text("config", without_url_secrets(c.to_yaml()))
-        self.monitor.say(
-            f"{e.parameters:,} parameters, {len(self.reader):,} images, "
-            f"{self.world.size} ranks on {self.world.device.type}, batch {c.batch.size} = {e.micro} micro "
-            f"x {e.accumulation} accumulation x {self.world.size} ranks, "
-            f"ZeRO-{c.engine.zero}, {c.engine.precision}, from step {self.step}"
-        )
-        self._record(
-            "start", steps=c.train.steps, world=self.world.size, pid=os.getpid(), host=socket.gethostname()
-        )
-        self._record("loaded", step=self.step, checkpoint=folder.name if folder else None)
-
-    def __enter__(self) -> Training:
-        self.watchdog.beat(self.step)
-        self._first = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._open:
-            if error is None:
-                with self.watchdog.section("save"):
-                    self.saver.wait()
-                last = self.step == self.config.train.steps
-                self._record_lost_log()
-                self._record("done" if last else "preempted", step=self.step)
-                barrier()  # no rank takes the process group down while another still needs it
-
-    def _record(self, event: str, **fields: Any) -> None:
-        if self.world.main and (error := ledger.note(self.config.run, event, **fields)):
-            self.monitor.lost("events.jsonl", error)
-
-    def _record_lost_log(self) -> None:
-        """Once for each of the process's streams that nobody can read any more; rank 0's."""
-        for stream, why in output.lost().items():
-            if stream not in self._lost:
-                self._lost.add(stream)
-                self._record("log_lost", step=self.step, why=f"{stream}: {why}")
+class Training(OpenRun):
+    """A run's steps, and what is done between them."""
 
     # --- a step -----------------------------------------------------------------------------------------
 
@@ -223,6 +59,7 @@ class Training:
             self.engine, self.ema, self.step, self._lr, self._batches, self._loss_of, self._after
         )
         self.step += 1
+        self.costs.step(self.config.batch.size, self._work.an_image(self.step - 1, self.step))
         self._write_profile(lambda: self.profile.after(self.step))
         self._unsettled = outcome, loss_B.detach().isfinite().all()
         if outcome.known:
@@ -246,11 +83,6 @@ class Training:
             self.streak.on = False
         else:
             self._skipped(loss_finite)
-
-    def _write_profile(self, end: Callable[[], Sequence[str]]) -> None:
-        with self.monitor.writing("the profile"):
-            for line in end():
-                self.monitor.say(line)
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config, self.step * self.config.batch.size) * self.progress.lr_factor
@@ -296,24 +128,21 @@ class Training:
         if not steps:
             return True
         losses = self.meter.read()
-        rate, first = steps * c.batch.size / max(sum(seconds.values()), 1e-9), self.step - steps
-        work, system = rate * self._work.an_image(first, self.step) / w.size, usage(w.device)
+        first = self.step - steps
+        flops = self._work.an_image(first, self.step)
         figures = {f"train/{name}": value for name, value in losses.items()} | {
             "train/learning_rate": self._lr,
             "train/gradient_norm": self.engine.gradient_norm(),
-            "train/images_per_second": rate,
             "train/samples": self.step * c.batch.size,
             "train/skipped_steps": self.progress.skips,
-            "train/tflops_a_rank": work / 1e12,
-            **{f"time/{part}_ms": value / steps * 1e3 for part, value in seconds.items()},
-            "time/data_stall": seconds["data"] / max(sum(seconds.values()), 1e-9),
-            "memory/process_mib": (system.own or system.used) / 2**20,
+            **{f"spent/{name}": value for name, value in self.costs.now().items()},
+            **figures_of(seconds, steps, c.batch.size, flops, w.size, w.device),
             **self.measured,
         }
         if c.engine.precision == "fp16":
             figures["train/loss_scale"] = self.engine.loss_scale
         if self._peak:
-            figures["train/mfu"] = work / self._peak
+            figures["train/mfu"] = figures["train/tflops_a_rank"] * 1e12 / self._peak
         self.monitor.scalars(self.step, figures)
         self.monitor.progress(self.step, figures, len(self.reader))
         self._record_lost_log()
@@ -323,35 +152,12 @@ class Training:
         self.clock.start()
         return not exploded
 
-    def _newest(self) -> tuple[Path | None, list[str]]:
-        """``checkpoint.newest`` as rank 0 finds it, on every rank, without those that were found damaged. A
-        collective.
-
-        InputError where there are complete ones and none can be loaded: to begin anew would remove them.
-        """
-        run, world = self.config.run, self.world
-        folder, skipped, refused = None, list[str](), ""
-        if world.main:
-            try:
-                folder, skipped = checkpoint.newest(run, whole=False, damaged=self._damaged)
-                if folder is None and checkpoint.complete(run):
-                    refused = (
-                        f"{checkpoint.folder_of(run)}: none can be loaded ({'; '.join(skipped)}); "
-                        "mend one, or move the folder away to begin anew"
-                    )
-            except InputError as error:
-                refused = str(error)
-        name, skipped, refused = from_rank([folder and folder.name, skipped, refused], world)
-        if refused:
-            raise InputError(refused)
-        return name and checkpoint.folder_of(run) / name, skipped
-
     def roll_back(self) -> None:
         """Go back to the newest complete checkpoint with a lower learning rate. A collective."""
         c = self.config
         self.settle()
         self.saver.settle()
-        folder, _ = self._newest()
+        folder, _ = self._checkpoints.newest()
         why = f"step {self.step}: the loss is above {c.guards.explosion:g} times its recent median"
         if folder is None or self.progress.rollbacks >= c.guards.max_rollbacks:
             done = (
@@ -359,9 +165,9 @@ class Training:
             )
             raise RunFailedError(f"{why}, and {done} (guards.max_rollbacks {c.guards.max_rollbacks})")
         at, now = self.step, self.progress
-        while folder is not None and not self._load(folder):
-            folder, _ = self._newest()
-        assert folder is not None  # or _newest has refused
+        taken, _ = self._checkpoints.take_up(folder, [], self.engine, self.ema)
+        assert taken is not None  # or it has refused
+        self._follow(taken)
         now.rolled_back(self.progress, c.guards)
         self.progress = now
         if self.world.main:
@@ -369,23 +175,10 @@ class Training:
         self._batches.close()
         self._batches = micro_batches(c, self.reader, self.world, self.step, c.train.steps)
         self.monitor.rewind(self.step)
-        line = f"{why}: back to {folder.name}, learning rate x {now.lr_factor:g}"
+        line = f"{why}: back to {taken.folder.name}, learning rate x {now.lr_factor:g}"
         self.monitor.say(line)
         self._record("rollback", step=self.step, lost=at - self.step, why=line)
         self.clock.start()
-
-    def _load(self, folder: Path) -> bool:
-        """False where a rank found it damaged, and ``_newest`` is to be asked again. A collective."""
-        try:
-            with self.watchdog.section("load"):
-                state = checkpoint.load(folder, self.engine, self.ema)
-        except DamagedError as error:
-            self._damaged[folder.name] = str(error)
-            return False
-        self.step = state.step
-        self.progress = checked(Progress, state.progress, f"{folder / 'state.json'}: progress")
-        self._saved, self.streak = state.step, Streak()
-        return True
 
     def draw(self) -> None:
         """Sample grids with the raw and the averaged weights. A collective."""
@@ -459,7 +252,8 @@ class Training:
                 best["attributes"] = int(count)
         with self.watchdog.section("save"):
             progress = self.progress
-            state = state_now(c, self.data, self.step, progress.updates, self.engine, progress.as_json())
+            spent, told_of = self.costs.now(), progress.as_json()
+            state = state_now(c, self.data, self.step, progress.updates, self.engine, told_of, spent)
             told = partial(self._tell_pace, self.step, self.pace.taken())
             self.saver.save(state, self.engine, self.ema, best, told)
         self._saved, self.streak.owed = self.step, False

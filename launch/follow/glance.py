@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbase.formats import jsonl
+from diffcore.runs.figures import spent_of
 from launch.follow import condition, ends, goodput
 from launch.follow.faults import Fault, faults
 from launch.follow.points import Unreadable
@@ -63,6 +64,8 @@ class Glance:
     slow: Mapping[int, float] | None = None
     """Ranks that were slow lately: how many times their peers' time they took for their part of a step."""
     damage: str | None = None
+    spent: Mapping[str, float] | None = None
+    """What the run has cost, over all its lives: images, flops, cpu_seconds."""
 
     def tree(self) -> dict[str, Any]:
         """For JSON: the same names."""
@@ -96,7 +99,7 @@ def glance(run: Run | Unreadable, known: Known) -> Glance:
         attempts=len(attempts), failed=sum(kind in ends.FAULTS for kind in kinds),
         stopped=sum(kind in (ends.STOPPED, ends.TIMEOUT) for kind in kinds),
         fault=next(iter(reversed(faults(run.events))), None), damage=run.damage,
-        slow=pace.slow_ranks(run.events, pace.factor_of(run.events)),
+        slow=pace.slow_ranks(run.events, pace.factor_of(run.events)), spent=costs_of(run.folder),
     )  # fmt: skip
 
 
@@ -128,6 +131,12 @@ def rate_of(folder: Path) -> float | None:
     """Steps per second, of the last logged lines; None without one."""
     found = [rate for line in jsonl.tail(folder / "metrics.jsonl") if (rate := _rate(line)) is not None]
     return statistics.median(found[-LINES:]) if found else None
+
+
+def costs_of(folder: Path) -> dict[str, float] | None:
+    """What the run has cost by its last logged line; None without one that says it."""
+    found = [spent for line in jsonl.tail(folder / "metrics.jsonl") if (spent := spent_of(line))]
+    return found[-1] if found else None
 
 
 def _rate(line: Mapping[str, Any]) -> float | None:

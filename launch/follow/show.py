@@ -12,6 +12,7 @@ from diffbase.cli import InputError, one_line
 from diffbase.files import write_atomic
 from diffbase.line import say
 from diffbase.tables import Block, TextTable, show
+from diffcore.runs.figures import spent_words
 from launch.follow import goodput
 from launch.follow.faults import faults, others
 from launch.follow.glance import Glance, clock, fault_words, glance, of_steps, of_sweep, rate_words, since
@@ -135,6 +136,8 @@ def _detail(run: Run, at: Glance) -> list[Block]:
         left = "" if at.left is None else f", {clock(at.left)} left"
         heard = "" if at.heard is None else f", {at.section}, {since(at.heard)}"
         table.add_row("step", f"{of_steps(at)}, {rate_words(at.rate)}{left}{heard}")
+    if at.spent:
+        table.add_row("spent", spent_words(at.spent))
     if at.damage:
         table.add_row("damaged", at.damage)
     table.add_row("newest checkpoint", f"step {at.checkpoint}" if at.checkpoint else "none yet")

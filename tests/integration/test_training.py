@@ -97,6 +97,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
             assert torch.equal(two_sittings[which][name], tensor), f"{which}: {name}"
     steps = [json.loads(line)["step"] for line in (small.parent / "first" / "metrics.jsonl").open()]
     assert steps == [1, 2, 3, 4]
+    begun, resumed_cost = (
+        checkpoint.read_state(folder).spent for folder in checkpoint.complete(small.parent / "first")
+    )
+    whole = checkpoint.read_state(checkpoint.complete(run_folder)[-1]).spent
+    for what in ("images", "flops"):
+        assert 0 < 2 * begun[what] == resumed_cost[what] == whole[what]
+    assert 0 < begun["cpu_seconds"] < resumed_cost["cpu_seconds"]
 
 
 def test_ranks_that_hold_all_read_a_part_each_and_hear_of_the_others_damage(

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffcore import models
+from diffcore.config import configure
 from diffcore.config.models import DdpmModel
 from diffcore.models.flops import training_flops
+from shards.schema import CARTOON_SET
 
 
 def test_attention_is_counted() -> None:
@@ -17,3 +27,15 @@ def test_attention_is_counted() -> None:
     embeddings = 3 * 2 * 256 * (128 + 256 + 256 + 128 + 64 + 64)  # of the time: the same at every size
     assert large == 16 * pairs + 4 * (other - embeddings) + embeddings
     assert abs(large / 56.2e9 - 1) < 0.01  # system 3's UNet at 64 x 64
+
+
+@pytest.mark.parametrize("name", ["demo", "avatar"])
+def test_forward_and_backward_are_what_torch_counts_of_them(name: str) -> None:
+    """But for the gradients of the network's inputs, which nobody needs."""
+    model = configure.load(Path(f"{name}.yaml")).model
+    counted = training_flops(model, CARTOON_SET, 64)
+    with FakeTensorMode():
+        network, inputs = models.build(model, CARTOON_SET, 64), models.example_batch(1, CARTOON_SET, 64)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as torchs:
+            network(*inputs).sum().backward()
+    assert 1 <= counted / torchs.get_total_flops() < 1.01

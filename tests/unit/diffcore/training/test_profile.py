@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.engine.ranks import World
-from diffcore.training.profile import MOST_ENTRIES, StepProfile
+from diffcore.training.meters.step_profile import MOST_ENTRIES, StepProfile
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 

@@ -204,7 +204,11 @@ def test_rate_and_time_left(tmp_path: Path) -> None:
     ]
     (run / "metrics.jsonl").write_text(jsonl.text([*lines, {"step": 5, "train/samples": None}]))
     at = glance(Run.read(run), Known())
-    assert (at.condition, at.rate, at.left) == ("running", 2.0, 30.0)
+    assert (at.condition, at.rate, at.left, at.spent) == ("running", 2.0, 30.0, None)
+    costs = {"spent/images": 20, "spent/flops": 2e9, "spent/cpu_seconds": 3.5}
+    (run / "metrics.jsonl").write_text(jsonl.text([*lines, {"step": 5} | costs, {"step": 6}]))
+    at = glance(Run.read(run), Known())
+    assert at.spent == {"images": 20, "flops": 2e9, "cpu_seconds": 3.5}
 
 
 @given(st.lists(st.sampled_from(condition.WORST), min_size=1))

@@ -80,7 +80,7 @@ def test_a_single_step_left_out_at_the_end_ends_no_run(
     training.monitor = SimpleNamespace(say=lambda line: None)
     training.watchdog = SimpleNamespace(section=lambda name: nullcontext())
     training.measured, training.data, training._saved, training._unsettled = {}, {}, None, None
-    training._best_before = None
+    training._best_before, training.costs = None, SimpleNamespace(now=dict)
     with pytest.raises(RunFailedError, match="step 12: not saved") if done == "refused" else nullcontext():
         training.save()
     assert training.saver.saved == ([12] if done == "saved" else [])

@@ -1,0 +1,55 @@
+"""train.minutes: a run whose length the machine's speed decides, once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffcore.config import configure
+from diffcore.runs import checkpoint
+from diffcore.training.meters import length
+from tests.integration.conftest import Train
+from tests.support.numerics import saved
+
+FALLING = ("--lr_schedule.kind", "cosine", "--lr_schedule.warmup_samples", "16")
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("zero", "ranks"), [("1", 2), ("0", 1), ("3", 2)])
+def test_it_is_as_if_the_steps_had_been_given(zero: str, ranks: int, train: Train, small: Path) -> None:
+    """To the last bit, and over a resume on another speed; config.yaml says the steps."""
+    run, flags = small.parent / "run", (*FALLING, "--engine.zero", zero)
+    begun = train("--train.minutes", "0.005", *flags, ranks=ranks)
+    record = length.kept(run)
+    assert record is not None and record.ranks == ranks
+    steps = record.steps(0.005)
+    assert f"train.minutes 0.005: {steps} steps" in begun.out and "measured in" in begun.out
+    assert configure.load(run / "config.yaml").train.steps == steps >= length.FEWEST
+    assert json.loads((run / "heartbeat.json").read_text())["steps"] == steps
+    found = saved(run)
+
+    shutil.rmtree(checkpoint.complete(run)[-1])
+    resumed = train("--train.minutes", "0.005", *flags, ranks=ranks)
+    assert "as measured when it began" in resumed.out and "from step" in resumed.out
+    assert length.kept(run) == record
+
+    again = saved(run)
+    run.rename(small.parent / "by minutes")
+    train("--train.steps", str(steps), *flags, ranks=ranks)
+    assert not (run / length.FILE).exists()
+    for which, tensors in saved(run).items():
+        for name, tensor in tensors.items():
+            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+            assert torch.equal(again[which][name], tensor), f"{which}: {name}, resumed"
+
+
+def test_a_damaged_record_is_one_line_on_every_rank(train: Train, small: Path) -> None:
+    train("--train.minutes", "0.001")
+    (small.parent / "run" / length.FILE).write_text('{"minutes": 0.001}')
+    finished = train("--train.minutes", "0.001", ranks=2, check=False)
+    assert finished.code == 2 and "Traceback" not in finished.err
+    assert "length.json: seconds_per_step: Field required" in finished.err
