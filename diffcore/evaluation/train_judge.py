@@ -18,7 +18,7 @@ from diffbase.files import check_writable
 from diffbase.line import say
 from diffcore.evaluation import flags
 
-EPOCHS = 24
+EPOCHS, LR = 10, 3e-3
 
 
 PROG = "python -m diffcore.evaluation.train_judge"
@@ -31,9 +31,9 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--out", type=Path, help="folder for the judge (default: DATA/judge)")
     parser.add_argument("--epochs", type=cli.between(1), default=EPOCHS, help=f"at most (default {EPOCHS})")
     parser.add_argument(
-        "--width", type=cli.between(8, 4096), default=32, help="channels of the first maps (default 32)"
+        "--width", type=cli.between(8, 4096), default=24, help="channels of the first maps (default 24)"
     )
-    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
+    parser.add_argument("--lr", type=float, default=LR, help=f"peak learning rate (default {LR})")
     parser.add_argument("--seed", type=cli.between(0), default=0)
     kept = "what becomes of corrupt samples, as data.on_error of a run (default raise)"
     parser.add_argument("--on-error", choices=("raise", "replace"), default="raise", help=kept)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffbase.cli import InputError
 from diffbase.explain import validated
@@ -32,15 +32,15 @@ from diffbase.system_error import is_there, sha256_of
 from diffcore.diffusion.pixels import to_signal
 from diffcore.evaluation.judging.headline import fixed, refusal
 from diffcore.evaluation.judging.intervals import Mean, Share, mean_of_shares, wilson
+from diffcore.evaluation.judging.network import VERSIONS, JudgeNet, split
 from diffcore.runs.data import with_data
 from diffcore.runs.model import TrainedModel, load_model
 from diffcore.runs.run_folder import STRICT, AttributeRecord
 from diffcore.runs.tensors import load_tensors, open_tensors, write_tensors
-from shards.schema import UNKNOWN, Attribute, one_hot_offsets, one_hot_width
+from shards.schema import UNKNOWN, Attribute
 from shards.standin.visible import visible
 from shards.table import Index
 
-VERSION = 1
 BATCH = 256
 
 
@@ -81,47 +81,6 @@ class Record(BaseModel):
         if not {*self.readable, *(self.headline or ())} <= set(names) or self.accuracy.keys() != set(names):
             raise ValueError("readable, headline and accuracy are not of the attributes in schema")
         return self
-
-
-class JudgeNet(nn.Module):
-    """[B, 3, S, S] in [-1, 1] -> logits [B, V]. Strided 3 x 3 convolutions down to 8 x 8, then linear.
-
-    The last maps are flattened, not averaged: the place of a detail says what it is.
-    """
-
-    def __init__(self, schema: Sequence[Attribute], size: int, width: int = 32, features: int = 128) -> None:
-        super().__init__()
-        # Large images begin as squares of pixels in the channels: their first maps would cost the most.
-        patch = 1
-        while size // patch > 32 and size % (2 * patch) == 0:
-            patch *= 2
-        edge, channels = size // patch, width
-        layers = [nn.PixelUnshuffle(patch), _block(3 * patch**2, width), _block(width, width)]
-        while edge > 8:
-            wider = min(2 * channels, 4 * width)
-            layers += [_block(channels, wider, stride=2), _block(wider, wider)]
-            edge, channels = -(-edge // 2), wider
-        self.maps = nn.Sequential(*layers)
-        self.shrink = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels * edge**2, features), nn.ReLU()
-        )
-        self.heads = nn.Linear(features, one_hot_width(schema))
-
-    def features(self, x_BCHW: Tensor) -> Tensor:
-        """What the judge makes of an image before it decides: [B, F]."""
-        features_BF: Tensor = self.shrink(self.maps(x_BCHW.contiguous(memory_format=torch.channels_last)))
-        return features_BF
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits of all attributes side by side: [B, V]."""
-        logits_BV: Tensor = self.heads(self.features(x_BCHW))
-        return logits_BV
-
-
-def _block(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
-    )
 
 
 @dataclass(frozen=True)
@@ -233,12 +192,6 @@ def decide(schema: Sequence[Attribute], logits_BV: Tensor) -> Tensor:
     return torch.stack([part.argmax(1) for part in split(schema, logits_BV)], dim=1)
 
 
-def split(schema: Sequence[Attribute], logits_BV: Tensor) -> list[Tensor]:
-    """The logits of each attribute, [B, variants]."""
-    starts = one_hot_offsets(schema)
-    return [logits_BV[:, s : s + a.variants] for s, a in zip(starts, schema, strict=True)]
-
-
 def folder_of(data: Path | str, say: str = "--judge FOLDER") -> Path:
     """Where the judge of shards lies if nobody says otherwise: beside them. InputError for a URL.
 
@@ -255,7 +208,7 @@ def save(folder: Path, net: JudgeNet, record: dict[str, Any]) -> None:
     weights = folder / "judge.safetensors"
     with renamed(weights) as temporary:
         write_tensors(temporary, {name: t.cpu().contiguous() for name, t in net.state_dict().items()}, {})
-    record = {"version": VERSION, **record, "sha256": sha256_of(weights)}
+    record = {"version": VERSIONS[-1], **record, "sha256": sha256_of(weights)}
     write_json(folder / "judge.json", record, indent=None)
 
 
@@ -271,8 +224,8 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             f"python -m diffcore.evaluation.train_judge DATA --out {folder}"
         )
     tree = json_file.read(path, most=256 << 20, nan=True)
-    if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version != VERSION:
-        raise InputError(f"{path}: version {version}, this code reads {VERSION}")
+    if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version not in VERSIONS:
+        raise InputError(f"{path}: version {version}, this code reads 1 to {VERSIONS[-1]}")
     record = validated(Record, tree, f"{path}: not a judge's record")
     known = record.fingerprint
     schema = tuple(a.attribute for a in record.attributes)
@@ -282,12 +235,13 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             f"{folder}: this judge learned from other shards (index {known[:12]}, not {wanted[:12]}); "
             f"train one on these: python -m diffcore.evaluation.train_judge DATA"
         )
+    shape = (record.size, record.width, record.features, record.version)
     weights = folder / "judge.safetensors"
     try:
         if sha256_of(weights) != record.sha256:
             raise InputError(f"{weights}: damaged (its SHA-256 differs from judge.json's)")
         with torch.device("meta"):  # takes no memory, whatever the record says
-            planned = JudgeNet(schema, record.size, record.width, record.features).state_dict()
+            planned = JudgeNet(schema, *shape).state_dict()
         wanted_shapes = {name: list(tensor.shape) for name, tensor in planned.items()}
         with open_tensors(weights) as opened:
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
@@ -296,7 +250,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
             name = next(name for name in names if shapes.get(name) != wanted_shapes.get(name))
             has, wants = (sizes.get(name, "none") for sizes in (shapes, wanted_shapes))
             raise InputError(f"{weights}: not this judge's weights: {name} is {has}, not {wants}")
-        net = JudgeNet(schema, record.size, record.width, record.features)
+        net = JudgeNet(schema, *shape)
         net.load_state_dict(load_tensors(weights))
     except FileNotFoundError:
         raise InputError(f"{weights}: no such file") from None

@@ -254,7 +254,7 @@ def test_a_judge_of_other_shards_or_with_other_bytes_is_refused(
         ({"size": 8192}, "not this judge's weights"),
         ({"readable": ["nose"]}, "not of the attributes in schema"),
         ({"sha256": "0"}, "damaged"),
-        ({"version": 9}, "version 9, this code reads 1"),
+        ({"version": 9}, "version 9, this code reads 1 to 2"),
         ({"accuracy": {}}, "not of the attributes in schema"),
     ],
     ids=str,

@@ -1,0 +1,50 @@
+"""Muon for the judge's convolutions, on one device: the momentum of each is made orthogonal for its step.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. A convolution is the matrix [out, in k k]; a
+step is scaled by 0.2 sqrt(max(out, in k k)), so that its root mean square is about AdamW's (Liu et al. 2025,
+arXiv:2502.16982, eq. 4). In fp32 throughout: products in bf16, as torch.optim.Muon has them, are slow on most
+CPUs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+STEPS = 5
+A, B, C = 3.4445, -4.7750, 2.0315
+"""Coefficients of the quintic iteration: singular values from 0 to 1 come to between 0.7 and 1.2."""
+
+
+def orthogonal(matrix_MN: Tensor) -> Tensor:
+    """U V^T of the matrix's U S V^T, nearly: STEPS iterations of Newton and Schulz. Nought stays nought."""
+    x: Tensor = matrix_MN / (torch.linalg.matrix_norm(matrix_MN) + 1e-7)
+    wide: Tensor = x.T if (tall := x.shape[0] > x.shape[1]) else x
+    for _ in range(STEPS):
+        square = wide @ wide.T
+        wide = A * wide + (B * square + C * square @ square) @ wide
+    return wide.T if tall else wide
+
+
+class Muon:
+    """Steps of weights with two or more dimensions; ``lr`` is set before each. Weight decay as AdamW's."""
+
+    def __init__(self, weights: Iterable[nn.Parameter], weight_decay: float) -> None:
+        self.weights, self.weight_decay, self.lr = list(weights), weight_decay, 0.0
+        self._momentum = [torch.zeros_like(weight) for weight in self.weights]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step along each weight's gradient, and the gradients are forgotten."""
+        for weight, momentum in zip(self.weights, self._momentum, strict=True):
+            assert weight.grad is not None
+            momentum.lerp_(weight.grad, 1 - MOMENTUM)
+            ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+            scale = 0.2 * math.sqrt(max(ahead.shape))
+            weight.mul_(1 - self.lr * self.weight_decay)
+            weight.add_(orthogonal(ahead).view_as(weight), alpha=-self.lr * scale)
+            weight.grad = None
