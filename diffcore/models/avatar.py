@@ -108,6 +108,7 @@ class AvatarUNet(nn.Module):
     """
 
     blocks = (Stage,)  # of activation checkpointing
+    edges = ("stem", "head", "tau")
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
