@@ -75,10 +75,10 @@ MOST_PROFILED = 100
 
 
 class Optimizer(Section):
-    """Adam or AdamW."""
+    """Adam, AdamW or Muon."""
 
-    kind: Literal["adam", "adamw"] = "adamw"
-    """Adam, or AdamW (decoupled weight decay)."""
+    kind: Literal["adam", "adamw", "muon"] = "adamw"
+    """Adam, AdamW (decoupled weight decay), or Muon on the hidden layers' weights and AdamW on the rest."""
     lr: float = Field(default=1e-4, gt=0)
     """Peak learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -87,6 +87,10 @@ class Optimizer(Section):
     """Adam's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay."""
+    momentum: Decay = 0.95
+    """Muon's momentum (Nesterov's)."""
+    ns_steps: int = Field(default=5, ge=1, le=20)
+    """Muon's Newton-Schulz iterations; more of them come no nearer to orthogonal."""
 
 
 class LrSchedule(Section):

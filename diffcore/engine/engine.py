@@ -21,7 +21,10 @@ from diffcore.engine.gradients import gradient_norm
 from diffcore.engine.gradients.outcome import Outcome
 from diffcore.engine.gradients.overlap import Overlap
 from diffcore.engine.optimizers import build_optimizer
-from diffcore.engine.partitions import NamedStates
+from diffcore.engine.orthogonal.matrices import matrices
+from diffcore.engine.orthogonal.muon import Muon, units
+from diffcore.engine.orthogonal.pieces import pieces
+from diffcore.engine.partitions import NamedStates, Shard
 from diffcore.engine.ranks import World, torch_dtype
 
 LINEAR = torch.nn.functional.linear
@@ -87,6 +90,7 @@ class Engine(NamedStates):
         self.network = network.to(world.device)
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
+        self._muon = optimizer if isinstance(optimizer, Muon) else None
         numels = [self.size_of(parameter) for parameter in self.names]
         if not any(hasattr(parameter, "ds_id") for parameter in self.names):  # else construction.build did
             forget_earlier_engines()
@@ -111,6 +115,14 @@ class Engine(NamedStates):
             self._engine.clip_fp32_gradients = self._clip
         elif self.stage < 3:
             gradient_norm.read_once(self._optimizer)
+        if self._muon is not None:
+            self._bind(self._muon)
+
+    def _bind(self, muon: Muon) -> None:
+        """Tell Muon where its matrices lie."""
+        shapes, sizes = matrices(self.network), {name: self.size_of(p) for p, name in self.names.items()}
+        where = pieces(sizes, self.stage, self.world.size, self._stepped[0].numel())
+        muon.bind(units(self._stepped, self._places(), shapes, where, self.world, muon.ns_steps))
 
     def watch_communication(self, watch: Callable[[], AbstractContextManager[None]]) -> None:
         """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
@@ -208,6 +220,17 @@ class Engine(NamedStates):
             self._engine.torch_autocast_z0_gradscaler.load_state_dict(dict(state))
 
     # --- what the states by name need (partitions.py) ---
+
+    def moments(self) -> Mapping[str, Sequence[Shard]]:
+        """The optimizer's by name, laid out like ``masters``; empty before the first step. Muon has momentum
+        of some parameters, and moments of the others."""
+        return self._muon.moments() if self._muon is not None else super().moments()
+
+    def _make_moments(self, updates: int) -> None:
+        if self._muon is not None:
+            self._muon.make_states(updates)
+        else:
+            super()._make_moments(updates)
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Adam and AdamW as the engine steps with them."""
+"""Adam, AdamW and Muon as the engine steps with them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from diffcore.config.tree import Config
+from diffcore.engine.orthogonal.muon import Muon
 
 
 class _Skipping(torch.optim.Optimizer):
@@ -32,13 +33,20 @@ class AdamW(_Skipping, torch.optim.AdamW):
 PARTITIONED: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
+    "muon": Muon,
 }
-WHOLE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": Adam, "adamw": AdamW}
+WHOLE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": Adam, "adamw": AdamW, "muon": Muon}
 
 
 def build_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel per group)."""
+    """Adam or AdamW as the config says, in PyTorch's fused form (one kernel per group), or Muon.
+
+    Muon has to be told where its matrices lie (``Muon.bind``).
+    """
     c = config.optimizer
+    own: dict[str, Any] = {"fused": True}
+    if c.kind == "muon":
+        own = {"momentum": c.momentum, "ns_steps": c.ns_steps}
     return (PARTITIONED if config.engine.zero else WHOLE)[c.kind](
-        network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, fused=True
+        network.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, **own
     )

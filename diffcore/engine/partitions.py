@@ -20,6 +20,8 @@ from diffcore.engine.filling import Read, Slice, fill_together
 from diffcore.engine.ranks import World, sum_over_ranks
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTUM = "momentum"
+"""Muon's, of the parameters that are matrices to it (``orthogonal.matrices``); the others have moments."""
 GATHER_ELEMENTS = 16 << 20
 """Elements that are gathered in one collective: 64 MiB."""
 
@@ -38,6 +40,17 @@ class Place:
     offset: int
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Some parameters' elements of a tensor laid out like ``masters``, without the others between them."""
+
+    flat: Tensor
+    starts: Mapping[int, int]
+    """Where in the whole (``Place.offset``) -> where in ``flat`` a parameter's elements begin."""
+
+
+Shard = Tensor | Packed | None
+"""Laid out like one of ``Engine.masters``; Packed or None where it is of some parameters only, or of none."""
 Part = tuple[str, int, Tensor]
 """(parameter, start, fp32 tensor [n]): elements start .. start + n of a flattened parameter."""
 
@@ -72,7 +85,7 @@ class NamedStates(ABC):
         """What the optimizer steps on: this rank's flat fp32 partitions, under ZeRO-0 the parameters."""
         return [tensor.detach() for tensor in self._stepped]
 
-    def moments(self) -> dict[str, list[Tensor]]:
+    def moments(self) -> Mapping[str, Sequence[Shard]]:
         """Adam's moments by name, laid out like ``masters``; empty before the first step."""
         states = [self._base_optimizer.state.get(tensor, {}) for tensor in self._stepped]
         return {m: [state[m] for state in states] for m in ADAM_MOMENTS if all(m in s for s in states)}
@@ -98,12 +111,19 @@ class NamedStates(ABC):
             bad += (~part.isfinite()).sum().to(bad.device)
         return not sum_over_ranks(bad).item()
 
-    def held(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+    def held(self, shards: Sequence[Shard]) -> Iterator[Part]:
         """Every element that this rank holds in tensors laid out like ``masters``: views."""
         for p in self._places():
-            yield p.name, p.start, shards[p.shard].detach().view(-1).narrow(0, p.offset, p.count)
+            shard, at = shards[p.shard], p.offset
+            if isinstance(shard, Tensor):
+                flat = shard
+            elif shard is not None and p.offset in shard.starts:
+                flat, at = shard.flat, shard.starts[p.offset]
+            else:
+                continue
+            yield p.name, p.start, flat.detach().view(-1).narrow(0, at, p.count)
 
-    def parts(self, shards: Sequence[Tensor]) -> Iterator[Part]:
+    def parts(self, shards: Sequence[Shard]) -> Iterator[Part]:
         """What this rank answers for of tensors laid out like ``masters``: views.
 
         Over all ranks each element comes once. Not a collective; valid until the next step.
@@ -139,7 +159,7 @@ class NamedStates(ABC):
         return self.whole(self.masters())
 
     def fill(
-        self, targets: Mapping[str, Sequence[Tensor]], read: Read, slices: Sequence[Slice] | None = None
+        self, targets: Mapping[str, Sequence[Shard]], read: Read, slices: Sequence[Slice] | None = None
     ) -> None:
         """Read tensors laid out like ``masters``, by kind.
 
@@ -156,9 +176,9 @@ class NamedStates(ABC):
             for name, start, part in self.held(shards):
                 part.copy_(read(kind, name, start, part.numel()))
 
-    def states(self, updates: int) -> dict[str, list[Tensor]]:
+    def states(self, updates: int) -> dict[str, Sequence[Shard]]:
         """What a checkpoint after ``updates`` optimizer steps fills: fp32 weights and, but before the first,
-        Adam's moments. These are made where there are none."""
+        the optimizer's moments. These are made where there are none."""
         self._make_moments(updates)
         return {"weights": self.masters(), **(self.moments() if updates else {})}
 

@@ -126,6 +126,7 @@ class AvatarUNet(nn.Module):
     """
 
     blocks = (Stage, FineHead)  # of activation checkpointing
+    edges = ("stem", "head", "tau")
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()

@@ -21,6 +21,9 @@ class Network(Protocol):
 
     blocks: ClassVar[tuple[type[nn.Module], ...]]
     """Classes whose outermost modules are the blocks of activation checkpointing."""
+    edges: ClassVar[tuple[str, ...]]
+    """Names of submodules that meet images or labels: Muon leaves their weights to AdamW. A network without
+    them has none."""
 
     def __call__(self, x_BCHW: Tensor, t_B: Tensor, labels_BA: Tensor, keep_B: Tensor) -> Tensor:
         """What ``diffusion.target`` says, [B, 3, H, W].

@@ -108,6 +108,7 @@ class DdpmUNet(nn.Module):
     """[B, 3, H, W], timesteps [B], labels [B, A], keep [B] -> [B, 3, H, W]. H, W: multiples of 8."""
 
     blocks = (DoubleConvolution, SelfAttention)  # of activation checkpointing
+    edges = ("stem", "head")
 
     def __init__(self, config: DdpmModel, schema: Sequence[Attribute]) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ class DiffusersUNet(nn.Module):
     """[B, 3, H, W], timesteps [B], labels [B, A], keep [B] -> [B, 3, H, W]."""
 
     blocks = (ResnetBlock2D, Transformer2DModel)  # of activation checkpointing
+    edges = ("conv_in", "conv_out", "tau")
 
     def __init__(self, config: DiffusersModel, schema: Sequence[Attribute]) -> None:
         super().__init__()

@@ -4,8 +4,9 @@ A checkpoint is a folder ``checkpoints/step-00001000`` with
 
     shard-00000-of-00008.safetensors   of some neighbouring ranks, as many as fill 64 MiB: their parts of the
                                        fp32 weights, of their EMA and of Adam's moments, as
-                                       "weights/<parameter>", "ema/...", "exp_avg/..." and "exp_avg_sq/...",
-                                       flat; where each begins is in the file's metadata
+                                       "weights/<parameter>", "ema/...", "exp_avg/..." and "exp_avg_sq/..."
+                                       (of Muon's matrices "momentum/..." instead of the last two), flat;
+                                       where each begins is in the file's metadata
     state.json                         ``State``: step, identity of the experiment, where it was written
     COMPLETE                           written last: size and SHA-256 of every file above, and which
                                        elements are in which (``tensors.Seal``)
@@ -48,13 +49,14 @@ from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.filling import Slice
-from diffcore.engine.partitions import ADAM_MOMENTS
+from diffcore.engine.partitions import ADAM_MOMENTS, MOMENTUM
 from diffcore.engine.ranks import World, first_problem, from_rank
 from diffcore.runs.tensors import DTYPES, Count, DamagedError, Name, Seal, SealedFile, Starts, open_tensors
 
 VERSION = 2
 WEIGHTS = ("weights", "ema")
 KINDS = (*WEIGHTS, *ADAM_MOMENTS)
+"""Of a parameter; of one that is a matrix to Muon MOMENTUM takes the place of the moments."""
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,14})")
@@ -368,9 +370,9 @@ class Shards:
 
     def check(self, state: State) -> None:
         """InputError unless every element of all that ``state`` speaks of is there, and once."""
-        kinds = KINDS if state.updates else WEIGHTS  # Adam makes its moments in the first update
-        for kind in kinds:
-            for name, shape in state.shapes.items():
+        for name, shape in state.shapes.items():
+            moments = (MOMENTUM,) if self.has(MOMENTUM, name) else ADAM_MOMENTS
+            for kind in (*WEIGHTS, *moments) if state.updates else WEIGHTS:  # the first update makes moments
                 end = 0
                 for start, count, _ in sorted(self._parts.get(f"{kind}/{name}", []), key=lambda p: p[:2]):
                     if start != end:
@@ -378,6 +380,10 @@ class Shards:
                     end += count
                 if end != prod(shape):
                     raise InputError(f"{self.folder}: {kind}/{name} has {end} of {prod(shape)} elements")
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether there is anything of that kind of a parameter."""
+        return f"{kind}/{name}" in self._parts
 
     def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
         """Elements ``start`` .. ``start + count`` of a parameter: fp32 [count], CPU."""
@@ -395,9 +401,14 @@ class Shards:
 
 
 def read_weights(folder: Path, which: str) -> dict[str, Tensor]:
-    """``ema``, ``weights`` or one of Adam's moments of a checkpoint: name -> fp32 tensor on the CPU."""
+    """``ema``, ``weights`` or one of the moments of a checkpoint: name -> fp32 tensor on the CPU. Moments of
+    Muon's are those of some parameters."""
     shards = Shards(folder)
-    shapes = read_state(folder).shapes
+    shapes = {
+        name: shape
+        for name, shape in read_state(folder).shapes.items()
+        if which in WEIGHTS or shards.has(which, name)
+    }
     return {name: shards.read(which, name, 0, prod(shape)).view(shape) for name, shape in shapes.items()}
 
 

@@ -11,6 +11,7 @@ COMPLETE says of such a file
     pieces   SHA-256 of every ``PIECE`` bytes
     kinds    weights, ema, exp_avg, ...
     parts    parameter -> [start, count]: these elements of it, in each of ``kinds``
+    only     kind -> parameters, of a kind that some of ``parts`` have and others have not
 
 so that a reader opens only files that hold what it wants, and reads nothing that it has not checked. Where in
 the file a tensor begins is in its own head (https://github.com/huggingface/safetensors#format), which is
@@ -145,11 +146,14 @@ class Seal(BaseModel):
     pieces: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=10**6)] = []
     kinds: Annotated[list[Name], Field(max_length=100)] = []
     parts: Annotated[dict[Name, Pair], Field(max_length=10**6)] = {}
+    only: Annotated[dict[Name, Annotated[list[Name], Field(max_length=10**6)]], Field(max_length=100)] = {}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Seal:
         if bool(self.sha256) == bool(self.pieces) or (self.pieces and len(self.pieces) != self._count()):
             raise ValueError("needs sha256, or pieces as many as its bytes make")
+        if not self.parts.keys() >= {name for names in self.only.values() for name in names}:
+            raise ValueError("only names a parameter that is not in parts")
         return self
 
     def _count(self) -> int:
@@ -157,7 +161,11 @@ class Seal(BaseModel):
 
     def places(self) -> dict[str, tuple[int, int]]:
         """(start, count) of every tensor of the file, by "kind/parameter"."""
-        return {f"{kind}/{name}": (at[0], at[1]) for kind in self.kinds for name, at in self.parts.items()}
+        return {
+            f"{kind}/{name}": (self.parts[name][0], self.parts[name][1])
+            for kind in self.kinds
+            for name in self.only.get(kind, self.parts)
+        }
 
 
 def seal_of(path: Path, tensors: Mapping[str, Tensor], starts: Mapping[str, int]) -> dict[str, Any]:
@@ -169,9 +177,11 @@ def seal_of(path: Path, tensors: Mapping[str, Tensor], starts: Mapping[str, int]
         size = file.tell()
     kinds = list(dict.fromkeys(key.partition("/")[0] for key in tensors))
     parts = {key.partition("/")[2]: [starts[key], tensors[key].numel()] for key in tensors}
-    said = Seal(bytes=size, pieces=pieces, kinds=kinds, parts=parts)
+    names = {kind: [n for n in parts if f"{kind}/{n}" in tensors] for kind in kinds}
+    only = {kind: some for kind, some in names.items() if len(some) < len(parts)}
+    said = Seal(bytes=size, pieces=pieces, kinds=kinds, parts=parts, only=only)
     places = {key: (starts[key], tensor.numel()) for key, tensor in tensors.items()}
-    assert said.places() == places, "every kind has the same parts"
+    assert said.places() == places, "every kind has the same parts of a parameter"
     return said.model_dump(exclude_defaults=True)
 
 

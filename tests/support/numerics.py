@@ -1,7 +1,7 @@
 """Training under DeepSpeed beside a plain PyTorch loop: the cells, the loop, and what may lie between them.
 
-The plain loop is one process with torch's AdamW on the same device. It takes the ranks' micro batches one by
-one and adds their gradients up in the engine's order, so that
+The plain loop is one process with torch's AdamW, or a plain Muon, on the same device. It takes the ranks'
+micro batches one by one and adds their gradients up in the engine's order, so that
 
 - the first step's gradient is the engine's but for rounding in fp32 (``ROUNDING``): the same kernels saw the
   same inputs, and a sum of two numbers has no order;
@@ -33,7 +33,9 @@ from diffcore.diffusion.loss import denoising_loss
 from diffcore.diffusion.pixels import to_signal
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.engine.partitions import ADAM_MOMENTS
+from diffcore.engine.orthogonal import newton_schulz
+from diffcore.engine.orthogonal.matrices import matrices
+from diffcore.engine.partitions import ADAM_MOMENTS, MOMENTUM
 from diffcore.engine.ranks import torch_dtype
 from diffcore.runs import checkpoint
 from diffcore.training.batches import positions_of
@@ -61,6 +63,7 @@ FACTOR = 4.0
 """How many times further than the control the engine may be: both are one draw of the same rounding."""
 ROUNDING = 16 * 2.0**-24
 """Relative, of a few fp32 operations: AdamW on a flat buffer and on a tensor may differ in the last place."""
+MOMENTS = (*ADAM_MOMENTS, MOMENTUM)
 LOSS_SCALE = 2.0**16
 """fp16's first one, in torch and in DeepSpeed; a power of two, so that it changes no digit."""
 
@@ -114,23 +117,55 @@ def cells(ranks: int) -> list[Cell]:
     return found + [Cell(zero, "fp16", most // 2) for zero in range(4 if DEVICE.type == "cuda" else 1)]
 
 
-def write(folder: Path, data: Path, cell: Cell, steps: int, name: str = "") -> Path:
-    """The resolved config of a cell, which trains in ``folder``/cell (or ``name``) from warm weights."""
+def write(
+    folder: Path, data: Path, cell: Cell, steps: int, name: str = "", kind: str = "adamw", **engine: Any
+) -> Path:
+    """The resolved config of a cell, which trains in ``folder``/cell (or ``name``) from warm weights.
+
+    ``kind``: of all optimizers in the folder. ``engine``: what else is set there.
+    """
     small = folder / "small.yaml"
     if not small.exists():
-        small.write_text(CONFIG.replace("PACKED", str(data)))
+        small.write_text(of_kind(kind).replace("PACKED", str(data)))
         warm(small)
     name = name or str(cell)
     changes = {
         "run": str(folder / name),
         "init_from": str(folder / "warm"),
-        "engine": {"zero": cell.zero, "precision": cell.precision},
+        "engine": {"zero": cell.zero, "precision": cell.precision, **engine},
         "batch": {"micro": cell.micro},
         "train": {"steps": steps, "checkpoint_every": steps},
     }
     path = folder / f"{name}-{steps}.yaml"
     path.write_text(configure.load(small, changes).to_yaml())
     return path
+
+
+def of_kind(kind: str) -> str:
+    """``CONFIG`` with this optimizer."""
+    return CONFIG.replace("optimizer: {", f"optimizer: {{kind: {kind}, ")
+
+
+class PlainMuon(torch.optim.Optimizer):
+    """Muon matrix by matrix on the whole parameters of ``shapes``."""
+
+    def __init__(
+        self, named: dict[str, Tensor], shapes: dict[str, tuple[int, int]], lr: float, weight_decay: float
+    ) -> None:
+        self.shapes = [shapes[name] for name in named]
+        super().__init__(named.values(), {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        [group] = self.param_groups
+        for weight, (rows, columns) in zip(group["params"], self.shapes, strict=True):
+            momentum = self.state[weight].setdefault(MOMENTUM, torch.zeros_like(weight))
+            momentum.lerp_(weight.grad, 1 - 0.95)
+            x = torch.lerp(weight.grad, momentum, 0.95).view(rows, columns)
+            squares = torch.empty(newton_schulz.SQUARES * min(rows, columns) ** 2, device=x.device)
+            update = newton_schulz.orthogonalize(x, torch.empty_like(x), squares, 5)
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.sub_(update.view_as(weight), alpha=group["lr"] * 0.2 * max(rows, columns) ** 0.5)
 
 
 def warm(small: Path) -> None:
@@ -169,7 +204,12 @@ def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, A
     if warmed:
         network.load_state_dict(load_file(path.parent / "warm" / "model.safetensors"))
     named = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
-    optimizer = torch.optim.AdamW(named.values(), lr=c.optimizer.lr, weight_decay=c.optimizer.weight_decay)
+    shapes = matrices(network) if c.optimizer.kind == "muon" else {}
+    lr, decay = c.optimizer.lr, c.optimizer.weight_decay
+    others = [p for name, p in named.items() if name not in shapes]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=lr, weight_decay=decay)]
+    if shapes:
+        optimizers.append(PlainMuon({name: named[name] for name in shapes}, shapes, lr, decay))
     network.to(dtype if sums.masters else torch.float32)
     ema = {name: p.detach().clone() for name, p in named.items()}
     norms: list[float] = []
@@ -225,18 +265,21 @@ def _plain_loop(path: Path, steps: int, sums: Sums, warmed: bool) -> dict[str, A
         norms.append(
             torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None]).item()
         )
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         decay = min(c.ema.decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, p in network.named_parameters():
                 p.copy_(named[name])
                 ema[name] = decay * ema[name] + (1 - decay) * named[name].detach()
     reader.close()
-    stepped = {n: optimizer.state[p] for n, p in named.items() if p in optimizer.state}
+    stepped = {n: o.state[p] for n, p in named.items() for o in optimizers if p in o.state}
     return {
         "weights": {n: p.detach().cpu() for n, p in named.items()},
         "ema": {n: tensor.cpu() for n, tensor in ema.items()},
-        "optimizer": {f"{n}.{m}": state[m].cpu() for n, state in stepped.items() for m in ADAM_MOMENTS},
+        "optimizer": {
+            f"{n}.{m}": state[m].cpu() for n, state in stepped.items() for m in MOMENTS if m in state
+        },
         "norms": norms,
     }
 
@@ -250,7 +293,7 @@ def saved(run: Path, step: int | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {which: checkpoint.read_weights(folder, which) for which in checkpoint.WEIGHTS}
     found["optimizer"] = {
         f"{name}.{moment}": tensor
-        for moment in ADAM_MOMENTS
+        for moment in MOMENTS
         for name, tensor in checkpoint.read_weights(folder, moment).items()
     }
     return found
