@@ -69,7 +69,7 @@ def figures(run: Path) -> dict[str, Any]:
     return result
 
 
-def told(figures: dict[str, Any]) -> dict[str, str]:
+def numbers(figures: dict[str, Any]) -> dict[str, str]:
     """The same in few lines for people, by name."""
     f = figures
     size = f", {f['parameters']:,} parameters" if "parameters" in f else ""
