@@ -14,7 +14,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.line import say
 from diffbase.tables import TextTable
-from diffcore.runs.figures import figures, told
+from diffcore.runs.figures import figures, numbers
 
 PROG = "python -m diffcore.summary"
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     found = figures(run)
     with cli.answer(flags) as give:
         give(found)
-        _show(run, told(found))
+        _show(run, numbers(found))
 
 
 def _show(run: Path, words: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffbase.cli import InputError
@@ -25,7 +26,7 @@ from diffbase.shipped import workplace
 from diffbase.system_error import named
 from diffcore import models
 from diffcore.config.configure import replace
-from diffcore.config.tree import Config
+from diffcore.config.tree import Config, Sampling
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
 from diffcore.runs import checkpoint, source
@@ -126,8 +127,11 @@ def compact(
             tree.pop("run", None)  # a path of this machine
     weights = found.weights("ema")
     written = quantize.compacted(weights, dtype)
-    error = _lost(found, weights, quantize.restored(written))
     recommended = replace(found.config, "sampling", sampling_with(found.config, run, {}).model_dump())
+    restored, sampling = quantize.restored(written), recommended.sampling
+    exact, coarse = (_drawn(found, some, sampling) for some in (weights, restored))
+    off = np.abs(exact - coarse)
+    error = {"images": COMPARED, "mean": round(float(off.mean()), 4), "max": float(off.max())}
     recipe = yaml.safe_load(portable(recommended, out))
     recipe["data"]["path"] = _from_here(found.config)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,8 @@ def compact(
         about=about, licence=licence, data=DataRecord.model_validate(dict(found.data)), recipe=recipe,
         step=state.step, samples=state.samples, parameters=sum(map(Tensor.numel, weights.values())),
         code=state.code, precision=state.precision, dtype=dtype, bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(), error=error, figures=measured,
+        sha256=hashlib.sha256(data).hexdigest(), error=error,
+        drawn=[round(float(mean), 2) for mean in coarse.mean(axis=(0, 1, 2))], figures=measured,
     )  # fmt: skip
     write_json(card_of(out), card.model_dump(mode="json", by_alias=True))
     return card
@@ -153,21 +158,17 @@ def _from_here(config: Config) -> str:
     return path.relative_to(workplace()).as_posix() if inside else path.name or "data"
 
 
-def _lost(found: Source, exact: Mapping[str, Tensor], coarse: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far images that are drawn with ``coarse`` weights are from those of ``exact`` ones, of 255."""
-    config, labels = found.config, choose_labels(found.schema, {}, 0, COMPARED)
-    drawn = []
-    for weights in (exact, coarse):
-        network = models.build(config.model, found.schema, found.size)
-        network.load_state_dict(dict(weights))
-        device = one_device()
-        images = draw(
-            network.to(device).eval(), NoiseSchedule.of(config.diffusion), labels, range(COMPARED),
-            config.sampling, shape=(3, found.size, found.size), seed=0, device=device,
-        )  # fmt: skip
-        drawn.append(images.astype(np.int16))
-    off = np.abs(drawn[0] - drawn[1])
-    return {"images": COMPARED, "mean": round(float(off.mean()), 4), "max": float(off.max())}
+def _drawn(found: Source, weights: Mapping[str, Tensor], sampling: Sampling) -> NDArray[np.int16]:
+    """Images of seed 0 and random attributes: [N, H, W, 3], 0 to 255."""
+    config, device = found.config, one_device()
+    network = models.build(config.model, found.schema, found.size)
+    network.load_state_dict(dict(weights))
+    images = draw(
+        network.to(device).eval(), NoiseSchedule.of(config.diffusion),
+        choose_labels(found.schema, {}, 0, COMPARED), range(COMPARED), sampling,
+        shape=(3, found.size, found.size), seed=0, device=device,
+    )  # fmt: skip
+    return images.astype(np.int16)
 
 
 def portable(config: Config, out: Path) -> str:

@@ -105,7 +105,7 @@ def flops_words(flops: float) -> str:
     return f"{flops:,.0f} FLOP"
 
 
-def told(figures: dict[str, Any]) -> dict[str, str]:
+def numbers(figures: dict[str, Any]) -> dict[str, str]:
     """The same in few lines for people, by name."""
     f = figures
     size = f", {f['parameters']:,} parameters" if "parameters" in f else ""

@@ -46,6 +46,8 @@ class Card(BaseModel):
     error: dict[str, float]
     """What is lost against fp32 weights: of ``images``, drawn with both, the ``mean`` and ``max`` difference
     of a pixel, of 255."""
+    drawn: Annotated[list[float], Field(min_length=3, max_length=3)]
+    """Mean red, green and blue of those images, drawn with the file, of 255: to check other machines by."""
     figures: dict[str, Any] = {}
     """Measured before: quality.json, colors.json."""
 

@@ -311,6 +311,16 @@ def test_the_snapshot_holds_tracked_files_only(tmp_path: Path) -> None:
     assert (tmp_path / "code" / "diffcore" / "train.py").read_text() == "two"
 
 
+def test_the_snapshot_of_an_installation_has_what_ships(tmp_path: Path) -> None:
+    kept = {"diffcore/train.py", "diffcore/runs/pretrained/a.safetensors", "diffcore/runs/pretrained/a.json"}
+    for name in (*kept, "diffcore/notes.txt"):
+        (tmp_path / "installed" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "installed" / name).write_bytes(b"\0")
+    copy_code(tmp_path / "code", tmp_path / "installed")
+    code = tmp_path / "code"
+    assert kept == {p.relative_to(code).as_posix() for p in (code / "diffcore").rglob("*") if p.is_file()}
+
+
 def test_submissions_are_numbered_and_their_owners_alone(tmp_path: Path) -> None:
     first, second = snapshot.create(tmp_path / "run"), snapshot.create(tmp_path / "run")
     assert [first.folder.name, second.folder.name] == ["001", "002"]
