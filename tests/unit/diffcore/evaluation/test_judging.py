@@ -38,7 +38,7 @@ from diffcore.runs.data import held_out_samples, with_data
 from diffcore.runs.export import portable
 from diffcore.runs.model import load_model
 from shards import pack
-from shards.schema import UNKNOWN, Attribute
+from shards.schema import CARTOON_SET, UNKNOWN, Attribute
 from shards.table import Index
 from tests.support import tiny_run
 
@@ -193,6 +193,28 @@ def test_the_variants_names_are_kept_and_an_older_record_loads(
     (tmp_path / "judge.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match="not one for each variant"):
         judge.load(tmp_path)
+
+
+def test_a_set_of_its_own_is_in_the_record_and_an_unknown_one_is_refused_before_any_work(
+    judged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [str(judged[0]), "--out", str(tmp_path / "own"), "--epochs", "1", "--width", "8", "--headline"]
+    train_judge.main([*command, "class"])
+    tree = json.loads((tmp_path / "own" / "judge.json").read_text())
+    assert tree["headline"] == ["class"] and tree["cpu_seconds"] > 0 and tree["epochs"] == 1
+    monkeypatch.setattr(training, "JudgeNet", None)
+    with pytest.raises(InputError, match="no attribute 'nose' to judge by; allowed are class"):
+        train_judge.main([*command, "nose"])
+
+
+def test_what_an_image_does_not_show_is_unknown_to_the_judge() -> None:
+    names = [a.name for a in CARTOON_SET]
+    labels = np.zeros((2, len(names)), np.int64)
+    labels[1, names.index("glasses")] = 11  # none
+    told = training.seen(CARTOON_SET, labels)
+    assert (told[0] == 0).all() and [names[i] for i in np.flatnonzero(told[1] == UNKNOWN)] == [
+        "glasses_color"
+    ]
 
 
 # --- tiny sets ----------------------------------------------------------------------------------------------
