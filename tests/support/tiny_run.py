@@ -26,7 +26,12 @@ sampling: {{count: 4, steps: 3}}
 
 
 def write(
-    run: Path, *steps: int, schema: Sequence[Attribute] = tuple(CARTOON_SET), size: int = 8, best: int = 0
+    run: Path,
+    *steps: int,
+    schema: Sequence[Attribute] = tuple(CARTOON_SET),
+    size: int = 8,
+    best: int = 0,
+    fingerprint: str = "0" * 64,
 ) -> Path:
     """``run`` with a checkpoint for each of ``steps``, other weights in each; EMA and raw ones differ."""
     run.mkdir(parents=True)
@@ -42,7 +47,7 @@ def write(
         }
         world = World(0, 1, 0, torch.device("cpu"))
         manifest = saver.write_shard(saver.temporary_of(run, step), world, tensors, dict.fromkeys(tensors, 0))
-        data = {"fingerprint": "0" * 64, "size": size, "schema": AttributeRecord.of(schema)}
+        data = {"fingerprint": fingerprint, "size": size, "schema": AttributeRecord.of(schema)}
         shapes = {name: list(parameter.shape) for name, parameter in named.items()}
         saver.finish(
             run, checkpoint.State(step, 4 * step, step, {}, data, 1, 1, "fp32", "unknown", shapes), manifest
