@@ -24,6 +24,11 @@ GOLDEN = REPOSITORY / "tests" / "golden" / "before"
 SAME = 1e-4
 """Relative distance of two runs of the same data and noise. Another machine rounds 1e-6 differently; another
 sample, label or noise in one step is of the order of 1."""
+YOUNGER: dict[str, object] = {
+    "diffusion.shift": 1.0, "diffusion.sigma_data": 0.5, "diffusion.sigmoid_bias": 2.0,
+    "diffusion.timestep_density": "uniform", "diffusion.timestep_mean": 0.0, "diffusion.timestep_std": 1.0,
+    "diffusion.timestep_stratified": False,
+}  # fmt: skip
 LR, EPS = 1e-3, 1e-8
 """Adam's, here. Where a gradient is below eps it is no more than rounding, as that of a layer behind which
 the weights are still zero: it moves nothing by as much as a rate, and counts as if it were of eps."""
@@ -57,7 +62,7 @@ def test_its_run_is_made_again_and_resumed(before: Path) -> None:
     train(before, "--run", "again", "--diffusion.draws", "1")
     assert_same(before / "again", before / "run", 2)
     recorded = [json.loads((before / name / "run.json").read_text()) for name in ("again", "run")]
-    younger = {"data.flip": False, "diffusion.draws": 1}  # settings that there were not yet
+    younger = {"data.flip": False, "diffusion.draws": 1} | YOUNGER  # settings that there were not yet
     assert recorded[0]["identity"] == recorded[1]["identity"] | younger
 
     assert "from step 2" in train(before, "--train.steps", "4").out
