@@ -33,6 +33,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import staging
+from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.ranks import torch_dtype
 from shards.schema import Attribute
 
@@ -74,6 +75,8 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
+    matrix: tuple[int, int] | None = None
+    """Rows and columns, where it would be one to the optimizer Muon."""
 
     @property
     def numel(self) -> int:
@@ -243,10 +246,11 @@ def trace(
         waiting = staging.buffers(micro, size, len(schema), "cpu") if staged else []
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
+        wide = matrices(network)
         result = Trace(
             micro,
             dtype,
-            [Parameter(name, tuple(p.shape)) for name, p in named],
+            [Parameter(name, tuple(p.shape), wide.get(name)) for name, p in named],
             sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
             sum(t.untyped_storage().nbytes() for t in inputs + waiting),
         )
