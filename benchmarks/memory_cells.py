@@ -58,6 +58,18 @@ OPTIONS = (
 """The avatar network's options, in two cells."""
 
 
+MUON = (
+    ("avatar", 0, "fp32", "none", 4, 1, "none", 2, 0, "gloo", False, "muon"),
+    ("avatar", 1, "fp32", "none", 1, 1, "none", 2, 0, "gloo", False, "muon"),
+    ("avatar-deep", 2, "bf16", "none", 1, 2, "none", 2, 0, "gloo", False, "muon"),
+    ("ddpm", 3, "bf16", "none", 1, 1, "none", 2, 0, "gloo", False, "muon"),
+    ("diffusers", 2, "fp32", "none", 1, 1, "optimizer", 1, 0, "gloo", False, "muon"),
+    ("avatar", 1, "bf16", "none", 1, 1, "none", 64, 63, "fake", False, "muon"),
+    ("avatar-deep", 3, "fp32", "none", 1, 1, "none", 8, 7, "fake", False, "muon"),
+)
+"""With Muon, which is no setting of the product either."""
+
+
 @dataclass(frozen=True)
 class Cell:
     model: str
@@ -71,12 +83,14 @@ class Cell:
     rank: int
     backend: str
     channels_last: bool = False
+    optimizer: str = "adamw"
 
     def __str__(self) -> str:
         return (
             f"{self.model:14} zero {self.zero} {self.precision} {self.checkpointing:9} micro {self.micro:2} "
             f"x {self.accumulation}, offload {self.offload:10}, rank {self.rank:4} of {self.world:4} "
             f"{self.backend:4}{' channels_last' * self.channels_last}"
+            f"{' muon' * (self.optimizer == 'muon')}"
         )
 
     def allowed(self) -> bool:
@@ -123,10 +137,10 @@ def full() -> list[Cell]:
     return list(dict.fromkeys([*whole, *pairwise(fits)]))
 
 
-def ci(count: int = 30) -> list[Cell]:
-    """MET, LAST, and pairwise cells twice over, ``count`` in all: first pass whole, some of the second."""
+def ci(count: int = 39) -> list[Cell]:
+    """MET, LAST, OPTIONS, MUON and pairwise cells twice over, ``count``: first whole, some of the second."""
     cells = small([("gloo", 1), ("gloo", 2), ("fake", 8), ("fake", 64)])
-    met = [Cell(*settings) for settings in (*MET, *LAST, *OPTIONS)]
+    met = [Cell(*settings) for settings in (*MET, *LAST, *OPTIONS, *MUON)]
     return list(dict.fromkeys([*met, *pairwise(cells), *pairwise(cells, seed=1)]))[:count]
 
 
@@ -177,4 +191,5 @@ def config_of(cell: Cell) -> Any:
         smaller.write_text(json.dumps(tree))
         engine["deepspeed"] = smaller
     batch = {"micro": cell.micro, "size": cell.micro * cell.accumulation * cell.world}
-    return load(REPOSITORY / "configs" / name, {"model": model, "engine": engine, "batch": batch})
+    changes = {"model": model, "engine": engine, "batch": batch, "optimizer": {"kind": cell.optimizer}}
+    return load(REPOSITORY / "configs" / name, changes)

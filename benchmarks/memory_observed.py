@@ -35,7 +35,7 @@ def work(job: dict[str, Any]) -> None:
 
         torch.distributed.init_process_group("fake", rank=cells[0].rank, world_size=world, store=FakeStore())
         # A fake collective leaves its output as it found it, which may hold anything: even NaN, and no step.
-        for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"):
             setattr(torch.distributed, name, zeroing(getattr(torch.distributed, name)))
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="gloo", verbose=False)
@@ -102,7 +102,14 @@ def settle_collectives(seconds: float) -> None:
 
         return call
 
-    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "all_gather"):
+    for name in (
+        "all_reduce",
+        "all_gather_into_tensor",
+        "reduce_scatter_tensor",
+        "broadcast",
+        "all_gather",
+        "all_to_all_single",
+    ):
         setattr(torch.distributed, name, settled(getattr(torch.distributed, name)))
 
 

@@ -34,6 +34,7 @@ from diffcore.diffusion.loss import WEIGHTS, denoising_loss
 from diffcore.diffusion.randomness import Draws
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import staging
+from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.ranks import torch_dtype
 from shards.schema import Attribute
 
@@ -75,6 +76,8 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
+    matrix: tuple[int, int] | None = None
+    """Rows and columns, where it would be one to the optimizer Muon."""
 
     @property
     def numel(self) -> int:
@@ -253,10 +256,11 @@ def trace(
             waiting = [*waiting, torch.empty(config.diffusion.timesteps, dtype=torch.int64)]  # timesteps.ends
         constants = [weights_T, *(t for t in vars(schedule).values() if isinstance(t, Tensor))]
         named = list(network.named_parameters())
+        wide = matrices(network)
         result = Trace(
             micro,
             dtype,
-            [Parameter(name, tuple(p.shape)) for name, p in named],
+            [Parameter(name, tuple(p.shape), wide.get(name)) for name, p in named],
             sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
             sum(t.untyped_storage().nbytes() for t in inputs + waiting),
         )

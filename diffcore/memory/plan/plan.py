@@ -154,7 +154,8 @@ def plan(
     micro, accumulation = config.batch.split(world)
     traced = traced or trace_quietly(config, data, micro, device)
     numels = [parameter.numel for parameter in traced.parameters]
-    sharing = Sharing.of(config, world, numels, rank, cpu=device == "cpu")
+    matrices = {i: p.matrix for i, p in enumerate(traced.parameters) if p.matrix is not None}
+    sharing = Sharing.of(config, world, numels, rank, cpu=device == "cpu", matrices=matrices)
     begin = start_peak(sharing, numels)
     before = f"before the first step at most {(begin or 0) / 2**20:,.1f} MiB are allocated"
     stream = replay(traced, sharing)

@@ -9,6 +9,7 @@ processes.
 
 from __future__ import annotations
 
+from diffcore.memory.plan import muon
 from diffcore.memory.plan.activations import Trace
 from diffcore.memory.plan.states import Sharing, resident
 from diffcore.memory.plan.stream import Stream
@@ -23,7 +24,8 @@ def replay(trace: Trace, sharing: Sharing, steps: int = 2) -> Stream:
     stream = Stream()
     numels = [p.numel for p in trace.parameters]
     late = []
-    for block in resident(sharing, numels, trace.buffers, trace.inputs):
+    optimizer = muon.states(sharing, numels) if sharing.matrices else None
+    for block in resident(sharing, numels, trace.buffers, trace.inputs, optimizer):
         if sharing.stage == 0 and block.category == "optimizer":
             late.append(block)  # the first step makes them, of what activations have left in the allocator
         else:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffcore.memory.plan.states import Sharing
-from diffcore.memory.plan.zero import FULL
+from diffcore.memory.plan.states import FULL, Sharing
 
 
 def start_peak(sharing: Sharing, numels: Sequence[int]) -> int | None:

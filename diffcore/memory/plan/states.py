@@ -11,7 +11,8 @@ Between two steps a rank holds (deepspeed 0.19, runtime/zero/stage_1_and_2.py an
 F is P padded to a multiple of 2 N (NCCL wants 4-byte boundaries), S the sum of ceil(p_i / N), L the elements
 of the small parameters that stay gathered (each padded to a multiple of N), B ``reduce_bucket_size``. Adam
 adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32; under ZeRO-0
-bf16 and fp16 are autocast's, over fp32 weights (w is 4). The average of the weights (EMA) is ours: each rank
+bf16 and fp16 are autocast's, over fp32 weights (w is 4). What Muon keeps instead of Adam's
+moments is in ``muon``. The average of the weights (EMA) is ours: each rank
 averages what it owns of the masters.
 
 An offloaded optimizer's masters, moments and EMA are on the host, with an fp32 gradient of their size and
@@ -20,8 +21,8 @@ DeepSpeed's buffers for what goes to and fro. Offloaded parameters (stage 3) lea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from diffcore.config.buckets import bucket_of, divided
 from diffcore.config.deepspeed_json import settings, sums_simply
@@ -40,6 +41,7 @@ WORDS = {
 }
 """The categories, and what a reader of a report calls them."""
 CATEGORIES = tuple(WORDS)
+FULL = 4  # the optimizer steps in fp32
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,22 @@ class Sharing:
     """A run on the CPU, over gloo: what is offloaded stays in the same memory."""
     offload_parameters: bool = False
     """Stage 3's partition of the weights is on the host too."""
+    matrices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Rows and columns of Muon's matrices, by parameter; of another optimizer none."""
 
     @classmethod
     def of(
-        cls, config: Config, world: int, numels: Sequence[int], rank: int = 0, cpu: bool = False
+        cls,
+        config: Config,
+        world: int,
+        numels: Sequence[int],
+        rank: int = 0,
+        cpu: bool = False,
+        matrices: Mapping[int, tuple[int, int]] | None = None,
     ) -> Sharing:
         """From the config and DeepSpeed's JSON that it names, for parameters of ``numels`` elements.
 
-        InputError if they contradict each other.
+        ``matrices``: those that would be Muon's. InputError if they contradict each other.
         """
         tree = settings(config, world, numels)
         zero = tree.get("zero_optimization", {})
@@ -98,6 +108,7 @@ class Sharing:
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
             cpu=cpu,
             offload_parameters=parameters,
+            matrices=(matrices or {}) if config.optimizer.kind == "muon" else {},
         )
 
     @property
@@ -157,8 +168,17 @@ class Block:
     host: bool = False
 
 
-def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: int = 0) -> list[Block]:
-    """What is there between two steps, once Adam has its moments, allocation by allocation."""
+def resident(
+    sharing: Sharing,
+    numels: Sequence[int],
+    buffers: int = 0,
+    inputs: int = 0,
+    optimizer: Sequence[int] | None = None,
+) -> list[Block]:
+    """What is there between two steps, once the optimizer has its moments, allocation by allocation.
+
+    ``optimizer``: bytes of what it keeps; None: Adam's.
+    """
     s = sharing
     stepped = list(numels) if s.stage == 0 else [s.partition(numels)]
     blocks = []
@@ -179,8 +199,10 @@ def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: 
     if s.stage > 0:
         blocks.append(Block("masters", s.partition(numels) * 4, s.offload))
     for n in stepped:
-        blocks += [Block("optimizer", size, s.offload) for size in (n * 4, n * 4, 4)]
+        sizes = (n * 4, n * 4, 4) if optimizer is None else ()
+        blocks += [Block("optimizer", size, s.offload) for size in sizes]
         blocks.append(Block("ema", n * 4, s.offload))
+    blocks += [Block("optimizer", size, s.offload) for size in optimizer or ()]
     if s.offload:
         blocks += _transfer(s, numels)
     if buffers + inputs:

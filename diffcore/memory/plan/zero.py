@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from diffcore.memory.plan import muon
 from diffcore.memory.plan.activations import Event, Kind, Trace
-from diffcore.memory.plan.states import Sharing
+from diffcore.memory.plan.states import FULL, Sharing
 from diffcore.memory.plan.stream import Stream
 
 NORM = 8  # norms are taken in fp64
-FULL = 4  # the optimizer steps in fp32
 
 
 class Plain:
@@ -96,6 +96,7 @@ class Plain:
 
     def step(self) -> None:
         """The optimizer steps and the gradients are freed."""
+        muon.work(self.stream, self.sharing, self.numels)
         for holder in self.gradients.values():
             self.stream.free(holder)
         self.gradients.clear()
@@ -244,6 +245,8 @@ class Partitioned(Plain):
         s, size = self.sharing, self.sharing.partition(self.numels)
         if not s.offload:  # else on the host, in place
             self._step_on_the_device(size)
+        else:
+            muon.work(self.stream, self.sharing, self.numels)
         if s.world > 1:
             self.copied_by_gloo(s.flat(self.numels))
 
@@ -266,10 +269,13 @@ class Partitioned(Plain):
         if self.kept is not None and full is not None:
             self.stream.free(self.kept)
             self.kept = None
-        for holder in [*self.gradients.values(), full if full is not None else self.kept]:
-            if holder is not None:
-                self.stream.free(holder)
+        for holder in self.gradients.values():
+            self.stream.free(holder)
         self.gradients.clear()
+        muon.work(self.stream, s, self.numels)
+        gradient = full if full is not None else self.kept
+        if gradient is not None:
+            self.stream.free(gradient)
         self.kept = None
 
     def pieces(self) -> dict[int, int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections import deque
 
+from diffcore.memory.plan import muon
 from diffcore.memory.plan.activations import Event, Kind, Trace
-from diffcore.memory.plan.states import Sharing
+from diffcore.memory.plan.states import FULL, Sharing
 from diffcore.memory.plan.stream import Stream
-from diffcore.memory.plan.zero import FULL, NORM, Plain
+from diffcore.memory.plan.zero import NORM, Plain
 
 
 class Sharded(Plain):
@@ -207,7 +208,10 @@ class Sharded(Plain):
             if s.itemsize < FULL:
                 low, flat = flat, self.stream.allocate("gradients", size * FULL)
                 self.stream.free(low)
+            muon.work(self.stream, s, self.numels)
             self.stream.free(flat)
+        else:
+            muon.work(self.stream, s, self.numels)
         if s.gathers:
             for p in sorted(self.persistent):
                 padded = s.share(self.numels[p]) * s.world * s.itemsize
