@@ -177,4 +177,6 @@ def config_of(cell: Cell) -> Any:
         smaller.write_text(json.dumps(tree))
         engine["deepspeed"] = smaller
     batch = {"micro": cell.micro, "size": cell.micro * cell.accumulation * cell.world}
-    return load(REPOSITORY / "configs" / name, {"model": model, "engine": engine, "batch": batch})
+    ema = {"posthoc": [0.05, 0.1]} if cell.model == "avatar-options" else {}
+    tree = {"model": model, "engine": engine, "batch": batch, "ema": ema}
+    return load(REPOSITORY / "configs" / name, tree)

@@ -1,4 +1,4 @@
-"""python -m diffcore.export RUN --out DIR [--checkpoint newest|best|STEP]
+"""python -m diffcore.export RUN --out DIR [--checkpoint newest|best|STEP] [--sigma_rel 0.08]
 
 Weights of a run for other programs: safetensors with the averaged and with the raw weights, the config, and a
 model card. In Python
@@ -8,6 +8,9 @@ model card. In Python
 
 gives the network back. Of a diffusers model DIR/unet also loads with UNet2DConditionModel.from_pretrained,
 and DIR/tau.safetensors holds the projection of the attributes that feeds its cross-attention.
+
+--sigma_rel makes the averaged weights anew, of any width, from the snapshots that a run with ema.posthoc
+keeps (Karras et al. 2024).
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("run", type=Path, help=cli.RUN_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--checkpoint", default="newest", help="newest, best, or a step")
+    said = "width of the average, relative to the steps so far (default: the run's own ema)"
+    parser.add_argument("--sigma_rel", type=float, metavar="WIDTH", help=said)
     cli.add_answer(parser, figures=False)
     return parser
 
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.runs.export import export
 
     with cli.answer(arguments, survive=True):
-        export(arguments.run, arguments.out, arguments.checkpoint)
+        export(arguments.run, arguments.out, arguments.checkpoint, arguments.sigma_rel)
         say(arguments.out)
 
 

@@ -20,7 +20,9 @@ from diffbase.redaction import shown
 from diffbase.system_error import named
 from diffcore.config.tree import Config
 from diffcore.runs import checkpoint, source
+from diffcore.runs.averages.combine import average
 from diffcore.runs.model import load_network
+from diffcore.runs.run_folder import run_of
 from diffcore.runs.sampling import some_of
 from diffcore.runs.source import DATA, FILES
 from diffcore.runs.tensors import write_tensors, writing
@@ -29,8 +31,11 @@ CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
 
 
-def export(run: Path, out: Path, which: str = "newest") -> None:
-    """Write the export of one of the run's checkpoints to ``out``, which must not exist."""
+def export(run: Path, out: Path, which: str = "newest", sigma_rel: float | None = None) -> None:
+    """Write the export of one of the run's checkpoints to ``out``, which must not exist.
+
+    With ``sigma_rel`` the averaged weights are of that width (``averages.combine``).
+    """
     check_writable(out.parent)
     found = source.find(run, which)
     if found.is_export:
@@ -38,16 +43,18 @@ def export(run: Path, out: Path, which: str = "newest") -> None:
     if out.exists():
         raise InputError(f"--out {out}: exists already; give a new folder")
     config, folder, state = found.config, found.folder, checkpoint.read_state(found.folder)
+    made = average(run_of(folder), config, sigma_rel, state.step) if sigma_rel is not None else None
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for kind, name in FILES.items():
             about = {"format": "pt", "step": str(state.step)}
-            write_tensors(temporary / name, found.weights(kind), about)
+            weights = made[0] if made and kind == "ema" else found.weights(kind)
+            write_tensors(temporary / name, weights, about)
         with named(out):
             (temporary / "config.yaml").write_text(portable(config, out))
             (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
-            (temporary / "README.md").write_text(_card(config, state, folder))
+            (temporary / "README.md").write_text(_card(config, state, folder, sigma_rel))
         if config.model.kind == "diffusers":
             _write_diffusers(temporary, load_network(temporary))
         temporary.rename(out)
@@ -85,7 +92,7 @@ def _write_diffusers(out: Path, network: nn.Module) -> None:
     write_tensors(out / "tau.safetensors", network.get_submodule("tau").state_dict(), {"format": "pt"})
 
 
-def _card(config: Config, state: Any, folder: Path) -> str:
+def _card(config: Config, state: Any, folder: Path, sigma_rel: float | None) -> str:
     facts = {
         "library_name": "diffusers" if config.model.kind == "diffusers" else "diffcore",
         "tags": ["diffusion", "image-generation", config.model.kind],
@@ -115,6 +122,7 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |
 | code | {markdown(state.code)} |
 | checkpoint | {markdown(folder.name)} |
+| average | {f"decay {config.ema.decay:g}" if sigma_rel is None else f"sigma_rel {sigma_rel:g}"} |
 {called}
 `model.safetensors` holds the averaged weights, `model.raw.safetensors` the optimizer's, `config.yaml` the
 whole config of the run, with names in the place of paths. `diffcore.export.load_network(folder)` builds the

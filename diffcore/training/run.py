@@ -39,6 +39,7 @@ from diffcore.memory.measure.trace import Tracer
 from diffcore.memory.measure.usage import usage
 from diffcore.models.flops import peak_flops, training_flops
 from diffcore.runs import checkpoint, run_folder
+from diffcore.runs.averages import snapshots
 from diffcore.runs.saver import Saver, state_now
 from diffcore.runs.source import start_from
 from diffcore.runs.tensors import DamagedError
@@ -122,6 +123,7 @@ class Training:
             folder, skipped = self._newest()
         if world.main:
             checkpoint.clear_after(config.run, self.step)
+            snapshots.clear_after(config.run, self.step)
             if problem := checkpoint.clear_best(config.run):
                 skipped.append(problem)
         ours = lock.check if lock else lambda: None
@@ -362,6 +364,7 @@ class Training:
         self.progress = now
         if self.world.main:
             checkpoint.clear_after(c.run, self.step)
+            snapshots.clear_after(c.run, self.step)
         self._batches.close()
         self._batches = micro_batches(c, self.reader, self.world, self.step, c.train.steps)
         self.monitor.rewind(self.step)
@@ -413,6 +416,20 @@ class Training:
                 f"step {self.step}: no lower validation loss in {patience} validations: "
                 f"learning rate x {self.progress.lr_factor:g}"
             )
+        self.clock.start()
+
+    def keep_averages(self) -> None:
+        """A snapshot of the averages of ``ema.posthoc``, where one is due. A collective."""
+        c = self.config
+        due = self.step % c.ema.snapshot_every == 0 or self.step == c.train.steps
+        if not (c.ema.posthoc and due):
+            return
+        self.settle()
+        self.ema.settle()
+        with self.watchdog.section("save"):
+            problem = snapshots.write(c.run, self.step, self.engine, self.ema)
+        if problem is not None:
+            self.monitor.say(f"step {self.step}: no snapshot of the averages: {problem}")
         self.clock.start()
 
     def owes_checkpoint(self) -> bool:

@@ -12,7 +12,7 @@ F is P padded to a multiple of 2 N (NCCL wants 4-byte boundaries), S the sum of 
 of the small parameters that stay gathered (each padded to a multiple of N), B ``reduce_bucket_size``. Adam
 adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32; under ZeRO-0
 bf16 and fp16 are autocast's, over fp32 weights (w is 4). The average of the weights (EMA) is ours: each rank
-averages what it owns of the masters.
+averages what it owns of the masters, once more for each of ``ema.posthoc``.
 
 An offloaded optimizer's masters, moments and EMA are on the host, with an fp32 gradient of their size and
 DeepSpeed's buffers for what goes to and fro. Offloaded parameters (stage 3) leave w L of the weights' row.
@@ -62,6 +62,8 @@ class Sharing:
     reuse: int
     cpu: bool = False
     """A run on the CPU, over gloo: what is offloaded stays in the same memory."""
+    averages: int = 1
+    """Averages of the weights: ours, and those of ``ema.posthoc``."""
     offload_parameters: bool = False
     """Stage 3's partition of the weights is on the host too."""
 
@@ -97,6 +99,7 @@ class Sharing:
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
             cpu=cpu,
+            averages=1 + len(config.ema.posthoc),
             offload_parameters=parameters,
         )
 
@@ -180,7 +183,7 @@ def resident(sharing: Sharing, numels: Sequence[int], buffers: int = 0, inputs: 
         blocks.append(Block("masters", s.partition(numels) * 4, s.offload))
     for n in stepped:
         blocks += [Block("optimizer", size, s.offload) for size in (n * 4, n * 4, 4)]
-        blocks.append(Block("ema", n * 4, s.offload))
+        blocks += [Block("ema", n * 4, s.offload)] * s.averages
     if s.offload:
         blocks += _transfer(s, numels)
     if buffers + inputs:
