@@ -55,6 +55,9 @@ class Holder:
     def masters(self) -> list[Tensor]:
         return [self.states["weights"]]
 
+    def averages(self) -> dict[str, list[Tensor]]:
+        return {"ema": self.shards}
+
     def moments(self) -> dict[str, list[Tensor]]:
         return {kind: [self.states[kind]] for kind in KINDS[2:]}
 

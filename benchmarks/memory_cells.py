@@ -191,5 +191,7 @@ def config_of(cell: Cell) -> Any:
         smaller.write_text(json.dumps(tree))
         engine["deepspeed"] = smaller
     batch = {"micro": cell.micro, "size": cell.micro * cell.accumulation * cell.world}
-    changes = {"model": model, "engine": engine, "batch": batch, "optimizer": {"kind": cell.optimizer}}
-    return load(REPOSITORY / "configs" / name, changes)
+    ema = {"posthoc": [0.05, 0.1]} if cell.model == "avatar-options" else {}
+    optimizer = {"kind": cell.optimizer}
+    tree = {"model": model, "engine": engine, "batch": batch, "optimizer": optimizer, "ema": ema}
+    return load(REPOSITORY / "configs" / name, tree)

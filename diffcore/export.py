@@ -1,4 +1,4 @@
-"""python -m diffcore.export RUN --out DIR [--checkpoint newest|best|STEP]
+"""python -m diffcore.export RUN --out DIR [--checkpoint newest|best|STEP] [--sigma_rel 0.08]
 
 Weights of a run for other programs: safetensors with the averaged and with the raw weights, the config, and a
 model card. In Python
@@ -8,6 +8,9 @@ model card. In Python
 
 gives the network back. Of a diffusers model DIR/unet also loads with UNet2DConditionModel.from_pretrained,
 and DIR/tau.safetensors holds the projection of the attributes that feeds its cross-attention.
+
+--sigma_rel makes the averaged weights anew, of any width, from the snapshots that a run with ema.posthoc
+keeps (Karras et al. 2024).
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ def parser(prog: str = PROG) -> cli.Parser:
     parser.add_argument("--about", default="", metavar="TEXT", help="the data in words, for its card")
     figures = "measured figures for its card (default: the run's quality.json and colors.json)"
     parser.add_argument("--figures", type=Path, action="append", default=[], metavar="JSON", help=figures)
+    said = "width of the average, relative to the steps so far (default: the run's own ema)"
+    parser.add_argument("--sigma_rel", type=float, metavar="WIDTH", help=said)
     cli.add_answer(parser, figures=False)
     return parser
 
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     a = arguments
     with cli.answer(a, survive=True):
         if a.compact is None:
-            export(a.run, a.out, a.checkpoint)
+            export(a.run, a.out, a.checkpoint, a.sigma_rel)
             say(a.out)
         else:
             words = {"licence": a.licence, "about": a.about, "figures": a.figures}

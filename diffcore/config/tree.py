@@ -69,6 +69,7 @@ class Data(Section):
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Width = Annotated[float, Field(ge=0.005, le=0.28)]
 StepNumber = Annotated[int, Field(ge=1)]
 MOST_PROFILED = 100
 """Steps in one profile or snapshot: each takes some hundred kilobytes, and more where launches are many."""
@@ -215,6 +216,19 @@ class Ema(Section):
     """Lower the decay early: min(decay, (1 + k) / (10 + k)) in the k-th step after start_step."""
     start_step: int = Field(default=0, ge=0)
     """First step that averages; until then the average is a copy of the weights."""
+    posthoc: tuple[Width, ...] = ()
+    """Widths, such as [0.05, 0.1], of power-function averages kept beside (Karras et al. 2024): of their
+    snapshots diffcore.export --sigma_rel makes an average of any width after the run."""
+    snapshot_every: int = Field(default=500, ge=1)
+    """Steps between two of these snapshots, beside the last step's: RUN/averages, 2 bytes a parameter and
+    width."""
+
+    @field_validator("posthoc")
+    @classmethod
+    def _each_once(cls, widths: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(widths)) < len(widths):
+            raise ValueError(f"{list(widths)}: each width once")
+        return widths
 
 
 class Train(Section):

@@ -116,7 +116,7 @@ def _states(engine: Engine | None, ema: Ema | None) -> dict[str, int]:
     """Bytes of the states as they are now, by category."""
     sizes = dict.fromkeys(CATEGORIES, 0)
     seen: set[int] = set()
-    memory = (engine.memory() if engine else {}) | {"ema": ema.held if ema else []}
+    memory = (engine.memory() if engine else {}) | {"ema": ema.memory if ema else []}
     for category, tensors in memory.items():
         for address, size in storage_bytes(tensors).items():
             sizes[category] += 0 if address in seen else size

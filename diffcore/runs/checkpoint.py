@@ -46,7 +46,7 @@ from diffbase.explain import checked, validated
 from diffbase.files import set_aside
 from diffbase.formats import json_file
 from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256_of
-from diffcore.engine.ema import Ema
+from diffcore.engine.ema import Ema, kind_of
 from diffcore.engine.engine import Engine
 from diffcore.engine.filling import Slice
 from diffcore.engine.partitions import ADAM_MOMENTS, MOMENTUM
@@ -370,9 +370,12 @@ class Shards:
 
     def check(self, state: State) -> None:
         """InputError unless every element of all that ``state`` speaks of is there, and once."""
+        widths = state.identity.get("ema.posthoc")
+        kept = [kind_of(w) for w in widths if isinstance(w, float | int)] if isinstance(widths, list) else []
         for name, shape in state.shapes.items():
             moments = (MOMENTUM,) if self.has(MOMENTUM, name) else ADAM_MOMENTS
-            for kind in (*WEIGHTS, *moments) if state.updates else WEIGHTS:  # the first update makes moments
+            made = moments if state.updates else ()  # by the first update
+            for kind in (*WEIGHTS, *made, *kept):
                 end = 0
                 for start, count, _ in sorted(self._parts.get(f"{kind}/{name}", []), key=lambda p: p[:2]):
                     if start != end:
@@ -453,7 +456,7 @@ def load(folder: Path, engine: Engine, ema: Ema) -> State:
     with on_all(folder, engine.world):
         state, shards = opened(folder, engine.world)
     with on_all(folder, engine.world):
-        engine.fill({**engine.states(state.updates), "ema": ema.shards}, shards.read, shards.slices)
+        engine.fill({**engine.states(state.updates), **ema.averages()}, shards.read, shards.slices)
     engine.load_scaler_state(state.scaler)
     engine.write_weights(engine.full_weights())
     return state

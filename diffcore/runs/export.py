@@ -30,11 +30,12 @@ from diffcore.config.tree import Config, Sampling
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
 from diffcore.runs import checkpoint, source
+from diffcore.runs.averages.combine import average
 from diffcore.runs.draw import choose_labels, draw
 from diffcore.runs.model import load_network
 from diffcore.runs.pretrained import files, quantize
 from diffcore.runs.pretrained.card import Card, card_of
-from diffcore.runs.run_folder import DataRecord
+from diffcore.runs.run_folder import DataRecord, run_of
 from diffcore.runs.sampling import sampling_with, some_of
 from diffcore.runs.source import DATA, FILES, Source
 from diffcore.runs.tensors import write_tensors, writing
@@ -51,24 +52,31 @@ CLIMBED = 2
 """Folders above an export that its config's paths may go through: further up are homes and disks."""
 
 
-def export(run: Path, out: Path, which: str = "newest") -> None:
-    """Write the export of one of the run's checkpoints to ``out``, which must not exist."""
+def export(run: Path, out: Path, which: str = "newest", sigma_rel: float | None = None) -> None:
+    """Write the export of one of the run's checkpoints to ``out``, which must not exist.
+
+    With ``sigma_rel`` the averaged weights are of that width (``averages.combine``).
+    """
     check_writable(out.parent)
     found = _to_export(run, which)
     if out.exists():
         raise InputError(f"--out {out}: exists already; give a new folder")
     config, state = found.config, _state(found)
     kinds = {kind: name for kind, name in FILES.items() if kind == "ema" or found.card is None}
+    if sigma_rel is not None and found.card is not None:
+        raise InputError(f"{run}: a file of weights keeps no snapshots to make an average of; give the run")
+    made = average(run_of(found.folder), config, sigma_rel, state.step) if sigma_rel is not None else None
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         for kind, name in kinds.items():
             about = {"format": "pt", "step": str(state.step)}
-            write_tensors(temporary / name, found.weights(kind), about)
+            weights = made[0] if made and kind == "ema" else found.weights(kind)
+            write_tensors(temporary / name, weights, about)
         with named(out):
             (temporary / "config.yaml").write_text(portable(config, out))
             (temporary / DATA).write_text(json.dumps(state.data, indent=1) + "\n")
-            (temporary / "README.md").write_text(_card(found, state, kinds))
+            (temporary / "README.md").write_text(_card(found, state, kinds, sigma_rel))
         if config.model.kind == "diffusers":
             _write_diffusers(temporary, load_network(temporary))
         temporary.rename(out)
@@ -200,7 +208,7 @@ def _write_diffusers(out: Path, network: nn.Module) -> None:
     write_tensors(out / "tau.safetensors", network.get_submodule("tau").state_dict(), {"format": "pt"})
 
 
-def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str]) -> str:
+def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str], sigma_rel: float | None) -> str:
     config, folder = found.config, found.folder
     facts = {
         "library_name": "diffusers" if config.model.kind == "diffusers" else "diffcore",
@@ -217,7 +225,6 @@ def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str]) -> s
     size, raw = markdown(state.data["size"]), "`model.raw.safetensors` the optimizer's, " * ("raw" in kinds)
     shift = f", shift {d.shift:g}" if d.shift != 1 else ""
     given = f" ({GIVEN[d.target].format(d.sigma_data)})" if d.target in GIVEN else ""
-    size = markdown(state.data["size"])
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
@@ -234,6 +241,7 @@ A denoising network for images of {size} x {size} pixels in [-1, 1].
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |
 | code | {markdown(state.code)} |
 | checkpoint | {markdown(folder.name)} |
+| average | {f"decay {config.ema.decay:g}" if sigma_rel is None else f"sigma_rel {sigma_rel:g}"} |
 {called}
 `model.safetensors` holds the averaged weights, {raw}`config.yaml` the
 whole config of the run, with names in the place of paths. `diffcore.export.load_network(folder)` builds the

@@ -105,7 +105,7 @@ class Saver:
         self.wait()
         tensors: dict[str, Tensor] = {}
         starts: dict[str, int] = {}
-        for kind, shards in {"weights": engine.masters(), "ema": ema.shards, **engine.moments()}.items():
+        for kind, shards in {"weights": engine.masters(), **ema.averages(), **engine.moments()}.items():
             for name, start, part in engine.parts(shards):
                 # From pinned memory on, the copies queue behind each other, and one wait is for all.
                 copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)

@@ -25,6 +25,7 @@ def train(training: Training) -> int:
             continue
         if t.step % config.sampling.every == 0 or last:
             t.draw()
+        t.keep_averages()  # before a checkpoint of this step: what comes after it is made again
         if saving:
             t.save()
     t.report_memory()

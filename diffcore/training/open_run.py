@@ -31,6 +31,7 @@ from diffcore.engine.ranks import World, barrier
 from diffcore.memory.measure.trace import Tracer
 from diffcore.models.flops import peak_flops
 from diffcore.runs import checkpoint, run_folder
+from diffcore.runs.averages import snapshots
 from diffcore.runs.saver import Saver
 from diffcore.runs.source import start_from
 from diffcore.training.batches import micro_batches
@@ -121,6 +122,7 @@ class OpenRun:
             self._follow(taken)
         if world.main:
             checkpoint.clear_after(config.run, self.step)
+            snapshots.clear_after(config.run, self.step)
             if problem := checkpoint.clear_best(config.run):
                 skipped.append(problem)
         ours = lock.check if lock else lambda: None

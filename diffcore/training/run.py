@@ -17,6 +17,7 @@ from diffcore.engine.ranks import gather, gather_to_main
 from diffcore.engine.step import take_step
 from diffcore.memory import report
 from diffcore.runs import checkpoint
+from diffcore.runs.averages import snapshots
 from diffcore.runs.saver import state_now
 from diffcore.training.batches import MicroBatch, micro_batches
 from diffcore.training.guards.streak import last_good
@@ -172,6 +173,7 @@ class Training(OpenRun):
         self.progress = now
         if self.world.main:
             checkpoint.clear_after(c.run, self.step)
+            snapshots.clear_after(c.run, self.step)
         self._batches.close()
         self._batches = micro_batches(c, self.reader, self.world, self.step, c.train.steps)
         self.monitor.rewind(self.step)
@@ -212,6 +214,20 @@ class Training(OpenRun):
                 f"step {self.step}: no lower validation loss in {patience} validations: "
                 f"learning rate x {self.progress.lr_factor:g}"
             )
+        self.clock.start()
+
+    def keep_averages(self) -> None:
+        """A snapshot of the averages of ``ema.posthoc``, where one is due. A collective."""
+        c = self.config
+        due = self.step % c.ema.snapshot_every == 0 or self.step == c.train.steps
+        if not (c.ema.posthoc and due):
+            return
+        self.settle()
+        self.ema.settle()
+        with self.watchdog.section("save"):
+            problem = snapshots.write(c.run, self.step, self.engine, self.ema)
+        if problem is not None:
+            self.monitor.say(f"step {self.step}: no snapshot of the averages: {problem}")
         self.clock.start()
 
     def owes_checkpoint(self) -> bool:

@@ -93,7 +93,7 @@ class _Recorder(TorchDispatchMode):
         self.done = False
         self.since = 0
         """Number of the first storage after the part of the step that ended last."""
-        for category, tensors in (engine.memory() | {"ema": ema.held}).items():
+        for category, tensors in (engine.memory() | {"ema": ema.memory}).items():
             for tensor in tensors:
                 self._there(tensor, category, host=True)
         for buffer in engine.network.buffers():

@@ -6,7 +6,7 @@ the order of the start (``engine.construction``; deepspeed 0.19, runtime/zero/st
 
     building the network   w S + 4 p, and w p more where it is cast; on a GPU, as the host draws, w S + w p
     gradient hooks         (2 w + 4) S + w B + w p': each parameter is gathered once
-    the EMA is there       (2 w + 8) S + w B
+    the EMA is there       (2 w + 8) S + w B, and 4 S more for each of ``ema.posthoc``
 
 What comes between is less: the flat copies are of shares, made while there is neither bucket nor EMA.
 """
@@ -31,4 +31,4 @@ def start_peak(sharing: Sharing, numels: Sequence[int]) -> int | None:
     drawn = (FULL if w == FULL else FULL + w) if s.cpu else w
     made = (2 * w + FULL) * share + (w * s.bucket if s.contiguous else 0)
     gathered = w * s.share(largest) * s.world if s.gathers else 0
-    return max(w * share + drawn * largest, made + gathered, made + FULL * share)
+    return max(w * share + drawn * largest, made + gathered, made + FULL * share * s.averages)

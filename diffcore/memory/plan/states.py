@@ -13,7 +13,7 @@ of the small parameters that stay gathered (each padded to a multiple of N), B `
 adds a 4-byte step count for each tensor that it steps on. fp32 masters are kept even in fp32; under ZeRO-0
 bf16 and fp16 are autocast's, over fp32 weights (w is 4). What Muon keeps instead of Adam's
 moments is in ``muon``. The average of the weights (EMA) is ours: each rank
-averages what it owns of the masters.
+averages what it owns of the masters, once more for each of ``ema.posthoc``.
 
 An offloaded optimizer's masters, moments and EMA are on the host, with an fp32 gradient of their size and
 DeepSpeed's buffers for what goes to and fro. Offloaded parameters (stage 3) leave w L of the weights' row.
@@ -64,6 +64,8 @@ class Sharing:
     reuse: int
     cpu: bool = False
     """A run on the CPU, over gloo: what is offloaded stays in the same memory."""
+    averages: int = 1
+    """Averages of the weights: ours, and those of ``ema.posthoc``."""
     offload_parameters: bool = False
     """Stage 3's partition of the weights is on the host too."""
     matrices: Mapping[int, tuple[int, int]] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class Sharing:
             live=int(zero.get("stage3_max_live_parameters", 1e9)),
             reuse=int(zero.get("stage3_max_reuse_distance", 1e9)),
             cpu=cpu,
+            averages=1 + len(config.ema.posthoc),
             offload_parameters=parameters,
             matrices=(matrices or {}) if config.optimizer.kind == "muon" else {},
         )
@@ -201,7 +204,7 @@ def resident(
     for n in stepped:
         sizes = (n * 4, n * 4, 4) if optimizer is None else ()
         blocks += [Block("optimizer", size, s.offload) for size in sizes]
-        blocks.append(Block("ema", n * 4, s.offload))
+        blocks += [Block("ema", n * 4, s.offload)] * s.averages
     blocks += [Block("optimizer", size, s.offload) for size in optimizer or ()]
     if s.offload:
         blocks += _transfer(s, numels)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from diffcore.config.tree import Ema as EmaConfig
-from diffcore.engine.ema import Ema
+from diffcore.engine.ema import Ema, exponent_of
+from diffcore.engine.gradients.outcome import Outcome
 
 pytestmark = pytest.mark.numeric
 
@@ -40,3 +41,23 @@ def test_the_average_is_its_formula(warmup: bool, start: int) -> None:
             torch.testing.assert_close(got, mean)
             assert step >= start or torch.equal(got, w)  # a copy, and no storage of the weights
             assert got.data_ptr() != w.data_ptr()
+
+
+def test_power_averages_are_sums_over_all_steps() -> None:
+    """A step that was left out counts with the weights that stayed."""
+    engine = Masters()
+    ema, seen = Ema(engine, EmaConfig(posthoc=(0.05, 0.1))), []
+    for step in range(12):
+        left_out = step in (3, 4)
+        for w in engine.held:
+            w.add_(torch.randn_like(w) * (not left_out))
+        seen.append([w.clone() for w in engine.held])
+        ema.update(step, Outcome(not left_out))
+        assert ema.averages().keys() == {"ema", "ema_0.05", "ema_0.1"}
+        for sigma in (0.05, 0.1):
+            power = exponent_of(sigma) + 1
+            share = [((k + 1) ** power - k**power) / (step + 1) ** power for k in range(step + 1)]
+            for i, got in enumerate(ema.averages()[f"ema_{sigma}"]):
+                wanted = sum(s * weights[i] for s, weights in zip(share, seen, strict=True))
+                torch.testing.assert_close(got, wanted)
+    assert len(ema.memory) == 6 and len(Ema(engine, EmaConfig()).memory) == 2

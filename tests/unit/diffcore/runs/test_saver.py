@@ -49,6 +49,9 @@ class Empty:
     def moments(self) -> dict[str, list[torch.Tensor]]:
         return {}
 
+    def averages(self) -> dict[str, list[torch.Tensor]]:
+        return {"ema": self.shards}
+
     def parts(self, shards: object) -> Iterator[Any]:
         return iter(())
 
