@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from diffcore.config.models import DdpmModel
-from diffcore.models.flops import training_flops
+from diffcore.config.tree import Optimizer
+from diffcore.engine.orthogonal.matrices import matrices
+from diffcore.models.ddpm import DdpmUNet
+from diffcore.models.flops import optimizer_flops, training_flops
 
 
 def test_attention_is_counted() -> None:
@@ -17,3 +22,16 @@ def test_attention_is_counted() -> None:
     embeddings = 3 * 2 * 256 * (128 + 256 + 256 + 128 + 64 + 64)  # of the time: the same at every size
     assert large == 16 * pairs + 4 * (other - embeddings) + embeddings
     assert abs(large / 56.2e9 - 1) < 0.01  # system 3's UNet at 64 x 64
+
+
+def test_an_optimizers_products_are_counted_once_a_step() -> None:
+    """One more Newton-Schulz iteration is four products of the smaller side of each matrix, with itself."""
+    model = DdpmModel(kind="ddpm", width=16, labels="none")
+    four, five = (
+        optimizer_flops(model, Optimizer(kind="muon", ns_steps=n), (), size)
+        for n, size in ((4, 32), (5, 64))  # of the images it is none
+    )
+    with FakeTensorMode():
+        shapes = matrices(DdpmUNet(model, ())).values()
+    assert five - four == sum(4 * 2 * min(shape) ** 3 for shape in shapes) > 0
+    assert optimizer_flops(model, Optimizer(kind="adamw"), (), 32) == 0
