@@ -51,6 +51,13 @@ def forget_earlier_engines() -> None:
     autocast.TORCH_AUTOCAST_INITIALIZED, autocast.TORCH_AUTOCAST_DTYPE = False, None
 
 
+def vouch_for(optimizer: type[torch.optim.Optimizer]) -> None:
+    """Have DeepSpeed's ZeRO take this class without a warning that nobody tested it."""
+    utils: Any = importlib.import_module("deepspeed.runtime.zero.utils")
+    if optimizer not in utils.ZERO_SUPPORTED_OPTIMIZERS:
+        utils.ZERO_SUPPORTED_OPTIMIZERS.append(optimizer)
+
+
 def check_device(config: Config, world: World) -> None:
     """InputError where DeepSpeed does not compute in this precision on this device."""
     if world.device.type == "cpu" and not config.engine.arithmetic.on_cpu:
@@ -91,6 +98,7 @@ class Engine(NamedStates):
         self.names = {parameter: name for name, parameter in self.network.named_parameters()}
         optimizer = build_optimizer(config, self.network)
         self._muon = optimizer if isinstance(optimizer, Muon) else None
+        vouch_for(Muon)
         numels = [self.size_of(parameter) for parameter in self.names]
         if not any(hasattr(parameter, "ds_id") for parameter in self.names):  # else construction.build did
             forget_earlier_engines()

@@ -11,6 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffcore import models
 from diffcore.config.models import Model
+from diffcore.config.tree import Optimizer
+from diffcore.engine.orthogonal.matrices import matrices
+from diffcore.engine.orthogonal.newton_schulz import flops
 from shards.schema import Attribute
 
 # Dense peaks in TFLOP/s, from the maker's data sheets: part of the device's name, bf16 and fp16, fp32.
@@ -41,6 +44,18 @@ def training_flops(model: Model, schema: Sequence[Attribute], size: int) -> int:
         with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
             network(*inputs)
     return 3 * int(counter.get_total_flops())
+
+
+def optimizer_flops(model: Model, optimizer: Optimizer, schema: Sequence[Attribute], size: int) -> int:
+    """FLOPs of the matrix products of one optimizer step, on all ranks together: Muon's Newton-Schulz.
+
+    Once a step, whatever the batch is; Adam's are none. What is done for each element is not counted.
+    """
+    if optimizer.kind != "muon":
+        return 0
+    with FakeTensorMode():
+        network = models.build(model, schema, size)
+    return sum(flops(rows, columns, optimizer.ns_steps) for rows, columns in matrices(network).values())
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -11,7 +11,7 @@ from diffcore.config.stages import Span
 from diffcore.config.tree import Config
 from diffcore.diffusion.loss import WEIGHTS, Network, denoising_loss
 from diffcore.diffusion.schedule import NoiseSchedule
-from diffcore.models.flops import training_flops
+from diffcore.models.flops import optimizer_flops, training_flops
 from diffcore.training.batches import MicroBatch
 from shards.schema import Attribute
 
@@ -63,6 +63,8 @@ class Work:
 
     def __init__(self, config: Config, schema: Sequence[Attribute], size: int) -> None:
         self._batch = config.batch.size
+        self.optimizer = optimizer_flops(config.model, config.optimizer, schema, size)
+        """FLOPs of the optimizer's matrix products in a step, beside those of the images."""
         self._spans = [
             (span, training_flops(config.model, schema, span.side(size))) for span in config.train.spans
         ]

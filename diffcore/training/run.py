@@ -60,7 +60,8 @@ class Training(OpenRun):
             self.engine, self.ema, self.step, self._lr, self._batches, self._loss_of, self._after
         )
         self.step += 1
-        self.costs.step(self.config.batch.size, self._work.an_image(self.step - 1, self.step))
+        flops = self._work.an_image(self.step - 1, self.step)
+        self.costs.step(self.config.batch.size, flops, self._work.optimizer)
         self._write_profile(lambda: self.profile.after(self.step))
         self._unsettled = outcome, loss_B.detach().isfinite().all()
         if outcome.known:

@@ -105,7 +105,7 @@ def _one(point: Point, collect: bool, scale: str, samples: int) -> None:
 
     if not collect and scale == "full":
         flags = [w for key, value in overrides(point).items() for w in (f"--{key}", _written(value))]
-        launcher = ["-m", "deepspeed", "--module", "diffcore.train"]
+        launcher = ["-m", "deepspeed.launcher.runner", "--module", "diffcore.train"]
         flags = ["--config", str(CONFIGS / "one-hot.yaml"), *flags, "--run", str(point.run)]
         experiments.run(*launcher, *flags, log=point.run.with_suffix(".log"))
     elif not collect:

@@ -22,10 +22,10 @@ class Costs:
     Images are those that were trained on: also of steps that a guard left out or took back, but not those
     that a killed life trained on after its last checkpoint, which are trained on again. FLOPs are theirs
     (``models.flops``): forward and backward of the network, two per multiply-add, without what activation
-    checkpointing computes again, the optimizer, validation and drawing. So images and FLOPs are the recipe's,
-    on every machine and over every resume; CPU seconds are what the machine spent on it: all threads of all
-    ranks from when the run was opened, in every life, with reading, validation, drawing, judging and saving.
-    Of a killed life they are known up to its last log line.
+    checkpointing computes again, validation and drawing; of the optimizer Muon's products alone. So images
+    and FLOPs are the recipe's, on every machine and over every resume; CPU seconds are what the machine spent
+    on it: all threads of all ranks from when the run was opened, in every life, with reading, validation,
+    drawing, judging and saving. Of a killed life they are known up to its last log line.
     """
 
     def __init__(self, world: World) -> None:
@@ -47,10 +47,10 @@ class Costs:
         """The lives before this one came to so many CPU seconds, or to more (``logged``)."""
         self._cpu = max(self._cpu, seconds)
 
-    def step(self, images: int, flops: int) -> None:
-        """A step on so many images, of ``flops`` each."""
+    def step(self, images: int, flops: int, more: int = 0) -> None:
+        """A step on so many images, of ``flops`` each and ``more`` of the optimizer's (Muon's products)."""
         self._images += images
-        self._flops += float(images) * flops
+        self._flops += float(images) * flops + more
 
     def now(self) -> dict[str, float]:
         """``images``, ``flops`` and ``cpu_seconds`` so far, as a checkpoint keeps them. A collective."""

@@ -12,7 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffcore import models
 from diffcore.config import configure
 from diffcore.config.models import DdpmModel
-from diffcore.models.flops import training_flops
+from diffcore.config.tree import Optimizer
+from diffcore.engine.orthogonal.matrices import matrices
+from diffcore.models.ddpm import DdpmUNet
+from diffcore.models.flops import optimizer_flops, training_flops
 from shards.schema import CARTOON_SET
 
 
@@ -39,3 +42,16 @@ def test_forward_and_backward_are_what_torch_counts_of_them(name: str) -> None:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as torchs:
             network(*inputs).sum().backward()
     assert 1 <= counted / torchs.get_total_flops() < 1.01
+
+
+def test_an_optimizers_products_are_counted_once_a_step() -> None:
+    """One more Newton-Schulz iteration is four products of the smaller side of each matrix, with itself."""
+    model = DdpmModel(kind="ddpm", width=16, labels="none")
+    four, five = (
+        optimizer_flops(model, Optimizer(kind="muon", ns_steps=n), (), size)
+        for n, size in ((4, 32), (5, 64))  # of the images it is none
+    )
+    with FakeTensorMode():
+        shapes = matrices(DdpmUNet(model, ())).values()
+    assert five - four == sum(4 * 2 * min(shape) ** 3 for shape in shapes) > 0
+    assert optimizer_flops(model, Optimizer(kind="adamw"), (), 32) == 0
