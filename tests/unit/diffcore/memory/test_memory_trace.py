@@ -22,7 +22,7 @@ def recorder(network: nn.Module, compiled: bool = False) -> _Recorder:
         bucket_bytes=lambda: 0,
         world=SimpleNamespace(device=torch.device("cpu")),
     )
-    ema: Any = SimpleNamespace(held=[])
+    ema: Any = SimpleNamespace(memory=[])
     return _Recorder(engine, ema)
 
 
@@ -70,7 +70,7 @@ def test_what_forward_leaves_is_activations() -> None:
 def test_a_micro_batch_that_is_made_in_the_step_is_data() -> None:
     """Of the second one too, when backward has left something that is not."""
     network = nn.Linear(4, 8)
-    tracer = Tracer(recorder(network).engine, SimpleNamespace(held=[]), 0, 1)  # type: ignore[arg-type]
+    tracer = Tracer(recorder(network).engine, SimpleNamespace(memory=[]), 0, 1)  # type: ignore[arg-type]
     tracer.begin(0)
     held: list[Tensor] = []
     for _ in range(2):

@@ -29,6 +29,7 @@ OWNERS += [
 READERS = ["metrics.jsonl", "run.json", "heartbeat.json", "samples/real.png", "events.out.tfevents.1"]
 READERS += [
     "checkpoints/step-1/COMPLETE",
+    "averages/step-00000001.safetensors",
     "stacks/rank-0.txt",
     "job/001/7_0_log.out",
     "job/001/controller.log",
