@@ -57,7 +57,10 @@ def test_its_run_is_made_again_and_resumed(before: Path) -> None:
     train(before, "--run", "again", "--diffusion.draws", "1")
     assert_same(before / "again", before / "run", 2)
     recorded = [json.loads((before / name / "run.json").read_text()) for name in ("again", "run")]
-    younger = {"data.flip": False, "diffusion.draws": 1}  # settings that there were not yet
+    # Settings that there were not yet.
+    younger = {"data.flip": False, "diffusion.draws": 1, "ema.posthoc": [], "ema.snapshot_every": 500}
+    younger |= {"model.head": "pixel_shuffle", "model.head_channels": 16, "model.tau": "mixed"}
+    younger |= {"model.self_attention_levels": []}
     assert recorded[0]["identity"] == recorded[1]["identity"] | younger
 
     assert "from step 2" in train(before, "--train.steps", "4").out
