@@ -27,7 +27,10 @@ sample, label or noise in one step is of the order of 1."""
 YOUNGER: dict[str, object] = {
     "diffusion.shift": 1.0, "diffusion.sigma_data": 0.5, "diffusion.sigmoid_bias": 2.0,
     "diffusion.timestep_density": "uniform", "diffusion.timestep_mean": 0.0, "diffusion.timestep_std": 1.0,
-    "diffusion.timestep_stratified": False,
+    "diffusion.timestep_stratified": False, "ema.posthoc": [], "ema.snapshot_every": 500,
+    "model.head": "pixel_shuffle", "model.head_channels": 16, "model.tau": "mixed",
+    "model.self_attention_levels": [], "optimizer.momentum": 0.95, "optimizer.ns_steps": 5,
+    "train.stages": [],
 }  # fmt: skip
 LR, EPS = 1e-3, 1e-8
 """Adam's, here. Where a gradient is below eps it is no more than rounding, as that of a layer behind which
