@@ -147,6 +147,7 @@ def torn(job: Job) -> float:
 
 def spoiled(job: Job) -> float:
     """The newest checkpoint is cut short, then rank 0 is killed: an older one has to do."""
+    job.wait("a second checkpoint", lambda: len(job.kept()) > 1)
     pid = job.pid(0)
     os.kill(pid, signal.SIGSTOP)  # so that no newer one comes between
     newest = next((job.run / f"checkpoints/step-{job.newest():08d}").glob("*.safetensors"))
@@ -420,7 +421,8 @@ def main() -> None:
             told({"fault": name, "failed": str(error)})
 
     with a_box(args.box) as box:
-        lab = Lab(folder.resolve(), box)
+        # Each fault takes some steps, and the last one must still find a job that trains.
+        lab = Lab(folder.resolve(), box, max(STEPS, 70 * max(map(len, args.together or [[]]))))
         lab.prepare()
         alone = bool(args.only) and not args.together and set(args.only) <= set(ALONE)
         wanted = None if alone else lab.submit("undisturbed").finished()
@@ -440,7 +442,7 @@ def main() -> None:
                 attempt(name, lambda name=name: told(ENDINGS[name](lab, wanted)))
     if not args.keep:
         shutil.rmtree(folder)
-    print(json.dumps({"steps": STEPS, "hang_seconds": HANG, "rows": rows}, indent=1))
+    print(json.dumps({"steps": lab.steps, "hang_seconds": HANG, "rows": rows}, indent=1))
     sys.exit(any("failed" in row for row in rows))
 
 

@@ -46,7 +46,7 @@ batch: {{size: 8}}
 engine: {{zero: 2, threads: 1}}
 ema: {{decay: 0.9}}
 guards: {{hang_seconds: {HANG}}}
-train: {{steps: {STEPS}, log_every: 1, checkpoint_every: {EVERY}, deterministic: true}}
+train: {{steps: STEPS, log_every: 1, checkpoint_every: {EVERY}, deterministic: true}}
 sampling: {{every: 100000, count: 4, steps: 2}}
 """
 
@@ -97,8 +97,12 @@ class Job:
 
     def newest(self) -> int:
         """Step of the newest complete checkpoint."""
+        return max(self.kept(), default=0)
+
+    def kept(self) -> list[int]:
+        """Steps of the complete checkpoints."""
         folders = (self.run / "checkpoints").glob("step-*/COMPLETE")
-        return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=0)
+        return [int(path.parent.name.removeprefix("step-")) for path in folders]
 
     @property
     def state(self) -> str:
@@ -163,9 +167,9 @@ class Job:
         if self.state != "COMPLETED":
             raise FailedError(f"{self.name}: job is {self.state}: {self.last_words()}")
         lines = self.metrics()
-        if [line["step"] for line in lines] != list(range(1, STEPS + 1)):
+        if [line["step"] for line in lines] != list(range(1, self.lab.steps + 1)):
             raise FailedError(f"{self.name}: steps are missing or there twice")
-        folder = self.run / f"checkpoints/step-{STEPS:08d}"
+        folder = self.run / f"checkpoints/step-{self.lab.steps:08d}"
         files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")}
         return Outcome(files, [float(line["train/loss"]) for line in lines])
 
@@ -181,6 +185,8 @@ class Lab:
 
     folder: Path
     box: Box
+    steps: int = STEPS
+    """Of every run."""
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def ask(self, *command: str) -> str:
@@ -217,7 +223,8 @@ class Lab:
         """launch/submit.py, on two nodes of one rank each."""
         run = self.folder / f"{name}-{next(self.numbers)}"
         config = self.folder / f"{run.name}.yaml"
-        config.write_text(CONFIG.replace("PACKED", str(self.folder / data)) + f"run: {run}\n")
+        text = CONFIG.replace("PACKED", str(self.folder / data)).replace("STEPS", str(self.steps))
+        config.write_text(f"{text}run: {run}\n")
         job = Job(self, name, run, "")
         self.resubmit(job, *flags, profile=profile)
         return job
