@@ -33,7 +33,8 @@ class Idle:
 def _reaches(field: str) -> Callable[[Config], bool]:
     def acts(config: Config) -> bool:
         span = getattr(config.train, field)
-        return span is None or span[0] <= config.train.steps
+        # With train.minutes there are no steps yet.
+        return span is None or not config.train.steps or span[0] <= config.train.steps
 
     return acts
 

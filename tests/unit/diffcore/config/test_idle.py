@@ -123,6 +123,11 @@ def test_a_sampler_that_takes_all_timesteps_may_have_few(tmp_path: Path) -> None
     assert parsed(tmp_path, values).sampling.steps == configure.load(DEMO).sampling.steps
 
 
+def test_a_run_by_minutes_may_have_any_steps_profiled(tmp_path: Path) -> None:
+    values = {"train.minutes": 5, "train.profile": [3, 5]}
+    assert parsed(tmp_path, values).train.profile == (3, 5)
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda p: p.name)
 def test_no_config_of_ours_has_one(path: Path, tmp_path: Path) -> None:
     parsed(tmp_path, {}, path)
