@@ -132,6 +132,11 @@ class Engine(NamedStates):
         where = pieces(sizes, self.stage, self.world.size, self._stepped[0].numel())
         muon.bind(units(self._stepped, self._places(), shapes, where, self.world, muon.ns_steps))
 
+    def close(self) -> None:
+        """Let go of the gradients' hooks, where another engine follows in this process: under ZeRO-1 and 2
+        they hold all tensors in a circle that the garbage collector does not see."""
+        self._engine.destroy()
+
     def watch_communication(self, watch: Callable[[], AbstractContextManager[None]]) -> None:
         """Have ``watch()`` around every moment in which a step waits for DeepSpeed's collectives."""
         from deepspeed.comm import comm

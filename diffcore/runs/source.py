@@ -227,10 +227,10 @@ def start_from(engine: Engine, path: Path, which: str) -> None:
             break
         except DamagedError as error:
             problem = str(error)
-        if place == path:
-            raise InputError(f"{path}: {problem}")
         if place.parent == path:  # an export's file, which the problem names
             raise InputError(problem)
+        if place == path or place.suffix == files.SUFFIX:  # one that ships: there is no other
+            raise InputError(f"{path}: {problem}")
         damaged[place.name] = problem
     engine.write_weights(engine.full_weights())
 

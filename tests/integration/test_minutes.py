@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from diffcore.config import configure
 from diffcore.runs import checkpoint
 from diffcore.training.meters import length
-from tests.integration.conftest import Train
+from tests.integration.conftest import Train, run
 from tests.support.numerics import saved
 
 FALLING = ("--lr_schedule.kind", "cosine", "--lr_schedule.warmup_samples", "16")
@@ -53,3 +54,36 @@ def test_a_damaged_record_is_one_line_on_every_rank(train: Train, small: Path) -
     finished = train("--train.minutes", "0.001", ranks=2, check=False)
     assert finished.code == 2 and "Traceback" not in finished.err
     assert "length.json: seconds_per_step: Field required" in finished.err
+
+
+CODE = """
+import gc
+import sys
+
+import torch
+
+from diffcore import train
+from diffcore.training.meters import length
+
+measured = length.seconds_per_step
+
+
+def measure(config, world):
+    speed = measured(config, world)
+    gc.collect()
+    print("left:", sum(isinstance(o, torch.Tensor) and o.numel() for o in gc.get_objects()))
+    return speed
+
+
+length.seconds_per_step = measure
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("zero", ["0", "1", "2"])
+def test_nothing_of_the_network_that_was_timed_is_left(zero: str, small: Path) -> None:
+    """Or a run on a GPU would need room for two."""
+    words = ["--config", str(small), "--train.minutes", "0.001", "--engine.zero", zero]
+    finished = run([sys.executable, "-c", CODE, *words], small.parent)
+    assert finished.code == 0, finished.err
+    assert "left: 0\n" in finished.out

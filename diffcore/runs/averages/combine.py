@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffbase.cli import InputError
@@ -54,7 +55,8 @@ def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.fl
 def average(run: Path, config: Config, sigma_rel: float, step: int) -> tuple[dict[str, Tensor], float]:
     """The average of width ``sigma_rel`` after ``step``: fp32 by name, CPU; and ``combination``'s distance.
 
-    InputError where the run kept no snapshots, or none from which such an average could be made.
+    InputError where the run kept no snapshots, none from which such an average could be made, or a damaged
+    one.
     """
     if not LEAST <= sigma_rel <= MOST:
         raise InputError(f"sigma_rel {sigma_rel:g}: allowed are {LEAST:g} to {MOST:g}")
@@ -74,10 +76,17 @@ def average(run: Path, config: Config, sigma_rel: float, step: int) -> tuple[dic
     shares: Mapping[tuple[str, int], float] = dict(zip(kept, factors, strict=True))
     result: dict[str, Tensor] = {}
     for at, path in files.items():
-        for key, tensor in load_tensors(path).items():
+        for key, tensor in _read(path).items():
             sigma, _, name = key.partition("/")
             share = shares.get((kind_of(float(sigma)), at))
             if share is not None:
                 part = tensor.to(torch.float64) * share
                 result[name] = result[name] + part if name in result else part
     return {name: tensor.float() for name, tensor in result.items()}, distance
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole snapshot of averages: {error}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffbase.cli import InputError
 from diffbase.files import renamed, sync_folder
 from diffbase.system_error import named, names_in, told
 from diffbase.trust import file_mode, make_folder
@@ -38,10 +39,12 @@ def snapshots(run: Path) -> dict[int, Path]:
 
 
 def clear_after(run: Path, step: int) -> None:
-    """Remove the snapshots that a run that goes on from ``step`` makes again."""
+    """Remove the snapshots that a run that goes on from ``step`` makes again, and what a cut-off one left."""
     for at, path in snapshots(run).items():
         if at > step:
             path.unlink()
+    for leftover in folder_of(run).glob(".step-*.tmp"):
+        leftover.unlink()
 
 
 def write(run: Path, step: int, engine: Engine, ema: Ema) -> str | None:
@@ -68,4 +71,6 @@ def write(run: Path, step: int, engine: Engine, ema: Ema) -> str | None:
         sync_folder(folder)
     except OSError as error:
         return told(error)
+    except InputError as error:  # of the folder's group; the other ranks go on
+        return str(error)
     return None

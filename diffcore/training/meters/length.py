@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -120,10 +121,11 @@ def seconds_per_step(config: Config, world: World) -> float:
 def _timed(config: Config, world: World) -> float:
     assert config.train.minutes is not None
     enough = min(SECONDS, SHARE * 60 * config.train.minutes)
-    with training_reader(config) as reader:
+    with training_reader(config) as reader, ExitStack() as stack:
         torch.manual_seed(config.seed)
         make = partial(models.build, config.model, reader.schema, reader.size)
         engine = Engine(models.prepare(construction.build(make, config, world), config.engine), config, world)
+        stack.callback(engine.close)
         ema, mean, made = Ema(engine, config.ema), 0.0, 0
 
         def make_steps(count: int) -> None:

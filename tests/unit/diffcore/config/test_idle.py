@@ -20,6 +20,13 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"  # its schedule is cosine
 CASES = {
     "diffusion.beta_start": 1e-3,
     "diffusion.beta_end": 0.05,
+    "diffusion.sigma_data": 0.3,
+    "diffusion.sigmoid_bias": 1.0,
+    "diffusion.timestep_mean": -1.2,
+    "diffusion.timestep_std": 1.2,
+    "optimizer.momentum": 0.9,
+    "optimizer.ns_steps": 7,
+    "ema.snapshot_every": 7,
     "lr_schedule.step_factor": 0.3,
     "lr_schedule.plateau_factor": 0.3,
     "guards.rollback_factor": 0.3,
@@ -36,6 +43,13 @@ CASES = {
 BESIDE: dict[str, dict[str, Any]] = {
     "diffusion.beta_start": {"diffusion.schedule": "linear"},
     "diffusion.beta_end": {"diffusion.schedule": "sigmoid"},
+    "diffusion.sigma_data": {"diffusion.target": "edm"},
+    "diffusion.sigmoid_bias": {"diffusion.loss_weight": "sigmoid"},
+    "diffusion.timestep_mean": {"diffusion.timestep_density": "log_normal"},
+    "diffusion.timestep_std": {"diffusion.timestep_density": "log_normal"},
+    "optimizer.momentum": {"optimizer.kind": "muon"},
+    "optimizer.ns_steps": {"optimizer.kind": "muon"},
+    "ema.snapshot_every": {"ema.posthoc": [0.1]},
     "lr_schedule.step_factor": {"lr_schedule.kind": "step", "lr_schedule.step_samples": 100},
     "lr_schedule.plateau_factor": {"lr_schedule.plateau_patience": 2},
     "guards.rollback_factor": {"guards.explosion": 5},
@@ -121,6 +135,18 @@ def test_a_flag_may_choose_against_a_file(tmp_path: Path) -> None:
 def test_a_sampler_that_takes_all_timesteps_may_have_few(tmp_path: Path) -> None:
     values = {"diffusion.timesteps": 10, "sampling.sampler": "ddpm"}  # the default steps are more
     assert parsed(tmp_path, values).sampling.steps == configure.load(DEMO).sampling.steps
+
+
+@pytest.mark.parametrize("schedule", ["flow", "edm"])
+def test_betas_are_of_two_schedules(schedule: str, tmp_path: Path) -> None:
+    values = {"diffusion.schedule": schedule, "diffusion.beta_end": 0.05}
+    with pytest.raises(InputError, match=f"would do nothing with diffusion.schedule {schedule}"):
+        parsed(tmp_path, values)
+
+
+def test_a_run_by_minutes_may_have_any_steps_profiled(tmp_path: Path) -> None:
+    values = {"train.minutes": 5, "train.profile": [3, 5]}
+    assert parsed(tmp_path, values).train.profile == (3, 5)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda p: p.name)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
+from diffbase.cli import InputError
+from diffcore.config import configure
 from diffcore.engine.ema import exponent_of, power_decay
-from diffcore.runs.averages.combine import combination, inner
+from diffcore.runs.averages import snapshots
+from diffcore.runs.averages.combine import average, combination, inner
+from tests.support import tiny_run
 
 pytestmark = pytest.mark.numeric
 widths = st.floats(0.01, 0.28)
@@ -91,3 +99,30 @@ def test_others_are_as_near_as_it_says(sigma_rel: float) -> None:
 def test_one_snapshot_of_one_width_says_that_it_is_far() -> None:
     factors, distance = combination([(exponent_of(0.05), 100)], (exponent_of(0.2), 100))
     assert factors == pytest.approx([1.0]) and distance > 0.5
+
+
+def test_a_damaged_snapshot_is_one_line_and_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    run = tiny_run.write(tmp_path / "run", 4)
+    config = configure.load(run / "config.yaml", {"ema": {"posthoc": [0.1]}})
+    snapshots.folder_of(run).mkdir()
+    for name in ("step-00000004.safetensors", ".step-00000004.safetensors.0a.tmp", "notes"):
+        (snapshots.folder_of(run) / name).write_bytes(b"x" * 20)
+    with pytest.raises(InputError, match=r"step-00000004\.safetensors: not a whole snapshot"):
+        average(run, config, 0.1, 4)
+    snapshots.clear_after(run, 4)
+    there = {path.name for path in snapshots.folder_of(run).iterdir()}
+    assert there == {"step-00000004.safetensors", "notes"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), InputError("its group is none")])
+def test_a_run_does_not_end_for_want_of_a_snapshot(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(snapshots, "make_folder", refuse)
+    alone: Any = SimpleNamespace(world=SimpleNamespace(main=True))
+    none: Any = SimpleNamespace(config=SimpleNamespace(posthoc=()), powers=())
+    said = snapshots.write(tmp_path, 4, alone, none)
+    assert said is not None and said.startswith(("No space", "its group"))

@@ -24,6 +24,7 @@ from diffcore.config import configure
 from diffcore.engine.partitions import NamedStates, Place, _share
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, export, source, tensors
+from diffcore.runs.pretrained import files
 from diffcore.runs.source import open_weights
 from diffcore.runs.tensors import SealedFile
 from shards.schema import CARTOON_SET
@@ -205,6 +206,21 @@ def test_one_rank_begins_with_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(t, wanted[n]) for n, t in network.named_parameters())
     shutil.rmtree(checkpoint.folder_of(run))
     assert "no complete checkpoint" in (begin(states, run, "raw") or "")
+
+
+@pytest.mark.parametrize(("which", "words"), [("raw", "averaged weights only"), ("ema", "says other bytes")])
+def test_weights_that_ship_and_cannot_be_begun_with_are_one_line(
+    which: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
+    run, file = tiny_run.write(tmp_path / "run", 4), tmp_path / "small.safetensors"
+    export.compact(run, file, "int8")
+    if which == "ema":
+        file.write_bytes(file.read_bytes()[:-1])
+    states: Any = Shared(network_of(run), World(0, 1, 0, torch.device("cpu")))
+    found = begin(states, Path("pretrained:small"), which)
+    assert found is not None and found.startswith("pretrained:small: ") and words in found
 
 
 SHAPES = {"scalar": [], "none": [0, 3], "row": [7], "some": [5, 3], "more": [4, 2, 3, 2]}
