@@ -33,7 +33,8 @@ class Idle:
 def _reaches(field: str) -> Callable[[Config], bool]:
     def acts(config: Config) -> bool:
         span = getattr(config.train, field)
-        return span is None or span[0] <= config.train.steps
+        steps = config.train.steps  # 0: train.minutes will say
+        return span is None or not steps or span[0] <= steps
 
     return acts
 
@@ -41,7 +42,31 @@ def _reaches(field: str) -> Callable[[Config], bool]:
 IDLE = (
     Idle(
         ("diffusion.beta_start", "diffusion.beta_end"), "diffusion.schedule",
-        lambda c: c.diffusion.schedule != "cosine", "the schedules linear and sigmoid",
+        lambda c: c.diffusion.schedule in ("linear", "sigmoid"), "the schedules linear and sigmoid",
+    ),
+    Idle(
+        ("diffusion.sigma_data",), "diffusion.target",
+        lambda c: c.diffusion.target == "edm", "target edm",
+    ),
+    Idle(
+        ("diffusion.sigmoid_bias",), "diffusion.loss_weight",
+        lambda c: c.diffusion.loss_weight == "sigmoid", "loss_weight sigmoid",
+    ),
+    Idle(
+        ("diffusion.timestep_mean", "diffusion.timestep_std"), "diffusion.timestep_density",
+        lambda c: c.diffusion.timestep_density == "log_normal", "timestep_density log_normal",
+    ),
+    Idle(
+        ("model.head_channels",), "model.head",
+        lambda c: getattr(c.model, "head", None) != "pixel_shuffle", "the heads resize_conv and refine",
+    ),
+    Idle(
+        ("optimizer.momentum", "optimizer.ns_steps"), "optimizer.kind",
+        lambda c: c.optimizer.kind == "muon", "kind muon",
+    ),
+    Idle(
+        ("ema.snapshot_every",), "ema.posthoc",
+        lambda c: c.ema.posthoc != (), "runs with ema.posthoc",
     ),
     Idle(
         ("lr_schedule.step_factor",), "lr_schedule.kind",

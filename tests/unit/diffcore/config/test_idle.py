@@ -20,6 +20,14 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"  # its schedule is cosine
 CASES = {
     "diffusion.beta_start": 1e-3,
     "diffusion.beta_end": 0.05,
+    "diffusion.sigma_data": 0.3,
+    "diffusion.sigmoid_bias": -1,
+    "diffusion.timestep_mean": -1.2,
+    "diffusion.timestep_std": 1.2,
+    "model.head_channels": 8,
+    "optimizer.momentum": 0.9,
+    "optimizer.ns_steps": 7,
+    "ema.snapshot_every": 70,
     "lr_schedule.step_factor": 0.3,
     "lr_schedule.plateau_factor": 0.3,
     "guards.rollback_factor": 0.3,
@@ -36,6 +44,14 @@ CASES = {
 BESIDE: dict[str, dict[str, Any]] = {
     "diffusion.beta_start": {"diffusion.schedule": "linear"},
     "diffusion.beta_end": {"diffusion.schedule": "sigmoid"},
+    "diffusion.sigma_data": {"diffusion.target": "edm"},
+    "diffusion.sigmoid_bias": {"diffusion.loss_weight": "sigmoid"},
+    "diffusion.timestep_mean": {"diffusion.timestep_density": "log_normal"},
+    "diffusion.timestep_std": {"diffusion.timestep_density": "log_normal"},
+    "model.head_channels": {"model.head": "refine"},
+    "optimizer.momentum": {"optimizer.kind": "muon"},
+    "optimizer.ns_steps": {"optimizer.kind": "muon"},
+    "ema.snapshot_every": {"ema.posthoc": [0.1]},
     "lr_schedule.step_factor": {"lr_schedule.kind": "step", "lr_schedule.step_samples": 100},
     "lr_schedule.plateau_factor": {"lr_schedule.plateau_patience": 2},
     "guards.rollback_factor": {"guards.explosion": 5},
@@ -116,6 +132,18 @@ def test_a_flag_may_choose_against_a_file(tmp_path: Path) -> None:
     parsed(tmp_path, {}, over)
     with pytest.raises(InputError, match=r"beta_end 0.01 would do nothing with diffusion.schedule cosine"):
         parsed(tmp_path, {"diffusion.beta_end": 0.01}, over)
+
+
+@pytest.mark.parametrize("schedule", ["flow", "edm"])
+def test_schedules_without_betas_have_none(schedule: str, tmp_path: Path) -> None:
+    values = {"diffusion.schedule": schedule, "diffusion.target": "v", "diffusion.beta_end": 0.05}
+    with pytest.raises(InputError, match=f"beta_end 0.05 would do nothing .* {schedule}"):
+        parsed(tmp_path, values)
+
+
+@pytest.mark.parametrize("field", ["profile", "memory_snapshot"])
+def test_steps_that_a_clock_will_say_may_be_followed(field: str, tmp_path: Path) -> None:
+    parsed(tmp_path, {"train.minutes": 5, f"train.{field}": [50, 52]})
 
 
 def test_a_sampler_that_takes_all_timesteps_may_have_few(tmp_path: Path) -> None:
