@@ -84,9 +84,11 @@ def test_a_caption_says_what_was_asked(run: Path, tmp_path: Path, monkeypatch: p
     sample.main([str(run), "--set", "hair=red", "--set", "lid=unknown", *flags, str(tmp_path / "a.png")])
     sample.main([str(run), *flags, str(tmp_path / "b.png")])
     sample.main([str(run), "--each", "lid", *flags, str(tmp_path / "c.png")])
+    sample.main([str(run), "--sampler", "ddpm", *flags, str(tmp_path / "d.png")])
     how = "step 1, ddim 3 steps, guidance 1.5, seed 7"
     assert said == [
         ["hair=red  lid=unknown", how],
         ["nothing asked for: all at random", how],
         ["as each row says, the rest at random", how],
+        ["nothing asked for: all at random", "step 1, ddpm all steps, guidance 1.5, seed 7"],
     ]
