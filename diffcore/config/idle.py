@@ -33,8 +33,8 @@ class Idle:
 def _reaches(field: str) -> Callable[[Config], bool]:
     def acts(config: Config) -> bool:
         span = getattr(config.train, field)
-        steps = config.train.steps  # 0: train.minutes will say
-        return span is None or not steps or span[0] <= steps
+        # With train.minutes there are no steps yet.
+        return span is None or not config.train.steps or span[0] <= config.train.steps
 
     return acts
 
@@ -57,16 +57,12 @@ IDLE = (
         lambda c: c.diffusion.timestep_density == "log_normal", "timestep_density log_normal",
     ),
     Idle(
-        ("model.head_channels",), "model.head",
-        lambda c: getattr(c.model, "head", None) != "pixel_shuffle", "the heads resize_conv and refine",
-    ),
-    Idle(
         ("optimizer.momentum", "optimizer.ns_steps"), "optimizer.kind",
         lambda c: c.optimizer.kind == "muon", "kind muon",
     ),
     Idle(
         ("ema.snapshot_every",), "ema.posthoc",
-        lambda c: c.ema.posthoc != (), "runs with ema.posthoc",
+        lambda c: bool(c.ema.posthoc), "runs with ema.posthoc",
     ),
     Idle(
         ("lr_schedule.step_factor",), "lr_schedule.kind",
@@ -101,6 +97,10 @@ IDLE = (
         lambda c: {"wandb", "mlflow"} & set(c.monitor.loggers) != set(), "the loggers wandb and mlflow",
     ),
     Idle(("init_weights",), "init_from", lambda c: c.init_from is not None, "runs with init_from"),
+    Idle(
+        ("model.head_channels",), "model.head",
+        lambda c: getattr(c.model, "head", None) != "pixel_shuffle", "the heads resize_conv and refine",
+    ),
     Idle(("train.profile",), "train.steps", _reaches("profile"), "steps of the run"),
     Idle(("train.memory_snapshot",), "train.steps", _reaches("memory_snapshot"), "steps of the run"),
 )  # fmt: skip
