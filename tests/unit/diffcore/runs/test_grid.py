@@ -77,9 +77,12 @@ def test_a_row_for_each_variant(run: Path, model: TrainedModel, tmp_path: Path) 
 def test_a_caption_says_what_was_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[list[str]] = []
     whole = pictures.with_caption
-    monkeypatch.setattr(
-        pictures, "with_caption", lambda image, lines: said.append(lines) or whole(image, lines)
-    )
+
+    def with_caption(image: np.ndarray, lines: list[str]) -> np.ndarray:
+        said.append(lines)
+        return whole(image, lines)
+
+    monkeypatch.setattr(pictures, "with_caption", with_caption)
     flags = ["--samples", "2", "--guidance", "1.5", "--seed", "7", "--out"]
     sample.main([str(run), "--set", "hair=red", "--set", "lid=unknown", *flags, str(tmp_path / "a.png")])
     sample.main([str(run), *flags, str(tmp_path / "b.png")])
