@@ -29,12 +29,11 @@ from torch import nn  # noqa: E402
 
 from diffbase.cli import InputError  # noqa: E402
 from diffbase.files import write_json  # noqa: E402
-from diffcore.config import configure  # noqa: E402
-from diffcore.config.tree import Sampling  # noqa: E402
 from diffcore.engine.ranks import World, one_device  # noqa: E402
 from diffcore.evaluation.quality import distances, drawing  # noqa: E402
 from diffcore.evaluation.studies import guidance_sweep  # noqa: E402
 from diffcore.evaluation.studies.cells import Cell, Table  # noqa: E402
+from diffcore.runs.sampling import changed_sampling  # noqa: E402
 
 SAMPLERS = "ddim,dpm++,dpm++:logsnr,dpm++:rho,dpm++sde,unipc,unipc:time,heun"
 INTERVALS = "0:1,0:0.8,0.2:1,0.2:0.8"
@@ -96,7 +95,7 @@ def measured(a: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(), "cells": [],
     }  # fmt: skip
     # Not timed: the first forward passes allocate what the others find.
-    some = configure.replace(table.model.config, "sampling", {**first, "steps": 1}).sampling
+    some = changed_sampling(table.model.config, {**first, "steps": 1})
     drawing.draw(table.model, table.labels_NA, some, a.seed, ALONE)
     reference: Cell | None = None
     for one in wanted:
@@ -120,7 +119,7 @@ def settings(sampler: str, calls: int, interval: list[float], guidance: float | 
 
 def drawn(table: Table, counter: Counter, changed: dict[str, Any]) -> tuple[Cell, dict[str, Any]]:
     """One cell, drawn and judged, and its figures."""
-    sampling: Sampling = configure.replace(table.model.config, "sampling", changed).sampling
+    sampling = changed_sampling(table.model.config, changed)
     counter.calls = counter.images = 0
     began, cpu = time.monotonic(), time.process_time()
     images = drawing.draw(table.model, table.labels_NA, sampling, table.seed, ALONE)

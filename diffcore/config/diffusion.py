@@ -40,7 +40,8 @@ class Diffusion(Section):
     """Standard deviation of the pixels, times input_scale, that target edm assumes."""
     loss_weight: Literal["uniform", "min_snr", "sigmoid"] = "uniform"
     """Weight of the levels in the loss: all alike, min-SNR-5 (Hang et al. 2023), or sigmoid(bias - logSNR) of
-    eps's error at each logSNR (Kingma & Gao 2023), whatever the target and the schedule."""
+    eps's error at each logSNR (Kingma & Gao 2023), whatever the target and the schedule; a timestep_density
+    other than uniform comes on top of each."""
     sigmoid_bias: float = Field(default=2.0, ge=-20, le=20)
     """Bias of loss weight sigmoid: above this logSNR it falls."""
     timestep_density: Literal["uniform", "log_normal"] = "uniform"

@@ -97,6 +97,10 @@ IDLE = (
         lambda c: {"wandb", "mlflow"} & set(c.monitor.loggers) != set(), "the loggers wandb and mlflow",
     ),
     Idle(("init_weights",), "init_from", lambda c: c.init_from is not None, "runs with init_from"),
+    Idle(
+        ("model.head_channels",), "model.head",
+        lambda c: getattr(c.model, "head", None) != "pixel_shuffle", "the heads resize_conv and refine",
+    ),
     Idle(("train.profile",), "train.steps", _reaches("profile"), "steps of the run"),
     Idle(("train.memory_snapshot",), "train.steps", _reaches("memory_snapshot"), "steps of the run"),
 )  # fmt: skip

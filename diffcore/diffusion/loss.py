@@ -41,7 +41,7 @@ def sigmoid(schedule: NoiseSchedule) -> Tensor:
 
     Levels are drawn by their number: each counts for the logSNR between its neighbours, so that the loss is
     an integral over logSNR, the same for every schedule; in terms of the target's error, as above. Pure
-    noise weighs nothing.
+    noise weighs nothing. (Levels that are drawn by another density than uniform weigh by it too.)
     """
     log_snr = schedule.snr.log()
     steps = log_snr[:-1] - log_snr[1:]

@@ -224,18 +224,20 @@ def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str], sigm
     d, count = config.diffusion, sum(prod(shape) for shape in state.shapes.values())
     size, raw = markdown(state.data["size"]), "`model.raw.safetensors` the optimizer's, " * ("raw" in kinds)
     shift = f", shift {d.shift:g}" if d.shift != 1 else ""
+    ends = ", rescaled to end in pure noise" if d.zero_terminal_snr else ""
+    seen = "[0, 1]" if d.pixels == "unit" else "[-1, 1]"
     given = f" ({GIVEN[d.target].format(d.sigma_data)})" if d.target in GIVEN else ""
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
 # {config.model.kind} UNet, {count:,} parameters
 
-A denoising network for images of {size} x {size} pixels in [-1, 1].
+A denoising network for images of {size} x {size} pixels in {seen}.
 
 | | |
 |---|---|
 | attributes (variants) | {attributes} |
-| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g}{shift} |
+| schedule | {d.schedule}, {d.timesteps} timesteps, input scale {d.input_scale:g}{ends}{shift} |
 | predicts | {d.target}{given} |
 | trained | {state.step:,} steps of {config.batch.size} images, {markdown(state.precision)} |
 | data | shards with fingerprint {markdown(state.data["fingerprint"])} |

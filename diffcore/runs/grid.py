@@ -13,6 +13,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import write_json
 from diffbase.page import pictures
+from diffcore.config.samplers import shown_steps
 from diffcore.config.tree import Sampling
 from diffcore.runs.draw import choose_labels
 from diffcore.runs.model import TrainedModel
@@ -112,7 +113,8 @@ def write_grid(rows: Sequence[Row], sampling: Sampling, seed: int, out: Path, ab
     if several:
         tiled = pictures.with_row_names(tiled, [row.name for row in rows])
     scales = ", ".join(dict.fromkeys(f"{row.guidance:g}" for row in rows))
-    drawn_by = f"step {model.step}, {sampling.sampler} {sampling.steps} steps, guidance {scales}, seed {seed}"
+    steps = shown_steps(sampling.sampler, sampling.steps)
+    drawn_by = f"step {model.step}, {sampling.sampler} {steps} steps, guidance {scales}, seed {seed}"
     rest = "as each row says, the rest at random" if rows[0].wanted else "nothing asked for: all at random"
     wishes = asked(model.schema, everywhere) or rest
     pictures.save_png(pictures.with_caption(tiled, [wishes, drawn_by]), out)

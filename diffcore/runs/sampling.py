@@ -17,7 +17,7 @@ from diffbase.cli import InputError, given_run
 from diffbase.explain import validated
 from diffbase.formats import json_file
 from diffcore.config import configure
-from diffcore.config.samplers import NAMES
+from diffcore.config.samplers import NAMES, SAMPLERS
 from diffcore.config.tree import PRETRAINED, Config, Sampling
 from diffcore.runs.run_folder import run_of
 from shards.schema import UNKNOWN, Attribute
@@ -193,7 +193,20 @@ def sampling_with(config: Config, run: Path, given: Mapping[str, Any]) -> Sampli
     What is None, and what is no field of Sampling, is not given. InputError for a value that is not allowed.
     """
     wanted = {name: given[name] for name in Sampling.model_fields if given.get(name) is not None}
-    return configure.replace(config, "sampling", {**recommended(run, wanted), **wanted}).sampling
+    return changed_sampling(config, {**recommended(run, wanted), **wanted})
+
+
+def changed_sampling(config: Config, changes: Mapping[str, Any]) -> Sampling:
+    """The run's sampling settings with these ``changes``; InputError for a value that is not allowed.
+
+    Where they choose another sampler, a setting that it does not have is not the run's but the usual one.
+    """
+    chosen = SAMPLERS.get(str(changes.get("sampler")))
+    usual: dict[str, Any] = {}
+    if chosen is not None and changes["sampler"] != config.sampling.sampler:
+        usual |= {} if chosen.takes_eta else {"eta": 0.0}
+        usual |= {} if chosen.takes_steps else {"spacing": "auto"}
+    return configure.replace(config, "sampling", {**usual, **changes}).sampling
 
 
 def recommended_sampling(config: Config, run: Path) -> Sampling:

@@ -58,10 +58,11 @@ def _headline(figures: dict[str, Any]) -> list[Html]:
             f" is there as it was asked for ({low} to {high}); the judge itself is right on {real} of "
             "held-out real images, the ceiling.",
         )
+    named = f" The headline's attributes: {', '.join(over)}." if over else ""
     return [
         headline,
         html.text(f"{words(fidelity)[1]}."),
-        html.note(f"{drawn}. The headline's attributes: {', '.join(over)}."),
+        html.note(f"{drawn}.{named}"),
         _fidelity(fidelity),
     ]
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from diffbase.files import set_aside, write_atomic
 from diffbase.system_error import is_there, read_bytes
-from diffcore.config import configure
 from diffcore.config.samplers import shown_steps
 from diffcore.config.tree import Sampling
 from diffcore.engine.ranks import World, gather_arrays
@@ -25,6 +24,7 @@ from diffcore.evaluation.judging.intervals import Mean, paired_difference
 from diffcore.evaluation.judging.judge import Judge, Scores
 from diffcore.evaluation.quality import distances, drawing, looks
 from diffcore.runs.model import TrainedModel
+from diffcore.runs.sampling import changed_sampling
 
 PIECE = 256
 """Images of a file in ``keep``."""
@@ -96,7 +96,7 @@ class Table:
     def cell(self, say: Callable[[str], None], **settings: Any) -> Cell:
         """The cell of the run's sampling settings with these changed. A collective."""
         began = time.monotonic()
-        sampling = configure.replace(self.model.config, "sampling", settings).sampling
+        sampling = changed_sampling(self.model.config, settings)
         images = self._draw(sampling)
         reading = self.judge.read(images)
         scores = self.judge.score(images, self.labels_NA, reading)

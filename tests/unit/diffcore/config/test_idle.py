@@ -37,6 +37,7 @@ CASES = {
     "data.replace_limit": 7,
     "monitor.project": "mine",
     "init_weights": "raw",
+    "model.head_channels": 8,
     "train.profile": [10**6, 10**6 + 1],
     "train.memory_snapshot": [10**6, 10**6 + 1],
 }
@@ -60,6 +61,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "data.replace_limit": {"data.on_error": "replace"},
     "monitor.project": {"monitor.loggers": ["wandb"]},
     "init_weights": {"init_from": "there"},
+    "model.head_channels": {"model.head": "refine"},
     "train.profile": {"train.steps": 10**7},
     "train.memory_snapshot": {"train.steps": 10**7},
 }

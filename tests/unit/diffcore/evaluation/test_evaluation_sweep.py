@@ -14,11 +14,12 @@ import pytest
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
+from diffcore.config.samplers import SAMPLERS
 from diffcore.evaluation import flags
 from diffcore.evaluation.judging.intervals import Mean
 from diffcore.evaluation.studies import cells
 from diffcore.evaluation.studies import guidance_sweep as sweep
-from diffcore.runs.sampling import RECOMMENDED, recommended, sampling_of
+from diffcore.runs.sampling import RECOMMENDED, changed_sampling, recommended, sampling_of
 
 CONFIG = configure.load(REPOSITORY / "configs" / "demo.yaml")
 
@@ -36,6 +37,18 @@ def test_sampling_takes_the_recommendation_unless_told_otherwise(tmp_path: Path)
     # Another sampler takes the scale, but not the steps of the recommended one.
     other = sampling_of(CONFIG, asked(tmp_path, sampler="ddim"))
     assert (other.sampler, other.steps, other.guidance) == ("ddim", CONFIG.sampling.steps, 3.0)
+
+
+def test_settings_of_the_runs_sampler_alone_do_not_bind_another(tmp_path: Path) -> None:
+    config = configure.replace(CONFIG, "sampling", {"sampler": "ddim", "eta": 0.5, "spacing": "rho"})
+    for name, entry in SAMPLERS.items():
+        found = changed_sampling(config, {"sampler": name, "guidance": 3.0})
+        assert found.eta == (0.5 if entry.takes_eta else 0)
+        assert found.spacing == ("rho" if entry.takes_steps else "auto")
+        assert sampling_of(config, asked(tmp_path, sampler=name, guidance=3.0)) == found
+    for given in ({"eta": 0.5}, {"spacing": "time"}):
+        with pytest.raises(InputError, match=f"{next(iter(given))} .* for sampler"):
+            sampling_of(config, asked(tmp_path, sampler="ddpm", **given))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"sampler": "ddim"}'])

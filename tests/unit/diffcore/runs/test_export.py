@@ -49,6 +49,23 @@ def test_an_export_keeps_the_variants_names(tmp_path: Path) -> None:
     assert "- plain" not in card
 
 
+def test_a_card_says_what_the_network_sees(tmp_path: Path) -> None:
+    run = tiny_run.write(tmp_path / "run", 4)
+    plain = (run / "config.yaml").read_text()
+    for more, said in {
+        "": ["in [-1, 1].", "| schedule | linear, 50 timesteps, input scale 1 |", "| predicts | eps |"],
+        ", target: v, zero_terminal_snr: true, pixels: unit, shift: 2": [
+            "in [0, 1].", "input scale 1, rescaled to end in pure noise, shift 2 |",
+        ],
+        ", target: flow, schedule: flow": ["flow (noise - image, from (1 - s) image + s noise) |"],
+    }.items():  # fmt: skip
+        (run / "config.yaml").write_text(plain.replace("timesteps: 50", f"timesteps: 50{more}"))
+        out = tmp_path / f"out{len(more)}"
+        export.export(run, out)
+        card = (out / "README.md").read_text()
+        assert all(words in card for words in said)
+
+
 def test_exports_of_one_checkpoint_are_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in "ab":
         export.export(run, tmp_path / name)

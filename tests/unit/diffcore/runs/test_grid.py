@@ -77,16 +77,21 @@ def test_a_row_for_each_variant(run: Path, model: TrainedModel, tmp_path: Path) 
 def test_a_caption_says_what_was_asked(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[list[str]] = []
     whole = pictures.with_caption
-    monkeypatch.setattr(
-        pictures, "with_caption", lambda image, lines: said.append(lines) or whole(image, lines)
-    )
+
+    def with_caption(image: np.ndarray, lines: list[str]) -> np.ndarray:
+        said.append(lines)
+        return whole(image, lines)
+
+    monkeypatch.setattr(pictures, "with_caption", with_caption)
     flags = ["--samples", "2", "--guidance", "1.5", "--seed", "7", "--out"]
     sample.main([str(run), "--set", "hair=red", "--set", "lid=unknown", *flags, str(tmp_path / "a.png")])
     sample.main([str(run), *flags, str(tmp_path / "b.png")])
     sample.main([str(run), "--each", "lid", *flags, str(tmp_path / "c.png")])
+    sample.main([str(run), "--sampler", "ddpm", *flags, str(tmp_path / "d.png")])
     how = "step 1, ddim 3 steps, guidance 1.5, seed 7"
     assert said == [
         ["hair=red  lid=unknown", how],
         ["nothing asked for: all at random", how],
         ["as each row says, the rest at random", how],
+        ["nothing asked for: all at random", "step 1, ddpm all steps, guidance 1.5, seed 7"],
     ]
