@@ -6,6 +6,7 @@ and what to do next. Reads the run folder only.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,9 @@ def _show(run: Path, words: dict[str, str]) -> None:
         **words,
         "pictures": str(grids[-1]) if grids else "none yet",
         "reports": ", ".join(path for path in reports if Path(path).exists()) or "none yet",
-        "tensorboard": f"{_program('tensorboard')} --logdir {run / 'tensorboard'}",
-        "next": f"{_program('diffcore')} sample {run} --out more.png; --help lists every command",
+        "tensorboard": shlex.join([_program("tensorboard"), "--logdir", str(run / "tensorboard")]),
+        "next": shlex.join([_program("diffcore"), "sample", str(run), "--out", "more.png"])
+        + "; --help lists every command",
     }.items():
         table.add_row(name, value)
     say(f"run {run}")

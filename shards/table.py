@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -189,9 +190,8 @@ def _header_bytes(folder: Path) -> bytes:
     try:
         data = read_bytes(path, INDEX_CAP + 1)
     except NO_FILE:
-        raise InputError(
-            f"{path}: not found; pack a data set with: python -m shards.pack SOURCE --out {folder}"
-        ) from None
+        pack = shlex.join(["python", "-m", "shards.pack", "SOURCE", "--out", str(folder)])
+        raise InputError(f"{path}: not found; pack a data set with: {pack}") from None
     if len(data) > INDEX_CAP:
         raise InputError(f"{path}: larger than {INDEX_CAP} bytes")
     return data

@@ -10,8 +10,11 @@ Imports no torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,12 +181,33 @@ def _parse_flags(argv: Sequence[str] | None, prog: str | None) -> _Flags:
     except (ValueError, RecursionError) as error:  # pydantic-settings' own are ValueErrors
         what = str(error).replace(' from source "CliSettingsSource"', "")
         why = str(error.__cause__ or "")
-        raise InputError(f"command line: {what}" + f": {why}" * (why not in what)) from error
+        line = f"command line: {what}" + f": {why}" * (why not in what)
+        raise InputError(line + _json_of(vars(known))) from error
     if known.run_folder is not None:
         if "run" in overrides:
             raise InputError("--run and --run_folder are one setting: give one of them")
         overrides["run"] = known.run_folder
     return _Flags(known.config, {k: v for k, v in overrides.items() if k in Config.model_fields})
+
+
+def _json_of(given: Mapping[str, Any]) -> str:
+    """The end of an error that says, of a flag whose value is YAML and no JSON, that JSON; else nothing."""
+    for name, values in given.items():
+        for text in values if isinstance(values, list) else [values]:
+            if not isinstance(text, str) or not text.startswith(("{", "[")):
+                continue
+            with contextlib.suppress(ValueError, RecursionError, InputError):
+                tree = yaml_file.parse(text.encode(), name)
+                if json.dumps(tree) != json.dumps(_json(text)):
+                    return f"; in JSON: --{name} {shlex.quote(json.dumps(tree))}"
+    return ""
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -258,7 +258,7 @@ class Training(OpenRun):
             line = f"step {self.step}: not saved, {self.progress.skips_in_row} steps in a row were left out"
             if last:
                 raise self._failed(line)
-            return self.monitor.say(f"{line}; older checkpoints stay")
+            return self.monitor.say(f"{line}; nothing older is removed")
         c, value = self.config, self.measured.get(self.config.train.best)
         if self.saver.settle():
             self.progress.best = self._best_before  # the best one was not written, if it was to be

@@ -141,7 +141,7 @@ def _detail(run: Run, at: Glance) -> list[Block]:
     if at.damage:
         table.add_row("damaged", at.damage)
     table.add_row("newest checkpoint", f"step {at.checkpoint}" if at.checkpoint else "none yet")
-    table.add_row("attempts", f"{at.attempts} ({at.failed} failed, {at.stopped} stopped and saved)")
+    table.add_row("attempts", f"{at.attempts} ({at.failed} failed, {at.stopped} stopped)")
     table.add_row("goodput", "-" if at.goodput is None else f"{at.goodput:.1%} of the time on the nodes")
     table.add_row("last fault", fault_words(at.fault))
     if at.slow:

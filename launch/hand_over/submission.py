@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -162,8 +163,8 @@ def refuse_second(run: Path, spec: JobSpec) -> None:
         state = known.state if known else ""  # unknown to Slurm: long over
     if state in LIVING:
         raise InputError(
-            f"{run}: job {job} of this run is {state}: cancel it (python -m launch.jobs cancel {run}), or "
-            f"let this one follow with --after {job}"
+            f"{run}: job {job} of this run is {state}: cancel it (python -m launch.jobs cancel "
+            f"{shlex.quote(str(run))}), or let this one follow with --after {job}"
         )
 
 

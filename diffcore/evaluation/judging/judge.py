@@ -11,6 +11,7 @@ Shapes: B batch, A attributes, V variants of all attributes together, F features
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def load(folder: Path, index: Index | None = None, fingerprint: str | None = Non
     if not is_there(path):
         raise InputError(
             f"{path}: no judge here; say where it lies (--judge, or data.judge of a run), or train one: "
-            f"python -m diffcore.evaluation.train_judge DATA --out {folder}"
+            f"python -m diffcore.evaluation.train_judge DATA --out {shlex.quote(str(folder))}"
         )
     tree = json_file.read(path, most=256 << 20, nan=True)
     if isinstance(tree, dict) and isinstance(version := tree.get("version"), int) and version not in VERSIONS:

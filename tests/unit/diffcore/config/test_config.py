@@ -281,6 +281,7 @@ def test_config_is_frozen() -> None:
     [
         (["--model.channels", "[8,16"], "command line: Parsing error encountered for model.channels"),
         (["--engine", "{"], 'error parsing value for field "engine"'),
+        (["--train.stages", "[{side: 32, until: 9}]"], """--train.stages '[{"side": 32, "until": 9}]'"""),
         (["--engine", "[" * 3000], "recursion"),
         (["--seed", "9" * 5000], "argument --seed: has 5000 bytes"),
         (["--train.steps", "9" * 400], "train: steps is a number of more than 63 bits"),
