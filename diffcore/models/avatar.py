@@ -193,6 +193,8 @@ class AvatarUNet(nn.Module):
         # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         h_BCHW, skips = self.stem(x_BCHW), []
+        head, seen_BCHW = self.head, x_BCHW if isinstance(self.head, FineHead) else None
+        del x_BCHW  # a copy that only a fine head looks at again
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
@@ -206,6 +208,5 @@ class AvatarUNet(nn.Module):
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded)
-        fine = isinstance(self.head, FineHead)
-        output: Tensor = self.head(h_BCHW, x_BCHW, time_BE) if fine else self.head(h_BCHW)
+        output: Tensor = head(h_BCHW) if seen_BCHW is None else head(h_BCHW, seen_BCHW, time_BE)
         return output

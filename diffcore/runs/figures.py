@@ -115,7 +115,7 @@ def numbers(figures: dict[str, Any]) -> dict[str, str]:
         "loss": f"{f['loss_first']:.4f} at first, {f['loss_last']:.4f} at last",
     }
     if "spent" in f:
-        result["spent"] = spent_words(f["spent"])
+        result["trained"] += f"; {spent_words({k: v for k, v in f['spent'].items() if k != 'images'})}"
     if "damaged_lines" in f:
         result["damaged"] = f"{f['damaged_lines']:,} lines of {metrics.FILE} cannot be read"
     result |= {name: agreed(row) for name, row in f.get("colors", {}).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffbase import ledger
 from diffcore.config import configure
 from diffcore.runs import checkpoint
 from diffcore.training.meters import length
@@ -30,7 +30,7 @@ def test_it_is_as_if_the_steps_had_been_given(zero: str, ranks: int, train: Trai
     steps = record.steps(0.005)
     assert f"train.minutes 0.005: {steps} steps" in begun.out and "measured in" in begun.out
     assert configure.load(run / "config.yaml").train.steps == steps >= length.FEWEST
-    assert json.loads((run / "heartbeat.json").read_text())["steps"] == steps
+    assert [event["steps"] for event in ledger.events(run) if event["event"] == "start"] == [steps]
     found = saved(run)
 
     shutil.rmtree(checkpoint.complete(run)[-1])

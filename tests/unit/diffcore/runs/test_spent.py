@@ -24,7 +24,7 @@ def test_a_summary_says_it(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
     found = figures.figures(tmp_path)
     assert found["spent"] == {"images": 12, "flops": 4.2e12, "cpu_seconds": 1234.4}
-    assert figures.numbers(found)["spent"] == "12 images, 4.2 TFLOP, 1,234 CPU seconds"
+    assert figures.numbers(found)["trained"].endswith("; 4.2 TFLOP, 1,234 CPU seconds")
 
 
 @pytest.mark.parametrize("value", [None, "many", float("nan"), -1, True, [1]], ids=str)
