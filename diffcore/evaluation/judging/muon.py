@@ -2,8 +2,8 @@
 
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. A convolution is the matrix [out, in k k]; a
 step is scaled by 0.2 sqrt(max(out, in k k)), so that its root mean square is about AdamW's (Liu et al. 2025,
-arXiv:2502.16982, eq. 4). In fp32 throughout: products in bf16, as torch.optim.Muon has them, are slow on most
-CPUs.
+arXiv:2502.16982, eq. 4). The iteration is the engine's, in fp32: products in bf16, as torch.optim.Muon has
+them, are slow on most CPUs.
 """
 
 from __future__ import annotations
@@ -12,22 +12,13 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from diffcore.engine.orthogonal.newton_schulz import SQUARES, orthogonalize
 
 MOMENTUM = 0.95
 STEPS = 5
-A, B, C = 3.4445, -4.7750, 2.0315
-"""Coefficients of the quintic iteration: singular values from 0 to 1 come to between 0.7 and 1.2."""
-
-
-def orthogonal(matrix_MN: Tensor) -> Tensor:
-    """U V^T of the matrix's U S V^T, nearly: STEPS iterations of Newton and Schulz. Nought stays nought."""
-    x: Tensor = matrix_MN / (torch.linalg.matrix_norm(matrix_MN) + 1e-7)
-    wide: Tensor = x.T if (tall := x.shape[0] > x.shape[1]) else x
-    for _ in range(STEPS):
-        square = wide @ wide.T
-        wide = A * wide + (B * square + C * square @ square) @ wide
-    return wide.T if tall else wide
+"""Iterations of Newton and Schulz."""
 
 
 class Muon:
@@ -44,7 +35,9 @@ class Muon:
             assert weight.grad is not None
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
             ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+            squares = ahead.new_empty(SQUARES * min(ahead.shape) ** 2)
             scale = 0.2 * math.sqrt(max(ahead.shape))
+            step = orthogonalize(ahead, torch.empty_like(ahead), squares, STEPS, scale)
             weight.mul_(1 - self.lr * self.weight_decay)
-            weight.add_(orthogonal(ahead).view_as(weight), alpha=-self.lr * scale)
+            weight.add_(step.view_as(weight), alpha=-self.lr)
             weight.grad = None

@@ -71,6 +71,19 @@ def test_singular_values_end_within_jordans_band(shape: tuple[int, int]) -> None
     assert values.quantile(0.05) > 0.65
 
 
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_a_step_is_orthogonal_along_the_gradients_own_directions(
+    rows: int, columns: int, seed: int, scale: float
+) -> None:
+    matrix = scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ ours(matrix, 5) @ v.T
+    values = found.diagonal()
+    assert torch.allclose(found, values.diag(), atol=2e-3)
+    large = s > 0.05 * torch.linalg.matrix_norm(matrix)
+    assert ((values[large] > 0.6) & (values[large] < 1.3)).all()
+
+
 def test_what_is_given_may_be_nothing_and_is_scaled() -> None:
     assert torch.equal(ours(torch.zeros(4, 6), 5), torch.zeros(4, 6))
     x = torch.randn(4, 6)
