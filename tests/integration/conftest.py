@@ -127,3 +127,24 @@ def train(small: Path, tmp_path: Path) -> Train:
         return finished
 
     return launch
+
+
+def train_all(paths: list[str], ranks: int, timeout: float = 400) -> None:
+    """Train the configs at ``paths`` one after the other in one group of processes (support/train_all.py)."""
+    command = [sys.executable, "-m", "tests.support.train_all", *paths]
+    finished = run(command, cwd=REPOSITORY, ranks=ranks, timeout=timeout)
+    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+
+
+def losses_of(run_folder: Path) -> list[float]:
+    """The loss of each line of its log."""
+    return [json.loads(line)["train/loss"] for line in (run_folder / "metrics.jsonl").open()]
+
+
+def refused(finished: Finished, *words: str) -> None:
+    """The command ended with one line of error that has these words."""
+    assert finished.code == 2, finished.out + finished.err
+    lines = [line for line in finished.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in finished.err + finished.out
+    for word in words:
+        assert word in lines[0], lines[0]

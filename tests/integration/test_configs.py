@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diffcore import models
 from diffcore.config import configure
 from shards import pack
-from tests.integration.conftest import REPOSITORY, run
+from tests.integration.conftest import REPOSITORY, losses_of, train_all
 from tests.unit.diffcore.models.test_models import batch, schema_of
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.yaml"))
@@ -82,11 +80,9 @@ def test_every_config_learns_on_two_processes(packed: Path, tmp_path: Path) -> N
         paths.append(tmp_path / f"{name}.yaml")
         paths[-1].write_text(small.to_yaml())
 
-    command = [sys.executable, "-m", "tests.support.train_all", *map(str, paths)]
-    finished = run(command, cwd=REPOSITORY, timeout=500, ranks=2)
-    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    train_all(list(map(str, paths)), ranks=2, timeout=500)
     for name in NAMES:
-        losses = [json.loads(line)["train/loss"] for line in (tmp_path / name / "metrics.jsonl").open()]
+        losses = losses_of(tmp_path / name)
         assert len(losses) == steps[name]
         first, last = np.mean(losses[:4]), np.mean(losses[-8:])
         assert last < 0.8 * first, f"{name}: {first:.3f} -> {last:.3f}"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from diffcore.config import configure
 from diffcore.engine.orthogonal import newton_schulz
-from tests.integration.conftest import REPOSITORY, Train, run
-from tests.integration.test_training import assert_near
+from tests.integration.conftest import Train, train_all
 from tests.support import numerics
-from tests.support.numerics import plain_loop, saved
+from tests.support.numerics import assert_near, assert_same, plain_loop, saved
 
 CELLS = numerics.cells(ranks=2)
 
@@ -24,9 +21,7 @@ def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("muon")
     steps = (1, numerics.STEPS)
     paths = [str(numerics.write(folder, packed, cell, n, kind="muon")) for cell in CELLS for n in steps]
-    command = [sys.executable, "-m", "tests.support.train_all", *paths]
-    finished = run(command, cwd=REPOSITORY, ranks=2, timeout=400)
-    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    train_all(paths, ranks=2)
     return folder
 
 
@@ -65,6 +60,4 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(zero: int, train:
     train(*alike, ranks=2)
     one_sitting = saved(run_folder)
     assert any(name.endswith(".momentum") for name in one_sitting["optimizer"])
-    for which, tensors in one_sitting.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(two_sittings[which][name], tensor), f"{which}: {name}"
+    assert_same(two_sittings, one_sitting)

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,15 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from benchmarks.kill_training import Ranks
 from diffbase import cli, exits, ledger
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
 from diffcore.runs import checkpoint
-from tests.integration.conftest import REPOSITORY, Train, run
+from tests.integration.conftest import Train, refused, train_all
 from tests.support import numerics
-from tests.support.numerics import plain_loop, saved
-
-
-def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, Any], rtol: float) -> None:
-    for which in ("weights", "ema", "optimizer"):
-        tensors = wanted[which]
-        assert got[which].keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            apart = got[which][name] - tensor
-            assert apart.norm() <= rtol * tensor.norm(), f"{which}: {name}"
-            # Adam divides by the gradient's size: where that is tiny, rounding shows in single elements.
-            assert apart.abs().max() <= 20 * rtol * tensor.abs().max(), f"{which}: {name}"
-
+from tests.support.numerics import assert_near, assert_same, plain_loop, saved
 
 CELLS = numerics.cells(ranks=2)
 STEPS = numerics.STEPS
@@ -57,9 +43,7 @@ def trained(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [str(numerics.write(folder, packed, cell, steps)) for cell in CELLS for steps in (1, STEPS)]
     for cell, factor in BROKEN.items():
         paths.append(f"{numerics.write(folder, packed, cell, 1, f'{cell}-broken')}*{factor}")
-    command = [sys.executable, "-m", "tests.support.train_all", *paths]
-    finished = run(command, cwd=REPOSITORY, ranks=2, timeout=400)
-    assert finished.code == 0, finished.out[-3000:] + finished.err[-3000:]
+    train_all(paths, ranks=2)
     return folder
 
 
@@ -92,9 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
     run_folder.rename(small.parent / "first")
     train()
     one_sitting = saved(run_folder)
-    for which, tensors in one_sitting.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(two_sittings[which][name], tensor), f"{which}: {name}"
+    assert_same(two_sittings, one_sitting)
     steps = [json.loads(line)["step"] for line in (small.parent / "first" / "metrics.jsonl").open()]
     assert steps == [1, 2, 3, 4]
     begun, resumed_cost = (
@@ -122,9 +104,7 @@ def test_ranks_that_hold_all_read_a_part_each_and_hear_of_the_others_damage(
     resumed = train("--train.steps", "6", *alike, ranks=2)
     assert "from step 2" in resumed.out and "do not have the sha256 that COMPLETE says" in resumed.out
     found = saved(run_folder)
-    for which, tensors in wanted.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+    assert_same(found, wanted)
 
 
 def test_where_checkpoints_come_by_time_changes_no_number(train: Train, small: Path) -> None:
@@ -138,9 +118,7 @@ def test_where_checkpoints_come_by_time_changes_no_number(train: Train, small: P
     train("--train.steps", "20", *by_time, ranks=2)
     assert "from step 20" in train("--train.steps", "40", *by_time, ranks=2).out
     found = saved(run_folder)
-    for which, tensors in wanted.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
+    assert_same(found, wanted)
     steps = [checkpoint.step_of(folder) for folder in checkpoint.complete(run_folder)]
     assert {10, 20, 30, 40} <= set(steps) and [step for step in steps if step % 10]
 
@@ -164,59 +142,6 @@ def test_a_run_from_before_versions_of_draws_goes_on_with_its_own(train: Train, 
     assert not any(
         torch.equal(found[name], tensor) for name, tensor in wanted["2"].items() if tensor.dim() > 1
     )
-
-
-STAGES = ("--train.stages", '[{"side": 4, "until": 2}, {"side": 8, "until": 4}]', "--train.steps", "6")
-
-
-@pytest.mark.numeric
-def test_a_run_in_stages_goes_on_bit_for_bit_wherever_it_was_left(train: Train, small: Path) -> None:
-    """Within a stage, at a border and behind it."""
-    run_folder, often = small.parent / "run", ("--train.checkpoint_every", "1", "--guards.explosion", "9")
-    train(*STAGES, *often)
-    wanted, losses = saved(run_folder), losses_of(run_folder)
-    run_folder.rename(small.parent / "whole")
-    for steps in ("1", "2", "5"):
-        train(*STAGES, *often, "--train.steps", steps)
-    assert "step 5: from here" not in train(*STAGES, *often).out
-    found = saved(run_folder)
-    assert losses_of(run_folder) == losses
-    state = json.loads((checkpoint.complete(run_folder)[-1] / "state.json").read_text())
-    assert state["progress"]["losses"] == losses[-2:]  # of the packed images alone
-    for which, tensors in wanted.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(found[which][name], tensor), f"{which}: {name}"
-    refused(train(*often, check=False), "train.stages was [{", "now []")
-    wrong = ("--run", str(small.parent / "wrong"), "--train.stages", '[{"side": 12, "until": 2}]')
-    refused(train(*wrong, check=False), "train.stages.0.side: 12; allowed with images of 16", "2, 4, 8")
-
-
-@pytest.mark.parametrize(("before", "after"), [((2, 1), (1, 3)), ((1, 0), (2, 2))])
-def test_stages_are_a_plain_loops_at_any_world_size_and_stage(
-    before: tuple[int, int], after: tuple[int, int], train: Train, small: Path
-) -> None:
-    """Left within the second stage. The memory that is measured is the plan's, of the largest images."""
-    trace, anatomy = ("--memory.trace", "true"), small.parent / "run" / "anatomy.json"
-    train(*STAGES, *trace, "--train.steps", "3", "--engine.zero", str(before[1]), ranks=before[0])
-    as_planned(json.loads(anatomy.read_text()), "to step 2, with images of 4 x 4")
-    resumed = train(*STAGES, *trace, "--engine.zero", str(after[1]), ranks=after[0])
-    assert "step 3: from here on images of 8 x 8 pixels" in resumed.out
-    assert "step 4: from here on images of 16 x 16 pixels" in resumed.out
-    assert_near(saved(small.parent / "run"), plain_loop(small.parent / "run" / "config.yaml", 6), rtol=1e-4)
-    stages = ("to step 2, with images of 4 x 4", "to step 4, with images of 8 x 8")
-    as_planned(json.loads(anatomy.read_text()), *stages)
-
-
-def as_planned(report: dict[str, Any], *stages: str) -> None:
-    for measured, planned in zip(report["measured"], report["planned"], strict=True):
-        for here, there in zip(measured["moments"], planned["moments"], strict=True):
-            assert here["allocated"] == pytest.approx(there["allocated"], rel=0.01)
-    notes = [note.split(", the peak is ") for note in report["planned"][0]["notes"]]
-    assert [note[0] for note in notes if len(note) == 2] == list(stages)
-
-
-def losses_of(run_folder: Path) -> list[float]:
-    return [json.loads(line)["train/loss"] for line in (run_folder / "metrics.jsonl").open()]
 
 
 @pytest.mark.parametrize(
@@ -351,14 +276,6 @@ def test_an_image_does_not_depend_on_its_batch(train: Train, small: Path) -> Non
     one = model.draw(labels_BA, model.config.sampling, seed=5, batch=1)
     three = model.draw(labels_BA, model.config.sampling, seed=5, batch=3)
     assert np.abs(one.astype(int) - three.astype(int)).max() <= 1  # kernels differ in the last bit by batch
-
-
-def refused(finished: object, *words: str) -> None:
-    assert finished.code == 2, finished.out + finished.err
-    lines = [line for line in finished.err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and "Traceback" not in finished.err + finished.out
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(train: Train, small: Path) -> None:

@@ -305,6 +305,27 @@ def recorded(run: Path, step: int | None = None) -> dict[str, Any]:
     return saved(run, step) | {"norms": [json.loads(line)["train/gradient_norm"] for line in lines]}
 
 
+def assert_same(got: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """What two trainings came to, as ``saved`` gives it, is the same bits."""
+    assert got.keys() == wanted.keys()
+    for which, tensors in wanted.items():
+        assert got[which].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(got[which][name], tensor), f"{which}: {name}"
+
+
+def assert_near(got: dict[str, dict[str, Tensor]], wanted: dict[str, Any], rtol: float) -> None:
+    """What two trainings came to, as ``saved`` gives it, is the same but for rounding."""
+    for which in ("weights", "ema", "optimizer"):
+        tensors = wanted[which]
+        assert got[which].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            apart = got[which][name] - tensor
+            assert apart.norm() <= rtol * tensor.norm(), f"{which}: {name}"
+            # Adam divides by the gradient's size: where that is tiny, rounding shows in single elements.
+            assert apart.abs().max() <= 20 * rtol * tensor.abs().max(), f"{which}: {name}"
+
+
 TINY = torch.finfo(torch.float32).tiny
 
 
