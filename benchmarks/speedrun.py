@@ -39,6 +39,7 @@ from diffbase.machine import nvml, ports  # noqa: E402
 from diffcore.config import configure  # noqa: E402
 from diffcore.config.section import flatten  # noqa: E402
 from diffcore.config.tree import Config  # noqa: E402
+from diffcore.evaluation.judging.judge import load  # noqa: E402
 from diffcore.evaluation.studies import experiments  # noqa: E402
 from diffcore.evaluation.studies.findings_page import Estimate  # noqa: E402
 from diffcore.runs import checkpoint, run_folder  # noqa: E402
@@ -70,10 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipes = read(a.configs, fields)
     index = recipes[0].config.data.path if a.data is None else a.data
     judge = (a.judge or recipes[0].config.data.judge or Path(index) / "judge").resolve()
-    if not (judge / "judge.json").is_file():
-        raise InputError(
-            f"{judge}: no judge; train one with diffcore.evaluation.train_judge, or give --judge"
-        )
+    if refused := load(judge).refused:  # before any recipe is trained
+        raise InputError(f"{judge}: {refused}")
     done: dict[str, list[list[dict[str, Any]]]] = {recipe.name: [] for recipe in recipes}
     for seed, recipe in turns(recipes, a.seeds):
         run = a.out / f"{recipe.name}-seed{seed}"
@@ -210,7 +209,7 @@ def headline(quality: Mapping[str, Any], judge: Path) -> dict[str, Any]:
     """The one figure of an evaluation, and over which attributes it is. InputError where there is none."""
     fidelity = quality.get("fidelity")
     if fidelity is None or fidelity["mean"] is None:
-        raise InputError(f"{judge}: reads no attribute well enough for a fidelity; train a better one")
+        raise InputError(f"{judge}: {(fidelity or {}).get('refused') or 'gives no fidelity of these data'}")
     return {"fidelity": fidelity["mean"]["mean"], "over": list(fidelity["over"])}
 
 

@@ -133,7 +133,13 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
         speedrun.read([DEMO, other], [])
 
 
-@pytest.mark.parametrize("quality", [{}, {"fidelity": {"mean": None, "over": []}}])
-def test_a_judge_that_reads_nothing_gives_no_headline(quality: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="train a better one"):
+@pytest.mark.parametrize(
+    ("quality", "why"),
+    [
+        ({}, "gives no fidelity of these data"),
+        ({"fidelity": {"mean": None, "over": [], "refused": "hair in 71.0 %"}}, "hair in 71.0 %"),
+    ],
+)
+def test_a_judge_that_reads_nothing_gives_no_headline(quality: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=f"judge: {why}"):
         speedrun.headline(quality, Path("judge"))
