@@ -45,7 +45,10 @@ def result(job: FakeJob, small: Path) -> dict[str, Any]:
     return {
         "weights": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in step.glob("*.safetensors")},
         "losses": [line["train/loss"] for line in losses if "train/loss" in line],
-        "allocated": [moment["allocated"] for rank in memory for moment in rank["moments"]],
+        # Not the peaks: how long gloo's own thread holds a bucket differs from one run to the next.
+        "allocated": [
+            moment["allocated"] for rank in memory for moment in rank["moments"] if "after" in moment["name"]
+        ],
     }
 
 
@@ -53,5 +56,7 @@ def test_a_run_is_the_same_with_the_process_of_the_preflight(jobs: dict[str, Fak
     found = {mode: result(job, small) for mode, job in jobs.items()}
     full, quick = found["full"], found["quick"]
     # A scalar may live a little longer or shorter; 0.1 % is what a plan may be off (test_memory.py).
-    assert full.pop("allocated") == pytest.approx(quick.pop("allocated"), rel=1e-3)
+    assert len(full["allocated"]) == 4 and full.pop("allocated") == pytest.approx(
+        quick.pop("allocated"), rel=1e-3
+    )
     assert full["weights"] and full == quick

@@ -54,6 +54,8 @@ def test_stages_are_a_plain_loops_at_any_world_size_and_stage(
 def as_planned(report: dict[str, Any], *stages: str) -> None:
     for measured, planned in zip(report["measured"], report["planned"], strict=True):
         for here, there in zip(measured["moments"], planned["moments"], strict=True):
-            assert here["allocated"] == pytest.approx(there["allocated"], rel=0.01)
+            low, late = 0.99 * there["allocated"], here["bytes"]["buckets"] - there["bytes"]["buckets"]
+            # A bucket that gloo's own thread has not let go of yet is there, and in no plan (docs/memory.md).
+            assert low <= here["allocated"] <= 1.01 * there["allocated"] + late
     notes = [note.split(", the peak is ") for note in report["planned"][0]["notes"]]
     assert [note[0] for note in notes if len(note) == 2] == list(stages)
