@@ -31,7 +31,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     }, 16),
     "avatar-options": ("demo.yaml", {
         "head": "refine", "tau": "attribute", "tau_tokens": 1, "self_attention_levels": [2],
-        "blocks": [1, 1, 2],
+        "blocks": [1, 1, 2], "label_gain": 10.0, "label_maps": 4,
     }, 16),
     "avatar-full": ("avatar.yaml", {}, 64),
     "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),

@@ -101,6 +101,10 @@ IDLE = (
         ("model.head_channels",), "model.head",
         lambda c: getattr(c.model, "head", None) != "pixel_shuffle", "the heads resize_conv and refine",
     ),
+    Idle(
+        ("model.label_gain", "model.label_maps"), "model.attributes",
+        lambda c: getattr(c.model, "attributes", None) != "none", "networks that read labels",
+    ),
     Idle(("train.profile",), "train.steps", _reaches("profile"), "steps of the run"),
     Idle(("train.memory_snapshot",), "train.steps", _reaches("memory_snapshot"), "steps of the run"),
 )  # fmt: skip

@@ -52,6 +52,12 @@ class AvatarModel(Section):
     tau_projections: int = Field(default=1, ge=1, le=64)
     """Linear projections of Tau for each attention block (1 or 2 in the experiments)."""
 
+    label_gain: float = Field(default=1.0, gt=0, le=1000)
+    """How many times as fast as the rest the tables of the labels learn (10 to 30), with steps like Adam's:
+    they are kept that much smaller than what they stand for."""
+    label_maps: int = Field(default=0, ge=0, le=256)
+    """Channels of a learned map of 16 x 16 that each label adds to the image's features; 0: none."""
+
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:
         """Residual blocks of each level on the way down, then of the bottom."""

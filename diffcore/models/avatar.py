@@ -1,7 +1,8 @@
 """The avatar UNet: a convolutional ladder whose attention blocks look at the attributes.
 
-Attributes enter in one place: ``LabelEncoder`` writes them for the network, every attention block's own Tau
-turns that into keys and values, and ``CrossAttention`` lets each pixel read them.
+``LabelEncoder`` writes the attributes for the network. Every attention block's own Tau turns that into keys
+and values, and ``CrossAttention`` lets each pixel read them; ``LabelMaps``, an option, adds what each looks
+like.
 
 Residual blocks and the ladder follow Ho et al. 2020 (DDPM, appendix B), conditioning by cross-attention
 Rombach et al. 2022 (LDM, section 3.3); the time embedding scales and shifts as in Dhariwal & Nichol 2021.
@@ -12,7 +13,7 @@ Shapes: B batch, C channels, H x W pixels, A attributes, V encoded labels, E tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from diffcore.config.models import AvatarModel
 from diffcore.models.embedding import timestep_embedding
 from diffcore.models.heads import FineHead, group_norm, zeroed
+from diffcore.models.label_maps import LabelMaps
 from diffcore.models.tau import AttributeTau, Encoded, LabelEncoder, Tau
 from shards.schema import Attribute
 
@@ -54,9 +56,10 @@ class CrossAttention(nn.Module):
         self.heads = config.heads
         self.tau: Tau | AttributeTau
         if config.tau == "attribute":
-            self.tau = AttributeTau(encoder, channels, config.heads, config.tau_tokens)
+            self.tau = AttributeTau(encoder, channels, config.heads, config.tau_tokens, config.label_gain)
         else:
-            self.tau = Tau(encoder, channels, config.heads, config.tau_tokens, config.tau_projections)
+            sizes = (config.tau_tokens, config.tau_projections)
+            self.tau = Tau(encoder, channels, config.heads, *sizes, config.label_gain)
         self.norm = group_norm(channels)
         self.query = nn.Linear(channels, channels)
         self.out = zeroed(nn.Linear(channels, channels))
@@ -126,7 +129,7 @@ class AvatarUNet(nn.Module):
     """
 
     blocks = (Stage, FineHead)  # of activation checkpointing
-    edges = ("stem", "head", "tau")
+    edges = ("stem", "head", "tau")  # the table of label maps is no layer of Muon's
 
     def __init__(self, config: AvatarModel, schema: Sequence[Attribute]) -> None:
         super().__init__()
@@ -174,6 +177,12 @@ class AvatarUNet(nn.Module):
                 width = channels[level]
             self.up.append(blocks)
 
+        self.maps: LabelMaps | None = None
+        if self.encoder is not None and config.label_maps:
+            # Added behind the stem, before the bottom and on each level of the way up.
+            widths = (channels[0], channels[-2], *reversed(channels[:-1]))
+            self.maps = LabelMaps(self.encoder, config.label_maps, config.label_gain, widths)
+
         self.head: nn.Module
         if config.head == "pixel_shuffle":
             last = zeroed(nn.Conv2d(width, pixels, 3, padding=1))
@@ -188,11 +197,12 @@ class AvatarUNet(nn.Module):
         if self.encoder is not None:
             encode = self.encoder.rows if self.by_attribute else self.encoder
             encoded = encode(labels_BA, keep_B, x_BCHW.dtype)
+        add = self._adding(labels_BA, keep_B, x_BCHW.dtype)
 
         # Activations are channels-last: faster convolutions on the CPU and on tensor cores, and attention
         # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        h_BCHW, skips = self.stem(x_BCHW), []
+        h_BCHW, skips = add(0, self.stem(x_BCHW)), []
         head, seen_BCHW = self.head, x_BCHW if isinstance(self.head, FineHead) else None
         del x_BCHW  # a copy that only a fine head looks at again
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
@@ -201,12 +211,22 @@ class AvatarUNet(nn.Module):
                 h_BCHW = block(h_BCHW, time_BE, encoded)
                 skips.append(h_BCHW)
             h_BCHW = shrink(h_BCHW)
+        h_BCHW = add(1, h_BCHW)
         for block in self.bottom:
             h_BCHW = block(h_BCHW, time_BE, encoded)
-        for grow, blocks in zip(self.grow, self.up, strict=True):
-            h_BCHW = grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
+        for place, (grow, blocks) in enumerate(zip(self.grow, self.up, strict=True), 2):
+            h_BCHW = add(place, grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest")))
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded)
         output: Tensor = head(h_BCHW) if seen_BCHW is None else head(h_BCHW, seen_BCHW, time_BE)
         return output
+
+    def _adding(
+        self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype
+    ) -> Callable[[int, Tensor], Tensor]:
+        """(place, features) -> the features with the maps of these labels; as they are without maps."""
+        if self.maps is None or self.encoder is None:
+            return lambda _, h_BCHW: h_BCHW
+        maps, maps_BCSS = self.maps, self.maps(self.encoder.rows(labels_BA, keep_B, dtype))
+        return lambda place, h_BCHW: maps.add(place, h_BCHW, maps_BCSS)

@@ -29,6 +29,7 @@ YOUNGER: dict[str, object] = {
     "diffusion.timestep_density": "uniform", "diffusion.timestep_mean": 0.0, "diffusion.timestep_std": 1.0,
     "diffusion.timestep_stratified": False, "ema.posthoc": [], "ema.snapshot_every": 500,
     "model.head": "pixel_shuffle", "model.head_channels": 16, "model.tau": "mixed",
+    "model.label_gain": 1.0, "model.label_maps": 0,
     "model.self_attention_levels": [], "optimizer.momentum": 0.95, "optimizer.ns_steps": 5,
     "train.stages": [],
 }  # fmt: skip

@@ -38,6 +38,8 @@ CASES = {
     "monitor.project": "mine",
     "init_weights": "raw",
     "model.head_channels": 8,
+    "model.label_gain": 30.0,
+    "model.label_maps": 16,
     "train.profile": [10**6, 10**6 + 1],
     "train.memory_snapshot": [10**6, 10**6 + 1],
 }
@@ -62,10 +64,15 @@ BESIDE: dict[str, dict[str, Any]] = {
     "monitor.project": {"monitor.loggers": ["wandb"]},
     "init_weights": {"init_from": "there"},
     "model.head_channels": {"model.head": "refine"},
+    "model.label_gain": {"model.attributes": "integer"},
+    "model.label_maps": {"model.attributes": "integer"},
     "train.profile": {"train.steps": 10**7},
     "train.memory_snapshot": {"train.steps": 10**7},
 }
+UNLABELLED = {"model.attributes": "none", "diffusion.label_dropout": 0, "sampling.guidance": 1}
 OFF: dict[str, dict[str, Any]] = {
+    "model.label_gain": UNLABELLED,
+    "model.label_maps": UNLABELLED,
     "sampling.steps": {"sampling.sampler": "ddpm"},
     "sampling.guidance_rescale": {"sampling.guidance": 1},
     "sampling.guidance_interval": {"sampling.guidance": 1},

@@ -13,7 +13,9 @@ from diffbase.files import REPOSITORY
 from diffcore import models
 from diffcore.config import configure
 from diffcore.config.models import AvatarModel
+from diffcore.models.avatar import CrossAttention
 from diffcore.models.heads import FineHead
+from diffcore.models.label_maps import SIDE, LabelMaps
 from diffcore.models.tau import AttributeTau, LabelEncoder, Tau
 from shards.schema import CARTOON_SET, UNKNOWN, one_hot_offsets, one_hot_width
 
@@ -50,6 +52,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tau": {"tau": "attribute", "tau_tokens": 2},
     "self-attention": {"self_attention_levels": (1,)},
     "blocks": {"blocks": (2, 1)},
+    "maps": {"label_maps": 3},
+    "gain": {"label_gain": 8.0},
 }
 """One at a time."""
 
@@ -65,10 +69,18 @@ def test_shapes_and_a_whole_backward(patch: int, attributes: str, option: dict[s
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-@pytest.mark.parametrize("tau", ["mixed", "attribute"])
+# By label maps alone too: no level has attention then.
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "mixed": {"tau": "mixed"},
+    "attribute": {"tau": "attribute"},
+    "maps": {"label_maps": 3, "attention_levels": ()},
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("attributes", ["one_hot", "integer"])
-def test_every_attribute_reaches_the_output(attributes: str, tau: str) -> None:
-    network = small(attributes=attributes, tau=tau).requires_grad_(False)
+def test_every_attribute_reaches_the_output(attributes: str, condition: str) -> None:
+    network = small(attributes=attributes, **CONDITIONS[condition]).requires_grad_(False)
     x, t_B, labels_BA, keep_B = inputs()
     out = network(x, t_B, labels_BA, keep_B)
     for column, attribute in enumerate(CARTOON_SET):
@@ -78,10 +90,10 @@ def test_every_attribute_reaches_the_output(attributes: str, tau: str) -> None:
         assert difference.flatten(1).abs().amax(1).min() > 1e-6, attribute.name
 
 
-@pytest.mark.parametrize("tau", ["mixed", "attribute"])
+@pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("attributes", ["one_hot", "integer"])
-def test_a_dropped_condition_does_not_reach_the_output(attributes: str, tau: str) -> None:
-    network = small(attributes=attributes, tau=tau)
+def test_a_dropped_condition_does_not_reach_the_output(attributes: str, condition: str) -> None:
+    network = small(attributes=attributes, **CONDITIONS[condition])
     x, t_B, labels_BA, keep_B = inputs()
     keep_B[1] = False
     out, other = network(x, t_B, labels_BA, keep_B), network(x, t_B, labels_BA * 0, keep_B)
@@ -125,6 +137,61 @@ def test_keys_and_values_start_at_unit_variance() -> None:
     assert 0.9 < keys.std() < 1.1 and 0.9 < values.std() < 1.1
 
 
+@pytest.mark.parametrize("tau", ["mixed", "attribute"])
+def test_a_gain_changes_how_fast_labels_learn_and_nothing_else(tau: str) -> None:
+    """With tables an eighth as large a network of gain 8 is the same; Adam moves labels 8 times as far."""
+    moved, outputs = {}, {}
+    for gain in (1.0, 8.0):
+        network, given = small(tau=tau, label_maps=3), inputs()
+        for module in network.modules():
+            if isinstance(module, Tau | AttributeTau | LabelMaps):
+                module.gain = gain
+        tables = [
+            p for name, p in network.named_parameters() if ".tau." in name or name == "maps.table.weight"
+        ]
+        with torch.no_grad():
+            torch._foreach_div_(tables, gain)
+        outputs[gain] = network(*given)
+        outputs[gain].square().mean().backward()
+        before = [p.detach() * gain for p in tables]
+        torch.optim.Adam(tables, lr=1e-3, eps=0.0).step()
+        moved[gain] = [p.detach() * gain - b for p, b in zip(tables, before, strict=True)]
+    torch.testing.assert_close(outputs[1.0], outputs[8.0])
+    for slow, fast in zip(moved[1.0], moved[8.0], strict=True):
+        torch.testing.assert_close(fast, 8 * slow, equal_nan=True, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", ["mixed", "attribute"])
+def test_labels_start_the_same_with_any_gain(tau: str) -> None:
+    spreads: dict[float, list[float]] = {}
+    for gain in (1.0, 30.0):
+        torch.manual_seed(0)
+        config = AvatarModel(**SMALL, tau=tau, label_maps=3, label_gain=gain)
+        encoder = LabelEncoder(CARTOON_SET, "one_hot")
+        attention, maps = CrossAttention(16, encoder, config), LabelMaps(encoder, 3, gain, [])
+        encoded = encoder.rows(inputs()[2], inputs()[3], torch.float32)
+        drawn = maps(encoded)
+        assert 0.8 < drawn.std() < 1.2
+        pairs = attention.tau(encoded if tau == "attribute" else torch.eye(217))
+        spreads[gain] = [float(t.std()) for t in (drawn, *pairs)]
+    assert spreads[1.0] == pytest.approx(spreads[30.0], rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16, 32])
+def test_label_maps_are_resized_as_torch_resizes_images(size: int) -> None:
+    torch.manual_seed(0)
+    maps = LabelMaps(LabelEncoder(CARTOON_SET, "one_hot"), 3, 1.0, [5])
+    torch.nn.init.zeros_(maps.places[0].bias)
+    torch.nn.init.eye_(maps.places[0].weight[:, :, 0, 0])
+    maps_BCSS = torch.randn(2, 3, SIDE, SIDE)
+    found = maps.add(0, torch.zeros(2, 5, size, size), maps_BCSS)[:, :3]
+    if size < SIDE:
+        wanted = torch.nn.functional.adaptive_avg_pool2d(maps_BCSS, size)
+    else:
+        wanted = torch.nn.functional.interpolate(maps_BCSS, size=size, mode="bilinear")
+    torch.testing.assert_close(found, wanted)
+
+
 def test_an_image_that_the_ladder_does_not_divide() -> None:
     with pytest.raises(InputError, match=r"18 pixels.*multiples of 4"):
         models.build(AvatarModel(**SMALL, patch=2), CARTOON_SET, 18)
@@ -134,7 +201,9 @@ def test_a_network_without_options_has_the_parameters_of_older_checkpoints() -> 
     found = set(small(patch=2).state_dict())
     assert {"head.2.weight", "stem.1.weight", "up.0.0.attention.tau.projections.0.weight"} < found
     assert not [
-        name for name in found if "self_attention" in name or "tau.table" in name or "head.last" in name
+        name
+        for name in found
+        if "self_attention" in name or "tau.table" in name or "head.last" in name or "maps" in name
     ]
 
 

@@ -75,6 +75,8 @@ SMALL: dict[str, Model] = {
         self_attention_levels=(2,),
         tau="attribute",
         tau_tokens=1,
+        label_gain=10.0,
+        label_maps=4,
     ),
     "ddpm": DdpmModel(kind="ddpm", width=8),
     "diffusers": DiffusersModel(kind="diffusers", **TINY),
