@@ -42,9 +42,9 @@ CELLS: list[tuple[str, str]] = [
     (DIFFUSERS, "--zero 2 --precision bf16 --micro-batch 16 --checkpointing full"),
 ]
 SMALL = [
-    ("configs/demo.yaml", "--zero 0 --micro-batch 4"),
-    ("configs/demo.yaml", "--zero 2 --micro-batch 4 --checkpointing full"),
-    ("configs/demo.yaml", "--zero 1 --micro-batch 4 --engine.channels_last true"),
+    ("configs/demo-adamw.yaml", "--zero 0 --micro-batch 4"),
+    ("configs/demo-adamw.yaml", "--zero 2 --micro-batch 4 --checkpointing full"),
+    ("configs/demo-adamw.yaml", "--zero 1 --micro-batch 4 --engine.channels_last true"),
 ]
 DIFFERENCES = """
 import json, os, pynvml
@@ -138,7 +138,7 @@ def main() -> None:
             f"{result['worst_residual']:.2%}"
         )
     if time.monotonic() - began < given.seconds:
-        cost = overhead("demo.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128)
+        cost = overhead("demo-adamw.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128)
         result["overhead"] = cost
         print(f"memory.trace costs {cost['ratio']:.2%} of a run")
     save()

@@ -70,7 +70,7 @@ def call(module: str, *rest: object) -> None:
 def measure(folder: Path, batch: int, rounds: int) -> dict[str, Any]:
     """One entry of the report."""
     overrides = {"data": {"path": folder, "threads": 1}, "batch": {"size": batch, "micro": batch}}
-    newest = configure.load(ROOT / "configs" / "demo.yaml", overrides)
+    newest = configure.load(ROOT / "configs" / "demo-adamw.yaml", overrides)
     first = configure.replace(newest, "diffusion", {"draws": 1})
     with training_reader(newest) as reader:
         sides = sides_of(newest, first, reader)

@@ -22,14 +22,14 @@ SMALL_BUCKET = 100_000
 # fmt: off
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: config, changes to its model, pixels
-    "avatar": ("demo.yaml", {}, 16),
+    "avatar": ("demo-adamw.yaml", {}, 16),
     "avatar-deep": ("avatar.yaml", {"channels": [16, 32, 64, 128]}, 16),
     "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 16),
     "diffusers": ("diffusers-32.yaml", {
         "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
         "tau_tokens": 16, "layers_per_block": 1,
     }, 16),
-    "avatar-options": ("demo.yaml", {
+    "avatar-options": ("demo-adamw.yaml", {
         "head": "refine", "tau": "attribute", "tau_tokens": 1, "self_attention_levels": [2],
         "blocks": [1, 1, 2], "label_gain": 10.0, "label_maps": 4,
     }, 16),

@@ -1,4 +1,4 @@
-"""python benchmarks/memory_trace.py [--config configs/demo.yaml] [--pairs 9]
+"""python benchmarks/memory_trace.py [--config configs/demo-adamw.yaml] [--pairs 9]
 
 What ``memory.trace: true`` costs a run: the step that is followed beside an ordinary one, in interleaved
 pairs on the same engine, and the report at the end with its plans. Nothing else of a run is touched. Prints
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="demo.yaml", help="a file of configs/")
+    parser.add_argument("--config", default="demo-adamw.yaml", help="a file of configs/")
     parser.add_argument("--batch", type=int, help="samples a step, if not the config's")
     parser.add_argument("--pairs", type=int, default=9)
     given = parser.parse_args()

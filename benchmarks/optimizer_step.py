@@ -1,6 +1,6 @@
 """A training step with Muon beside the same step with AdamW: seconds and CPU seconds, in turns.
 
-    python benchmarks/optimizer_step.py [--config configs/demo.yaml] [--ranks 2] [--zero 1] [--rounds 9]
+    python benchmarks/optimizer_step.py [--config configs/demo-adamw.yaml] [--ranks 2] [--zero 1] [--rounds 9]
 
 Both optimizers live in the same processes, each with an engine and a network of its own, and take turns of
 ``--steps`` steps on the same random images. A round's order turns; ratios are medians of the rounds' ratios
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/demo-adamw.yaml"))
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--zero", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)

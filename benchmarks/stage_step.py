@@ -1,4 +1,4 @@
-"""python benchmarks/stage_step.py [--config configs/demo.yaml] [--sides 32] [--batch 12] [--rounds 9]
+"""python benchmarks/stage_step.py [--config configs/demo-adamw.yaml] [--sides 32] [--batch 12] [--rounds 9]
 
 What a training step costs on smaller images (``train.stages``): one engine in one process takes a step at
 each side and one at the full size in turns, micro batches made of packed pixels as a run makes them. The
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "demo.yaml")
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "demo-adamw.yaml")
     parser.add_argument("--sides", type=int, nargs="+", default=[32], help="edges of smaller images")
     parser.add_argument("--batch", type=int, default=12, help="samples a step, of this one process")
     parser.add_argument("--rounds", type=int, default=9)

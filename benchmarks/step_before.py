@@ -57,7 +57,7 @@ def side(packed: Path, run: Path, zero: int) -> None:
         "train": {"steps": 1_000_000},
         "memory": {"trace": False},
     }
-    config = configure.load(HERE / "configs" / "demo.yaml", over)
+    config = configure.load(HERE / "configs" / "demo-adamw.yaml", over)
     world = process_group.start(config.run.parent, 1)
     watchdog = Watchdog(config.run, world.rank, config.train.steps, config.guards)
     with watchdog, Training(config, world, StopFlag(), watchdog) as training:

@@ -98,7 +98,7 @@ def make_checkout(folder: Path, box: RunningBox, data: Path, **options: Any) -> 
     (folder / "diffcore" / "train.py").write_text(SCRIPT)
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     subprocess.run(["git", "-C", str(folder), "add", "."], check=True)
-    config = yaml.safe_load((folder / "configs" / "demo.yaml").read_text())
+    config = yaml.safe_load((folder / "configs" / "demo-adamw.yaml").read_text())
     tree = config | {"run": "run", "data": {"path": str(data)}}
     (folder / "small.yaml").write_text(yaml.safe_dump(tree))
     (folder / "acts.json").write_text("{}")

@@ -26,7 +26,7 @@ from launch.job.code import copy_code
 from launch.job.sbatch import Sbatch
 
 GOLDEN = REPOSITORY / "tests" / "golden"
-CONFIG = str(REPOSITORY / "configs" / "demo.yaml")
+CONFIG = str(REPOSITORY / "configs" / "demo-adamw.yaml")
 
 CASES = {
     "box-2x2": ["--cluster", "box", "--nodes", "2", "--gpus-per-node", "2"],

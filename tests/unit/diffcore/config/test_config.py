@@ -176,7 +176,7 @@ def test_a_mistake_is_one_clear_line(case: str) -> None:
 
 @pytest.mark.parametrize("key", ["run", "data", "model", "batch", "train", "data.path", "train.steps"])
 def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
-    tree = yaml.safe_load(DEMO.read_text())
+    tree = yaml.safe_load(DEMO.with_name("demo-adamw.yaml").read_text())  # whose length is in steps
     *above, last = key.split(".")
     branch = tree
     for part in above:

@@ -15,7 +15,7 @@ from diffcore.config import configure
 from diffcore.config.idle import IDLE
 from diffcore.config.tree import Config
 
-DEMO = REPOSITORY / "configs" / "demo.yaml"  # its schedule is cosine
+DEMO = REPOSITORY / "configs" / "demo-adamw.yaml"  # its schedule is cosine
 
 CASES = {
     "diffusion.beta_start": 1e-3,

@@ -173,7 +173,7 @@ def test_labels_start_the_same_with_any_gain(tau: str) -> None:
         drawn = maps(encoded)
         assert 0.8 < drawn.std() < 1.2
         pairs = attention.tau(encoded if tau == "attribute" else torch.eye(217))
-        spreads[gain] = [float(t.std()) for t in (drawn, *pairs)]
+        spreads[gain] = [float(t.std()) for t in (drawn.detach(), *(p.detach() for p in pairs))]
     assert spreads[1.0] == pytest.approx(spreads[30.0], rel=1e-3)
 
 

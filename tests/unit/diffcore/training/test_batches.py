@@ -45,7 +45,7 @@ def config_of(shards: Path, flip: bool, order: str = "auto") -> Config:
         "batch": {"size": SIZE, "micro": 2},
         "seed": 3,
     }
-    return configure.load(REPOSITORY / "configs" / "demo.yaml", overrides)
+    return configure.load(REPOSITORY / "configs" / "demo-adamw.yaml", overrides)
 
 
 def stream(config: Config, world: int = 1, start: int = 0) -> NDArray[np.uint8]:

@@ -34,7 +34,7 @@ from tests.support.tiny_set import noisy_pictures
 CPU = torch.device("cpu")
 BATCH, PACKED = 8, 16
 STAGES = [{"side": 4, "until": 2}, {"side": 8, "until": 5}]
-DEMO = REPOSITORY / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo-adamw.yaml"
 
 
 def config_of(data: Path | str = "nowhere", stages: Any = STAGES, steps: int = 7, **diffusion: Any) -> Config:

@@ -85,7 +85,7 @@ def test_goodput_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_time_is_named_where_the_run_takes_one(
     changed: dict[str, Any], takes: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.yaml").write_text(configure.load(Path("demo"), changed).to_yaml())
+    (tmp_path / "config.yaml").write_text(configure.load(Path("demo-adamw"), changed).to_yaml())
     lines = ledger_of(2.0, 1000, 2)
     show.goodput_of(Run(tmp_path, "5", "x", "local", tmp_path, lines, None))
     said = capsys.readouterr().out
