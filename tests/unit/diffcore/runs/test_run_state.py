@@ -31,7 +31,7 @@ from diffcore.training.guards.progress import Progress
 from diffcore.training.loggers.monitor import Monitor
 from tests.support import tiny_run
 
-DEMO = REPOSITORY / "configs" / "demo.yaml"
+DEMO = REPOSITORY / "configs" / "demo-adamw.yaml"
 
 
 @given(
