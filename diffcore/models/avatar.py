@@ -13,7 +13,7 @@ Shapes: B batch, C channels, H x W pixels, A attributes, V encoded labels, E tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -194,15 +194,17 @@ class AvatarUNet(nn.Module):
         """The prediction at x_t: [B, 3, H, W]. Where ``keep`` is False the labels are not seen."""
         time_BE = self.time(timestep_embedding(t_B, self.width).to(x_BCHW.dtype))
         encoded: Encoded | None = None
+        maps_BCSS: Tensor | None = None
         if self.encoder is not None:
-            encode = self.encoder.rows if self.by_attribute else self.encoder
-            encoded = encode(labels_BA, keep_B, x_BCHW.dtype)
-        add = self._adding(labels_BA, keep_B, x_BCHW.dtype)
+            given = (labels_BA, keep_B, x_BCHW.dtype)
+            encoded = self.encoder.rows(*given) if self.by_attribute else self.encoder(*given)
+            if self.maps is not None:
+                maps_BCSS = self.maps(encoded if self.by_attribute else self.encoder.rows(*given))
 
         # Activations are channels-last: faster convolutions on the CPU and on tensor cores, and attention
         # needs no transpose. Parameters stay contiguous, as DeepSpeed demands.
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        h_BCHW, skips = add(0, self.stem(x_BCHW)), []
+        h_BCHW, skips = self._mapped(0, self.stem(x_BCHW), maps_BCSS), []
         head, seen_BCHW = self.head, x_BCHW if isinstance(self.head, FineHead) else None
         del x_BCHW  # a copy that only a fine head looks at again
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
@@ -211,22 +213,20 @@ class AvatarUNet(nn.Module):
                 h_BCHW = block(h_BCHW, time_BE, encoded)
                 skips.append(h_BCHW)
             h_BCHW = shrink(h_BCHW)
-        h_BCHW = add(1, h_BCHW)
+        h_BCHW = self._mapped(1, h_BCHW, maps_BCSS)
         for block in self.bottom:
             h_BCHW = block(h_BCHW, time_BE, encoded)
         for place, (grow, blocks) in enumerate(zip(self.grow, self.up, strict=True), 2):
-            h_BCHW = add(place, grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest")))
+            h_BCHW = grow(F.interpolate(h_BCHW, scale_factor=2.0, mode="nearest"))
+            h_BCHW = self._mapped(place, h_BCHW, maps_BCSS)
             assert isinstance(blocks, nn.ModuleList)
             for block in blocks:
                 h_BCHW = block(torch.cat([h_BCHW, skips.pop()], dim=1), time_BE, encoded)
         output: Tensor = head(h_BCHW) if seen_BCHW is None else head(h_BCHW, seen_BCHW, time_BE)
         return output
 
-    def _adding(
-        self, labels_BA: Tensor, keep_B: Tensor, dtype: torch.dtype
-    ) -> Callable[[int, Tensor], Tensor]:
-        """(place, features) -> the features with the maps of these labels; as they are without maps."""
-        if self.maps is None or self.encoder is None:
-            return lambda _, h_BCHW: h_BCHW
-        maps, maps_BCSS = self.maps, self.maps(self.encoder.rows(labels_BA, keep_B, dtype))
-        return lambda place, h_BCHW: maps.add(place, h_BCHW, maps_BCSS)
+    def _mapped(self, place: int, h_BCHW: Tensor, maps_BCSS: Tensor | None) -> Tensor:
+        """The features with the label maps, where there are any."""
+        if self.maps is None or maps_BCSS is None:
+            return h_BCHW
+        return self.maps.add(place, h_BCHW, maps_BCSS)
