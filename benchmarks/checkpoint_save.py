@@ -37,8 +37,9 @@ from benchmarks.checkpoint_scale import PARAMETERS, share
 from diffbase.machine import malloc
 from diffcore.engine.ranks import World, barrier
 from diffcore.runs import checkpoint
-from diffcore.runs.checkpoint import KINDS, Shards, State
 from diffcore.runs.saver import Saver
+from diffcore.runs.stored.record import KINDS, State
+from diffcore.runs.stored.shards import Shards
 
 
 class Holder:

@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffcore.engine.filling import CHUNK, fill_together
 from diffcore.engine.ranks import World, barrier
 from diffcore.runs import checkpoint, saver, tensors
-from diffcore.runs.checkpoint import KINDS, Shards, State
+from diffcore.runs.stored.record import KINDS, State
+from diffcore.runs.stored.shards import Shards
 
 PARAMETERS = 200
 

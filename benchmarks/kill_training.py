@@ -33,6 +33,7 @@ import torch
 
 from diffbase import exits, ledger
 from diffcore.runs import checkpoint
+from diffcore.runs.stored.record import KINDS
 from tests.support import small_set
 
 TRAIN = Path(__file__).resolve().parents[1] / "diffcore" / "train.py"
@@ -171,7 +172,7 @@ def finish(config: Path, ranks: int, steps: int, attempt: int) -> Path:
 def differences(one: Path, other: Path) -> list[str]:
     """Tensors of two checkpoints that are not equal bit for bit."""
     found = []
-    for kind in checkpoint.KINDS:
+    for kind in KINDS:
         tensors, others = (checkpoint.read_weights(folder, kind) for folder in (one, other))
         found += [f"{kind}/{name}" for name in tensors if not torch.equal(tensors[name], others[name])]
     return found

@@ -43,6 +43,7 @@ from diffcore.evaluation.judging.judge import load  # noqa: E402
 from diffcore.evaluation.studies import experiments  # noqa: E402
 from diffcore.evaluation.studies.findings_page import Estimate  # noqa: E402
 from diffcore.runs import checkpoint, run_folder  # noqa: E402
+from diffcore.runs.stored.record import read_state  # noqa: E402
 from launch.ranks import launcher_arguments  # noqa: E402
 
 PLACES = ("run", "seed", "data.path", "data.judge", "data.cache")
@@ -189,7 +190,7 @@ def curve(run: Path, judge: Path, samples: int, fewer: int) -> list[dict[str, An
     return [
         {
             "step": checkpoint.step_of(folder),
-            **checkpoint.read_state(folder).spent,
+            **read_state(folder).spent,
             **judged(run, checkpoint.step_of(folder), judge, samples if folder == there[-1] else fewer),
         }
         for folder in there
@@ -241,7 +242,7 @@ def record_of(
             {name: _mean([point[name] for point in at]) for name in (*COSTS, "fidelity")} for at in together
         ],
         "machine": machine(),
-        "ranks": checkpoint.read_state(checkpoint.complete(run)[-1]).world,
+        "ranks": read_state(checkpoint.complete(run)[-1]).world,
         "data": json_file.read(run / "run.json")["data"]["fingerprint"],
         "judge": digest_of(judge),
         "code": run_folder.code_version(),

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffbase.exits import FATAL, PREEMPTED, may_retry
 from diffcore.config.tree import Batch
-from diffcore.runs.checkpoint import KINDS
 from diffcore.runs.saver import ranks_a_file
+from diffcore.runs.stored.record import KINDS
 from launch.ask.fewer_nodes import fitting
 from launch.ask.spec import usual_restarts
 from launch.follow.interval import young

@@ -26,86 +26,33 @@ ZeRO-0, where every rank needs all, each reads and checks its part for all (``en
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import functools
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
 from torch import Tensor
 
 from diffbase.cli import InputError
-from diffbase.explain import checked, validated
+from diffbase.explain import validated
 from diffbase.files import set_aside
 from diffbase.formats import json_file
 from diffbase.system_error import NO_FILE, is_there, names_in, patiently, sha256_of
-from diffcore.engine.ema import Ema, kind_of
+from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
-from diffcore.engine.filling import Slice
-from diffcore.engine.partitions import ADAM_MOMENTS, MOMENTUM
 from diffcore.engine.ranks import World, first_problem, from_rank
-from diffcore.runs.tensors import DTYPES, Count, DamagedError, Name, Seal, SealedFile, Starts, open_tensors
+from diffcore.runs.stored.record import LARGEST, WEIGHTS, OtherVersionError, State, manifest, read_state
+from diffcore.runs.stored.shards import Shards
+from diffcore.runs.tensors import Count, DamagedError, SealedFile
 
-VERSION = 2
-WEIGHTS = ("weights", "ema")
-KINDS = (*WEIGHTS, *ADAM_MOMENTS)
-"""Of a parameter; of one that is a matrix to Muon MOMENTUM takes the place of the moments."""
 SAVING = ".saving"
 """In the run folder while a checkpoint is being written: a launcher that must end the run may wait for it."""
 STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,14})")
 KEEP = "KEEP"
 """In a checkpoint's folder: it is never removed (``python -m diffcore.checkpoints RUN --keep STEP``)."""
-
-
-LARGEST = 256 << 20
-"""Bytes of a state.json or a COMPLETE: a million parameters have their shapes in less."""
-
-Finite = Count | Annotated[float, Field(strict=True, allow_inf_nan=False)]  # a whole number stays one
-
-
-@dataclass(frozen=True)
-class State:
-    """What a checkpoint says of itself. ``version`` counts the changes of this schema."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    step: Count
-    samples: Count
-    updates: Count
-    """Steps that changed the weights: all but those that a guard left out."""
-    identity: dict[str, Any]
-    data: dict[str, Any]
-    """``run_folder.DataRecord``."""
-    world: Annotated[int, Field(strict=True, ge=1, le=10**6)]
-    zero: Annotated[int, Field(strict=True, ge=0, le=3)]
-    precision: Annotated[str, Field(max_length=100)]
-    code: Annotated[str, Field(max_length=1000)]
-    shapes: Annotated[dict[Name, Annotated[list[Count], Field(max_length=16)]], Field(max_length=10**6)]
-    """Of every parameter, by name."""
-    progress: dict[str, Any] = field(default_factory=dict)
-    """What the learning rate and the guards remember (``diffcore.training.guards.progress``)."""
-    scaler: Annotated[dict[Name, Finite], Field(max_length=100)] = field(default_factory=dict)
-    """fp16's loss scale."""
-    spent: Annotated[dict[Name, Finite], Field(max_length=100)] = field(default_factory=dict)
-    """What the run has cost so far (``diffcore.training.meters.costs``); none in older ones."""
-    version: Count = VERSION
-
-
-class OtherVersionError(InputError):
-    """A whole checkpoint of another version of the code: neither damaged nor to be passed over."""
-
-
-class Manifest(BaseModel):
-    """COMPLETE, as the one field ``files``."""
-
-    files: Annotated[dict[Name, Seal], Field(max_length=10**6 + 1)]
 
 
 class Best(BaseModel):
@@ -139,11 +86,6 @@ def folders(run: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """The step of a checkpoint, from its folder's name."""
     return int(folder.name.removeprefix("step-"))
-
-
-def shard_name(rank: int, world: int) -> str:
-    """File name of shard ``rank`` of ``world``."""
-    return f"shard-{rank:05d}-of-{world:05d}.safetensors"
 
 
 # --- what is there ----------------------------------------------------------------------------------------
@@ -203,7 +145,7 @@ def check(folder: Path, *, whole: bool = True) -> str | None:
     if not is_there(folder / "COMPLETE"):
         return "no COMPLETE, its save was cut off"
     try:
-        files = _manifest(folder)
+        files = manifest(folder)
         for name, said in sorted(files.items()):
             path = folder / name
             if not is_there(path):
@@ -227,24 +169,6 @@ def check(folder: Path, *, whole: bool = True) -> str | None:
     except NO_FILE as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _manifest(folder: Path, tree: Any = None) -> dict[str, Seal]:
-    """What COMPLETE says, whose ``tree`` was read before, or is now. InputError if it is none, or names
-    anything but state.json and the shards."""
-    path = folder / "COMPLETE"
-    tree = json_file.read(path, most=LARGEST) if tree is None else tree
-    files = validated(Manifest, {"files": tree}, str(path)).files
-    if "state.json" not in files:
-        raise InputError(f"{path}: does not name state.json")
-    for name in files:
-        if Path(name).name != name or "\0" in name:
-            raise InputError(f"{path}: names {name!r}, which is no file's plain name")
-    world = len(files) - 1
-    wrong = sorted(files.keys() - {"state.json", *(shard_name(rank, world) for rank in range(world))})
-    if wrong:
-        raise InputError(f"{path}: names {wrong[0]!r}, which is no shard of {world}")
-    return files
 
 
 def prune(run: Path, keep: int) -> None:
@@ -283,124 +207,6 @@ def _remove(folder: Path) -> None:
 
 
 # --- reading ----------------------------------------------------------------------------------------------
-
-
-def read_state(folder: Path, tree: Any = None) -> State:
-    """A checkpoint's state.json, whose ``tree`` was read before, or is now. InputError if it is none;
-    OtherVersionError for another one's schema."""
-    path = folder / "state.json"
-    tree = json_file.read(path, most=LARGEST) if tree is None else tree
-    version = tree.get("version") if isinstance(tree, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path}: not a checkpoint's state: no version in it")
-    if version != VERSION:
-        raise OtherVersionError(f"{folder}: checkpoint version {version}, this code reads {VERSION}")
-    return checked(State, tree, str(path))
-
-
-_Take = Callable[[int, int], Tensor]
-"""(first element, count) of a file's tensor."""
-
-
-def _slice(file: Any, name: str, first: int, count: int) -> Tensor:
-    part: Tensor = file.get_slice(name)[first : first + count]
-    return part
-
-
-class Shards:
-    """The tensors of a checkpoint by (kind, parameter), put together from whatever ranks wrote them.
-
-    A file that COMPLETE seals by pieces is opened when something in it is asked for, and what is read of it
-    is checked. Others are mapped, as they were by the code that wrote them; files that COMPLETE does not name
-    are not opened. Without a COMPLETE all shards in the folder are its.
-    """
-
-    def __init__(self, folder: Path, complete: Any = None) -> None:
-        """``complete``: the tree of COMPLETE, where it was read before. InputError for a file that is no
-        shard."""
-        self.folder = folder
-        self.opened: dict[str, SealedFile] = {}
-        self.slices: list[Slice] = []
-        """All that is in them, file by file, as it lies there."""
-        self._parts: dict[str, list[tuple[int, int, _Take]]] = {}
-        whole = complete is not None or is_there(folder / "COMPLETE")
-        names = names_in(folder) if not whole else []
-        found = dict.fromkeys(fnmatch.filter(names, "shard-*.safetensors"))
-        self._seals: Mapping[str, Seal | None] = _manifest(folder, complete) if whole else found
-        for name, seal in sorted(self._seals.items()):
-            if seal is not None and seal.pieces:
-                for key, (start, count) in sorted(seal.places().items()):
-                    self._note(key, start, count, functools.partial(self._take, name, key))
-            # Or ``check`` and ``read`` miss its part:
-            elif name != "state.json" and is_there(folder / name):
-                self._add(folder / name)
-
-    def _note(self, key: str, start: int, count: int, take: _Take) -> None:
-        self._parts.setdefault(key, []).append((start, count, take))
-        kind, _, name = key.partition("/")
-        self.slices.append((kind, name, start, count))
-
-    def _take(self, name: str, key: str, first: int, count: int) -> Tensor:
-        if (file := self.opened.get(name)) is None:
-            seal = self._seals[name]
-            assert seal is not None
-            try:
-                file = self.opened[name] = SealedFile(self.folder / name, seal)
-            except NO_FILE as error:
-                raise DamagedError(f"{self.folder / name}: {error.strerror}") from None
-        return file.read(key, first, count)
-
-    def _add(self, path: Path) -> None:
-        try:
-            file = open_tensors(path)
-            told = json_file.parse((file.metadata() or {}).get("starts", "").encode(), f"{path}: starts")
-            starts = validated(Starts, {"starts": told}, str(path)).starts
-            if starts.keys() != set(file.keys()):
-                raise InputError(f"{path}: its metadata does not say where each of its tensors begins")
-            for name, start in sorted(starts.items()):
-                part = file.get_slice(name)
-                shape = part.get_shape()
-                if len(shape) != 1 or part.get_dtype() not in DTYPES:
-                    raise InputError(f"{path}: {name} is {part.get_dtype()} {shape}, not flat and of floats")
-                self._note(name, start, shape[0], functools.partial(_slice, file, name))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a whole shard of a checkpoint: {error}") from error
-
-    def check(self, state: State) -> None:
-        """InputError unless every element of all that ``state`` speaks of is there, and once."""
-        widths = state.identity.get("ema.posthoc")
-        kept = [kind_of(w) for w in widths if isinstance(w, float | int)] if isinstance(widths, list) else []
-        for name, shape in state.shapes.items():
-            moments = (MOMENTUM,) if self.has(MOMENTUM, name) else ADAM_MOMENTS
-            made = moments if state.updates else ()  # by the first update
-            for kind in (*WEIGHTS, *made, *kept):
-                end = 0
-                for start, count, _ in sorted(self._parts.get(f"{kind}/{name}", []), key=lambda p: p[:2]):
-                    if start != end:
-                        break
-                    end += count
-                if end != prod(shape):
-                    raise InputError(f"{self.folder}: {kind}/{name} has {end} of {prod(shape)} elements")
-
-    def has(self, kind: str, name: str) -> bool:
-        """Whether there is anything of that kind of a parameter."""
-        return f"{kind}/{name}" in self._parts
-
-    def read(self, kind: str, name: str, start: int, count: int) -> Tensor:
-        """Elements ``start`` .. ``start + count`` of a parameter: fp32 [count], CPU."""
-        result, found = torch.empty(count), 0
-        for begin, size, take in self._parts.get(f"{kind}/{name}", []):
-            low, high = max(start, begin), min(start + count, begin + size)
-            if low < high:
-                result[low - start : high - start] = take(low - begin, high - low)
-                found += high - low
-        if found != count:
-            raise InputError(
-                f"{self.folder}: {kind}/{name} has {found} of {count} elements wanted at {start}"
-            )
-        return result
 
 
 def read_weights(folder: Path, which: str) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from diffcore.config.configure import replace
 from diffcore.config.tree import Config, Sampling
 from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine.ranks import one_device
-from diffcore.runs import checkpoint, source
+from diffcore.runs import source
 from diffcore.runs.averages.combine import average
 from diffcore.runs.draw import choose_labels, draw
 from diffcore.runs.model import load_network
@@ -38,6 +38,7 @@ from diffcore.runs.pretrained.card import Card, card_of
 from diffcore.runs.run_folder import DataRecord, run_of
 from diffcore.runs.sampling import sampling_with, some_of
 from diffcore.runs.source import DATA, FILES, Source
+from diffcore.runs.stored.record import State, read_state
 from diffcore.runs.tensors import write_tensors, writing
 
 COMPARED = 16
@@ -92,16 +93,14 @@ def _to_export(run: Path, which: str) -> Source:
     return found
 
 
-def _state(found: Source) -> checkpoint.State:
+def _state(found: Source) -> State:
     """What the checkpoint says of itself; of a file, what its card says in its place."""
     card = found.card
     if card is None:
-        return checkpoint.read_state(found.folder)
+        return read_state(found.folder)
     shapes = {name: list(weight.shape) for name, weight in found.weights("ema").items()}
     data = dict(found.data)
-    return checkpoint.State(
-        card.step, card.samples, card.step, {}, data, 1, 0, card.precision, card.code, shapes
-    )
+    return State(card.step, card.samples, card.step, {}, data, 1, 0, card.precision, card.code, shapes)
 
 
 def compact(
@@ -208,7 +207,7 @@ def _write_diffusers(out: Path, network: nn.Module) -> None:
     write_tensors(out / "tau.safetensors", network.get_submodule("tau").state_dict(), {"format": "pt"})
 
 
-def _card(found: Source, state: checkpoint.State, kinds: Mapping[str, str], sigma_rel: float | None) -> str:
+def _card(found: Source, state: State, kinds: Mapping[str, str], sigma_rel: float | None) -> str:
     config, folder = found.config, found.folder
     facts = {
         "library_name": "diffusers" if config.model.kind == "diffusers" else "diffcore",

@@ -11,6 +11,7 @@ from diffbase.cli import InputError
 from diffbase.trust import file_mode
 from diffcore.runs import checkpoint
 from diffcore.runs.figures import spent_words
+from diffcore.runs.stored.record import read_state
 
 
 def mark(run: Path, keep: Sequence[int] = (), release: Sequence[int] = ()) -> None:
@@ -82,7 +83,7 @@ def _listed(folder: Path, best: tuple[Path, dict[str, Any]] | None) -> Listed:
     if (problem := checkpoint.check(folder)) is not None:
         return Listed(folder.name, problem)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    state = checkpoint.read_state(folder)
+    state = read_state(folder)
     said = best[1] if best is not None and best[0] == folder else None
     return Listed(
         folder.name, None, size, state.world, state.zero, state.precision,

@@ -28,8 +28,9 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.exchange import Exchange
 from diffcore.engine.ranks import World, receive_bytes, send_bytes, side_group
-from diffcore.runs.checkpoint import KINDS, SAVING, State, folder_at, folder_of, prune, shard_name
+from diffcore.runs.checkpoint import SAVING, folder_at, folder_of, prune
 from diffcore.runs.run_folder import code_version
+from diffcore.runs.stored.record import KINDS, State, shard_name
 from diffcore.runs.tensors import seal_of, write_tensors
 
 

@@ -29,6 +29,7 @@ from diffcore.runs import checkpoint, run_folder
 from diffcore.runs.pretrained import card, files
 from diffcore.runs.pretrained.card import Card
 from diffcore.runs.run_folder import run_of
+from diffcore.runs.stored.record import read_state
 from diffcore.runs.tensors import DamagedError, load_tensors, open_tensors
 from shards.schema import Attribute
 
@@ -104,7 +105,7 @@ def find(
         if problem := checkpoint.check(path, whole=whole):
             raise InputError(f"{path}: {problem}")
     folder = path if run_of(path) != path else choose(path, which, whole=whole, damaged=damaged)
-    state = checkpoint.read_state(folder)
+    state = read_state(folder)
     return Source(folder, config, _record(state.data, folder / "state.json"), state.step)
 
 

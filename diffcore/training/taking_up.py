@@ -10,7 +10,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World, from_rank
 from diffcore.runs import checkpoint
-from diffcore.runs.checkpoint import State
+from diffcore.runs.stored.record import State
 from diffcore.runs.tensors import DamagedError
 from diffcore.training.guards.watchdog import Watchdog
 

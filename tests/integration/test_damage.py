@@ -16,6 +16,7 @@ import pytest
 
 from diffbase import exits, ledger
 from diffcore.runs import checkpoint, metrics
+from diffcore.runs.stored.record import shard_name
 from tests.integration.conftest import TRAIN, Train
 from tests.support.faults.kit import can_mount, tiny_disk
 
@@ -144,7 +145,7 @@ def test_what_any_rank_finds_damaged_is_not_trained_on(train: Train, small: Path
     train(ranks=2)
     run = small.parent / "run"
     older, newer = checkpoint.complete(run)
-    shard = newer / checkpoint.shard_name(0, len(list(newer.glob("shard-*"))))
+    shard = newer / shard_name(0, len(list(newer.glob("shard-*"))))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1  # of the last rank's part: not rank 0, which looks for the newest, reads it
     shard.write_bytes(data)

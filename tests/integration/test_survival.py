@@ -17,6 +17,7 @@ from diffcore.runs import checkpoint
 from diffcore.runs.export import export
 from diffcore.runs.model import load_network
 from diffcore.runs.source import find
+from diffcore.runs.stored.record import read_state
 from tests.integration.conftest import Train
 from tests.support.numerics import plain_loop, saved
 
@@ -30,7 +31,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_loses_no_step(train: Train, small
     finally:
         ranks.kill()
     [folder] = checkpoint.complete(ranks.run)
-    state = checkpoint.read_state(folder)
+    state = read_state(folder)
     assert state.step == ranks.step() and 7 <= state.step < 1000
     resumed = train("--train.steps", str(state.step + 2), ranks=2)
     assert f"from step {state.step}" in resumed.out

@@ -19,6 +19,7 @@ from diffbase import cli, exits, ledger
 from diffcore.config import configure
 from diffcore.config.samplers import SAMPLERS
 from diffcore.runs import checkpoint
+from diffcore.runs.stored.record import read_state
 from tests.integration.conftest import Train, refused, train_all
 from tests.support import numerics
 from tests.support.numerics import assert_near, assert_same, plain_loop, saved
@@ -79,10 +80,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train: Train, sma
     assert_same(two_sittings, one_sitting)
     steps = [json.loads(line)["step"] for line in (small.parent / "first" / "metrics.jsonl").open()]
     assert steps == [1, 2, 3, 4]
-    begun, resumed_cost = (
-        checkpoint.read_state(folder).spent for folder in checkpoint.complete(small.parent / "first")
-    )
-    whole = checkpoint.read_state(checkpoint.complete(run_folder)[-1]).spent
+    begun, resumed_cost = (read_state(folder).spent for folder in checkpoint.complete(small.parent / "first"))
+    whole = read_state(checkpoint.complete(run_folder)[-1]).spent
     for what in ("images", "flops"):
         assert 0 < 2 * begun[what] == resumed_cost[what] == whole[what]
     assert 0 < begun["cpu_seconds"] < resumed_cost["cpu_seconds"]

@@ -38,6 +38,7 @@ from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.partitions import ADAM_MOMENTS, MOMENTUM
 from diffcore.engine.ranks import torch_dtype
 from diffcore.runs import checkpoint
+from diffcore.runs.stored.record import WEIGHTS
 from diffcore.training.batches import positions_of
 from shards.read import ShardReader
 
@@ -290,7 +291,7 @@ def saved(run: Path, step: int | None = None) -> dict[str, Any]:
     if newest is None:
         raise FileNotFoundError(f"{run}: no checkpoint")
     folder = newest if step is None else newest.parent / f"step-{step:08d}"
-    found: dict[str, Any] = {which: checkpoint.read_weights(folder, which) for which in checkpoint.WEIGHTS}
+    found: dict[str, Any] = {which: checkpoint.read_weights(folder, which) for which in WEIGHTS}
     found["optimizer"] = {
         f"{name}.{moment}": tensor
         for moment in MOMENTS

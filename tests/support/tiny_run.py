@@ -12,6 +12,7 @@ from diffcore.config import configure
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
 from diffcore.runs.run_folder import AttributeRecord
+from diffcore.runs.stored.record import KINDS, State
 from shards.schema import CARTOON_SET, Attribute
 
 CONFIG = """
@@ -42,16 +43,14 @@ def write(
         named = dict(models.build(config.model, schema, size).named_parameters())
         tensors = {
             f"{kind}/{name}": 0.1 * torch.randn(parameter.numel())
-            for kind in checkpoint.KINDS
+            for kind in KINDS
             for name, parameter in named.items()
         }
         world = World(0, 1, 0, torch.device("cpu"))
         manifest = saver.write_shard(saver.temporary_of(run, step), world, tensors, dict.fromkeys(tensors, 0))
         data = {"fingerprint": fingerprint, "size": size, "schema": AttributeRecord.of(schema)}
         shapes = {name: list(parameter.shape) for name, parameter in named.items()}
-        saver.finish(
-            run, checkpoint.State(step, 4 * step, step, {}, data, 1, 1, "fp32", "unknown", shapes), manifest
-        )
+        saver.finish(run, State(step, 4 * step, step, {}, data, 1, 1, "fp32", "unknown", shapes), manifest)
     if best:
         (checkpoint.folder_of(run) / "best.json").write_text(f'{{"step": {best}}}')
     return run

@@ -17,7 +17,9 @@ from diffbase.cli import InputError
 from diffbase.explain import checked
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, marks, saver
-from diffcore.runs.checkpoint import Shards, State
+from diffcore.runs.stored import record
+from diffcore.runs.stored.record import State
+from diffcore.runs.stored.shards import Shards
 from diffcore.training.guards.progress import Progress
 from tests.support.fuzz.target import Target
 
@@ -37,7 +39,7 @@ def write(run: Path, step: int) -> Path:
     """A checkpoint of w [2, 3], of which rank 0 has 4 elements, and rank 1 the rest."""
     manifest = {}
     for rank, (start, end) in enumerate([(0, 4), (4, 6)]):
-        tensors = {f"{kind}/w": WEIGHTS[start:end] + step for kind in checkpoint.KINDS}
+        tensors = {f"{kind}/w": WEIGHTS[start:end] + step for kind in record.KINDS}
         place = World(rank, 2, rank, torch.device("cpu"))
         starts = dict.fromkeys(tensors, start)
         manifest |= saver.write_shard(saver.temporary_of(run, step), place, tensors, starts)
@@ -60,11 +62,11 @@ def target() -> Target:
         if folder is None:
             assert skipped
             return None
-        state = checkpoint.read_state(folder)
+        state = record.read_state(folder)
         checked(Progress, state.progress, str(folder))
         shards = Shards(folder)
         for name, shape in state.shapes.items():
-            for kind in checkpoint.KINDS if state.updates else checkpoint.WEIGHTS:
+            for kind in record.KINDS if state.updates else record.WEIGHTS:
                 shards.read(kind, name, 0, torch.Size(shape).numel())
         return state.step, checkpoint.read_weights(folder, "ema").get("w", torch.empty(0)).flatten()
 

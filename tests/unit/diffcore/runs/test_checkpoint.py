@@ -25,7 +25,8 @@ from diffcore import checkpoints
 from diffcore.engine.engine import Engine
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, marks, saver, tensors
-from diffcore.runs.checkpoint import Shards, State
+from diffcore.runs.stored.record import KINDS, OtherVersionError, State, read_state, shard_name
+from diffcore.runs.stored.shards import Shards
 
 
 def written(run: Path, *steps: int, world: int = 2, old: bool = False) -> list[Path]:
@@ -37,7 +38,7 @@ def written(run: Path, *steps: int, world: int = 2, old: bool = False) -> list[P
         for rank in range(world):
             count = 4 // world
             part = torch.arange(4.0)[rank * count : (rank + 1) * count]
-            tensors = {f"{kind}/w": part + i for i, kind in enumerate(checkpoint.KINDS)}
+            tensors = {f"{kind}/w": part + i for i, kind in enumerate(KINDS)}
             place = World(rank, world, rank, torch.device("cpu"))
             starts = dict.fromkeys(tensors, rank * count)
             manifest |= saver.write_shard(saver.temporary_of(run, step), place, tensors, starts)
@@ -52,7 +53,7 @@ def written(run: Path, *steps: int, world: int = 2, old: bool = False) -> list[P
 def test_newest_is_the_newest_complete(tmp_path: Path) -> None:
     first, second = written(tmp_path, 5, 10)
     assert checkpoint.newest(tmp_path) == (second, [])
-    assert checkpoint.read_state(second).step == 10
+    assert read_state(second).step == 10
     assert torch.equal(checkpoint.read_weights(second, "weights")["w"], torch.arange(4.0).view(2, 2))
     assert torch.equal(checkpoint.read_weights(second, "ema")["w"], 1 + torch.arange(4.0).view(2, 2))
     for path in [second, *second.iterdir()]:
@@ -87,7 +88,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, name: str, da
 def test_what_code_before_wrote_is_read(tmp_path: Path) -> None:
     [folder] = written(tmp_path, 5, old=True)
     assert checkpoint.newest(tmp_path, whole=False) == (folder, [])
-    for i, kind in enumerate(checkpoint.KINDS):
+    for i, kind in enumerate(KINDS):
         assert torch.equal(checkpoint.read_weights(folder, kind)["w"], i + torch.arange(4.0).view(2, 2))
     (folder / NAMES[0]).write_bytes(bytes((folder / NAMES[0]).stat().st_size))
     found, [line] = checkpoint.newest(tmp_path, whole=False)  # of such a file no reader can check a part
@@ -113,7 +114,7 @@ def test_a_pickle_anywhere_is_never_executed(tmp_path: Path, name: str) -> None:
     found, _ = checkpoint.newest(tmp_path)
     try:
         if found is not None:
-            checkpoint.read_state(found)
+            read_state(found)
             checkpoint.read_weights(found, "ema")
     except (InputError, ValueError):
         pass
@@ -161,7 +162,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     tree = json.loads((folder / "state.json").read_text()) | {"version": 99}
     (folder / "state.json").write_text(json.dumps(tree))
     with pytest.raises(InputError, match="version 99"):
-        checkpoint.read_state(folder)
+        read_state(folder)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_whatever_lies_in_the_way_of_a_save_is_cleared(tmp_path: Path) -> None:
 
 def test_the_command_lists_checks_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [written(tmp_path, step)[-1] for step in (5, 10, 15)]
-    (folders[2] / checkpoint.shard_name(0, 2)).write_bytes(b"")
+    (folders[2] / shard_name(0, 2)).write_bytes(b"")
     checkpoints.main([str(tmp_path), "--keep", "5", "10", "--release", "10"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("step-00000005  ") and lines[0].endswith("2 ranks, ZeRO-1, fp32  kept")
@@ -284,7 +285,7 @@ def test_a_loss_scales_whole_numbers_come_back_whole(tmp_path: Path) -> None:
     scaler = {"scale": 65536.0, "growth_factor": 2.0, "growth_interval": 2000, "_growth_tracker": 7}
     tree = json.loads((folder / "state.json").read_text()) | {"scaler": scaler}
     agreeing(folder, "state.json", json.dumps(tree).encode())
-    back = checkpoint.read_state(folder).scaler
+    back = read_state(folder).scaler
     assert back == scaler and {name: type(value) for name, value in back.items()} == {
         name: type(value) for name, value in scaler.items()
     }
@@ -295,7 +296,7 @@ def test_a_loss_scales_whole_numbers_come_back_whole(tmp_path: Path) -> None:
 )
 def test_shards_that_make_no_whole_are_skipped_and_named(tmp_path: Path, kind: str) -> None:
     first, second = written(tmp_path, 5, 10)
-    tensors = {f"{k}/w": torch.arange(2.0) for k in checkpoint.KINDS}
+    tensors = {f"{k}/w": torch.arange(2.0) for k in KINDS}
     starts = dict.fromkeys(tensors, {"overlap": 1, "gap": 3}.get(kind, 2))
     if kind == "two dimensions":
         tensors = {k: t.view(2, 1) for k, t in tensors.items()}
@@ -313,7 +314,7 @@ def test_a_checkpoint_of_other_code_is_not_passed_over(tmp_path: Path) -> None:
     _, second = written(tmp_path, 5, 10)
     tree = json.loads((second / "state.json").read_text()) | {"version": 99}
     agreeing(second, "state.json", json.dumps(tree).encode())
-    with pytest.raises(checkpoint.OtherVersionError, match="version 99"):
+    with pytest.raises(OtherVersionError, match="version 99"):
         checkpoint.newest(tmp_path)
 
 

@@ -26,6 +26,7 @@ from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, export, source, tensors
 from diffcore.runs.pretrained import files
 from diffcore.runs.source import open_weights
+from diffcore.runs.stored.record import manifest
 from diffcore.runs.tensors import SealedFile
 from shards.schema import CARTOON_SET
 from tests.support import tiny_run
@@ -157,7 +158,7 @@ def rank_of(rank: int, meet: Path, run: Path, out: Path, kind: type[Shared]) -> 
 def damage(folder: Path) -> None:
     """A flipped bit at the end of the largest parameter's average, which the last rank reads."""
     [path] = folder.glob("shard-*")
-    seal = checkpoint._manifest(folder)[path.name]
+    seal = manifest(folder)[path.name]
     held = SealedFile(path, seal).tensors()
     largest = max((t for name, t in held.items() if name.startswith("ema/")), key=lambda t: t.count)
     data = bytearray(path.read_bytes())

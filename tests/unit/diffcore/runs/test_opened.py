@@ -12,8 +12,8 @@ import torch
 
 from diffbase.cli import InputError
 from diffcore.engine.ranks import World
-from diffcore.runs import checkpoint
-from diffcore.runs.checkpoint import OtherVersionError, opened
+from diffcore.runs.checkpoint import opened
+from diffcore.runs.stored.record import OtherVersionError, shard_name
 from tests.support.ranks import run_ranks
 from tests.unit.diffcore.runs.test_checkpoint import written
 
@@ -72,7 +72,7 @@ def test_rank_0_alone_reads_what_is_for_all(tmp_path: Path) -> None:
         )
         assert part == part_of_old == [5, [2.0 * rank, 2.0 * rank + 1]]
         heads = HEADS if rank == 0 else []
-        assert opens == sorted([*heads, checkpoint.shard_name(rank, RANKS)])
+        assert opens == sorted([*heads, shard_name(rank, RANKS)])
         assert [name for name in opens_of_old if name in HEADS] == heads
         assert cut_off[0] == "InputError" and "COMPLETE: not a JSON file" in cut_off[1]
         assert old[0] == "OtherVersionError"

@@ -19,8 +19,9 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffcore.engine.ranks import World
 from diffcore.runs import checkpoint, saver
-from diffcore.runs.checkpoint import KINDS, Shards, State
 from diffcore.runs.saver import Saver
+from diffcore.runs.stored.record import KINDS, State
+from diffcore.runs.stored.shards import Shards
 from tests.support.ranks import run_ranks
 
 

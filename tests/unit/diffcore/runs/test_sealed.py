@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from diffcore.engine.ranks import World
 from diffcore.runs import saver, tensors
-from diffcore.runs.checkpoint import KINDS, Shards
+from diffcore.runs.stored.record import KINDS
+from diffcore.runs.stored.shards import Shards
 from diffcore.runs.tensors import DamagedError, Seal, SealedFile
 from tests.unit.diffcore.runs.test_checkpoint import written
 
