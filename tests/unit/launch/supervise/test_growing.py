@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
+from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.config.tree import Batch
 from launch.ask import fewer_nodes
@@ -21,9 +22,9 @@ from launch.job import registry
 from launch.scheduler import client
 from launch.supervise import takeover
 from launch.supervise.supervisor import Supervisor
-from tests.unit.diffcore.config.test_config import DEMO
 
-BATCH: Batch = configure.load(DEMO).batch
+CONFIG = REPOSITORY / "configs" / "demo-adamw.yaml"  # its batch of 24 divides among 3 ranks
+BATCH: Batch = configure.load(CONFIG).batch
 
 
 def spec_of(nodes: int, wanted: int | None, fewest: int = 1, **more: Any) -> JobSpec:
@@ -55,7 +56,7 @@ def ask(
     patch.setattr(client, "lost_among", lambda nodes: [node for node in nodes if node in down])
     patch.setattr(registry, "excluded", lambda cluster: out or {})
     where: Any = SimpleNamespace(job="5", restart=3, nodes=tuple(f"n{k}" for k in range(spec.nodes)))
-    place: Any = SimpleNamespace(config=DEMO)
+    place: Any = SimpleNamespace(config=CONFIG)
     return takeover.grow(place, Path("code"), where, spec, lambda _: None, avoid), made
 
 
@@ -122,7 +123,7 @@ def test_once_another_job_is_submitted_this_one_is_not_queued_again(
     submitted: Any = SimpleNamespace(submit=lambda task: SimpleNamespace(job_id=9))
     monkeypatch.setattr(takeover, "Sbatch", lambda *_: submitted)
     where: Any = SimpleNamespace(job="5")
-    place: Any = SimpleNamespace(run=tmp_path, config=DEMO)
+    place: Any = SimpleNamespace(run=tmp_path, config=CONFIG)
     said = takeover.succeed(place, tmp_path, where, spec_of(2, None), lambda _: None, 1)
     assert said.startswith("9 (job 5 was not cancelled: ")
 
@@ -138,7 +139,7 @@ def test_a_successor_knows_what_the_run_was_submitted_for(
     monkeypatch.setattr(client, "cancel", lambda *_: None)
     submitted: Any = SimpleNamespace(submit=lambda task: SimpleNamespace(job_id=9))
     monkeypatch.setattr(takeover, "Sbatch", lambda *_: submitted)
-    place: Any = SimpleNamespace(run=tmp_path, config=DEMO)
+    place: Any = SimpleNamespace(run=tmp_path, config=CONFIG)
     where: Any = SimpleNamespace(job="5")
     spec = spec_of(4, None)
     for nodes in (2, 1, 3):  # shrinks, and again, and grows

@@ -93,7 +93,7 @@ def test_a_smaller_job_goes_on_where_no_other_node_is_free(
 
     monkeypatch.setattr(takeover, "succeed", submit)
     place = folder.create(tmp_path / "run")
-    place.config.write_text((REPOSITORY / "configs/demo.yaml").read_text())
+    place.config.write_text((REPOSITORY / "configs/demo-adamw.yaml").read_text())  # 24: 2 or 3 ranks
     (place.live / "7.0").mkdir(parents=True)
     where = Layout("7", "7.0", 0, 0, 3, 0, 1, 0, ("n1", "n2", "n3"))
     spec = spec_of(low, 3)
