@@ -19,7 +19,7 @@ from diffbase.shipped import shipped
 from diffcore.config import configure
 from diffcore.config.section import flatten
 from diffcore.evaluation.studies import curve, experiments
-from diffcore.evaluation.studies.findings_page import Measured, Point, looks, needed, page, picture
+from diffcore.evaluation.studies.findings_page import COLORS, Measured, Point, looks, needed, page, picture
 from diffcore.runs import checkpoint
 from diffcore.runs.sampling import recommended_sampling
 from diffcore.runs.source import config_of
@@ -31,6 +31,8 @@ NAMES = (
 )  # fmt: skip
 SIZES = 32, 64
 """Edges of the images: of the experiments that are small, and of all others."""
+FEW = 1100
+"""Avatars of the experiment that is to overfit; its judge counts the colours alone, which so few teach."""
 
 # What turns the small experiments into full ones: the network, batch and length of configs/avatar.yaml.
 FULL: dict[str, Any] = {
@@ -60,9 +62,11 @@ def repeat(
 
     What is done is not done again. ``collect``: train nothing, and measure all runs that are there.
     """
-    for data, small in dict.fromkeys((p.config.data.path, p.name.startswith("small")) for p in points):
+    for data, name in {point.config.data.path: point.name for point in points}.items():
         assert isinstance(data, Path)
-        experiments.prepare(data, SIZES[not small], say)
+        few = {"avatars": data.with_name("avatars-few"), "count": FEW, "headline": COLORS}
+        size = SIZES[not name.startswith("small")]
+        experiments.prepare(data, size, say, **(few if name == "constant-rate" else {}))
     jobs = jobs or (1 if scale == "full" else len(os.sched_getaffinity(0)))
     seeds = len({point.seed for point in points})
     for look in (seeds,) if collect else looks(seeds):

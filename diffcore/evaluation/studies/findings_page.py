@@ -216,9 +216,15 @@ def finding_7(runs: Runs) -> tuple[str, str]:
             )  # fmt: skip
         seeds += bool(found)
     ema = sum(len(falls(row, "ema")) for row in runs["constant-rate"])
+    raws = [[p for p in row["points"] if p["weights"] == "raw"] for row in runs["constant-rate"]]
     best = [
         (max(raw, key=lambda p: p["fidelity"])["step"], min(raw, key=lambda p: p["loss"])["step"])
-        for raw in ([p for p in row["points"] if p["weights"] == "raw"] for row in runs["constant-rate"])
+        for raw in raws
+    ]
+    overfit = [
+        (min(raw, key=lambda p: p["validation_loss"]), raw[-1])
+        for raw in raws
+        if all(p.get("validation_loss") is not None for p in raw)
     ]
     count = len(runs["constant-rate"])
     verdict = "holds" if seeds == count else "holds for some seeds" if seeds else "does not hold"
@@ -229,6 +235,11 @@ def finding_7(runs: Runs) -> tuple[str, str]:
         f"have {ema} such falls. Most faithful checkpoint and that of the least loss: "
         + ", ".join(f"step {a} and {b}" for a, b in best)
         + "."
+        + "".join(
+            f" Seed {seed}: the loss on held-out images was least at step {least['step']} "
+            f"({least['validation_loss']:.4f}) and {end['validation_loss']:.4f} in the end."
+            for seed, (least, end) in enumerate(overfit)
+        )
     )
 
 
