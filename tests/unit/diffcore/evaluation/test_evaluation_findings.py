@@ -151,7 +151,7 @@ def test_the_runs_of_a_look_are_those_that_it_needs(tmp_path: Path, monkeypatch:
             drawn = curve(0.5, 0.9 if point.seed % 2 else 0.6)
         (point.run / points.FILE).write_text(json.dumps({"samples": 500, "points": drawn}))
 
-    monkeypatch.setattr(findings.experiments, "prepare", lambda *_: None)
+    monkeypatch.setattr(findings.experiments, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(findings.experiments, "at_once", lambda work, _: [call() for call in work])
     monkeypatch.setattr(findings, "_one", one)
     rows = findings.repeat(planned, "cpu", 1, 500)
@@ -169,7 +169,7 @@ def test_a_judge_that_reads_nothing_ends_it_in_a_line(
     planned[0].run.mkdir()
     written = {"samples": 500, "refused": "no headline", "points": [curve(0.5)[0] | {name: None}]}
     (planned[0].run / points.FILE).write_text(json.dumps(written))
-    monkeypatch.setattr(findings.experiments, "prepare", lambda *_: None)
+    monkeypatch.setattr(findings.experiments, "prepare", lambda *_, **__: None)
     with pytest.raises(InputError, match=r"000/points\.json: no headline"):
         findings.repeat(planned, "cpu", 1, 500, collect=True)
 
