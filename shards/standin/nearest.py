@@ -1,9 +1,9 @@
 """What an image shows, read without a network: the drawing that it is nearest to.
 
 One attribute after the other the avatar is drawn with every variant, and the one whose drawing has the
-least squared distance is kept (coordinate descent), from what was asked for until nothing changes. A judge that
-nobody trained, and right in all that an image shows; slow, since each pass takes as many drawings as there are
-variants in all (217 for Cartoon Set).
+least squared distance is kept (coordinate descent), from what was asked for until nothing changes. A judge
+that nobody trained, and right in all that an image shows; slow, since each pass takes as many drawings as
+there are variants in all (217 for Cartoon Set).
 """
 
 from __future__ import annotations

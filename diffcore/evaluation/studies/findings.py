@@ -64,7 +64,7 @@ def repeat(
     """
     for data, name in {point.config.data.path: point.name for point in points}.items():
         assert isinstance(data, Path)
-        few = {"avatars": data.with_name("avatars-few"), "count": FEW, "headline": COLORS}
+        few: dict[str, Any] = {"avatars": data.with_name("avatars-few"), "count": FEW, "headline": COLORS}
         size = SIZES[not name.startswith("small")]
         experiments.prepare(data, size, say, **(few if name == "constant-rate" else {}))
     jobs = jobs or (1 if scale == "full" else len(os.sched_getaffinity(0)))
