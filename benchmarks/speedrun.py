@@ -41,7 +41,7 @@ from diffcore.config.section import flatten  # noqa: E402
 from diffcore.config.tree import Config  # noqa: E402
 from diffcore.evaluation.judging.judge import load  # noqa: E402
 from diffcore.evaluation.studies import experiments  # noqa: E402
-from diffcore.evaluation.studies.findings_page import Estimate  # noqa: E402
+from diffcore.evaluation.studies.estimate import Estimate  # noqa: E402
 from diffcore.runs import checkpoint, run_folder  # noqa: E402
 from diffcore.runs.stored.record import read_state  # noqa: E402
 from launch.ranks import launcher_arguments  # noqa: E402

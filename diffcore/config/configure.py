@@ -44,11 +44,19 @@ class _Flags:
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Config from a YAML file and nested overrides. InputError with field, value and what is allowed."""
-    return _checked([*_layers(find_config(path)), overrides or {}], path)
+    return _checked([*_layers(find_config(path)), overrides or {}], path, "the overrides")
 
 
-def _checked(layers: Sequence[Mapping[str, Any]], path: Path) -> Config:
-    return validated(Config, _flat(layers), str(path))
+def _checked(layers: Sequence[Mapping[str, Any]], path: Path, over: str) -> Config:
+    """``over``: what the last layer is. A mistake is the file's only where that has it too."""
+    try:
+        return validated(Config, _flat(layers), str(path))
+    except InputError as of_both:
+        try:
+            validated(Config, _flat(layers[:-1]), str(path))
+        except InputError:
+            raise of_both from None
+    return validated(Config, _flat(layers), f"{over} over {path}")
 
 
 def _flat(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> Config:
     """
     path, overrides = command_line(argv, prog)
     layers = [*_layers(find_config(path)), overrides]
-    config = _checked(layers, path)
+    config = _checked(layers, path, "the command line")
     idle.check(config, layers)
     return config
 

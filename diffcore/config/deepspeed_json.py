@@ -39,7 +39,8 @@ def settings(config: Config, world_size: int, numels: Sequence[int] | None = Non
             raise InputError(f"{path}: {key} belongs in the YAML (batch, engine, optimizer), not here")
     stage = tree.get("zero_optimization", {}).get("stage")
     if stage != config.engine.zero:
-        raise InputError(f"{path}: zero_optimization.stage is {stage}, engine.zero is {config.engine.zero}")
+        said = "missing" if stage is None else stage
+        raise InputError(f"{path}: zero_optimization.stage is {said}, engine.zero is {config.engine.zero}")
     micro, accumulation = config.batch.split(world_size)
     zero = filled(tree.get("zero_optimization", {}), numels)
     return tree | {

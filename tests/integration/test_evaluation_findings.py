@@ -28,7 +28,7 @@ def test_the_command_trains_measures_and_writes(
     command = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "f.md"), "--seeds", "2"]
     findings.main([*command, "--samples", "16"])
     page = (tmp_path / "f.md").read_text()
-    assert "Not run: one-hot, unit-pixels, all with one seed." in page and (tmp_path / "f.svg").exists()
+    assert "Not run: one-hot, unit-pixels, all with 2 seeds." in page and (tmp_path / "f.svg").exists()
     for run in ("000", "001"):
         points = json.loads((tmp_path / "runs" / run / "points.json").read_text())["points"]
         assert [point["step"] for point in points] == [2, 4]

@@ -17,7 +17,7 @@ from scipy import stats
 from benchmarks import speedrun, speedrun_page
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
-from diffcore.evaluation.studies.findings_page import Estimate
+from diffcore.evaluation.studies.estimate import Estimate
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
 SHARES = st.floats(0, 1)

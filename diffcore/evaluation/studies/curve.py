@@ -53,6 +53,7 @@ def measure(
             model = load_model(run, weights=weights, checkpoint=step)
             images = drawing.draw(model, labels_NA, sampling, seed, drawing.start(run))
             point = {"step": step, "images": step * model.config.batch.size, "weights": weights, "loss": loss}
+            point["validation_loss"] = validation_loss(run, step, weights)
             points.append(
                 point | figures(model, judge, judge.read(images), labels_NA, real, images, real_scores)
             )
@@ -116,3 +117,10 @@ def mean_loss(run: Path, after: int, to: int) -> float | None:
         if "train/loss" in entry and after < entry["step"] <= to
     ]
     return sum(losses) / len(losses) if losses else None
+
+
+def validation_loss(run: Path, step: int, weights: str) -> float | None:
+    """The loss on held-out images at a checkpoint, where it was measured."""
+    name = "validation/loss" + "_ema" * (weights == "ema")
+    found = [entry[name] for entry in metrics.read(run) if name in entry and entry["step"] == step]
+    return float(found[-1]) if found else None

@@ -30,8 +30,8 @@ from shards.packing.workers import semaphores
 AVATARS = 10_000
 HELD_OUT = 0.1
 SHOWN = {
-    16: "chin_length,face_color,hair_color,glasses_color",
-    32: "chin_length,face_color,hair_color,glasses_color,face_shape,facial_hair,hair",
+    16: ("chin_length", "face_color", "hair_color", "glasses_color"),
+    32: ("chin_length", "face_color", "hair_color", "glasses_color", "face_shape", "facial_hair", "hair"),
 }
 """The headline at sizes that do not show the data set's own."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
@@ -64,11 +64,13 @@ def prepare(
     say: Callable[[str], None],
     avatars: Path | None = None,
     count: int = AVATARS,
-    judge: Sequence[str] = ("--threads", "1", "--epochs", "10"),
+    judge: Sequence[str] = ("--threads", "1"),
+    headline: Sequence[str] = (),
 ) -> None:
     """``count`` packed stand-in avatars of ``size`` pixels in ``data``, with their judge.
 
-    ``avatars``: where they are drawn (default: data/avatars); ``judge``: flags of train_judge.
+    ``avatars``: where they are drawn (default: data/avatars); ``judge``: flags of train_judge; ``headline``:
+    the attributes that it counts (default: what ``size`` shows).
     """
     avatars = avatars or workplace() / "data" / "avatars"
     if not (data / "index.json").exists():
@@ -77,7 +79,8 @@ def prepare(
         run("-m", "shards.pack", avatars, "--out", data, "--size", str(size), "--val", str(HELD_OUT))
     if not (data / "judge" / "judge.json").exists():
         say(f"training the judge of {data}")
-        over = ("--headline", SHOWN[size]) if size in SHOWN else ()
+        counted = headline or SHOWN.get(size, ())
+        over = ("--headline", ",".join(counted)) if counted else ()
         run("-m", "diffcore.evaluation.train_judge", data, *judge, *over)
 
 

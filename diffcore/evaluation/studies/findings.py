@@ -15,11 +15,11 @@ from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.formats import json_file
 from diffbase.line import say
-from diffbase.shipped import shipped, workplace
+from diffbase.shipped import shipped
 from diffcore.config import configure
 from diffcore.config.section import flatten
 from diffcore.evaluation.studies import curve, experiments
-from diffcore.evaluation.studies.findings_page import Measured, Point, page, picture
+from diffcore.evaluation.studies.findings_page import COLORS, Measured, Point, looks, needed, page, picture
 from diffcore.runs import checkpoint
 from diffcore.runs.sampling import recommended_sampling
 from diffcore.runs.source import config_of
@@ -27,14 +27,23 @@ from diffcore.runs.source import config_of
 CONFIGS = shipped("configs", "experiments")
 NAMES = (
     "one-hot", "unit-pixels", "unconditional", "integers", "one-head", "one-head-double-tau", "double-tau",
-    "constant-rate", "half-scale", "large", "large-half-scale",
+    "constant-rate", "half-scale", "small", "small-half-scale",
 )  # fmt: skip
-SMALL_SIZE, LARGE_SIZE = {"cpu": 16, "full": 64}, {"cpu": 32, "full": 128}
+SIZES = 32, 64
+"""Edges of the images: of the experiments that are small, and of all others."""
+FEW = 1100
+"""Avatars of the experiment that is to overfit; its judge counts the colours alone, which so few teach."""
 
 # What turns the small experiments into full ones: the network, batch and length of configs/avatar.yaml.
 FULL: dict[str, Any] = {
-    "model": {"channels": [128, 256, 512, 1024], "attention_levels": [1, 2, 3], "tau_tokens": 6},
-    "optimizer": {"lr": 2e-4, "weight_decay": 0.01},
+    "model": {
+        "channels": [128, 256, 512, 1024],
+        "attention_levels": [1, 2, 3],
+        "patch": 1,
+        "tau_tokens": 6,
+        "label_gain": 1.0,
+    },
+    "optimizer": {"kind": "adamw", "lr": 2e-4, "weight_decay": 0.01},
     "lr_schedule": {"warmup_samples": 128_000},
     "batch": {"size": 128},
     "engine": {"zero": 1, "precision": "bf16"},
@@ -46,18 +55,32 @@ SEED = 1
 """Of the samples at every checkpoint."""
 
 
-def repeat(points: list[Point], scale: str, jobs: int | None, samples: int, collect: bool) -> Measured:
-    """Train and measure every run that is not done; the figures of those that are."""
-    for data, large in dict.fromkeys((p.config.data.path, p.name.startswith("large")) for p in points):
+def repeat(
+    points: list[Point], scale: str, jobs: int | None, samples: int, collect: bool = False
+) -> Measured:
+    """Train and measure, look by look, what undecided findings need; the figures of all that is there.
+
+    What is done is not done again. ``collect``: train nothing, and measure all runs that are there.
+    """
+    for data, name in {point.config.data.path: point.name for point in points}.items():
         assert isinstance(data, Path)
-        experiments.prepare(data, (LARGE_SIZE if large else SMALL_SIZE)[scale], say)
+        few: dict[str, Any] = {"avatars": data.with_name("avatars-few"), "count": FEW, "headline": COLORS}
+        size = SIZES[not name.startswith("small")]
+        experiments.prepare(data, size, say, **(few if name == "constant-rate" else {}))
     jobs = jobs or (1 if scale == "full" else len(os.sched_getaffinity(0)))
-    work = [
-        partial(_one, point, collect, scale, samples)
-        for point in points
-        if not (point.run / curve.FILE).exists()
-    ]
-    experiments.at_once(work, min(jobs, len(work)) or 1)
+    seeds = len({point.seed for point in points})
+    for look in (seeds,) if collect else looks(seeds):
+        names = set(NAMES) if collect else needed(_measured(points), seeds)
+        work = [
+            partial(_one, point, collect, scale, samples)
+            for point in points
+            if point.seed < look and point.name in names and not (point.run / curve.FILE).exists()
+        ]
+        experiments.at_once(work, min(jobs, len(work)) or 1)
+    return _measured(points)
+
+
+def _measured(points: list[Point]) -> Measured:
     return {(p.name, p.seed): row for p in points if (row := _read(p)) is not None}
 
 
@@ -67,8 +90,7 @@ def write(out: Path, measured: Measured, points: list[Point], scale: str) -> Non
     drawing = out.with_suffix(".svg")
     write_atomic(drawing, picture(measured).encode())
     made_by = "python -m diffcore.evaluation.findings" + " --scale full" * (scale == "full")
-    sizes = SMALL_SIZE[scale], LARGE_SIZE[scale]
-    write_atomic(out, page(measured, points, sizes, made_by, drawing.name).encode())
+    write_atomic(out, page(measured, points, SIZES, made_by, drawing.name).encode())
 
 
 def plan(runs: Path, seeds: int, scale: str) -> list[Point]:
@@ -79,12 +101,7 @@ def plan(runs: Path, seeds: int, scale: str) -> list[Point]:
             run = runs / f"{len(points):03d}"
             tree: dict[str, Any] = {"run": str(run), "seed": seed}
             if scale == "full":
-                large = name.startswith("large")
-                size = (LARGE_SIZE if large else SMALL_SIZE)[scale]
-                data = workplace() / "data" / f"experiments-{size}"
-                patch = 2 if large else 1  # both on a ladder that begins at 64 x 64
-                model = FULL["model"] | {"patch": patch}
-                tree |= FULL | {"model": model, "data": {"path": str(data)}}
+                tree |= FULL
             points.append(Point(name, seed, configure.load(CONFIGS / f"{name}.yaml", tree), run))
     return points
 

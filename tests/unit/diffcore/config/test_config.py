@@ -169,9 +169,24 @@ def test_a_mistake_is_one_clear_line(case: str) -> None:
     with pytest.raises(InputError) as error:
         configure.load(DEMO, overrides)
     line = str(error.value)
-    assert "\n" not in line and "demo.yaml" in line
+    assert "\n" not in line and line.startswith(f"the overrides over {DEMO}: ")
     for word in words:
         assert word in line
+
+
+def test_a_mistake_of_the_file_is_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {DEMO}\noptimizer: {{lr: -1}}\n")
+    for flags in ([], ["--seed", "3"]):
+        with pytest.raises(InputError, match=r"mine\.yaml: optimizer\.lr") as error:
+            configure.parse(["--config", str(path), *flags])
+        assert " over " not in str(error.value)
+    with pytest.raises(InputError, match=r"^the command line over .*demo\.yaml: optimizer\.lr"):
+        configure.parse(["--config", str(DEMO), "--optimizer.lr", "-1"])
+    part = tmp_path / "part.yaml"
+    part.write_text(f"data: {{path: {tmp_path}}}\nmodel: {{kind: avatar}}\nbatch: {{size: 8}}\n")
+    with pytest.raises(InputError, match=r"part\.yaml: optimizer\.lr"):
+        configure.parse(["--config", str(part), "--run", "r", "--train.steps", "3", "--optimizer.lr", "-1"])
 
 
 @pytest.mark.parametrize("key", ["run", "data", "model", "batch", "train", "data.path", "train.steps"])
