@@ -26,7 +26,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
 MIB = 2**20
-AVATAR, DDPM, DIFFUSERS = (f"configs/{name}.yaml" for name in ("avatar", "ddpm-cifar10", "diffusers-32"))
+AVATAR, DDPM, DIFFUSERS = (
+    f"configs/{name}.yaml" for name in ("avatar-adamw", "ddpm-cifar10", "diffusers-32")
+)
 CELLS: list[tuple[str, str]] = [
     (AVATAR, "--zero 0 --precision fp32 --micro-batch 128"),
     (AVATAR, "--zero 0 --precision fp32 --micro-batch 128 --checkpointing full"),
@@ -138,7 +140,9 @@ def main() -> None:
             f"{result['worst_residual']:.2%}"
         )
     if time.monotonic() - began < given.seconds:
-        cost = overhead("demo-adamw.yaml" if given.rehearse else "avatar.yaml", 4 if given.rehearse else 128)
+        cost = overhead(
+            "demo-adamw.yaml" if given.rehearse else "avatar-adamw.yaml", 4 if given.rehearse else 128
+        )
         result["overhead"] = cost
         print(f"memory.trace costs {cost['ratio']:.2%} of a run")
     save()

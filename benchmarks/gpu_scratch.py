@@ -1,6 +1,6 @@
 """What cuDNN takes from torch's allocator inside a convolution, beside its output, on a GPU.
 
-    python benchmarks/gpu_scratch.py [--config configs/avatar.yaml] [--batch 128] [--size 64]
+    python benchmarks/gpu_scratch.py [--config configs/avatar-adamw.yaml] [--batch 128] [--size 64]
 
 For every convolution of the config's network: forward, the input's gradient and the weight's, in fp32 and
 bf16, in torch's layout and channels_last, with and without deterministic algorithms. Prints one JSON list;
@@ -31,7 +31,7 @@ from shards.schema import CARTOON_SET
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/avatar.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("configs/avatar-adamw.yaml"))
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=64)
     a = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""What one GPU makes of configs/avatar.yaml: right numbers, how fast, and what holds it up.
+"""What one GPU makes of configs/avatar-adamw.yaml: right numbers, how fast, and what holds it up.
 
-    python benchmarks/gpu_step.py [--config configs/avatar.yaml] [--batch 128] [--seconds 240]
+    python benchmarks/gpu_step.py [--config configs/avatar-adamw.yaml] [--batch 128] [--seconds 240]
 
 - ``agreement``: output and gradient of every network on the CPU and on the GPU, in fp32 and under bf16,
   beside the CPU's float64: relative errors. Images drawn on both from the same noise: how many bytes differ.
@@ -55,13 +55,13 @@ from tests.support import small_set
 REPOSITORY = Path(__file__).resolve().parents[1]
 ENDLESS = 10**9
 """Steps that no run comes to the end of."""
-NETWORKS = ("avatar", "ddpm-cifar10", "diffusers-32")
+NETWORKS = ("avatar-adamw", "ddpm-cifar10", "diffusers-32")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs/avatar.yaml")
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs/avatar-adamw.yaml")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
     parser.add_argument("--steps", type=int, default=10, help="of a round")
@@ -312,7 +312,7 @@ def sampling(config: Config, world: World, a: argparse.Namespace, precision: str
 def agreement(name: str, size: int, device: torch.device) -> dict[str, Any]:
     """Relative errors (2-norm) beside float64 on the CPU, of one network from ``configs``."""
     config = configure.load(REPOSITORY / "configs" / f"{name}.yaml", {})
-    size = min(size, 32) if name != "avatar" else size
+    size = min(size, 32) if name != "avatar-adamw" else size
     schema: tuple[Attribute, ...] = CARTOON_SET
     torch.manual_seed(0)
     net = models.build(config.model, schema, size)

@@ -23,7 +23,7 @@ SMALL_BUCKET = 100_000
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     # name: config, changes to its model, pixels
     "avatar": ("demo-adamw.yaml", {}, 16),
-    "avatar-deep": ("avatar.yaml", {"channels": [16, 32, 64, 128]}, 16),
+    "avatar-deep": ("avatar-adamw.yaml", {"channels": [16, 32, 64, 128]}, 16),
     "ddpm": ("ddpm-cifar10.yaml", {"width": 16, "embedding": 64}, 16),
     "diffusers": ("diffusers-32.yaml", {
         "block_out_channels": [32, 64, 96], "attention_head_dim": 8, "cross_attention_dim": 64,
@@ -33,7 +33,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
         "head": "refine", "tau": "attribute", "tau_tokens": 1, "self_attention_levels": [2],
         "blocks": [1, 1, 2], "label_gain": 10.0, "label_maps": 4,
     }, 16),
-    "avatar-full": ("avatar.yaml", {}, 64),
+    "avatar-full": ("avatar-adamw.yaml", {}, 64),
     "ddpm-full": ("ddpm-cifar10.yaml", {}, 64),
     "diffusers-full": ("diffusers-32.yaml", {}, 64),
 }

@@ -2,7 +2,7 @@
 
 The figures of the model that this one follows, an avatar UNet of 76,464,439 parameters in fp32 at batch 128
 and 64 x 64 pixels on an A10G: weights 291.69 MiB, Adam 583.38, gradients 291.69, all module outputs 18,319,
-nvidia-smi 22,616. The table below them is planned for configs/avatar.yaml; nothing was run.
+nvidia-smi 22,616. The table below them is planned for configs/avatar-adamw.yaml; nothing was run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def write(path: Path) -> Path:
 
 def text() -> str:
     """The whole page, in Markdown."""
-    config = replace(load(shipped("configs", "avatar.yaml")), "engine", {"zero": 0, "precision": "fp32"})
+    config = replace(
+        load(shipped("configs", "avatar-adamw.yaml")), "engine", {"zero": 0, "precision": "fp32"}
+    )
     config = replace(config, "batch", {"size": BATCH, "micro": BATCH})
     config = replace(config, "diffusion", {"draws": FIRST_DRAWS})  # as it was measured: docs/gpu.md
     data = Data(tuple(CARTOON_SET), 64)
@@ -75,8 +77,8 @@ def _heading() -> list[str]:
         "",
         "Made by `python -m diffcore.memory seed-table`. Every figure of ours is planned;",
         "docs/gpu.md has the same configs measured on a GPU.",
-        "The model that `configs/avatar.yaml` follows was trained by its author in fp32 at batch 128 and",
-        "64 x 64 pixels on an A10G of 24 GB; what is said of it here are that author's published figures.",
+        "The model that `configs/avatar-adamw.yaml` follows was trained by its author in fp32 at batch 128",
+        "and 64 x 64 pixels on an A10G of 24 GB; the figures of it here are that author's.",
         "MiB throughout.",
         "",
     ]

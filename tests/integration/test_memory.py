@@ -85,7 +85,7 @@ def test_out_of_memory_is_explained(config: Config) -> None:
 
 def test_configs_of_the_repository_are_planned() -> None:
     """The full-size avatar model."""
-    config = configure.load(REPOSITORY / "configs" / "avatar.yaml")
+    config = configure.load(REPOSITORY / "configs" / "avatar-adamw.yaml")
     planned = plan(config, 8, data=Data(tuple(CARTOON_SET), 64))
     assert planned.parameters == 76_902_915
     after = planned.moments[-1].bytes

@@ -106,7 +106,7 @@ def test_every_step_away_from_a_checkout(python: Path, place: Path) -> None:
     assert json.loads(drawn.out)["images"] == 2 and (place / "two.png").exists()
 
     plan = json.loads(diffcore("plan", "--config", "avatar", "--zero", "2", "--world", "8", "--json").out)
-    assert plan["planned"][0]["parameters"] == 76_902_915
+    assert plan["planned"][0]["parameters"] == 70_126_595
 
     dry = ["--cluster", "plain-gpu", "--nodes", "2", "--dry-run", "--run", "runs/dry"]
     text = diffcore("submit", "--config", "demo", *dry).out

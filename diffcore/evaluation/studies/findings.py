@@ -34,7 +34,7 @@ SIZES = 32, 64
 FEW = 1100
 """Avatars of the experiment that is to overfit; its judge counts the colours alone, which so few teach."""
 
-# What turns the small experiments into full ones: the network, batch and length of configs/avatar.yaml.
+# What turns the small experiments into full ones: the network, batch and length of configs/avatar-adamw.yaml.
 FULL: dict[str, Any] = {
     "model": {
         "channels": [128, 256, 512, 1024],

@@ -165,7 +165,7 @@ def _config(world: int, precision: str) -> Config:
     engine = {"zero": 3, "precision": precision, "threads": 1}
     batch = {"micro": 2, "size": 2 * world}
     return configure.load(
-        REPOSITORY / "configs" / "avatar.yaml", {"model": model, "engine": engine, "batch": batch}
+        REPOSITORY / "configs" / "avatar-adamw.yaml", {"model": model, "engine": engine, "batch": batch}
     )
 
 

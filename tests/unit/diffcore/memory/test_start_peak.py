@@ -26,7 +26,7 @@ WIDE = {"channels": [64, 128, 256], "attention_levels": [1, 2], "heads": 4, "tau
 def config_of(world: int, precision: str, zero: int = 3) -> Config:
     engine = {"zero": zero, "precision": precision, "threads": 1}
     changes = {"model": {"kind": "avatar", **WIDE}, "engine": engine, "batch": {"micro": 1, "size": world}}
-    return configure.load(REPOSITORY / "configs" / "avatar.yaml", changes)
+    return configure.load(REPOSITORY / "configs" / "avatar-adamw.yaml", changes)
 
 
 def numels_of(model: AvatarModel) -> list[int]:

@@ -37,12 +37,12 @@ def inputs(count: int = 4) -> tuple[torch.Tensor, ...]:
 
 
 def test_the_real_thing_has_the_size_it_says() -> None:
-    c = configure.load(REPOSITORY / "configs" / "avatar.yaml")
+    c = configure.load(REPOSITORY / "configs" / "avatar-adamw.yaml")
     with torch.device("meta"):
         network = models.build(c.model, CARTOON_SET, 64)
     count = sum(p.numel() for p in network.parameters())
     assert abs(count / 76_464_439 - 1) < 0.01
-    assert f"{count:,} parameters" in (REPOSITORY / "configs" / "avatar.yaml").read_text()
+    assert f"{count:,} parameters" in (REPOSITORY / "configs" / "avatar-adamw.yaml").read_text()
     assert c.model.channels == (128, 256, 512, 1024)
 
 

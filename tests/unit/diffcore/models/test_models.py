@@ -21,10 +21,11 @@ from shards.schema import CARTOON_SET, UNKNOWN, Attribute
 CONFIGS = REPOSITORY / "configs"
 SCHEMAS = {"cifar10": (Attribute("class", 10),), "landscapes": ()}
 SIZES = {
-    "small": 3_675_350,
     "demo": 1_749_718,
     "demo-adamw": 2_121_292,
-    "avatar": 76_902_915,
+    "small": 3_675_350,
+    "avatar": 70_126_595,
+    "avatar-adamw": 76_902_915,
     "avatar-heads1": 76_902_915,
     "avatar-integer": 68_344_323,
     "avatar-original": 86_278_659,
