@@ -249,10 +249,12 @@ def test_the_fork_ends_with_it(begin: Begin) -> None:
 
 
 def test_a_fork_that_is_killed_ends_it_alike(begin: Begin) -> None:
-    rank = begin(world=2)
+    rank = begin(world=2, seconds=10 * SECONDS)  # its own end is not what is waited for
     rank.until(rank.children)
-    os.kill(rank.children()[0], signal.SIGKILL)
-    assert rank.code() == -signal.SIGKILL
+    [fork] = rank.children()
+    os.kill(fork, signal.SIGKILL)
+    rank.until(lambda: not _lives(fork))
+    assert rank.code() == -signal.SIGKILL, rank.log.read_text()
 
 
 @pytest.mark.parametrize("there", [True, False])
