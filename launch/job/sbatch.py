@@ -19,6 +19,10 @@ UNLIMITED = 1_000_000
 """submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""
 
 
+FOLDERS, COMMANDS = "\1", "\2"
+"""In the place of a % of theirs: characters that a name of a run cannot have."""
+
+
 class Sbatch(SlurmExecutor):
     """submitit's executor with our parameters; can be built without Slurm."""
 
@@ -35,12 +39,15 @@ class Sbatch(SlurmExecutor):
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         # A task is a node, and names with a task's number are ranks': what a supervisor says before it has
         # its own log (start.py) goes where the batch shell's output goes.
-        folder, self.folder = self.folder, Path(str(self.folder).replace("%", "%%"))
-        try:  # in the names of files alone, of which Slurm makes patterns
-            text = super()._make_submission_file_text(command, uid)
+        # Slurm makes patterns of the files' names, and submitit replaces before what looks like one (%t, a
+        # sweep's %j): what is a % in the folder and in the command is away meanwhile.
+        folder, self.folder = self.folder, Path(str(self.folder).replace("%", FOLDERS))
+        try:
+            text = super()._make_submission_file_text(command.replace("%", COMMANDS), uid)
         finally:
             self.folder = folder
-        lines = text.replace("_%t_log.out", "_0_log.out").split("\n")
+        text = text.replace("_%t_log.out", "_0_log.out").replace(FOLDERS, "%%").replace(COMMANDS, "%")
+        lines = text.split("\n")
         # sbatch takes a backslash for an escape inside quotes too.
         return "\n".join(s.replace("\\", "\\\\") if s.startswith("#SBATCH ") else s for s in lines)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffbase.cli import InputError
@@ -283,12 +283,17 @@ def read_by_sbatch(line: str) -> str:
     return word
 
 
+PATTERNS = {"%": "%", "A": "7", "a": "2"}
+
+
 def named_by_slurm(pattern: str, job: str) -> str:
     """A file's name as Slurm makes it of a pattern."""
     return re.sub("%(.)", lambda found: {"%": "%", "j": job}[found[1]], pattern)
 
 
 @settings(max_examples=100)
+@example(folder="%t", comment="")
+@example(folder="a%j_%t_log.out %%A", comment="%j")
 @given(folder=NAMES, comment=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9))
 def test_slurm_reads_names_as_they_are(folder: str, comment: str) -> None:
     run = Path("/runs") / folder
@@ -300,6 +305,10 @@ def test_slurm_reads_names_as_they_are(folder: str, comment: str) -> None:
     (srun,) = [shlex.split(line) for line in text.split("\n") if line.startswith("srun ")]
     assert named_by_slurm(srun[srun.index("--output") + 1], "7") == log
     assert f"{run}/job/001" in srun
+    sweep = Sbatch(spec_of({}), run / "job/001", run / "job/001/code").text(array=3)
+    [output] = re.findall(r"^#SBATCH --output=(.*)$", sweep, re.M)
+    named = re.sub("%(.)", lambda found: PATTERNS[found[1]], read_by_sbatch(output))
+    assert named == f"{run}/job/001/7_2_0_log.out"
 
 
 @settings(max_examples=20, deadline=None)
