@@ -19,8 +19,8 @@ UNLIMITED = 1_000_000
 """submitit's own count of time-outs, which also takes every short job for one: ours is in the ledger."""
 
 
-FOLDERS, COMMANDS = "\1", "\2"
-"""In the place of a % of theirs: characters that a name of a run cannot have."""
+FOLDER_PERCENT, COMMAND_PERCENT = "\1", "\2"
+"""In the place of a % of the folder's and of the command's: characters that no name of a run has."""
 
 
 class Sbatch(SlurmExecutor):
@@ -41,13 +41,13 @@ class Sbatch(SlurmExecutor):
         # its own log (start.py) goes where the batch shell's output goes.
         # Slurm makes patterns of the files' names, and submitit replaces before what looks like one (%t, a
         # sweep's %j): what is a % in the folder and in the command is away meanwhile.
-        folder, self.folder = self.folder, Path(str(self.folder).replace("%", FOLDERS))
+        folder, self.folder = self.folder, Path(str(self.folder).replace("%", FOLDER_PERCENT))
         try:
-            text = super()._make_submission_file_text(command.replace("%", COMMANDS), uid)
+            text = super()._make_submission_file_text(command.replace("%", COMMAND_PERCENT), uid)
         finally:
             self.folder = folder
-        text = text.replace("_%t_log.out", "_0_log.out").replace(FOLDERS, "%%").replace(COMMANDS, "%")
-        lines = text.split("\n")
+        text = text.replace("_%t_log.out", "_0_log.out")
+        lines = text.replace(FOLDER_PERCENT, "%%").replace(COMMAND_PERCENT, "%").split("\n")
         # sbatch takes a backslash for an escape inside quotes too.
         return "\n".join(s.replace("\\", "\\\\") if s.startswith("#SBATCH ") else s for s in lines)
 

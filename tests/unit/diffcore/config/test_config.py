@@ -28,7 +28,9 @@ DEMO = REPOSITORY / "configs" / "demo.yaml"
 def test_every_yaml_loads_and_says_its_command(path: Path) -> None:
     loaded = configure.load(path)
     assert loaded.engine.json_path.exists()
-    assert f"--config configs/{path.relative_to(REPOSITORY / 'configs')}" in path.read_text()
+    text = path.read_text()
+    assert f"--config configs/{path.relative_to(REPOSITORY / 'configs')}" in text
+    assert all((REPOSITORY / page).exists() for page in re.findall(r"docs/[\w-]+\.md", text))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
