@@ -1,4 +1,4 @@
-"""python benchmarks/avatar_quality.py [--minutes 10] [--out docs/avatar-quality] [--rehearse] [--FIELD VALUE]
+"""python benchmarks/avatar_quality.py [--minutes 10] [--recipes NAME ...] [--out docs/avatar-quality]
 
 On a GPU: what configs/avatar.yaml learns of 10,000 stand-in avatars in ten minutes of training, beside the
 recipe before it (configs/avatar-adamw.yaml) and that of the model they follow (configs/avatar-original.yaml)
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, a recipe (default 10)")
     parser.add_argument("--out", type=Path, default=Path("docs/avatar-quality"), help="what files begin with")
     parser.add_argument("--work", type=Path, help="folder of data and runs (default runs/avatar-quality)")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--rehearse", action="store_true", help="tiny, on a CPU")
     arguments, fields = parser.parse_known_args(argv)
     small = arguments.rehearse
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     found = {}
-    for recipe in RECIPES:
+    for recipe in arguments.recipes:
         run = train(recipe, work, ["--data.path", str(data), *fields], minutes)
         # fmt: off
         experiments.run("-m", "diffcore.evaluate", run, "--samples", str(samples), "--judge", data / "judge")

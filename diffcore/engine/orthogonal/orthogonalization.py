@@ -2,7 +2,8 @@
 
 Under ZeRO-0 every rank has all updates, and what each made of its matrices is gathered. Under ZeRO-1 to 3 a
 matrix lies in pieces with several ranks: they go to the one that owns it for this, and come back, in two
-all-to-alls. Which rank that is changes no bit of the result.
+all-to-alls. On a CPU, which rank that is changes no bit of the result; a GPU takes a rank's matrices of one
+shape together, so there it may.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from diffcore.engine.orthogonal.newton_schulz import SQUARES, flops, orthogonalize
+from diffcore.engine.orthogonal.newton_schulz import SQUARES, flops, orthogonalize, orthogonalize_together
 from diffcore.engine.orthogonal.pieces import Piece
 from diffcore.engine.ranks import World
 
@@ -62,9 +63,22 @@ def owners(matrices: Sequence[Matrix], world: int) -> list[int]:
     return owned
 
 
+def alike(matrices: Sequence[Matrix]) -> list[list[int]]:
+    """Numbers of matrices of one shape, no more of them together than the largest matrix has elements."""
+    most, groups = max((m.numel for m in matrices), default=0), list[list[int]]()
+    open_at: dict[tuple[int, int], list[int]] = {}
+    for number, m in enumerate(matrices):
+        group = open_at.get((m.rows, m.columns))
+        if group is None or (len(group) + 1) * m.numel > most:
+            group = open_at[m.rows, m.columns] = []
+            groups.append(group)
+        group.append(number)
+    return groups
+
+
 @dataclass(frozen=True)
 class Room:
-    """Elements that a rank works in, all at once, beside what it was given."""
+    """Elements of fp32 that a rank works in, all at once, beside what it was given."""
 
     flat: int
     """Updates on their way out, and orthogonalized ones on their way in."""
@@ -73,31 +87,40 @@ class Room:
     joined: int
     """The largest matrix that comes in several pieces."""
     largest: int
+    """On a GPU in halves: matrices of one shape in bf16, and what becomes of them."""
     squares: int
 
     @classmethod
-    def of(cls, matrices: Sequence[Matrix], rank: int, world: int) -> Room:
-        """Of ``rank`` of ``world``; as ``Orthogonalization`` asks for it."""
+    def of(cls, matrices: Sequence[Matrix], rank: int, world: int, together: bool = False) -> Room:
+        """Of ``rank`` of ``world``; as ``Orthogonalization`` asks for it. ``together``: on a GPU."""
         of = owners(matrices, world)
         numels = [sum(m.numel for m, o in zip(matrices, of, strict=True) if o == r) for r in range(world)]
         mine = [m for m, owner in zip(matrices, of, strict=True) if owner == rank]
         cut = any(matrix.pieces for matrix in matrices)
+        squares = SQUARES * max((m.side for m in mine), default=0) ** 2
+        joined = max((m.numel for m in mine if len(m.pieces) > 1), default=0)
+        if together:
+            joined, squares = 0, max((len(g) * mine[g[0]].side ** 2 for g in alike(mine)), default=0)
         return cls(
             sum(m.held(rank) for m in matrices) if cut else max(numels) * world,
             numels[rank] if cut and world > 1 else 0,
-            max((m.numel for m in mine if len(m.pieces) > 1), default=0),
+            joined,
             max((m.numel for m in mine), default=0),
-            SQUARES * max((m.side for m in mine), default=0) ** 2,
+            squares,
         )
 
 
 class Orthogonalization:
     """Updates of ``matrices`` -> orthogonal ones of RMS ``RMS``, on the world's device."""
 
-    def __init__(self, matrices: Sequence[Matrix], world: World, steps: int) -> None:
+    def __init__(
+        self, matrices: Sequence[Matrix], world: World, steps: int, together: bool | None = None
+    ) -> None:
+        """``together``: matrices of one shape at once, in bf16 (default: on a GPU)."""
         self.matrices, self.world, self.steps = matrices, world, steps
+        self.together = world.device.type == "cuda" if together is None else together
         self.owners = owners(matrices, world.size)
-        self.room = Room.of(matrices, world.rank, world.size)
+        self.room = Room.of(matrices, world.rank, world.size, self.together)
         self.cut = any(matrix.pieces for matrix in matrices)
         self.held = [n for n, m in enumerate(matrices) if not self.cut or m.held(world.rank)]
         """Matrices of which this rank has something."""
@@ -119,8 +142,10 @@ class Orthogonalization:
             for i in some:
                 results[i] = flat.narrow(0, at, numels[i])
                 at += numels[i]
-        for i in range(len(updates)) if cut else of[rank]:
-            results[i].view(updates[i].shape).copy_(updates[i])
+        if leaving_here := range(len(updates)) if cut else of[rank]:
+            torch._foreach_copy_(
+                [results[i] for i in leaving_here], [updates[i].reshape(-1) for i in leaving_here]
+            )
         if not cut or size == 1:
             self._work([(self.matrices[self.held[i]], [results[i]]) for i in of[rank]])
             if size > 1:
@@ -152,6 +177,8 @@ class Orthogonalization:
 
     def _work(self, mine: Sequence[tuple[Matrix, list[Tensor]]]) -> None:
         """Orthogonalize matrices in the pieces in which they lie here, in place."""
+        if self.together:
+            return self._work_together(mine)
         device, room = self.world.device, self.room
         joined, out = torch.empty(room.joined, device=device), torch.empty(room.largest, device=device)
         squares = torch.empty(room.squares, device=device)
@@ -167,3 +194,21 @@ class Orthogonalization:
             if len(pieces) > 1 or done.data_ptr() != flat.data_ptr():
                 for piece, part in zip(pieces, done.split([len(piece) for piece in pieces]), strict=True):
                     piece.copy_(part)
+
+    def _work_together(self, mine: Sequence[tuple[Matrix, list[Tensor]]]) -> None:
+        """``_work`` in bf16, matrices of one shape at once."""
+        device, room = self.world.device, self.room
+        halves = torch.empty(2, room.largest, dtype=torch.bfloat16, device=device)
+        squares = torch.empty(2 * room.squares, dtype=torch.bfloat16, device=device)
+        for group in alike([matrix for matrix, _ in mine]):
+            matrix = mine[group[0]][0]
+            x, out = (
+                half.narrow(0, 0, len(group) * matrix.numel).view(len(group), matrix.rows, matrix.columns)
+                for half in halves
+            )
+            pieces = [piece for number in group for piece in mine[number][1]]
+            sizes = [len(piece) for piece in pieces]
+            torch._foreach_copy_(list(x.view(-1).split(sizes)), pieces)
+            scale = RMS * sqrt(max(matrix.rows, matrix.columns))
+            done = orthogonalize_together(x, out, squares, self.steps, scale)
+            torch._foreach_copy_(pieces, list(done.view(-1).split(sizes)))

@@ -2,7 +2,7 @@
 
 Of a matrix it keeps one fp32 momentum, of the other parameters Adam's moments; under ZeRO-1 to 3 of what lies
 in this rank's partition, without its padding. While it steps it holds the updates, on their way to the ranks
-that orthogonalize them and back, and room for one matrix at a time (``Room``).
+that orthogonalize them and back, and room for one matrix, on a GPU for some of one shape (``Room``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def work(stream: Stream, sharing: Sharing, numels: Sequence[int]) -> None:
         return
     where = pieces(dict(enumerate(numels)), s.stage, s.world, s.partition(numels))
     matrices = [Matrix(*shape, where[i] if where is not None else ()) for i, shape in s.matrices.items()]
-    room = Room.of(matrices, s.rank, s.world)
+    room = Room.of(matrices, s.rank, s.world, together=not s.cpu)
     with _held(stream, room.flat), _held(stream, room.received):
         with _held(stream, room.joined), _held(stream, room.largest), _held(stream, room.squares):
             pass

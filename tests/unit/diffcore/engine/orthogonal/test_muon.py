@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.orthogonal.muon import Muon, units
 from diffcore.engine.orthogonal.newton_schulz import flops
-from diffcore.engine.orthogonal.orthogonalization import Matrix, Orthogonalization, owners
+from diffcore.engine.orthogonal.orthogonalization import Matrix, Orthogonalization, alike, owners
 from diffcore.engine.orthogonal.pieces import pieces
 from diffcore.engine.partitions import Packed, Place
 from diffcore.engine.ranks import World
@@ -53,7 +54,7 @@ class Meeting:
         to.copy_(torch.cat(mine))
 
 
-def orthogonalized(updates: Sequence[Tensor], stage: int, world: int) -> list[Tensor]:
+def orthogonalized(updates: Sequence[Tensor], stage: int, world: int, together: bool = False) -> list[Tensor]:
     """Of whole matrices as ``world`` ranks hold them under ``stage``, put together again."""
     sizes = {str(number): update.numel() for number, update in enumerate(updates)}
     flat = torch.cat([update.reshape(-1) for update in updates])
@@ -70,7 +71,7 @@ def orthogonalized(updates: Sequence[Tensor], stage: int, world: int) -> list[Te
             for rank, start, count in matrix.pieces or [(place.rank, 0, update.numel())]
             if rank == place.rank
         ]
-        return Orthogonalization(made, place, 5)(mine)
+        return Orthogonalization(made, place, 5, together)(mine)
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("all_gather_into_tensor", "all_to_all_single"):
@@ -103,6 +104,33 @@ def test_no_bit_depends_on_where_the_matrices_lie(
     for update, found in zip(updates, got, strict=True):
         [wanted] = Orthogonalization([Matrix(*update.shape)], ALONE, 5)([update.reshape(-1)])
         assert torch.equal(found, wanted.view(update.shape))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shapes=st.lists(SIZES, min_size=1, max_size=6),
+    twice=st.booleans(),
+    stage=st.integers(0, 3),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_on_a_gpu_matrices_of_a_shape_are_taken_together(
+    shapes: list[tuple[int, int]], twice: bool, stage: int, world: int, seed: int
+) -> None:
+    """Each as it comes out alone, in bf16; every one in a group, and no group larger than the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = shapes * (2 if twice else 1)
+    groups = alike([Matrix(*shape) for shape in shapes])
+    assert sorted(number for group in groups for number in group) == list(range(len(shapes)))
+    for group in groups:
+        assert len({shapes[number] for number in group}) == 1
+        assert len(group) * prod(shapes[group[0]]) <= max(prod(shape) for shape in shapes)
+    updates = [torch.randn(shape, generator=generator) for shape in shapes]
+    got = orthogonalized([update.clone() for update in updates], stage, world, together=True)
+    for update, found in zip(updates, got, strict=True):
+        alone = Orthogonalization([Matrix(*update.shape)], ALONE, 5, together=True)
+        [wanted] = alone([update.reshape(-1)])
+        torch.testing.assert_close(found, wanted.view(update.shape), rtol=0.02, atol=0.02)
 
 
 @given(
