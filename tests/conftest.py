@@ -68,6 +68,10 @@ def memory_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Side by side (pytest -n 2 --dist loadgroup): the tests of a file share what it makes, those of the box one box.
+    for item in items:
+        box = item.path.parent.name == "box" and "integration" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("box" if box else str(item.path)))
     if SKIA:
         for item in items:
             if item.get_closest_marker("draws"):
