@@ -18,6 +18,8 @@ TEST_PACKAGES := chromium gcc libc6-dev
 SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server numactl iproute2
 
 UNIT := OMP_NUM_THREADS=1 pytest -n 2 tests/unit
+# Tests of a file one after the other, files side by side.
+FILES := -n 2 --dist loadgroup
 # Computes as a CPU without AVX: what is compared with a bound must not depend on the machine.
 OLD_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
@@ -37,8 +39,8 @@ test: .venv/installed-test system-check test-check slurm-check
 	mypy
 	if command -v hadolint >/dev/null; then hadolint containers/Containerfile; fi
 	$(UNIT)
-	pytest tests/integration
-	$(OLD_CPU) pytest -m numeric tests
+	pytest $(FILES) tests/integration
+	$(OLD_CPU) OMP_NUM_THREADS=1 pytest $(FILES) -m numeric tests
 
 unit: .venv/installed-test
 	$(UNIT) -m "not slow"

@@ -16,8 +16,10 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
-# No test is timed: on a busy machine hypothesis' own deadline would fail a right answer.
-settings.register_profile("untimed", deadline=None)
+# No test is timed: on a busy machine hypothesis' own deadline would fail a right answer. The same examples,
+# so that what passes here passes elsewhere; EXPLORE=1 looks for others.
+explore = bool(os.environ.get("EXPLORE"))
+settings.register_profile("untimed", deadline=None, derandomize=not explore)
 settings.load_profile("untimed")
 
 
@@ -68,7 +70,7 @@ def memory_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Side by side (pytest -n 2 --dist loadgroup): the tests of a file share what it makes, those of the box one box.
+    # Side by side (-n 2 --dist loadgroup) tests of a file share what it makes, and those of the box one box.
     for item in items:
         box = item.path.parent.name == "box" and "integration" in item.path.parts
         item.add_marker(pytest.mark.xdist_group("box" if box else str(item.path)))

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from diffcore.evaluation import train_judge
-from tests.support import numerics, small_set
+from tests.support import numerics, small_set, warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "diffcore" / "train.py"
@@ -61,23 +61,43 @@ class Finished:
     err: str
 
 
+WARM: list[warm.Warm] = []
+"""What forks commands, while tests run."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> Iterator[None]:
+    with warm.Warm(environment()) as process:
+        WARM[:] = [process]
+        yield
+        WARM.clear()
+
+
+def environment() -> dict[str, str]:
+    """That commands run in, but for a rank's place."""
+    return {k: v for k, v in os.environ.items() if k not in warm.PLACE} | {"OMP_NUM_THREADS": "1"}
+
+
 def run(command: list[str], cwd: Path, timeout: float = 180, ranks: int = 1) -> Finished:
     """Run a command in a process group of its own, which is gone when this returns.
 
     With ``ranks`` it runs once a rank, as a launcher would start it, but without one's imports: the output is
     rank 0's, then rank 1's, and the code the first one that is not 0.
     """
-    place = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    env = {k: v for k, v in os.environ.items() if k not in place} | {"OMP_NUM_THREADS": "1"}
-    port, processes = str(free_port()), []
+    env = environment()
+    port, processes = str(free_port()), list[subprocess.Popen[str] | warm.Forked]()
     with contextlib.ExitStack() as files:
         outputs = [[files.enter_context(tempfile.TemporaryFile("w+")) for _ in "oe"] for _ in range(ranks)]
         try:
             for rank, (out, err) in enumerate(outputs):
-                mine = dict(zip(place, (str(rank), str(ranks), str(rank), port), strict=True))
+                mine = dict(zip(warm.PLACE, (str(rank), str(ranks), str(rank), port), strict=True))
+                whole = env | mine if ranks > 1 else env
+                if WARM and WARM[0].fits(command, whole):
+                    processes.append(WARM[0].start(command, cwd, whole, out, err))
+                    continue
                 # fmt: off
                 processes.append(subprocess.Popen(
-                    command, cwd=cwd, env=env | mine if ranks > 1 else env, start_new_session=True,
+                    command, cwd=cwd, env=whole, start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 ))
                 # fmt: on
