@@ -19,7 +19,7 @@ SLURM_PACKAGES := slurm-wlm munge slurmdbd mariadb-server numactl iproute2
 
 UNIT := OMP_NUM_THREADS=1 pytest -n 2 tests/unit
 # Tests of a file one after the other, files side by side. A real Slurm has clocks of its own: its tests run alone.
-FILES := -n 2 --dist loadgroup
+FILES := -n 2 --dist loadfile
 BOX := tests/integration/box
 # Computes as a CPU without AVX: what is compared with a bound must not depend on the machine.
 OLD_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41

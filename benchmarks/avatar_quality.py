@@ -1,4 +1,5 @@
 """python benchmarks/avatar_quality.py [--minutes 10] [--recipes NAME ...] [--out docs/avatar-quality]
+    [--rehearse] [--FIELD VALUE]
 
 On a GPU: what configs/avatar.yaml learns of 10,000 stand-in avatars in ten minutes of training, beside the
 recipe before it (configs/avatar-adamw.yaml) and that of the model they follow (configs/avatar-original.yaml)
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="folder of data and runs (default runs/avatar-quality)")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--rehearse", action="store_true", help="tiny, on a CPU")
+    argv = sys.argv[1:] if argv is None else argv
     arguments, fields = parser.parse_known_args(argv)
     small = arguments.rehearse
     work = (arguments.work or REPOSITORY / "runs" / ("rehearsal" if small else "avatar-quality")).resolve()
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found[recipe] = measured(run)
         say(json.dumps({recipe: found[recipe]}))
     write_atomic(arguments.out.with_suffix(".json"), (json.dumps(found, indent=1) + "\n").encode())
-    write_atomic(arguments.out.with_suffix(".md"), page(found, minutes, arguments.out.name).encode())
+    write_atomic(arguments.out.with_suffix(".md"), page(found, minutes, arguments.out.name, argv).encode())
     print(json.dumps(found))
 
 
@@ -149,8 +152,8 @@ def _headline(figures: dict[str, Any]) -> str:
     return f"{mean['mean']:.1%} over {len(over)} attributes" if mean else "none"
 
 
-def page(found: dict[str, dict[str, Any]], minutes: float, name: str) -> str:
-    """The figures as Markdown."""
+def page(found: dict[str, dict[str, Any]], minutes: float, name: str, argv: Sequence[str]) -> str:
+    """The figures as Markdown; ``argv``: what the program was given."""
     rows = [
         ("images seen", lambda f: f"{f['images_seen']:,} ({f['images_per_second']:,.0f} a second)"),
         ("mean fidelity, all attributes", lambda f: f"{f['fidelity_of_all_attributes']:.1%}"),
@@ -166,7 +169,7 @@ def page(found: dict[str, dict[str, Any]], minutes: float, name: str) -> str:
         "",
         f"Each recipe trained {minutes:g} minutes by its own speed. Made by",
         "",
-        "```\npython benchmarks/avatar_quality.py\n```",
+        f"```\n{shlex.join(['python', 'benchmarks/avatar_quality.py', *argv])}\n```",
         "",
         "| | " + " | ".join(f"`configs/{recipe}.yaml`" for recipe in found) + " |",
         "|---" * (len(found) + 1) + "|",

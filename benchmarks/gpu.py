@@ -96,6 +96,13 @@ PROGRAMS = (
         600,
     ),
     Program(
+        "networks",
+        "what networks of other libraries take",
+        "gpu_networks.py --out {folder}/networks-cells.json",
+        "--rehearse --only gpt2",
+        420,
+    ),
+    Program(
         "quality",
         "ten minutes of avatars",
         "avatar_quality.py --minutes 4 --work {folder}/quality --out {folder}/avatar-quality",

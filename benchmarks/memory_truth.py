@@ -142,10 +142,7 @@ _TRACES: dict[Any, Any] = {}
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
-    from diffcore.memory.plan import muon
     from diffcore.memory.plan.plan import Data, plan, trace_quietly
-
-    muon.together = lambda sharing: False  # it is a CPU that orthogonalizes, also where no gloo copies
 
     config = config_of(cell)
     data = Data(Data.of(config).schema, MODELS[cell.model][2])

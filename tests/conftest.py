@@ -70,10 +70,6 @@ def memory_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Side by side (-n 2 --dist loadgroup) tests of a file share what it makes, and those of the box one box.
-    for item in items:
-        group = item.path.parent if item.path.parent.name == "box" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
     if SKIA:
         for item in items:
             if item.get_closest_marker("draws"):

@@ -61,21 +61,18 @@ class Finished:
     err: str
 
 
-WARM: list[warm.Warm] = []
-"""What forks commands, while tests run."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _warm() -> Iterator[None]:
-    with warm.Warm(environment()) as process:
-        WARM[:] = [process]
-        yield
-        WARM.clear()
-
-
 def environment() -> dict[str, str]:
     """That commands run in, but for a rank's place."""
     return {k: v for k, v in os.environ.items() if k not in warm.PLACE} | {"OMP_NUM_THREADS": "1"}
+
+
+WARM = warm.Warm(environment())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    WARM.close()
 
 
 def run(command: list[str], cwd: Path, timeout: float = 180, ranks: int = 1) -> Finished:
@@ -92,8 +89,8 @@ def run(command: list[str], cwd: Path, timeout: float = 180, ranks: int = 1) -> 
             for rank, (out, err) in enumerate(outputs):
                 mine = dict(zip(warm.PLACE, (str(rank), str(ranks), str(rank), port), strict=True))
                 whole = env | mine if ranks > 1 else env
-                if WARM and WARM[0].fits(command, whole):
-                    processes.append(WARM[0].start(command, cwd, whole, out, err))
+                if WARM.fits(command, whole):
+                    processes.append(WARM.start(command, cwd, whole, out, err))
                     continue
                 # fmt: off
                 processes.append(subprocess.Popen(

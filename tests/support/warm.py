@@ -1,8 +1,8 @@
 """Commands in forks of one process that has loaded torch and DeepSpeed, which is much of a short run's time.
 
-    with Warm() as warm:
-        process = warm.start([sys.executable, "diffcore/train.py", ...], cwd, env, out, err)
-        code = process.wait(60)
+    warm = Warm(env)
+    process = warm.start([sys.executable, "diffcore/train.py", ...], cwd, env, out, err)
+    code = process.wait(60)
 
 A fork is what a new process would be: a session of its own, its arguments, environment, folder and outputs,
 modules loaded and nothing done. Only commands in whose environment nothing is different that is read by an
@@ -29,6 +29,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from launch.supervise.child import die_with_parent
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = (str(REPOSITORY / "diffcore" / "train.py"),)
 MODULES = ("tests.support.train_all", "diffcore.sample", "diffcore.evaluate", "diffcore.export")
@@ -46,21 +48,22 @@ class Forked:
     """A started command; ``pid`` is its process group too."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self.returncode = connection, None
+        self._connection = connection
+        self._code: int | None = None
         self.pid = int(_line(connection))
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, as subprocess has it."""
-        if self.returncode is None:
+        """The exit code, or minus the signal that ended it; subprocess.TimeoutExpired as there."""
+        if self._code is None:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-            self.returncode: int | None = int(_line(self._connection) or -signal.SIGKILL)
+            self._code = int(_line(self._connection))
             self._connection.close()
-        return self.returncode
+        return self._code
 
 
 class Warm:
-    """The process that is forked; it starts with the first command."""
+    """The process that is forked; it starts with the first command, in ``env`` without a rank's place."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = dict(env)
@@ -68,10 +71,8 @@ class Warm:
         self._folder = tempfile.TemporaryDirectory(prefix="warm")
         self._address = str(Path(self._folder.name) / "socket")
 
-    def __enter__(self) -> Warm:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End it; what runs goes on."""
         if self._server is not None:
             self._server.kill()
             self._server.wait()
@@ -115,7 +116,8 @@ def _early(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def serve(address: str) -> NoReturn:
-    """Load, then fork for each connection."""
+    """Load, then fork for each connection, as long as there is who asks."""
+    die_with_parent()
     from diffcore.engine import process_group
 
     process_group.load()

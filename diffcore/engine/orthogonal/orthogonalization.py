@@ -87,8 +87,9 @@ class Room:
     joined: int
     """The largest matrix that comes in several pieces."""
     largest: int
-    """On a GPU in halves: matrices of one shape in bf16, and what becomes of them."""
+    """The largest matrix; on a GPU in halves, matrices of one shape in bf16 and what becomes of them."""
     squares: int
+    """What the iterations make of the smaller side: SQUARES of fp32, or two of bf16 a matrix."""
 
     @classmethod
     def of(cls, matrices: Sequence[Matrix], rank: int, world: int, together: bool = False) -> Room:

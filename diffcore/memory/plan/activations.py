@@ -105,6 +105,8 @@ class Trace:
     is added to an earlier gradient is not copied."""
     modules: list[tuple[str, list[int]]] = field(default_factory=list)
     """Name and own parameters of each module, by number."""
+    cuda: bool = False
+    """Whether it is as on a GPU."""
 
     @property
     def itemsize(self) -> int:
@@ -236,8 +238,8 @@ def trace(
     """Record one micro batch of ``micro`` samples of ``size`` pixels under ``config``.
 
     ``modules`` also notes where modules begin and end, in forward and backward, as ZeRO-3 sees them;
-    ``cuda`` is whether autocast is to be CUDA's, and samples wait on the device, as packed: of ``packed``
-    pixels (None: ``size``).
+    ``cuda`` is whether autocast and Muon are to be CUDA's, and samples wait on the device, as packed: of
+    ``packed`` pixels (None: ``size``).
     """
     arithmetic = config.engine.arithmetic
     staged = cuda and config.diffusion.draws != FIRST_DRAWS
@@ -263,6 +265,7 @@ def trace(
             [Parameter(name, tuple(p.shape), wide.get(name)) for name, p in named],
             sum(b.untyped_storage().nbytes() for b in [*network.buffers(), *constants]),
             sum(t.untyped_storage().nbytes() for t in inputs + waiting),
+            cuda=cuda,
         )
         recorder = _Recorder(result, cuda)
         recorder.ignore([p for _, p in named] + list(network.buffers()) + inputs + constants)

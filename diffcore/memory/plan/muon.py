@@ -29,19 +29,14 @@ def states(sharing: Sharing, numels: Sequence[int]) -> list[int]:
     return [momentum * FULL] * bool(momentum) + [others * FULL, others * FULL, 4] * bool(others)
 
 
-def together(sharing: Sharing) -> bool:
-    """Whether matrices of one shape are orthogonalized at once, as on a GPU."""
-    return not sharing.cpu
-
-
-def work(stream: Stream, sharing: Sharing, numels: Sequence[int]) -> None:
-    """Add what it allocates and frees in a step."""
+def work(stream: Stream, sharing: Sharing, numels: Sequence[int], cuda: bool) -> None:
+    """Add what it allocates and frees in a step; ``cuda``: where a GPU orthogonalizes."""
     s = sharing
     if not s.matrices:
         return
     where = pieces(dict(enumerate(numels)), s.stage, s.world, s.partition(numels))
     matrices = [Matrix(*shape, where[i] if where is not None else ()) for i, shape in s.matrices.items()]
-    room = Room.of(matrices, s.rank, s.world, together(s))
+    room = Room.of(matrices, s.rank, s.world, together=cuda)
     with _held(stream, room.flat), _held(stream, room.received):
         with _held(stream, room.joined), _held(stream, room.largest), _held(stream, room.squares):
             pass

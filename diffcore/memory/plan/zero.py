@@ -94,9 +94,13 @@ class Plain:
         if self.last and self.sharing.world > 1:
             self.stream.brief("buckets", sum(self.size) if len(self.size) > 1 else 0)
 
+    def stepped(self) -> None:
+        """What the optimizer allocates as it steps."""
+        muon.work(self.stream, self.sharing, self.numels, self.trace.cuda)
+
     def step(self) -> None:
         """The optimizer steps and the gradients are freed."""
-        muon.work(self.stream, self.sharing, self.numels)
+        self.stepped()
         for holder in self.gradients.values():
             self.stream.free(holder)
         self.gradients.clear()
@@ -246,7 +250,7 @@ class Partitioned(Plain):
         if not s.offload:  # else on the host, in place
             self._step_on_the_device(size)
         else:
-            muon.work(self.stream, self.sharing, self.numels)
+            self.stepped()
         if s.world > 1:
             self.copied_by_gloo(s.flat(self.numels))
 
@@ -272,7 +276,7 @@ class Partitioned(Plain):
         for holder in self.gradients.values():
             self.stream.free(holder)
         self.gradients.clear()
-        muon.work(self.stream, s, self.numels)
+        self.stepped()
         gradient = full if full is not None else self.kept
         if gradient is not None:
             self.stream.free(gradient)

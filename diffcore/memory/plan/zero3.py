@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from diffcore.memory.plan import muon
 from diffcore.memory.plan.activations import Event, Kind, Trace
 from diffcore.memory.plan.states import FULL, Sharing
 from diffcore.memory.plan.stream import Stream
@@ -208,10 +207,10 @@ class Sharded(Plain):
             if s.itemsize < FULL:
                 low, flat = flat, self.stream.allocate("gradients", size * FULL)
                 self.stream.free(low)
-            muon.work(self.stream, s, self.numels)
+            self.stepped()
             self.stream.free(flat)
         else:
-            muon.work(self.stream, s, self.numels)
+            self.stepped()
         if s.gathers:
             for p in sorted(self.persistent):
                 padded = s.share(self.numels[p]) * s.world * s.itemsize

@@ -36,16 +36,16 @@ def test_every_element_has_its_states_once(
     assert found - steps == wanted * (world if stage == 0 else 1)
 
 
-@given(shapes=SHAPES, stage=st.integers(0, 3), world=st.integers(1, 5), cpu=st.booleans())
+@given(shapes=SHAPES, stage=st.integers(0, 3), world=st.integers(1, 5), cpu=st.booleans(), cuda=st.booleans())
 def test_what_it_works_in_is_given_back(
-    shapes: list[tuple[bool, int, int]], stage: int, world: int, cpu: bool
+    shapes: list[tuple[bool, int, int]], stage: int, world: int, cpu: bool, cuda: bool
 ) -> None:
     numels = [rows * columns for _, rows, columns in shapes]
     matrices = {i: (rows, columns) for i, (matrix, rows, columns) in enumerate(shapes) if matrix}
     offload = stage > 0
     sharing = replace(SHARING, stage=stage, world=world, matrices=matrices, cpu=cpu, offload=offload)
     stream = Stream()
-    muon.work(stream, sharing, numels)
+    muon.work(stream, sharing, numels, cuda)
     held = set[int]()
     for number, size in stream.events:
         if size:
@@ -57,8 +57,9 @@ def test_what_it_works_in_is_given_back(
     assert stage or max(size for _, size in stream.events) >= 4 * biggest
 
 
+@pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("stage", range(4))
-def test_another_optimizer_works_in_nothing(stage: int) -> None:
+def test_another_optimizer_works_in_nothing(stage: int, cuda: bool) -> None:
     stream = Stream()
-    muon.work(stream, replace(SHARING, stage=stage), [12, 4])
+    muon.work(stream, replace(SHARING, stage=stage), [12, 4], cuda)
     assert not stream.events

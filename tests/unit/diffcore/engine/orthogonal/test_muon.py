@@ -13,6 +13,7 @@ from deepspeed import comm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.orthogonal.muon import Muon, units
@@ -164,6 +165,30 @@ def test_the_work_is_shared(shapes: list[tuple[int, int]], stage: int, world: in
     for owner, cost in zip(owners(made, world), costs, strict=True):
         loads[owner] += cost
     assert max(loads) <= sum(costs) / world + max(costs, default=0)
+
+
+class Empties(TorchDispatchMode):
+    """Counts what torch.empty gives; kernels' own scratch is not in it."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.empty.memory_format:
+            self.bytes += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_room_is_what_it_allocates(together: bool) -> None:
+    """On one rank, where nothing is received or joined; all of it at once."""
+    made = [Matrix(*shape) for shape in [(64, 96), (32, 48), (32, 48), (96, 64), (16, 16), (32, 48)]]
+    work = Orthogonalization(made, ALONE, 5, together)
+    updates = [torch.randn(matrix.numel) for matrix in made]
+    with Empties() as empties:
+        work(updates)
+    room = work.room
+    assert empties.bytes == 4 * (room.flat + room.received + room.joined + room.largest + room.squares)
 
 
 # --- the optimizer ----------------------------------------------------------------------------------------
