@@ -4,7 +4,7 @@ The planned memory of a training step beside what real DeepSpeed allocates: over
 processes, and over torch's ``fake`` process group for 8, 64 and 1024 ranks in one process. Prints every cell
 and the worst one of each figure; ends with 1 where a state is unequal or an error above 1 %.
 
-The planned side is diffcore.memory.plan.plan. The measured side (memory_observed.py) knows nothing of it:
+The planned side is diffcore.memory.planning.plan. The measured side (memory_observed.py) knows nothing of it:
 torch's profiler reports each allocation and free of the CPU allocator from before the network is built, and
 the states are the storages of the engine's own tensors. Errors are of the whole, (planned - measured) /
 measured, and after forward of the activations alone too.
@@ -142,7 +142,7 @@ _TRACES: dict[Any, Any] = {}
 
 
 def plan_of(cell: Cell) -> dict[str, Any]:
-    from diffcore.memory.plan.plan import Data, plan, trace_quietly
+    from diffcore.memory.planning.plan import Data, plan, trace_quietly
 
     config = config_of(cell)
     data = Data(Data.of(config).schema, MODELS[cell.model][2])

@@ -28,7 +28,7 @@ from diffcore.engine import construction, process_group
 from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.engine.step import take_step
-from diffcore.memory.plan.plan import Data
+from diffcore.memory.planning.plan import Data
 from diffcore.training.batches import Samples, made
 from diffcore.training.objective import Objective, Work
 

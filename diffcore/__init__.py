@@ -17,7 +17,7 @@ _HOMES = {
     "Batch": "shards.read:Batch",
     "Config": "diffcore.config.tree:Config",
     "InputError": "diffbase.cli:InputError",
-    "MemoryPlan": "diffcore.memory.plan.plan:Plan",
+    "MemoryPlan": "diffcore.memory.planning.plan:Plan",
     "PackSummary": "shards.packing.packer:Summary",
     "ShardReader": "shards.read:ShardReader",
     "TrainedModel": "diffcore.runs.model:TrainedModel",

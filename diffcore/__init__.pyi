@@ -7,7 +7,7 @@ from diffcore.api import open_shards as open_shards
 from diffcore.api import pack as pack
 from diffcore.api import plan_memory as plan_memory
 from diffcore.config.tree import Config as Config
-from diffcore.memory.plan.plan import Plan as MemoryPlan
+from diffcore.memory.planning.plan import Plan as MemoryPlan
 from diffcore.runs.model import TrainedModel as TrainedModel
 from diffcore.runs.model import load_model as load_model
 from shards.packing.packer import Summary as PackSummary

@@ -26,7 +26,7 @@ from shards.remote.cache import LIMIT, Cache
 from shards.remote.fetch import is_url
 
 if TYPE_CHECKING:
-    from diffcore.memory.plan.plan import Plan
+    from diffcore.memory.planning.plan import Plan
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None, **more: Any) -> Config:

@@ -15,8 +15,8 @@ from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
-from diffcore.memory.plan.activations import Trace
-from diffcore.memory.plan.plan import Data, Plan, between, plan, trace_quietly
+from diffcore.memory.planning.activations import Trace
+from diffcore.memory.planning.plan import Data, Plan, between, plan, trace_quietly
 
 MOST = 4096
 """Largest micro batch that is tried."""

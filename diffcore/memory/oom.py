@@ -22,8 +22,8 @@ from diffcore.memory import advise, report
 from diffcore.memory.measure.counted import Counted
 from diffcore.memory.measure.trace import storage_bytes
 from diffcore.memory.measure.usage import Usage, usage
-from diffcore.memory.plan.plan import as_json
-from diffcore.memory.plan.states import CATEGORIES
+from diffcore.memory.planning.plan import as_json
+from diffcore.memory.planning.states import CATEGORIES
 
 ON_THE_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory", "can't allocate lock")
 """What torch's allocator, the C++ library, oneDNN and Python's threads say."""

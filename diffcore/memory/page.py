@@ -8,7 +8,7 @@ from typing import Any
 
 from diffbase.page import svg as charts
 from diffbase.page.kit import Html, html
-from diffcore.memory.plan.states import CATEGORIES, WORDS
+from diffcore.memory.planning.states import CATEGORIES, WORDS
 
 MIB = 2**20
 # fmt: off

@@ -19,7 +19,7 @@ from diffcore.memory.advise import Planner, words
 from diffcore.memory.anatomy import SCHEMA, load
 from diffcore.memory.calibration import calibration
 from diffcore.memory.page import fullest, page
-from diffcore.memory.plan.plan import Plan, as_json
+from diffcore.memory.planning.plan import Plan, as_json
 from diffcore.memory.tables import show
 
 __all__ = ["SCHEMA", "about", "load", "measured", "planned", "save", "scalars"]

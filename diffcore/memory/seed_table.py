@@ -21,7 +21,7 @@ from diffcore.config.configure import load, replace
 from diffcore.config.diffusion import FIRST_DRAWS
 from diffcore.config.tree import Config
 from diffcore.memory.advise import Planner
-from diffcore.memory.plan.plan import Data, Plan
+from diffcore.memory.planning.plan import Data, Plan
 from shards.schema import CARTOON_SET
 
 MIB = 2**20

@@ -10,7 +10,7 @@ from diffbase.cli import InputError
 from diffbase.tables import Console, TextTable, say
 from diffcore.memory.advise import MOST, Change, Step
 from diffcore.memory.page import fullest
-from diffcore.memory.plan.states import CATEGORIES, WORDS
+from diffcore.memory.planning.states import CATEGORIES, WORDS
 
 MIB = 2**20
 WIDTH = 110

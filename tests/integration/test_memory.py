@@ -15,8 +15,8 @@ from diffbase.files import REPOSITORY
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.memory import advise, report, seed_table
-from diffcore.memory.plan.plan import Data, plan
-from diffcore.memory.plan.states import WORDS
+from diffcore.memory.planning.plan import Data, plan
+from diffcore.memory.planning.states import WORDS
 from shards.schema import CARTOON_SET
 from tests.conftest import CHROMIUM
 from tests.integration.conftest import run

@@ -26,7 +26,7 @@ from diffcore.engine.staging import buffers
 from diffcore.engine.step import take_step
 from diffcore.memory import report, tables
 from diffcore.memory.measure.trace import Tracer
-from diffcore.memory.plan.plan import Data
+from diffcore.memory.planning.plan import Data
 
 STEPS = 3
 

@@ -24,8 +24,8 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.memory.measure.counted import Counts, unfollowed
 from diffcore.memory.measure.usage import usage
-from diffcore.memory.plan.plan import account, moment_json
-from diffcore.memory.plan.stream import Stream
+from diffcore.memory.planning.plan import account, moment_json
+from diffcore.memory.planning.stream import Stream
 
 WARM = 2
 """Steps before the traced one: Adam has its moments then, and ZeRO-3 its order of modules."""

@@ -23,11 +23,11 @@ from diffcore.memory import __main__ as commands
 from diffcore.memory import advise, report, tables
 from diffcore.memory.calibration import capacity
 from diffcore.memory.page import page
-from diffcore.memory.plan.activations import Event, Kind, Parameter, Trace, _Recorder
-from diffcore.memory.plan.allocator import ROUND, CachingAllocator, rounded, segment
-from diffcore.memory.plan.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
-from diffcore.memory.plan.replay import replay
-from diffcore.memory.plan.states import Sharing, resident, totals
+from diffcore.memory.planning.activations import Event, Kind, Parameter, Trace, _Recorder
+from diffcore.memory.planning.allocator import ROUND, CachingAllocator, rounded, segment
+from diffcore.memory.planning.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
+from diffcore.memory.planning.replay import replay
+from diffcore.memory.planning.states import Sharing, resident, totals
 from shards.schema import CARTOON_SET
 
 DATA = Data(tuple(CARTOON_SET), 16)

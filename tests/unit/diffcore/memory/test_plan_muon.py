@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcore.memory.plan import muon
-from diffcore.memory.plan.states import Sharing
-from diffcore.memory.plan.stream import Stream
+from diffcore.memory.planning import muon
+from diffcore.memory.planning.states import Sharing
+from diffcore.memory.planning.stream import Stream
 
 SHARING = Sharing(1, 2, 0, 2, 1, False, 1000, False, True, 1000, 10, 10**9, 10**9)
 SHAPES = st.lists(

@@ -14,8 +14,8 @@ from diffcore import models
 from diffcore.config import configure
 from diffcore.config.models import AvatarModel
 from diffcore.config.tree import Config
-from diffcore.memory.plan.start import start_peak
-from diffcore.memory.plan.states import Sharing, resident
+from diffcore.memory.planning.start import start_peak
+from diffcore.memory.planning.states import Sharing, resident
 from shards.schema import CARTOON_SET
 from tests.support.allocations import peak_of
 from tests.support.ranks import run_ranks

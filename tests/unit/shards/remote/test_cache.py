@@ -17,7 +17,7 @@ import pytest
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffcore.config import configure
-from diffcore.memory.plan.plan import Data
+from diffcore.memory.planning.plan import Data
 from shards import order
 from shards.read import ShardReader
 from shards.remote import cache as cache_module

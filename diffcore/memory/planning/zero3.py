@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from diffcore.memory.plan.activations import Event, Kind, Trace
-from diffcore.memory.plan.states import FULL, Sharing
-from diffcore.memory.plan.stream import Stream
-from diffcore.memory.plan.zero import NORM, Plain
+from diffcore.memory.planning.activations import Event, Kind, Trace
+from diffcore.memory.planning.states import FULL, Sharing
+from diffcore.memory.planning.stream import Stream
+from diffcore.memory.planning.zero import NORM, Plain
 
 
 class Sharded(Plain):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from diffcore.engine.orthogonal.orthogonalization import Matrix, Room
 from diffcore.engine.orthogonal.pieces import pieces
-from diffcore.memory.plan.states import FULL, Sharing
-from diffcore.memory.plan.stream import Stream
+from diffcore.memory.planning.states import FULL, Sharing
+from diffcore.memory.planning.stream import Stream
 
 
 def states(sharing: Sharing, numels: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffcore.memory.plan.states import FULL, Sharing
+from diffcore.memory.planning.states import FULL, Sharing
 
 
 def start_peak(sharing: Sharing, numels: Sequence[int]) -> int | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diffcore.memory.plan import muon
-from diffcore.memory.plan.activations import Event, Kind, Trace
-from diffcore.memory.plan.states import FULL, Sharing
-from diffcore.memory.plan.stream import Stream
+from diffcore.memory.planning import muon
+from diffcore.memory.planning.activations import Event, Kind, Trace
+from diffcore.memory.planning.states import FULL, Sharing
+from diffcore.memory.planning.stream import Stream
 
 NORM = 8  # norms are taken in fp64
 

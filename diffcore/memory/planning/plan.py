@@ -18,12 +18,12 @@ from diffbase.system_error import told
 from diffcore.config.stages import Span, check
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
-from diffcore.memory.plan.activations import Event, Kind, Trace, trace
-from diffcore.memory.plan.allocator import CachingAllocator
-from diffcore.memory.plan.replay import replay
-from diffcore.memory.plan.start import start_peak
-from diffcore.memory.plan.states import CATEGORIES, Sharing
-from diffcore.memory.plan.stream import Stream
+from diffcore.memory.planning.activations import Event, Kind, Trace, trace
+from diffcore.memory.planning.allocator import CachingAllocator
+from diffcore.memory.planning.replay import replay
+from diffcore.memory.planning.start import start_peak
+from diffcore.memory.planning.states import CATEGORIES, Sharing
+from diffcore.memory.planning.stream import Stream
 from shards.remote.cache import fetch_header
 from shards.schema import CARTOON_SET, Attribute
 from shards.table import Index

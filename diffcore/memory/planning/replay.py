@@ -9,12 +9,12 @@ processes.
 
 from __future__ import annotations
 
-from diffcore.memory.plan import muon
-from diffcore.memory.plan.activations import Trace
-from diffcore.memory.plan.states import Sharing, resident
-from diffcore.memory.plan.stream import Stream
-from diffcore.memory.plan.zero import Overlapped, Partitioned, Plain
-from diffcore.memory.plan.zero3 import Sharded
+from diffcore.memory.planning import muon
+from diffcore.memory.planning.activations import Trace
+from diffcore.memory.planning.states import Sharing, resident
+from diffcore.memory.planning.stream import Stream
+from diffcore.memory.planning.zero import Overlapped, Partitioned, Plain
+from diffcore.memory.planning.zero3 import Sharded
 
 
 def replay(trace: Trace, sharing: Sharing, steps: int = 2) -> Stream:
