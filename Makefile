@@ -28,7 +28,7 @@ OLD_CPU := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
 demo: .venv/installed system-check
 	python -m shards.render --out $(DATA)/avatars --count 10000 --seed 0
-	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64
+	python -m shards.pack $(DATA)/avatars --out $(DATA)/demo --size 64 --val 0.1
 	deepspeed $$(python -m launch.ranks) diffcore/train.py --config configs/demo.yaml
 	python -m diffcore.sample $(RUN) --set hair_color=auburn --set glasses=none --out $(RUN)/samples/asked.png
 	python -m diffcore.evaluation.colors $(RUN) --samples 256
