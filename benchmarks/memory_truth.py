@@ -153,13 +153,13 @@ def plan_of(cell: Cell) -> dict[str, Any]:
     # NCCL makes no copies that gloo makes, and neither does a fake group.
     device = "cpu" if cell.backend == "gloo" else "cuda"
     planned = plan(config, cell.world, cell.rank, device, data=data, traced=_TRACES[key])
-    forward, backward, step, after = planned.moments
+    before, forward, backward, step, after = planned.moments
     states = {name: after.bytes[name] for name in ("parameters", "masters", "optimizer")}
     return {
         "after step": after.allocated,
         "activations": forward.allocated,
         "saved": forward.bytes["activations"],
-        "backward peak": backward.allocated,
+        "backward peak": max(before.allocated, backward.allocated),
         "step peak": step.allocated,
         "states": states | {"gradients": planned.gradients},
     }

@@ -15,8 +15,8 @@ from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
-from diffcore.memory.planning.activations import Trace
 from diffcore.memory.planning.plan import Data, Plan, between, plan, trace_quietly
+from diffcore.memory.planning.recording import Trace
 
 MOST = 4096
 """Largest micro batch that is tried."""

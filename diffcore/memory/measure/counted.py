@@ -31,7 +31,7 @@ class Counted:
 
 
 class Counts:
-    """The allocator's counts at the four moments of a step. Does nothing without a GPU."""
+    """The allocator's counts at the moments of a step. Does nothing without a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -46,7 +46,7 @@ class Counts:
         if now is None or peak is None:
             return
         self.moments["after forward" if phase == "forward" else "after step"] = now
-        name = "step peak" if phase == "step" else "backward peak"
+        name = f"{phase} peak"
         before = self.moments.get(name, peak)
         both = zip(asdict(before).values(), asdict(peak).values(), strict=True)
         self.moments[name] = Counted(*(max(pair) for pair in both))

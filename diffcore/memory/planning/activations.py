@@ -13,19 +13,14 @@ Bytes are the tensors' own; what a device's allocator makes of them is allocator
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from diffcore import models
 from diffcore.config.diffusion import FIRST_DRAWS
@@ -36,151 +31,25 @@ from diffcore.diffusion.schedule import NoiseSchedule
 from diffcore.engine import staging
 from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.ranks import torch_dtype
+from diffcore.memory.planning.recording import (
+    Event,
+    Kind,
+    Parameter,
+    Recorder,
+    Trace,
+    name_layers,
+    note_gradients,
+    note_modules,
+)
 from shards.schema import Attribute
 
 CUDA_IN_FP32 = ("group_norm", "layer_norm", "softmax")
 """Functions of torch.nn.functional that autocast_mode.h runs in fp32 on CUDA; the CPU in what it is given."""
-NORMS = {torch.ops.aten.native_layer_norm.default: 2, torch.ops.aten.native_group_norm.default: 1}
-"""Norms that keep a mean and a deviation, and which of their arguments is the weight."""
-
-
-class Kind(IntEnum):
-    """What an event of a trace is."""
-
-    ALLOCATE = 0
-    """``what`` is the storage, ``size`` its bytes."""
-    FREE = 1
-    """``what`` is the storage."""
-    GRADIENT = 2
-    """``what`` is the parameter whose gradient is complete, ``size`` the storage that holds it."""
-    ENTER = 3
-    """A module begins: ``what`` is the module, ``size`` 0 in forward and 1 in backward."""
-    LEAVE = 4
-    """A module ends, as ENTER."""
-    TURN = 5
-    """The loss is there: forward ends, backward begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a trace; ``Kind`` says what ``what`` and ``size`` are."""
-
-    kind: Kind
-    what: int
-    size: int = 0
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A trainable parameter of the traced network."""
-
-    name: str
-    shape: tuple[int, ...]
-    matrix: tuple[int, int] | None = None
-    """Rows and columns, where it would be one to the optimizer Muon."""
-
-    @property
-    def numel(self) -> int:
-        """Number of its elements."""
-        return int(torch.Size(self.shape).numel())
-
-
-@dataclass
-class Trace:
-    """One micro batch as a list of events. ``layers[i]`` is the module that made storage i."""
-
-    micro: int
-    dtype: torch.dtype
-    parameters: list[Parameter]
-    buffers: int
-    """Bytes of the network's buffers and of the noise schedule."""
-    inputs: int
-    """Bytes of the micro batch itself: images, labels, noise, timesteps; and of the next ones' buffers."""
-    events: list[Event] = field(default_factory=list)
-    layers: list[str] = field(default_factory=list)
-    recomputed: set[int] = field(default_factory=set)
-    """Storages that checkpointing makes a second time, in backward."""
-    copies: dict[int, int] = field(default_factory=dict)
-    """Storage -> parameter whose gradient autograd copies there, because it came laid out otherwise. One that
-    is added to an earlier gradient is not copied."""
-    modules: list[tuple[str, list[int]]] = field(default_factory=list)
-    """Name and own parameters of each module, by number."""
-    cuda: bool = False
-    """Whether it is as on a GPU."""
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element of a weight."""
-        return self.dtype.itemsize
-
-
-class _Recorder(TorchDispatchMode):
-    """Notes the birth and death of every storage that an operation returns."""
-
-    def __init__(self, trace: Trace, cuda: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.trace, self.cuda = trace, cuda
-        self.known: dict[int, int] = {}
-        self.stack: list[str] = []
-        self.strided: set[int] = set()
-        """Storages that were asked for with given strides, as autograd asks for copies of gradients."""
-        self.recomputing = False
-        self.done = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in NORMS and self.keeps_fp32(func, args):
-            output, *statistics = result
-            result = (output, *(tensor.float() for tensor in statistics))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.see(leaf)
-        if func is torch.ops.aten.new_empty_strided.default and result.untyped_storage().nbytes():
-            self.strided.add(self.known[result.untyped_storage()._cdata])
-        return result
-
-    def keeps_fp32(self, func: Any, args: Any) -> bool:
-        """Whether a norm's mean and deviation are kept in fp32, which fake tensors know nothing of: with
-        weights of a higher precision, and those of CUDA's layer norm always."""
-        weight = args[NORMS[func]]
-        mixed = weight is not None and weight.dtype != args[0].dtype
-        return mixed or (self.cuda and func is torch.ops.aten.native_layer_norm.default)
-
-    def see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        address, size = storage._cdata, storage.nbytes()
-        if address in self.known or not size:
-            return
-        number = len(self.trace.layers)
-        self.known[address] = number
-        self.trace.layers.append(self.stack[-1] if self.stack else "")
-        if self.recomputing and self.stack:
-            self.trace.recomputed.add(number)
-        self.trace.events.append(Event(Kind.ALLOCATE, number, size))
-        weakref.finalize(storage, self._gone, address, number)
-
-    def _gone(self, address: int, number: int) -> None:
-        if self.done:
-            return
-        if self.known.get(address) == number:
-            del self.known[address]
-        self.trace.events.append(Event(Kind.FREE, number))
-
-    def ignore(self, tensors: Iterator[Tensor] | list[Tensor]) -> None:
-        """Storages that were there before: weights, inputs, constants."""
-        for tensor in tensors:
-            self.known[tensor.untyped_storage()._cdata] = -1
 
 
 @contextmanager
-def _replaced(config: Config, cuda: bool) -> Iterator[None]:
-    """torch.nn.functional as a run of this config on CUDA or on the CPU has it."""
-    others: dict[str, Any] = {}
-    if config.engine.zero == 3:
-        linear: Callable[..., Tensor] = _Zero3Linear.apply
-        others["linear"] = lambda x, weight, bias=None: linear(x, weight, bias)
-    if config.engine.arithmetic.autocast and cuda:
-        others |= {name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32}
+def _replaced(others: Mapping[str, Any]) -> Iterator[None]:
+    """Other functions in torch.nn.functional."""
     own = {name: getattr(F, name) for name in others}
     try:
         for name, function in others.items():
@@ -189,6 +58,17 @@ def _replaced(config: Config, cuda: bool) -> Iterator[None]:
     finally:
         for name, function in own.items():
             setattr(F, name, function)
+
+
+def zero3_linear(there: bool) -> AbstractContextManager[None]:
+    """DeepSpeed's linear, which it puts in torch's place under ZeRO-3."""
+    linear: Callable[..., Tensor] = _Zero3Linear.apply
+    return _replaced({"linear": lambda x, weight, bias=None: linear(x, weight, bias)} if there else {})
+
+
+def _on_cuda(there: bool) -> AbstractContextManager[None]:
+    """What autocast runs in fp32 on a GPU alone."""
+    return _replaced({name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32} if there else {})
 
 
 def _in_fp32(function: Any) -> Any:
@@ -267,19 +147,19 @@ def trace(
             sum(t.untyped_storage().nbytes() for t in inputs + waiting),
             cuda=cuda,
         )
-        recorder = _Recorder(result, cuda)
+        recorder = Recorder(result, cuda)
         recorder.ignore([p for _, p in named] + list(network.buffers()) + inputs + constants)
-        _name_layers(network, recorder)
+        name_layers(network, recorder)
         if modules:
-            _note_modules(network, recorder, {p: i for i, (_, p) in enumerate(named)})
-        _note_gradients([p for _, p in named], recorder)
+            note_modules(network, recorder, {p: i for i, (_, p) in enumerate(named)})
+        note_gradients([p for _, p in named], recorder)
 
         def forward(x_BCHW: Tensor, *rest: Tensor) -> Tensor:
             with torch.autocast("cpu", lower, enabled=arithmetic.autocast):
                 output: Tensor = network(x_BCHW.to(dtype), *rest)
                 return output
 
-        with recorder, _replaced(config, cuda):
+        with recorder, zero3_linear(config.engine.zero == 3), _on_cuda(arithmetic.autocast and cuda):
             loss = denoising_loss(forward, schedule, weights_T, images, labels, draws).mean()
             result.events.append(Event(Kind.TURN, 0))
             recorder.recomputing = True
@@ -299,101 +179,3 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             if buffer is not None and buffer.is_floating_point():
                 module._buffers[name] = buffer.to(dtype)
     return network
-
-
-def _name_layers(network: nn.Module, recorder: _Recorder) -> None:
-    def leave(*_: Any) -> None:
-        recorder.stack.pop()
-
-    for name, module in network.named_modules():
-
-        def enter(*_: Any, name: str = name or "network") -> None:
-            recorder.stack.append(name)
-
-        module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave, always_call=True)
-
-
-def _note_gradients(parameters: list[nn.Parameter], recorder: _Recorder) -> None:
-    def complete(parameter: Tensor, number: int) -> None:
-        assert parameter.grad is not None
-        recorder.see(parameter.grad)
-        storage = recorder.known[parameter.grad.untyped_storage()._cdata]
-        recorder.trace.events.append(Event(Kind.GRADIENT, number, storage))
-        if storage in recorder.strided:
-            recorder.trace.copies[storage] = number
-
-    for number, parameter in enumerate(parameters):
-        parameter.register_post_accumulate_grad_hook(lambda p, number=number: complete(p, number))
-
-
-def _note_modules(network: nn.Module, recorder: _Recorder, numbers: dict[nn.Parameter, int]) -> None:
-    """ENTER and LEAVE of every module, where DeepSpeed's own hooks fetch and release its parameters.
-
-    As there, a module's backward begins when the gradient of its output arrives and ends when that of its
-    last input is complete; a module none of whose inputs has a gradient never ends.
-    """
-    events = recorder.trace.events
-    for name, module in network.named_modules():
-        number = len(recorder.trace.modules)
-        recorder.trace.modules.append((name, [numbers[p] for p in module.parameters(recurse=False)]))
-        _note_module(module, number, events)
-
-
-def _note_module(module: nn.Module, number: int, events: list[Event]) -> None:
-    begins, ends, waits = _functions(events, number)
-
-    def before(module: nn.Module, args: Any) -> Any:
-        events.append(Event(Kind.ENTER, number, 0))
-        waits[0] = 0
-        return _on_tensors(ends.apply, args)
-
-    def after(module: nn.Module, args: Any, output: Any) -> Any:
-        events.append(Event(Kind.LEAVE, number, 0))
-        return _on_tensors(begins.apply, output)
-
-    module.register_forward_pre_hook(before)
-    module.register_forward_hook(after)
-
-
-def _functions(events: list[Event], number: int) -> tuple[Any, Any, list[int]]:
-    """Identities that note in backward that module ``number`` begins, and that it ends."""
-    waits = [0]
-
-    class Begins(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, tensor: Tensor) -> Tensor:
-            return tensor.detach()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            events.append(Event(Kind.ENTER, number, 1))
-            return gradient
-
-    class Ends(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, tensor: Tensor) -> Tensor:
-            waits[0] += tensor.requires_grad
-            return tensor.detach()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            waits[0] -= 1
-            if not waits[0]:
-                events.append(Event(Kind.LEAVE, number, 1))
-            return gradient
-
-    return Begins, Ends, waits
-
-
-def _on_tensors(function: Any, value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, tuple):
-        return tuple(_on_tensors(function, item) for item in value)
-    if isinstance(value, list):
-        return [_on_tensors(function, item) for item in value]
-    if isinstance(value, dict):
-        for key, item in value.items():
-            value[key] = _on_tensors(function, item)
-    return value

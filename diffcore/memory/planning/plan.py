@@ -18,8 +18,9 @@ from diffbase.system_error import told
 from diffcore.config.stages import Span, check
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
-from diffcore.memory.planning.activations import Event, Kind, Trace, trace
+from diffcore.memory.planning.activations import trace
 from diffcore.memory.planning.allocator import CachingAllocator
+from diffcore.memory.planning.recording import Event, Kind, Trace
 from diffcore.memory.planning.replay import replay
 from diffcore.memory.planning.start import start_peak
 from diffcore.memory.planning.states import CATEGORIES, Sharing
@@ -28,7 +29,7 @@ from shards.remote.cache import fetch_header
 from shards.schema import CARTOON_SET, Attribute
 from shards.table import Index
 
-MOMENTS = ("after forward", "backward peak", "step peak", "after step")
+MOMENTS = ("forward peak", "after forward", "backward peak", "step peak", "after step")
 SIZE = 64
 """Edge of the pictures, where the shards are not there to say it."""
 
@@ -113,6 +114,8 @@ class Plan:
     outside: Calibration
     device: str
     notes: tuple[str, ...] = ()
+    strategy: str = ""
+    """How it is trained, where that is not a ZeRO stage of a config."""
 
     @property
     def peak(self) -> Moment:
@@ -221,7 +224,7 @@ def between(low: Trace, high: Trace, micro: int) -> Trace | None:
 def account(
     stream: Stream, device: str
 ) -> tuple[tuple[Moment, ...], Moment, tuple[tuple[str, dict[str, int]], ...]]:
-    """The four moments of the stream's last step, the end of its backward, and its timeline."""
+    """The moments of the stream's last step, the end of its backward, and its timeline."""
     allocator = CachingAllocator()
     held: dict[int, int] = {}
     total: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
@@ -258,14 +261,11 @@ def account(
         at = end
         if recorded:
             timeline.append((phase, dict(total)))
+            name = f"{phase} peak"
             if phase == "forward":
                 moments["after forward"] = replace(moment(phase), name="after forward")
-                # The peak of forward, if backward stays below it, is the step's all the same.
-                name = "backward peak"
-            else:
-                name = f"{phase} peak"
-                if phase == "backward":
-                    ended = moment("backward end")
+            elif phase == "backward":
+                ended = moment("backward end")
             if name not in moments or peak.allocated > moments[name].allocated:
                 moments[name] = replace(peak, name=name)
             moments["after step"] = replace(moment(phase), name="after step")

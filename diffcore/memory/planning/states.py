@@ -163,6 +163,16 @@ class Sharing:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What an optimizer keeps, and what it allocates and frees in a step."""
+
+    kept: tuple[int, ...]
+    """Bytes of each tensor that stays."""
+    events: tuple[tuple[int, int], ...] = ()
+    """(number, bytes), and (number, 0) where that is freed again."""
+
+
+@dataclass(frozen=True)
 class Block:
     """One allocation that lives from step to step."""
 
@@ -177,10 +187,12 @@ def resident(
     buffers: int = 0,
     inputs: int = 0,
     optimizer: Sequence[int] | None = None,
+    frozen: Sequence[int] = (),
 ) -> list[Block]:
     """What is there between two steps, once the optimizer has its moments, allocation by allocation.
 
-    ``optimizer``: bytes of what it keeps; None: Adam's.
+    ``optimizer``: bytes of what it keeps; None: Adam's. ``frozen``: elements of the parameters that are not
+    trained, which stage 3 shares out too.
     """
     s = sharing
     stepped = list(numels) if s.stage == 0 else [s.partition(numels)]
@@ -193,12 +205,16 @@ def resident(
         blocks.append(Block("parameters", s.partition(numels) * s.itemsize, s.offload_parameters))
         if s.gathers:
             # Small parameters stay gathered.
-            blocks += [
-                Block("parameters", s.share(n) * s.world * s.itemsize) for n in numels if n <= s.persist
-            ]
+            whole = [n for n in [*numels, *frozen] if n <= s.persist]
+            blocks += [Block("parameters", s.share(n) * s.world * s.itemsize) for n in whole]
         blocks.append(Block("gradients", s.partition(numels) * s.itemsize, s.offload))
         if s.contiguous:
             blocks.append(Block("buckets", s.bucket * s.itemsize))
+    for n in frozen:
+        if s.stage < 3:
+            blocks.append(Block("parameters", n * s.itemsize))
+        else:
+            blocks.append(Block("parameters", s.share(n) * s.itemsize, s.offload_parameters))
     if s.stage > 0:
         blocks.append(Block("masters", s.partition(numels) * 4, s.offload))
     for n in stepped:

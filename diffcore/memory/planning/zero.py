@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diffcore.memory.planning import muon
-from diffcore.memory.planning.activations import Event, Kind, Trace
-from diffcore.memory.planning.states import FULL, Sharing
+from diffcore.memory.planning.recording import Event, Kind, Trace
+from diffcore.memory.planning.states import FULL, Sharing, Work
 from diffcore.memory.planning.stream import Stream
 
 NORM = 8  # norms are taken in fp64
@@ -17,7 +17,8 @@ class Plain:
         self.stream, self.trace, self.sharing = stream, trace, sharing
         self.reducing = int(sharing.overlap and sharing.stage > 0)
         """CUDA stream of what is made while gradients are reduced."""
-        self.numels = [p.numel for p in trace.parameters]
+        self.numels = [p.numel for p in trace.parameters if not p.frozen]
+        self.optimizer: Work | None = None
         self.gradients: dict[int, int] = {}
         """Parameter -> allocation that holds its gradient."""
         self.numbers: dict[int, int] = {}
@@ -96,7 +97,16 @@ class Plain:
 
     def stepped(self) -> None:
         """What the optimizer allocates as it steps."""
-        muon.work(self.stream, self.sharing, self.numels, self.trace.cuda)
+        if self.optimizer is None:
+            muon.work(self.stream, self.sharing, self.numels, self.trace.cuda)
+            return
+        host = self.sharing.offload and not self.sharing.cpu
+        held: dict[int, int] = {}
+        for number, size in self.optimizer.events:
+            if size:
+                held[number] = self.stream.allocate("temporary", size, host=host)
+            else:
+                self.stream.free(held.pop(number))
 
     def step(self) -> None:
         """The optimizer steps and the gradients are freed."""

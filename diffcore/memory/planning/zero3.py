@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from diffcore.memory.planning.activations import Event, Kind, Trace
+from diffcore.memory.planning.recording import Event, Kind, Trace
 from diffcore.memory.planning.states import FULL, Sharing
 from diffcore.memory.planning.stream import Stream
 from diffcore.memory.planning.zero import NORM, Plain
@@ -17,6 +17,9 @@ class Sharded(Plain):
     def __init__(self, stream: Stream, trace: Trace, sharing: Sharing) -> None:
         super().__init__(stream, trace, sharing)
         s = sharing
+        self.trained = self.numels
+        self.numels = [p.numel for p in trace.parameters]
+        self.size = [n * s.itemsize for n in self.numels]
         self.gathering = 2 * s.overlap
         """CUDA stream of what is made while parameters are gathered."""
         self.persistent = {i for i, n in enumerate(self.numels) if n <= s.persist}
@@ -195,13 +198,13 @@ class Sharded(Plain):
 
     def step(self) -> None:
         """The optimizer steps on this rank's partition; the small parameters are gathered again."""
-        s, size = self.sharing, self.sharing.partition(self.numels)
+        s, size = self.sharing, self.sharing.partition(self.trained)
         for p in list(self.groups):
             self.wait(p)
         for p in list(self.gathered):
             self.drop(p)
         if not s.offload:
-            for numel in self.numels:
+            for numel in self.trained:
                 self.stream.brief("temporary", s.share(numel) * NORM)
             flat = self.stream.allocate("gradients", size * s.itemsize)
             if s.itemsize < FULL:

@@ -1,0 +1,1 @@
+from diffcore.memory.modules.plan import plan as plan

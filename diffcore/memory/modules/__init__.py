@@ -1,0 +1,1 @@
+"""Memory plans of any ``nn.Module``: its own training loop, run on fake tensors."""

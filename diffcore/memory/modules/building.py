@@ -1,0 +1,173 @@
+"""A network and its inputs as fake tensors, whatever their factory does."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils._pytree import tree_map_only
+
+from diffbase.cli import InputError
+from diffcore.memory.modules.job import Job
+
+DEPENDS = (DataDependentOutputException, DynamicOutputShapeException)
+RNG_BYTES = 5056
+"""Of the CPU generator's state, which checkpointing keeps of each segment."""
+
+
+def network_of(job: Job) -> nn.Module:
+    """The network in training mode, in the precision of its weights, with checkpointing switched on.
+
+    Factories that look into tensors as they build (drop rates by ``linspace(...).item()``) are run on the
+    meta device instead. InputError for a factory that makes no module, or has no checkpointing.
+    """
+    with told(job.name):
+        try:
+            network = job.factory()
+        except DEPENDS:
+            with _real(), torch.device("meta"):
+                network = job.factory()
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{job.name}: gives {type(network).__name__!r:.80}, not a torch.nn.Module")
+    _to_fake(network, job.weights)
+    network.train()
+    if not any(p.requires_grad for p in network.parameters()):
+        raise InputError(f"{job.name}: no parameter has requires_grad, so nothing is trained")
+    if job.checkpointing:
+        _checkpointed(network, job)
+    return network
+
+
+@contextlib.contextmanager
+def _real() -> Iterator[None]:
+    """Tensors that a factory makes on the CPU have values."""
+    mode = torch._C._unset_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    assert mode is not None
+    try:
+        yield
+    finally:
+        torch._C._set_dispatch_mode(mode)
+
+
+def _to_fake(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Fake tensors on the CPU in place of all others, floating ones in ``dtype``; tied weights stay tied."""
+    made: dict[int, Any] = {}
+
+    def of(tensor: Tensor) -> Tensor:
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        if isinstance(tensor, FakeTensor) and tensor.device.type == "cpu" and wanted == tensor.dtype:
+            return tensor
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device="cpu")
+
+    for module in network.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = of(tensor.detach())
+                    if isinstance(tensor, nn.Parameter):
+                        new = tensor if new is tensor else nn.Parameter(new, tensor.requires_grad)
+                    made[id(tensor)] = (tensor, new)  # the old one is kept, so that its id stays its own
+                own[name] = made[id(tensor)][1]
+
+
+def _checkpointed(network: nn.Module, job: Job) -> None:
+    if callable(job.checkpointing):
+        job.checkpointing(network)
+        return
+    for name in ("gradient_checkpointing_enable", "enable_gradient_checkpointing"):
+        if (enable := getattr(network, name, None)) is not None:
+            try:
+                enable()
+            except ValueError as error:
+                raise InputError(f"{job.name}: {error}") from error
+            return
+    raise InputError(
+        f"{job.name}: has no gradient checkpointing of its own to switch on (gradient_checkpointing_enable, "
+        "enable_gradient_checkpointing); give a function that is called with the network"
+    )
+
+
+def inputs_of(job: Job) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a micro batch as fake tensors; floating ones as the weights."""
+    given, dtype = job.batch(job.micro), job.weights
+    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    assert isinstance(mode, FakeTensorMode)
+
+    def fake(tensor: Tensor) -> Tensor:
+        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        if isinstance(tensor, FakeTensor) and tensor.dtype == wanted:
+            return tensor
+        new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device="cpu")
+        return new.requires_grad_(tensor.requires_grad)
+
+    arguments, named = tree_map_only(Tensor, fake, given)
+    return arguments, named
+
+
+@contextlib.contextmanager
+def told(name: str) -> Iterator[None]:
+    """What cannot be traced, or goes wrong in the network's own code, as one line that says where."""
+    try:
+        yield
+    except DEPENDS as error:
+        raise InputError(
+            f"{name}: {where(error)}: {error.func} looks at values, which a plan has not; choose that branch "
+            "by a setting, or give a factory or batch that leaves it out"
+        ) from error
+    except UnsupportedOperatorException as error:
+        raise InputError(
+            f"{name}: {where(error)}: {error.func} says nothing of its output's shape; "
+            "torch.library.register_fake tells it"
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, DEPENDS):
+            with told(name):
+                raise error.__cause__ from None
+        text = " ".join(str(error).split())
+        raise InputError(f"{name}: {where(error)}: {type(error).__name__}: {text:.300}") from error
+
+
+def where(error: BaseException) -> str:
+    """File and line of the last frame that is neither torch's nor this package's."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    if not frames:
+        return "in torch"
+    last = frames[-1]
+    return f"{last.filename}:{last.lineno} in {last.name}"
+
+
+@contextlib.contextmanager
+def counted_rng_states(recorded: bool) -> Iterator[None]:
+    """Checkpointing keeps the generator's state of each segment: on the CPU where it is ``recorded``, in
+    the host's memory beside a GPU."""
+    get, put = torch.get_rng_state, torch.set_rng_state
+    state = get()
+
+    def fake_get() -> Tensor:
+        return torch.empty(RNG_BYTES, dtype=torch.uint8) if recorded else state
+
+    def fake_put(new_state: Tensor) -> None:
+        pass
+
+    torch.get_rng_state, torch.set_rng_state = fake_get, fake_put
+    try:
+        yield
+    finally:
+        torch.get_rng_state, torch.set_rng_state = get, put

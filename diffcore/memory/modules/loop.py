@@ -1,0 +1,186 @@
+"""A training loop of torch, on fake tensors, allocation by allocation: one process, DDP, or FSDP2.
+
+    step: for each micro batch forward under autocast, loss, backward; optimizer, average; gradients to None
+
+DDP is that loop beside buckets of all gradients' size, which live as long as it does; its gradients are
+copied into them, or are views of them (Li et al. 2020, section 4.2; torch/csrc/distributed/c10d/reducer.cpp).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffcore.memory.modules import libraries, sharded
+from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, told
+from diffcore.memory.modules.job import Job
+from diffcore.memory.modules.on_cuda import OnCuda
+from diffcore.memory.modules.optimizers import AnyNumber, as_on_cuda, states_of
+from diffcore.memory.planning.recording import Event, Kind, Recorder, Trace, name_layers
+from diffcore.memory.planning.stream import Stream
+
+PHASES = ("start", "forward", "backward", "step")
+STEPS = 2
+"""The second finds the optimizer's states, and what was made once."""
+MOST = 3
+"""Micro batches of a step that are run; further ones are as the last."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A loop that was run."""
+
+    stream: Stream
+    parameters: int
+    """Elements of all parameters, of the whole network."""
+    layers: tuple[tuple[str, int], ...]
+    """Modules and the bytes that they leave for backward in a micro batch, largest first."""
+
+
+def record(job: Job) -> Recorded:
+    """Two steps. InputError where the network cannot be traced."""
+    trace = Trace(job.micro, torch.float32, [], 0, 0)
+    with contextlib.ExitStack() as stack:
+        mesh = (
+            stack.enter_context(sharded.fake_group(job.rank, job.world)) if job.strategy == "fsdp2" else None
+        )
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        recorder = Recorder(trace, job.cuda)
+        stack.enter_context(sharded.resizing(recorder))
+        stack.enter_context(counted_rng_states(recorded=not job.cuda))
+        if mesh is not None:
+            stack.enter_context(sharded.buckets(recorder))
+        stack.enter_context(recorder)
+        loop = _Loop(job, recorder, mesh)
+        with told(job.name), as_on_cuda(job.cuda), functions(job):
+            for _ in range(STEPS):
+                loop.step()
+        recorder.done = True
+    return Recorded(_stream(trace, recorder), loop.parameters, _left(trace, recorder))
+
+
+@contextlib.contextmanager
+def functions(job: Job) -> Iterator[None]:
+    """Torch's functions, and the libraries' own, as they run in the training that is planned."""
+    with libraries.as_trained(), OnCuda() if job.cuda else contextlib.nullcontext():
+        yield
+
+
+class _Loop:
+    def __init__(self, job: Job, recorder: Recorder, mesh: Any) -> None:
+        self.job, self.recorder = job, recorder
+        self.network = network_of(job)
+        self.parameters = sum(p.numel() for p in self.network.parameters())
+        name_layers(self.network, recorder)
+        if mesh is not None:
+            with told(job.name):
+                sharded.shard(self.network, job, mesh)
+        claim = recorder.claim
+        claim("parameters", map(sharded.local, self.network.parameters()))
+        claim("data", self.network.buffers())
+        with told(job.name):
+            self.arguments = inputs_of(job)
+        claim("data", (x for x in torch.utils._pytree.tree_leaves(self.arguments) if isinstance(x, Tensor)))
+        self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.buckets = self._buckets() if job.strategy == "ddp" else []
+        claim("buckets", self.buckets)
+        with told(job.name):
+            self.optimizer = job.optimizer(self.trained)
+        self.averages = [sharded.local(p).detach().float().clone() for p in self.trained] if job.ema else []
+        claim("ema", self.averages)
+
+    def _buckets(self) -> list[Tensor]:
+        """All gradients', in fp32 as the weights; and which parameters were used, twice on the CPU."""
+        flat = torch.empty(sum(p.numel() for p in self.trained), dtype=self.trained[0].dtype)
+        used = [torch.empty(len(self.trained), dtype=torch.int32) for _ in range(1 + (not self.job.cuda))]
+        return [flat, *used]
+
+    def step(self) -> None:
+        job, recorder = self.job, self.recorder
+        self.mark("start")
+        for _ in range(min(job.accumulation, MOST)):
+            lower = job.autocast
+            with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
+                arguments, named = self.arguments
+                loss = job.loss(self.network(*arguments, **named), self.arguments)
+            recorder.trace.events.append(Event(Kind.TURN, 0))
+            self.mark("forward")
+            recorder.recomputing = True
+            loss.backward()
+            recorder.recomputing = False
+            del loss
+            self.as_views()
+            recorder.claim("gradients", (sharded.local(p.grad) for p in self.trained if p.grad is not None))
+            self.mark("backward")
+        with AnyNumber():
+            self.optimizer.step()
+        recorder.claim("optimizer", map(sharded.local, states_of(self.optimizer)))
+        for average, p in zip(self.averages, self.trained, strict=False):
+            average.lerp_(sharded.local(p).detach().float(), 1e-3)
+        for p in self.trained:
+            p.grad = None
+        self.mark("step")
+
+    def as_views(self) -> None:
+        """DDP's gradients as views of its buckets, where they are to be."""
+        if self.buckets and self.job.bucket_view:
+            parts = self.buckets[0].split([p.numel() for p in self.trained])
+            for p, part in zip(self.trained, parts, strict=True):
+                p.grad = part.view(p.shape)
+
+    def mark(self, phase: str) -> None:
+        self.recorder.trace.events.append(Event(Kind.MARK, PHASES.index(phase)))
+
+
+def _saved(trace: Trace) -> set[int]:
+    """Storages that are there when a backward begins."""
+    alive: set[int] = set()
+    saved: set[int] = set()
+    for event in trace.events:
+        if event.kind == Kind.ALLOCATE:
+            alive.add(event.what)
+        elif event.kind == Kind.FREE:
+            alive.discard(event.what)
+        elif event.kind == Kind.TURN:
+            saved |= alive
+    return saved
+
+
+def _stream(trace: Trace, recorder: Recorder) -> Stream:
+    """The events with a category each."""
+    saved = _saved(trace) | trace.recomputed
+    stream = Stream()
+    numbers: dict[int, int] = {}
+    for event in trace.events:
+        if event.kind == Kind.ALLOCATE:
+            category = recorder.categories.get(event.what)
+            category = category or ("activations" if event.what in saved else "temporary")
+            numbers[event.what] = stream.allocate(category, event.size, trace.layers[event.what])
+        elif event.kind == Kind.FREE:
+            stream.free(numbers.pop(event.what))
+        elif event.kind == Kind.MARK:
+            stream.mark(PHASES[event.what])
+    return stream
+
+
+def _left(trace: Trace, recorder: Recorder) -> tuple[tuple[str, int], ...]:
+    """What each module leaves for the last backward."""
+    alive: dict[int, int] = {}
+    sizes: dict[str, int] = {}
+    for event in trace.events:
+        if event.kind == Kind.ALLOCATE and event.what not in recorder.categories:
+            alive[event.what] = event.size
+        elif event.kind == Kind.FREE:
+            alive.pop(event.what, None)
+        elif event.kind == Kind.TURN:
+            sizes = {}
+            for what, size in alive.items():
+                name = trace.layers[what] or "(loss)"
+                sizes[name] = sizes.get(name, 0) + size
+    return tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
