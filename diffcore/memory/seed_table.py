@@ -109,7 +109,7 @@ def _states(planned: Plan) -> list[str]:
 
 def _where(planned: Plan, outputs: int) -> list[str]:
     peak = planned.peak
-    saved = planned.moments[0].bytes["activations"]
+    saved = planned.at("after forward").bytes["activations"]
     lines = [
         "## nvidia-smi's number",
         "",

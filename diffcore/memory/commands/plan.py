@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
 from diffbase.line import say
-from diffcore.memory.commands import flags
+from diffcore.memory.commands import flags, module
 from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
 
 PROG = "python -m diffcore.memory plan"
@@ -33,6 +34,10 @@ def parser(prog: str = PROG) -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Print the plan of a rank, a table of plans or whether one fits a card (InputError if not)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        module.main(words, prog)
+        return
     known = parser(prog)
     given, config = settings(known, argv)
     if given.out:

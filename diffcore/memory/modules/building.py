@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from diffbase.cli import InputError
 from diffcore.memory.modules.job import Job
 
 DEPENDS = (DataDependentOutputException, DynamicOutputShapeException)
+CHECKPOINTING = ("gradient_checkpointing_enable", "enable_gradient_checkpointing")
+"""What transformers and diffusers call it."""
 RNG_BYTES = 5056
 """Of the CPU generator's state, which checkpointing keeps of each segment."""
 
@@ -88,7 +91,7 @@ def _checkpointed(network: nn.Module, job: Job) -> None:
     if callable(job.checkpointing):
         job.checkpointing(network)
         return
-    for name in ("gradient_checkpointing_enable", "enable_gradient_checkpointing"):
+    for name in ("activation_checkpointing_enable", *CHECKPOINTING):
         if (enable := getattr(network, name, None)) is not None:
             try:
                 enable()
@@ -96,8 +99,8 @@ def _checkpointed(network: nn.Module, job: Job) -> None:
                 raise InputError(f"{job.name}: {error}") from error
             return
     raise InputError(
-        f"{job.name}: has no gradient checkpointing of its own to switch on (gradient_checkpointing_enable, "
-        "enable_gradient_checkpointing); give a function that is called with the network"
+        f"{job.name}: has no gradient checkpointing of its own to switch on ("
+        f"{', '.join(CHECKPOINTING)}); give a function that is called with the network"
     )
 
 
@@ -151,6 +154,19 @@ def where(error: BaseException) -> str:
         return "in torch"
     last = frames[-1]
     return f"{last.filename}:{last.lineno} in {last.name}"
+
+
+class NoneLeftOut(TorchFunctionMode):
+    """A single random number is 1: layers that are left out by chance (``torch.rand([]) < layerdrop``, Huang
+    et al. 2016) are all there, as in the step that takes most."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """As ``func``, or 1.0."""
+        if func is torch.rand and args and not isinstance(args[0], int) and not len(args[0]):
+            return torch.tensor(1.0)
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore.memory.modules import libraries, sharded
-from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, told
+from diffcore.memory.modules.building import NoneLeftOut, counted_rng_states, inputs_of, network_of, told
 from diffcore.memory.modules.job import Job
-from diffcore.memory.modules.on_cuda import OnCuda
+from diffcore.memory.modules.on_cuda import INSIDE, OnCuda, backward
 from diffcore.memory.modules.optimizers import AnyNumber, as_on_cuda, states_of
+from diffcore.memory.planning.activations import replaced
 from diffcore.memory.planning.recording import Event, Kind, Recorder, Trace, name_layers
 from diffcore.memory.planning.stream import Stream
 
@@ -52,12 +53,14 @@ def record(job: Job) -> Recorded:
         )
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         recorder = Recorder(trace, job.cuda)
+        # What the building takes is not planned: large networks are built in shards, or on the host.
+        loop = _Loop(job, recorder, mesh)
         stack.enter_context(sharded.resizing(recorder))
         stack.enter_context(counted_rng_states(recorded=not job.cuda))
         if mesh is not None:
             stack.enter_context(sharded.buckets(recorder))
+            stack.enter_context(sharded.shapes_unseen(recorder))
         stack.enter_context(recorder)
-        loop = _Loop(job, recorder, mesh)
         with told(job.name), as_on_cuda(job.cuda), functions(job):
             for _ in range(STEPS):
                 loop.step()
@@ -68,7 +71,10 @@ def record(job: Job) -> Recorded:
 @contextlib.contextmanager
 def functions(job: Job) -> Iterator[None]:
     """Torch's functions, and the libraries' own, as they run in the training that is planned."""
-    with libraries.as_trained(), OnCuda() if job.cuda else contextlib.nullcontext():
+    with libraries.as_trained(), NoneLeftOut(), contextlib.ExitStack() as stack:
+        if job.cuda:
+            stack.enter_context(replaced(INSIDE))
+            stack.enter_context(OnCuda())
         yield
 
 
@@ -112,7 +118,7 @@ class _Loop:
             recorder.trace.events.append(Event(Kind.TURN, 0))
             self.mark("forward")
             recorder.recomputing = True
-            loss.backward()
+            backward(loss)
             recorder.recomputing = False
             del loss
             self.as_views()
@@ -161,7 +167,9 @@ def _stream(trace: Trace, recorder: Recorder) -> Stream:
         if event.kind == Kind.ALLOCATE:
             category = recorder.categories.get(event.what)
             category = category or ("activations" if event.what in saved else "temporary")
-            numbers[event.what] = stream.allocate(category, event.size, trace.layers[event.what])
+            numbers[event.what] = stream.allocate(
+                category, event.size, trace.layers[event.what], lane=recorder.lanes.get(event.what, 0)
+            )
         elif event.kind == Kind.FREE:
             stream.free(numbers.pop(event.what))
         elif event.kind == Kind.MARK:

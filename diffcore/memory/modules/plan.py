@@ -85,7 +85,7 @@ def plan(
         reshard=reshard_after_forward,
         blocks=blocks,
         bucket_view=gradient_as_bucket_view,
-        deepspeed=_settings(deepspeed),
+        deepspeed=settings(deepspeed),
         cuda=_cuda(device),
     )
     return plan_of(job, outside)
@@ -193,7 +193,8 @@ def _cuda(device: str) -> bool:
     return device == "cuda"
 
 
-def _settings(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
+def settings(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
+    """DeepSpeed's JSON, from where it is. InputError for what is none."""
     if given is None:
         return {}
     tree = given if isinstance(given, Mapping) else json_file.read(Path(given), "no such file (deepspeed)")

@@ -80,8 +80,30 @@ def resizing(recorder: Recorder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def shapes_unseen(recorder: Recorder) -> Iterator[None]:
+    """DTensor finds an operator's shapes by a run of its own on whole tensors, which take no memory."""
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+    name = "_propagate_tensor_meta_non_cached"
+    own: Any = getattr(ShardingPropagator, name)
+
+    def call(*args: Any, **named: Any) -> Any:
+        recorder.paused, before = True, recorder.paused
+        try:
+            return own(*args, **named)
+        finally:
+            recorder.paused = before
+
+    setattr(ShardingPropagator, name, call)
+    try:
+        yield
+    finally:
+        setattr(ShardingPropagator, name, own)
+
+
+@contextlib.contextmanager
 def buckets(recorder: Recorder) -> Iterator[None]:
-    """What FSDP2 allocates around its collectives is called so (module ``_fsdp_param_group``)."""
+    """What FSDP2 allocates around its collectives is called so, and on which CUDA stream it is known."""
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group as group
 
     names = [name for name in ("foreach_all_gather", "foreach_reduce") if hasattr(group, name)]
@@ -97,10 +119,28 @@ def buckets(recorder: Recorder) -> Iterator[None]:
 
         return call
 
+    lanes: dict[int, int] = {}
+    """Stream -> its number; 0 is the one that computes."""
+    streams: list[Any] = []  # kept, so that an id is of one stream alone
+    enter = torch.cpu.stream
+
+    @contextlib.contextmanager
+    def on(stream: Any) -> Iterator[None]:
+        streams.append(stream)
+        default = stream is torch.cpu.current_stream()
+        before = recorder.lane
+        recorder.lane = 0 if default else lanes.setdefault(id(stream), len(lanes) + 1)
+        try:
+            yield
+        finally:
+            recorder.lane = before
+
     for name in names:
         setattr(group, name, calling(own[name]))
+    torch.cpu.stream = on
     try:
         yield
     finally:
+        torch.cpu.stream = enter
         for name in names:
             setattr(group, name, own[name])

@@ -19,6 +19,7 @@ from diffcore.config.buckets import filled
 from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, told
 from diffcore.memory.modules.job import Job
 from diffcore.memory.modules.loop import Recorded, functions
+from diffcore.memory.modules.on_cuda import backward
 from diffcore.memory.modules.optimizers import work_of
 from diffcore.memory.planning.activations import zero3_linear
 from diffcore.memory.planning.plan import layers
@@ -80,7 +81,7 @@ def traced(job: Job) -> Trace:
                 loss = job.loss(network(*arguments[0], **arguments[1]), arguments)
             result.events.append(Event(Kind.TURN, 0))
             recorder.recomputing = True
-            loss.backward()
+            backward(loss)
             del loss
         recorder.done = True
     return result

@@ -48,7 +48,7 @@ CUDA_IN_FP32 = ("group_norm", "layer_norm", "softmax")
 
 
 @contextmanager
-def _replaced(others: Mapping[str, Any]) -> Iterator[None]:
+def replaced(others: Mapping[str, Any]) -> Iterator[None]:
     """Other functions in torch.nn.functional."""
     own = {name: getattr(F, name) for name in others}
     try:
@@ -63,12 +63,12 @@ def _replaced(others: Mapping[str, Any]) -> Iterator[None]:
 def zero3_linear(there: bool) -> AbstractContextManager[None]:
     """DeepSpeed's linear, which it puts in torch's place under ZeRO-3."""
     linear: Callable[..., Tensor] = _Zero3Linear.apply
-    return _replaced({"linear": lambda x, weight, bias=None: linear(x, weight, bias)} if there else {})
+    return replaced({"linear": lambda x, weight, bias=None: linear(x, weight, bias)} if there else {})
 
 
 def _on_cuda(there: bool) -> AbstractContextManager[None]:
     """What autocast runs in fp32 on a GPU alone."""
-    return _replaced({name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32} if there else {})
+    return replaced({name: _in_fp32(getattr(F, name)) for name in CUDA_IN_FP32} if there else {})
 
 
 def _in_fp32(function: Any) -> Any:

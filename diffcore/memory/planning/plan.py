@@ -117,6 +117,10 @@ class Plan:
     strategy: str = ""
     """How it is trained, where that is not a ZeRO stage of a config."""
 
+    def at(self, name: str) -> Moment:
+        """The moment of that name, one of ``MOMENTS``."""
+        return self.moments[MOMENTS.index(name)]
+
     @property
     def peak(self) -> Moment:
         """The moment at which most is allocated."""

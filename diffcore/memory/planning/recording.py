@@ -112,6 +112,12 @@ class Recorder(TorchDispatchMode):
         """What storages are that are made now, where that is known."""
         self.categories: dict[int, str] = {}
         """Of the storages of which it is known."""
+        self.paused = False
+        """Whether what is made now is nobody's memory."""
+        self.lane = 0
+        """CUDA stream on which storages are asked for that are made now."""
+        self.lanes: dict[int, int] = {}
+        """Of the storages that were not on the one that computes."""
         self.ended: set[int] = set()
         """Storages that were emptied in place."""
 
@@ -119,6 +125,8 @@ class Recorder(TorchDispatchMode):
         if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
             return NotImplemented  # a DTensor: what it does to its own shard comes here by itself
         result = func(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         if func in NORMS and self.keeps_fp32(func, args):
             output, *statistics = result
             result = (output, *(tensor.float() for tensor in statistics))
@@ -150,6 +158,8 @@ class Recorder(TorchDispatchMode):
             self.trace.recomputed.add(number)
         if self.category is not None:
             self.categories[number] = self.category
+        if self.lane:
+            self.lanes[number] = self.lane
         self.trace.events.append(Event(Kind.ALLOCATE, number, size))
         weakref.finalize(storage, self._gone, address, number)
 

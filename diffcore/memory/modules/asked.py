@@ -1,0 +1,90 @@
+"""A plan of a network as a command line asks for it, as a report (anatomy.json)."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from diffcore.memory.anatomy import SCHEMA
+from diffcore.memory.calibration import calibration_named, capacity
+from diffcore.memory.modules import answers, inputs, libraries, optimizers
+from diffcore.memory.modules.job import Job
+from diffcore.memory.modules.plan import job_of, loss_of, plan_of, settings
+from diffcore.memory.planning.plan import Plan, as_json
+
+SIZES = ("length", "side")
+MIB = 2**20
+
+
+def anatomy(given: Namespace) -> dict[str, Any]:
+    """The report. InputError where the network cannot be planned."""
+    job, outside = job_asked(given), calibration_named(given.calibration)
+    planned = plan_of(job, outside)
+    advice: list[str] = []
+    if given.gpu is not None:
+        room = capacity(given.gpu)
+        advice.append(_verdict(planned, room))
+        if planned.smi > room:
+            for other in answers.alternatives(job, outside):
+                fits = "fits" if other.plan.smi <= room else "does not fit"
+                size = f"{other.plan.smi / MIB:,.0f} MiB"
+                advice.append(f"{other.flag}: {size}, {fits}; slower by {other.slower}")
+        if given.largest:
+            most = answers.largest(job, room, outside)
+            advice.append(f"largest micro batch with these settings: {most or 'none, not even one sample'}")
+    return {
+        "schema": SCHEMA,
+        "unit": "bytes",
+        "run": about(job, planned),
+        "planned": [as_json(planned)],
+        "measured": [],
+        "advice": advice,
+    }
+
+
+def job_asked(given: Namespace) -> Job:
+    """What the flags ask for, checked."""
+    optimizer = given.optimizer
+    return job_of(
+        given.target,
+        inputs.named(given.inputs) if given.inputs else None,
+        {name: getattr(given, name) for name in SIZES if getattr(given, name) is not None},
+        given.micro_batch,
+        loss=loss_of(libraries.named(given.loss, "--loss") if given.loss else None),
+        optimizer=libraries.named(optimizer, "--optimizer")
+        if ":" in optimizer
+        else optimizers.named(optimizer),
+        strategy=given.strategy,
+        precision=given.precision,
+        checkpointing=given.checkpointing,
+        accumulation=given.accumulation,
+        world=given.world,
+        rank=given.rank,
+        offload=given.offload,
+        ema=given.ema,
+        deepspeed=settings(given.deepspeed),
+        cuda=given.device == "cuda",
+    )
+
+
+def about(job: Job, planned: Plan) -> dict[str, Any]:
+    """The settings that memory depends on, as a report has them."""
+    return {
+        "model": job.name,
+        "parameters": planned.parameters,
+        "world": job.world,
+        "strategy": job.strategy,
+        "zero": job.stage or 0,
+        "precision": job.precision,
+        "checkpointing": planned.checkpointing,
+        "offload": job.offload,
+        "micro_batch": job.micro,
+        "accumulation": job.accumulation,
+    }
+
+
+def _verdict(planned: Plan, room: int) -> str:
+    size, most = f"{planned.smi / MIB:,.0f}", f"{room / MIB:,.0f}"
+    if planned.smi <= room:
+        return f"fits: {size} of {most} MiB are planned on each rank"
+    return f"does not fit: {size} MiB are planned on each rank, and there are {most}"
