@@ -33,14 +33,14 @@ RNG_BYTES = 5056
 def network_of(job: Job) -> nn.Module:
     """The network in training mode, in the precision of its weights, with checkpointing switched on.
 
-    Factories that look into tensors as they build (drop rates by ``linspace(...).item()``) are run on the
-    meta device instead. InputError for a factory that makes no module, or has no checkpointing.
+    A factory that looks into tensors as it builds is run on the meta device, where ranges, and what it asks
+    for on the CPU, have values. InputError for a factory that makes no module, or has no checkpointing.
     """
     with told(job.name):
         try:
             network = job.factory()
         except DEPENDS:
-            with _real(), torch.device("meta"):
+            with _real(), torch.device("meta"), Ranges():
                 network = job.factory()
     if not isinstance(network, nn.Module):
         raise InputError(f"{job.name}: gives {type(network).__name__!r:.80}, not a torch.nn.Module")
@@ -154,6 +154,17 @@ def where(error: BaseException) -> str:
         return "in torch"
     last = frames[-1]
     return f"{last.filename}:{last.lineno} in {last.name}"
+
+
+class Ranges(TorchFunctionMode):
+    """Ranges have values: rates that grow from layer to layer (``linspace(0, 0.1, 12)[i].item()``)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """As ``func``, on the CPU where nothing else is said."""
+        here = {"device": "cpu"} if func in (torch.linspace, torch.arange) else {}
+        return func(*args, **(here | (kwargs or {})))
 
 
 class NoneLeftOut(TorchFunctionMode):

@@ -131,6 +131,8 @@ class _Loop:
             average.lerp_(sharded.local(p).detach().float(), 1e-3)
         for p in self.trained:
             p.grad = None
+        # FSDP2 pads shards of uneven length anew in the first forward.
+        recorder.claim("parameters", map(sharded.local, self.network.parameters()))
         self.mark("step")
 
     def as_views(self) -> None:

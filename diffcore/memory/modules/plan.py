@@ -111,7 +111,9 @@ def job_of(
     if given is not None and micro not in (None, given):
         raise InputError(f"micro {micro}: the inputs that are given are of {given} samples")
     name = known.name if known else name_of(module)
-    return Job(factory=factory, batch=batch, micro=micro or given or 1, name=name, **settings)
+    return Job(
+        factory=factory, batch=batch, micro=given or 1 if micro is None else micro, name=name, **settings
+    )
 
 
 def plan_of(job: Job, outside: Calibration = ASSUMED) -> Plan:
