@@ -44,7 +44,7 @@ def network_of(job: Job) -> nn.Module:
                 network = job.factory()
     if not isinstance(network, nn.Module):
         raise InputError(f"{job.name}: gives {type(network).__name__!r:.80}, not a torch.nn.Module")
-    _to_fake(network, job.weights)
+    _to_fake(network, job.weights, buffers=job.precision == "pure-bf16")
     network.train()
     if not any(p.requires_grad for p in network.parameters()):
         raise InputError(f"{job.name}: no parameter has requires_grad, so nothing is trained")
@@ -64,12 +64,15 @@ def _real() -> Iterator[None]:
         torch._C._set_dispatch_mode(mode)
 
 
-def _to_fake(network: nn.Module, dtype: torch.dtype | None) -> None:
-    """Fake tensors on the CPU in place of all others, floating ones in ``dtype``; tied weights stay tied."""
+def _to_fake(network: nn.Module, dtype: torch.dtype | None, buffers: bool) -> None:
+    """Fake tensors on the CPU in place of all others, floating ones in ``dtype``; tied weights stay tied.
+
+    ``buffers`` too; DeepSpeed leaves them in fp32.
+    """
     made: dict[int, Any] = {}
 
-    def of(tensor: Tensor) -> Tensor:
-        wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    def of(tensor: Tensor, lower: bool) -> Tensor:
+        wanted = dtype if lower and dtype is not None and tensor.is_floating_point() else tensor.dtype
         if isinstance(tensor, FakeTensor) and tensor.device.type == "cpu" and wanted == tensor.dtype:
             return tensor
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=wanted, device="cpu")
@@ -80,7 +83,7 @@ def _to_fake(network: nn.Module, dtype: torch.dtype | None) -> None:
                 if tensor is None:
                     continue
                 if id(tensor) not in made:
-                    new = of(tensor.detach())
+                    new = of(tensor.detach(), buffers or isinstance(tensor, nn.Parameter))
                     if isinstance(tensor, nn.Parameter):
                         new = tensor if new is tensor else nn.Parameter(new, tensor.requires_grad)
                     made[id(tensor)] = (tensor, new)  # the old one is kept, so that its id stays its own
