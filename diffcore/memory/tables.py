@@ -9,8 +9,8 @@ from typing import Any
 from diffbase.cli import InputError
 from diffbase.tables import Console, TextTable, say
 from diffcore.memory.advise import MOST, Change, Step
-from diffcore.memory.page import fullest
 from diffcore.memory.planning.states import CATEGORIES, WORDS
+from diffcore.memory.reading import fullest
 
 MIB = 2**20
 WIDTH = 110

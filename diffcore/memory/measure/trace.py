@@ -24,6 +24,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.memory.measure.counted import Counts, unfollowed
 from diffcore.memory.measure.usage import usage
+from diffcore.memory.planning.lifetimes import lifetimes
 from diffcore.memory.planning.plan import account, moment_json
 from diffcore.memory.planning.stream import Stream
 
@@ -211,9 +212,12 @@ def _entry(engine: Engine, recorder: _Recorder) -> dict[str, Any]:
         {"name": name, "bytes": size, "source": "storages"} for name, size in peak["bytes"].items() if size
     ]
     rows += total.rows(peak["allocated"], entries[-1]["allocated"], recorder.counts.moments.get(peak["name"]))
+    told = lifetimes(stream) if engine.world.main else None  # of one rank: it goes through the network
     return {
         "rank": engine.world.rank,
         "device": total.device,
+        **({"capacity": asdict(total.room)} if total.room else {}),
+        **({"lifetimes": told} if told else {}),
         "parameters": engine.parameters,
         "micro_batch": engine.micro,
         "moments": entries,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffbase.cli import InputError
@@ -113,6 +113,8 @@ class Plan:
     outside: Calibration
     device: str
     notes: tuple[str, ...] = ()
+    stream: Stream | None = field(default=None, repr=False, compare=False)
+    """What it was counted from."""
 
     @property
     def peak(self) -> Moment:
@@ -177,6 +179,7 @@ def plan(
         outside,
         device,
         (data.assumed,) * bool(data.assumed) + (before,) * (begin is not None),
+        stream,
     )
 
 

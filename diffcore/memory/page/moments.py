@@ -1,0 +1,72 @@
+"""Planned against measured, by category, at each moment of the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffbase.page.kit import Html, html
+from diffbase.page.rows import stacked
+from diffcore.memory.page.figures import color, parts, used, word
+from diffcore.memory.reading import both, error, mib, on_gpu, same, sides
+
+
+def moments(anatomy: dict[str, Any]) -> list[Html]:
+    """A card a moment. Sides that have other moments stand one after the other, without differences."""
+    if pair := both(anatomy):
+        planned, measured = pair
+        cards = [_compared(p, m) for p, m in zip(planned["moments"], measured["moments"], strict=True)]
+        note = html.note(
+            f"MiB of tensors on rank {measured['rank']}; the error is the plan's, = below 0.05 % of the whole."
+        )
+        return [html.section("Planned against measured", note, html.block("grid", cards))]
+    found = []
+    for which, rank in sides(anatomy):
+        cards = [_alone(moment, on_gpu(rank)) for moment in rank["moments"]]
+        note = html.note(f"MiB of tensors on rank {rank['rank']}.")
+        found.append(html.section(which.capitalize(), note, html.block("grid", cards)))
+    return found
+
+
+def _compared(planned: dict[str, Any], measured: dict[str, Any]) -> Html:
+    whole = max(planned["allocated"], measured["allocated"])
+    rows = []
+    for name in used([planned, measured]):
+        a, b = planned["bytes"].get(name, 0), measured["bytes"].get(name, 0)
+        if same(a, b, whole) and same(a, 0, whole):
+            continue
+        rows.append((_named(name), mib(a), mib(b), _difference(a, b, whole)))
+    if planned["host"] or measured["host"]:
+        a, b = planned["host"], measured["host"]
+        rows.append((html.span("note", "on the host"), mib(a), mib(b), _difference(a, b, max(a, b))))
+    a, b = planned["allocated"], measured["allocated"]
+    off = error(a, b)
+    total = ("all", mib(a), mib(b), html.span("good" if off == "=" else "strong", off))
+    bars = [("planned", parts(planned), mib(a), ""), ("measured", parts(measured), mib(b), "")]
+    table = html.table("tnnn", ("MiB", "planned", "measured", "error"), rows, total)
+    return html.card(measured["name"], [stacked(bars, f"{measured['name']}: planned and measured"), table])
+
+
+def _difference(planned: int, measured: int, whole: int) -> str:
+    """In MiB, with its sign."""
+    if same(planned, measured, whole):
+        return "="
+    return f"{'+' if planned > measured else '-'}{mib(abs(planned - measured), 2)}"
+
+
+def _alone(moment: dict[str, Any], gpu: bool) -> Html:
+    whole = moment["allocated"] or 1
+    rows = [
+        (_named(name), mib(size), f"{size / whole:.1%}".replace("%", " %"))
+        for name in used([moment])
+        if (size := moment["bytes"][name])
+    ]
+    for name, words in (("reserved", "reserved"), ("host", "on the host")):
+        if moment[name] and (gpu or name == "host"):
+            rows.append((html.span("note", words), mib(moment[name]), ""))
+    table = html.table("tnn", ("", "MiB", ""), rows, ("all", mib(moment["allocated"]), ""))
+    bar = stacked([("", parts(moment), "", "")], moment["name"])
+    return html.card(moment["name"], [bar, table])
+
+
+def _named(category: str) -> Html:
+    return html.dot(color(category)) + html.span("", word(category))
