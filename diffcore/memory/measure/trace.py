@@ -164,7 +164,7 @@ class _Recorder(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self.known or not size:
             return
-        if category == "temporary" and size == self.buckets:
+        if category == "temporary" and size == self.buckets and not self.forward:
             category = "buckets"
         number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "", host)
         self.known[key] = number

@@ -34,11 +34,13 @@ def _drawn(which: str, rank: dict[str, Any]) -> list[Html]:
         return []
     tensors = [row for row in rows if row["name"] in WORDS]
     others = [row for row in rows if row["name"] not in WORDS]
-    steps = [_step(row) for row in tensors]
+    sources = {row["source"] for row in tensors}
+    steps = [_step(row, "" if others and len(sources) == 1 else row["source"]) for row in tensors]
     held = sum(row["bytes"] for row in tensors)
     if others:
-        steps.append(Step("all tensors at the peak", held, SUM, mib(held), is_sum=True))
-    steps += [_step(row) for row in others]
+        of = ", ".join(dict.fromkeys(row["source"] for row in tensors))
+        steps.append(Step("all tensors at the peak", held, SUM, mib(held), of, is_sum=True))
+    steps += [_step(row, row["source"]) for row in others]
     total = sum(row["bytes"] for row in rank["closure"])
     steps.append(Step(_end(which, rank), total, END, mib(total), _whose(which, rank), is_sum=True))
     words = [html.note("MiB. Each bar begins where the one above has ended; striped ones take away.")]
@@ -49,9 +51,9 @@ def _drawn(which: str, rank: dict[str, Any]) -> list[Html]:
     return [*words, waterfall(steps, label)]
 
 
-def _step(row: dict[str, Any]) -> Step:
+def _step(row: dict[str, Any], note: str) -> Step:
     sign = "+" if row["name"].startswith("residual") and row["bytes"] > 0 else ""
-    return Step(word(row["name"]), row["bytes"], color(row["name"]), sign + mib(row["bytes"]), row["source"])
+    return Step(word(row["name"]), row["bytes"], color(row["name"]), sign + mib(row["bytes"]), note)
 
 
 def _end(which: str, rank: dict[str, Any]) -> str:

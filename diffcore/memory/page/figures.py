@@ -40,7 +40,8 @@ def of(moment: dict[str, Any]) -> list[tuple[str, int]]:
 
 def used(moments: Iterable[dict[str, Any]]) -> list[str]:
     """The categories that any of ``moments`` has."""
-    return list(dict.fromkeys(name for moment in moments for name, _ in of(moment)))
+    found = list(dict.fromkeys(name for moment in moments for name, _ in of(moment)))
+    return sorted(found, key=lambda name: CATEGORIES.index(name) if name in WORDS else len(CATEGORIES))
 
 
 def parts(moment: dict[str, Any]) -> list[tuple[float, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from diffbase.page.kit import Html, html
+from diffbase.page.kit import Html, html, percent
 from diffbase.page.rows import stacked
 from diffcore.memory.page.figures import OUTSIDE, parts
 from diffcore.memory.reading import (
@@ -58,7 +58,7 @@ def _room(anatomy: dict[str, Any], which: str, rank: dict[str, Any]) -> list[Htm
     row = (
         name,
         [*parts(top), (beside, OUTSIDE, words)],
-        f"{size / most:.1%}".replace("%", " %"),
+        percent(size / most),
         f"of {size_words(room['bytes'])}",
     )
     return [stacked([row], f"{size_words(size)} of {size_words(room['bytes'])}", most)]
@@ -74,9 +74,9 @@ def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
     if saved:
         best = saved[0]
         words = (
-            f"{best['setting']} would save {size_words(best['saves'])}, {best['share']:.0%} of the whole; "
-            f"slower by: {best['slower']}"
-        ).replace("%,", " %,", 1)
+            f"{best['setting']} would save {size_words(best['saves'])}, {percent(best['share'], 0)} of the "
+            f"whole; slower by: {best['slower']}."
+        )
         found.append(html.card("What would help most", [html.text(words), *_others(saved)], "best"))
     elif told:
         found.append(html.card("What would help most", [html.text(told[0])], "best"))
@@ -87,10 +87,7 @@ def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
 
 
 def _others(saved: list[dict[str, Any]]) -> list[Html]:
-    rows = [
-        (row["setting"], mib(row["saves"]), f"{row['share']:.0%}".replace("%", " %"), row["slower"])
-        for row in saved
-    ]
+    rows = [(row["setting"], mib(row["saves"]), percent(row["share"], 0), row["slower"]) for row in saved]
     table = html.table("tnnt", ("setting, alone", "saves MiB", "", "slower by"), rows)
     note = html.note("Savings are planned; slow-downs are rules of thumb from the techniques' papers.")
     return [html.folded(f"All {len(saved)} settings that would save", table + note, False)] if rows else []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffbase.page.kit import Html, html
+from diffbase.page.kit import Html, html, percent
 from diffbase.page.svg import COLORS
 from diffbase.page.treemap import Node, treemap
 from diffcore.memory.reading import mib, size_words
@@ -44,9 +44,9 @@ def modules(shown: Sequence[tuple[str, dict[str, Any]]]) -> list[Html]:
 def _drawn(layers: Sequence[tuple[str, int]]) -> list[Html]:
     total = sum(size for _, size in layers)
     top = tree(layers)
-    named = ", ".join(f"{name} {size / total:.0%}" for name, size in _ranked(top)[:5])
+    named = ", ".join(f"{name} {percent(size / total, 0)}" for name, size in _ranked(top)[:5])
     nodes = nodes_of(top, total)
-    rows = [(name, mib(size), f"{size / total:.1%}".replace("%", " %")) for name, size in layers[:ROWS]]
+    rows = [(name, mib(size), percent(size / total)) for name, size in layers[:ROWS]]
     rest = total - sum(size for _, size in layers[:ROWS])
     last = ("all", mib(total), "") if rest <= 0 else (f"all, with {len(layers) - ROWS} more", mib(total), "")
     table = html.table("tnn", ("module", "MiB", "share"), rows, last)
@@ -85,7 +85,7 @@ def _node(name: str, whole: str, path: Path, total: int, hue: str) -> Node:
     while not path.own and len(path.within) == 1:  # a frame around a single frame says nothing
         ((part, path),) = path.within.items()
         name, whole = f"{name}.{part}", f"{whole}.{part}"
-    hover = f"{whole}: {size_words(path.size)}, {path.size / total:.1%}".replace("%", " %")
+    hover = f"{whole}: {size_words(path.size)}, {percent(path.size / total)}"
     if not path.within:
         return Node(name, path.size, mib(path.size), hue, hover)
     leaves = [Node("itself", path.own, mib(path.own), hue, f"{whole} itself: {size_words(path.own)}")]
@@ -102,7 +102,7 @@ def _flat(name: str, whole: str, path: Path, total: int, hue: str) -> list[Node]
     """All of a path without frames."""
     found = []
     if path.own:
-        hover = f"{whole}: {size_words(path.own)}, {path.own / total:.1%}".replace("%", " %")
+        hover = f"{whole}: {size_words(path.own)}, {percent(path.own / total)}"
         found.append(Node(name, path.own, mib(path.own), hue, hover))
     for part, within in path.within.items():
         found += _flat(f"{name}.{part}", f"{whole}.{part}", within, total, hue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffbase.page.kit import Html, html
+from diffbase.page.kit import Html, html, percent
 from diffbase.page.rows import stacked
 from diffcore.memory.page.figures import color, parts, used, word
 from diffcore.memory.reading import both, error, mib, on_gpu, same, sides
@@ -16,7 +16,7 @@ def moments(anatomy: dict[str, Any]) -> list[Html]:
         planned, measured = pair
         cards = [_compared(p, m) for p, m in zip(planned["moments"], measured["moments"], strict=True)]
         note = html.note(
-            f"MiB of tensors on rank {measured['rank']}; the error is the plan's, = below 0.05 % of the whole."
+            f"MiB of tensors on rank {measured['rank']}; the error is the plan's; = below 0.05 % of all."
         )
         return [html.section("Planned against measured", note, html.block("grid", cards))]
     found = []
@@ -50,13 +50,13 @@ def _difference(planned: int, measured: int, whole: int) -> str:
     """In MiB, with its sign."""
     if same(planned, measured, whole):
         return "="
-    return f"{'+' if planned > measured else '-'}{mib(abs(planned - measured), 2)}"
+    return f"{'+' if planned > measured else '-'}{mib(abs(planned - measured))}"
 
 
 def _alone(moment: dict[str, Any], gpu: bool) -> Html:
     whole = moment["allocated"] or 1
     rows = [
-        (_named(name), mib(size), f"{size / whole:.1%}".replace("%", " %"))
+        (_named(name), mib(size), percent(size / whole))
         for name in used([moment])
         if (size := moment["bytes"][name])
     ]
