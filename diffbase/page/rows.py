@@ -55,3 +55,17 @@ def stacked(rows: Sequence[tuple[str, Sequence[Part], str, str]], title: str, mo
             begin += length
         lines.append(("", name, [share for share in shares if share[1] > 0], words, note))
     return html.rows(title, lines)
+
+
+def diverging(rows: Sequence[tuple[str, float, str, str, str]], title: str) -> Html:
+    """What has grown to the right of a common zero and what has shrunk to its left, striped.
+
+    ``rows`` are (name, difference, colour, words, note).
+    """
+    low = min([0.0, *(row[1] for row in rows)])
+    room = (max([0.0, *(row[1] for row in rows)]) - low) or 1.0
+    lines = []
+    for name, size, color, words, note in rows:
+        part = ((min(0.0, size) - low) / room, abs(size) / room, color, f"{name}: {words}", size < 0)
+        lines.append(("", name, [part], words, note))
+    return html.rows(title, lines)

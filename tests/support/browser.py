@@ -1,4 +1,4 @@
-"""Chromium as a test looks through it: a page at a width, light or dark, printed, pointed at; what it asked for.
+"""Chromium as a test looks through it: a page at a width, light or dark, printed, pointed at.
 
 Speaks the DevTools protocol over two pipes (``--remote-debugging-pipe``): no port, no driver.
 """
@@ -134,7 +134,7 @@ def browser(program: str, folder: Path) -> Iterator[Browser]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=third_and_fourth,  # noqa: PLW1509 the file descriptors' numbers are the protocol's
+        preexec_fn=third_and_fourth,
         close_fds=False,
         start_new_session=True,
     )

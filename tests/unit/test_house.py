@@ -131,12 +131,18 @@ def test_dependencies_stay_where_they_are_known(path: Path) -> None:
 
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNPICKLES = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
+WRITES_A_PICKLE = {"diffcore/memory/exports/memory_viz.py"}
+"""For another program, whose format is one."""
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_nothing_is_unpickled(path: Path) -> None:
     """Neither a file nor what another process sends: a pickle can run code."""
     imported = imports_of(path)
+    if name(path) in WRITES_A_PICKLE:
+        text = path.read_text()
+        assert re.findall(r"pickle\.(\w+)|import pickle(.)|from pickle", text) == [("", "\n"), ("dumps", "")]
+        imported -= {"pickle"}
     assert not UNPICKLERS & {module.split(".")[0] for module in imported}
     assert not UNPICKLES & {module.split(".")[-1] for module in imported}
     for node in ast.walk(ast.parse(path.read_text())):

@@ -64,8 +64,15 @@ def _room(anatomy: dict[str, Any], which: str, rank: dict[str, Any]) -> list[Htm
     return [stacked([row], f"{size_words(size)} of {size_words(room['bytes'])}", most)]
 
 
+PLENTY = 0.5
+"""Share of the device up to which there is no need to save."""
+
+
 def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
     """The most useful change, then the others, then whatever else there is to say."""
+    room = rank.get("capacity")
+    enough = room and seen(rank) <= PLENTY * room["bytes"]
+    heading = "It has room to spare; if it had to take less" if enough else "What would help most"
     saved = anatomy.get("savings") or []
     told = [line for line in anatomy["advice"] if not (saved and " saves " in line)]
     if not on_gpu(rank):  # of a file from before advice was of the device
@@ -77,9 +84,9 @@ def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
             f"{best['setting']} would save {size_words(best['saves'])}, {percent(best['share'], 0)} of the "
             f"whole; slower by: {best['slower']}."
         )
-        found.append(html.card("What would help most", [html.text(words), *_others(saved)], "best"))
+        found.append(html.card(heading, [html.text(words), *_others(saved)], "best"))
     elif told:
-        found.append(html.card("What would help most", [html.text(told[0])], "best"))
+        found.append(html.card(heading, [html.text(told[0])], "best"))
         told = told[1:]
     if told:
         found.append(html.bullets(told))

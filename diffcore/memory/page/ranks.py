@@ -27,7 +27,9 @@ def _drawn(all_ranks: Sequence[dict[str, Any]]) -> list[Html]:
     largest, drawn = fullest(all_ranks), list(all_ranks)
     sizes = sorted(peak(rank)["allocated"] for rank in all_ranks)
     spread = error(sizes[-1], sizes[0])
-    words = "all are equal" if spread == "=" else f"the largest holds {spread} more than the smallest"
+    words = (
+        "all are equal" if spread == "=" else f"the largest holds {spread.lstrip('+')} more than the smallest"
+    )
     if len(drawn) > MOST:
         ordered = sorted(drawn, key=lambda rank: -peak(rank)["allocated"])
         drawn = sorted([*ordered[: MOST // 2], *ordered[-MOST // 2 :]], key=lambda rank: rank["rank"])
