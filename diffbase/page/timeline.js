@@ -1,5 +1,5 @@
 // What lives at the instant under the pointer, or under the cursor that the arrow keys move. Every instant says it
-// itself, in its <title>, so that without this script a browser shows the same when the pointer rests there.
+// itself, in its title, so that without this script a browser shows the same when the pointer rests there.
 for (const chart of document.querySelectorAll(".timeline")) {
   const plot = chart.querySelector(".plot"), readout = chart.querySelector(".readout");
   const colors = {};
@@ -15,7 +15,7 @@ for (const chart of document.querySelectorAll(".timeline")) {
 
   const row = ([name, value, of]) => {
     const line = document.createElement("div"), words = document.createElement("span");
-    const color = colors[of ?? name];
+    const color = colors[of];
     if (color) {
       const dot = document.createElement("i");
       dot.className = "dot";

@@ -12,6 +12,8 @@ from diffbase.page.svg import Shape, corners, shape
 
 SCRIPT = "timeline.js"
 """Shows an instant beside the chart at once; without it the browser does after a while, by its title."""
+NOISE = 0.0005
+"""Share of the highest total up to which a size is not told of."""
 SIDE = 1000
 """Of the drawing, which is stretched to its box."""
 
@@ -83,13 +85,13 @@ def timeline(
         left = (places[max(number - 1, 0)] + x) / 2
         right = (places[min(number + 1, len(places) - 1)] + x) / 2
         named: dict[str, Any] = {"data_x": round(x, 1)} | ({"data_peak": number} if number == peak else {})
-        hover = "\n".join("\t".join(line) for line in _said(instant, colors, words))
+        hover = "\n".join("\t".join(line) for line in _said(instant, colors, words, high))
         shapes.append(
             shape("rect", hover=hover, class_="spot", x=left, width=right - left, y=0, height=SIDE, **named)
         )
     readout = [
-        (line[0], line[1] if len(line) > 1 else "", colors.get(line[-1]) or colors.get(line[0], ""))
-        for line in _said(instants[peak], colors, words)
+        (name, rest[0] if rest else "", colors.get(rest[1], "") if rest[1:] else "")
+        for name, *rest in _said(instants[peak], colors, words, high)
     ]
     return html.timeline(
         f"{title}. Highest: {words(instants[peak].total)}, in {instants[peak].phase}. Phases: "
@@ -103,9 +105,12 @@ def timeline(
 
 
 def round_numbers(most: float, count: int = 6) -> list[float]:
-    """From 0 to ``most``, in the smallest steps of 1, 2 or 5 times a power of ten of which ``count`` do."""
+    """From 0 to ``most``, in the smallest steps of 1, 2 or 5 times a power of ten of which ``count`` do.
+
+    ``count`` is 2 or more.
+    """
     power = 10.0 ** math.floor(math.log10(most / count))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if most / step <= count)
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if int(most / step) <= count)
     return [round(number * step, 12) for number in range(int(most / step) + 1)]
 
 
@@ -120,13 +125,18 @@ def phases(instants: Sequence[Instant]) -> list[tuple[str, float]]:
     return found
 
 
-def _said(instant: Instant, colors: Mapping[str, str], words: Callable[[float], str]) -> list[list[str]]:
-    """Lines of (name, size, and for what is largest of which name it is)."""
+def _said(
+    instant: Instant, colors: Mapping[str, str], words: Callable[[float], str], high: float
+) -> list[list[str]]:
+    """Lines of (name, size, of which colour's name), of a heading without the last."""
+    least = NOISE * high
     lines = [[one_line(instant.phase), words(instant.total)]]
-    lines += [[name, words(instant.sizes[name])] for name in [*colors][::-1] if instant.sizes.get(name)]
-    if instant.largest:
+    for name in [*colors][::-1]:
+        if (size := instant.sizes.get(name, 0)) > least:
+            lines.append([one_line(name), words(size), name])
+    if largest := [row for row in instant.largest if row[1] > least]:
         lines.append(["largest here"])
-        lines += [[one_line(name), words(size), of] for name, size, of in instant.largest]
+        lines += [[one_line(name), words(size), of] for name, size, of in largest]
     return lines
 
 

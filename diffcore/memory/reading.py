@@ -68,6 +68,8 @@ def mib(size: float, digits: int = 1) -> str:
 
 def size_words(size: float) -> str:
     """A size with the unit that suits it."""
+    if abs(size) < 1024:
+        return f"{size:,.0f} bytes"
     if abs(size) < MIB:
         return f"{size / 1024:,.0f} KiB"
     return f"{mib(size)} MiB" if abs(size) < 10 * GIB else f"{size / GIB:,.1f} GiB"
@@ -107,7 +109,10 @@ def verdict(anatomy: dict[str, Any]) -> str:
         return f"Peak {size_words(top['allocated'])} {which}, {when}; {_left(rank, which)}."
     planned, measured = peak(pair[0])["allocated"], peak(pair[1])["allocated"]
     off = error(planned, measured)
-    off = "the same" if off == "=" else f"the plan is {off} off"
+    if off == "=":
+        off = "the same"
+    elif off != "new":
+        off = f"the plan is {off.strip('+-')} {'high' if planned > measured else 'low'}"
     words = f"Peak {size_words(planned)} planned, {size_words(measured)} measured ({off}), {when}"
     return f"{words}; {_left(pair[1], 'measured')}."
 

@@ -41,9 +41,9 @@ def _drawn(all_ranks: Sequence[dict[str, Any]]) -> list[Html]:
         rows.append((f"rank {rank['rank']}", parts(top), mib(top["allocated"]), note))
     legend = {word(name): color(name) for name in used(peak(rank) for rank in drawn)}
     names = [moment["name"] for moment in all_ranks[0]["moments"]]
-    cells = [(f"rank {rank['rank']}", *(mib(m["allocated"]) for m in rank["moments"])) for rank in drawn]
+    cells = [(rank["rank"], *(mib(m["allocated"]) for m in rank["moments"])) for rank in drawn]
     whole = all(len(row) == len(names) + 1 for row in cells)
-    table = html.table("t" + "n" * len(names), ("MiB", *names), cells) if whole else ""
+    table = html.table("t" + "n" * len(names), ("rank", *names), cells) if whole else ""
     return [
         html.note(f"MiB of tensors at each rank's peak; {words}."),
         html.legend(legend),
