@@ -109,7 +109,7 @@ class Lifetimes(Part):
         last = self.phases[-1].end
         for number, (category, layer, size, born, died) in enumerate(self.tensors):
             named = 0 <= category < len(self.categories) and 0 <= layer < len(self.layers)
-            if not named or size < 0 or not 0 <= born <= last or not (died == -1 or born < died <= last):
+            if not named or size <= 0 or not 0 <= born <= last or not (died == -1 or born < died <= last):
                 raise ValueError(f"tensor {number} is none of this step")
         return self
 
@@ -166,6 +166,7 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{file}: schema {found!r:.200} is not {SCHEMA}")
     if missing := [name for name in PARTS if name not in tree]:
         raise InputError(f"{file}: no {' and no '.join(missing)} in it")
-    return validated(Anatomy, tree, str(file)).model_dump(
-        by_alias=True, exclude_unset=True, exclude_none=True
-    )
+    told = validated(Anatomy, tree, str(file))
+    if not (told.planned or told.measured):
+        raise InputError(f"{file}: no rank in it, neither planned nor measured")
+    return told.model_dump(by_alias=True, exclude_unset=True, exclude_none=True)

@@ -222,7 +222,15 @@ def test_a_report_is_written_and_read_back(
 
 @pytest.mark.parametrize(
     "row",
-    [[9, 0, 1, 0, -1], [0, 9, 1, 0, -1], [0, 0, -1, 0, -1], [0, 0, 1, 9, -1], [0, 0, 1, 2, 1], [0, 0, 1]],
+    [
+        [9, 0, 1, 0, -1],
+        [0, 9, 1, 0, -1],
+        [0, 0, -1, 0, -1],
+        [0, 0, 0, 0, -1],
+        [0, 0, 1, 9, -1],
+        [0, 0, 1, 2, 1],
+        [0, 0, 1],
+    ],
 )
 def test_tensors_of_no_step_are_refused(row: list[int], tmp_path: Path) -> None:
     told = {"categories": ["data"], "layers": [""], "phases": [{"name": "step", "end": 3}], "tensors": [row]}
