@@ -10,12 +10,14 @@ from diffcore.memory.calibration import GPUS, capacity
 MIB, GIB = 2**20, 2**30
 NOISE = 0.0005
 """Share of the whole below which planned and measured are the same."""
+FULL = "out of memory"
+"""The moment of an error's report."""
 WHEN = {
     "after forward": "at the end of forward",
     "backward peak": "in backward",
     "step peak": "in the optimizer's step",
     "after step": "after the step",
-    "out of memory": "when memory ran out",
+    FULL: "when memory ran out",
 }
 """Moments as parts of a sentence."""
 PHASES = {"forward": "in forward", "backward": "in backward", "step": "in the optimizer's step"}
@@ -130,8 +132,10 @@ def _left(rank: dict[str, Any], which: str) -> str:
     size, words = seen(rank), shown_by(rank, which)
     if room := rank.get("capacity"):
         spare, of = room["bytes"] - size, f"of {size_words(room['bytes'])} ({room['source']})"
-        rest = f"{size_words(spare)} to spare" if spare >= 0 else f"{size_words(-spare)} too much"
-        return f"{words} {size_words(size)} {of}: {rest}"
+        held = f"{words} {size_words(size)} {of}"
+        if peak(rank)["name"] == FULL:  # of what it could have had, a limit on addresses may be less
+            return held
+        return f"{held}: {size_words(abs(spare))} {'to spare' if spare >= 0 else 'too much'}"
     if not on_gpu(rank):
         return f"{words} {size_words(size)}"
     for name, gigabytes in GPUS.items():

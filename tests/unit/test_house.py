@@ -131,6 +131,8 @@ def test_dependencies_stay_where_they_are_known(path: Path) -> None:
 
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNPICKLES = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
+
+
 def _names_pickle(node: ast.AST) -> bool:
     named = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"
     return named or (isinstance(node, ast.Import | ast.ImportFrom) and "pickle" in ast.unparse(node))

@@ -9,6 +9,7 @@ from diffbase.page.kit import Html, html, percent
 from diffbase.page.rows import stacked
 from diffcore.memory.page.figures import OUTSIDE, parts
 from diffcore.memory.reading import (
+    FULL,
     device,
     mib,
     on_gpu,
@@ -71,10 +72,12 @@ PLENTY = 0.5
 def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
     """The most useful change, then the others, then whatever else there is to say."""
     room = rank.get("capacity")
-    enough = room and seen(rank) <= PLENTY * room["bytes"]
+    enough = room and seen(rank) <= PLENTY * room["bytes"] and peak(rank)["name"] != FULL
     heading = "It has room to spare; if it had to take less" if enough else "What would help most"
     saved = anatomy.get("savings") or []
     told = [line for line in anatomy["advice"] if not (saved and " saves " in line)]
+    if room:  # said above
+        told = [line for line in told if not line.startswith("The plan of ")]
     if not on_gpu(rank):  # of a file from before advice was of the device
         told = [line for line in told if not line.startswith(("engine.precision", "engine.offload"))]
     found = []

@@ -14,20 +14,23 @@ def moments(anatomy: dict[str, Any]) -> list[Html]:
     """A card a moment. Sides that have other moments stand one after the other, without differences."""
     if pair := both(anatomy):
         planned, measured = pair
-        cards = [_compared(p, m) for p, m in zip(planned["moments"], measured["moments"], strict=True)]
+        cards = [
+            _compared(p, m, on_gpu(measured))
+            for p, m in zip(planned["moments"], measured["moments"], strict=True)
+        ]
         note = html.note(
             f"MiB of tensors on rank {measured['rank']}; the error is the plan's; = below 0.05 % of all."
         )
         return [html.section("Planned against measured", note, html.block("grid", cards))]
     found = []
-    for which, rank in sides(anatomy):
-        cards = [_alone(moment, on_gpu(rank)) for moment in rank["moments"]]
+    for which, rank in sides(anatomy)[::-1]:
+        cards = [_alone(moment, which, on_gpu(rank)) for moment in rank["moments"]]
         note = html.note(f"MiB of tensors on rank {rank['rank']}.")
         found.append(html.section(which.capitalize(), note, html.block("grid", cards)))
     return found
 
 
-def _compared(planned: dict[str, Any], measured: dict[str, Any]) -> Html:
+def _compared(planned: dict[str, Any], measured: dict[str, Any], gpu: bool) -> Html:
     whole = max(planned["allocated"], measured["allocated"])
     rows = []
     for name in used([planned, measured]):
@@ -35,15 +38,23 @@ def _compared(planned: dict[str, Any], measured: dict[str, Any]) -> Html:
         if same(a, b, whole) and same(a, 0, whole):
             continue
         rows.append((_named(name), mib(a), mib(b), _difference(a, b, whole)))
-    if planned["host"] or measured["host"]:
-        a, b = planned["host"], measured["host"]
-        rows.append((html.span("note", "on the host"), mib(a), mib(b), _difference(a, b, max(a, b))))
     a, b = planned["allocated"], measured["allocated"]
     off = error(a, b)
     total = ("all", mib(a), mib(b), html.span("good" if off == "=" else "strong", off))
     bars = [("planned", parts(planned), mib(a), ""), ("measured", parts(measured), mib(b), "")]
     table = html.table("tnnn", ("MiB", "planned", "measured", "error"), rows, total)
-    return html.card(measured["name"], [stacked(bars, f"{measured['name']}: planned and measured"), table])
+    drawn = stacked(bars, f"{measured['name']}: planned and measured")
+    return html.card(measured["name"], [drawn, table, *_beside([planned, measured], gpu)])
+
+
+def _beside(moments: list[dict[str, Any]], gpu: bool) -> list[Html]:
+    """What is not among the tensors on the device."""
+    words = [
+        f"{name}: {' and '.join(mib(moment[key]) for moment in moments)}"
+        for key, name in (("reserved", "reserved"), ("host", "on the host"))
+        if any(moment[key] for moment in moments) and (gpu or key == "host")
+    ]
+    return [html.note("; ".join(words))] if words else []
 
 
 def _difference(planned: int, measured: int, whole: int) -> str:
@@ -53,19 +64,16 @@ def _difference(planned: int, measured: int, whole: int) -> str:
     return f"{'+' if planned > measured else '-'}{mib(abs(planned - measured))}"
 
 
-def _alone(moment: dict[str, Any], gpu: bool) -> Html:
+def _alone(moment: dict[str, Any], which: str, gpu: bool) -> Html:
     whole = moment["allocated"] or 1
     rows = [
         (_named(name), mib(size), percent(size / whole))
         for name in used([moment])
         if (size := moment["bytes"][name])
     ]
-    for name, words in (("reserved", "reserved"), ("host", "on the host")):
-        if moment[name] and (gpu or name == "host"):
-            rows.append((html.span("note", words), mib(moment[name]), ""))
-    table = html.table("tnn", ("", "MiB", ""), rows, ("all", mib(moment["allocated"]), ""))
-    bar = stacked([("", parts(moment), "", "")], moment["name"])
-    return html.card(moment["name"], [bar, table])
+    table = html.table("tnn", ("MiB", "", ""), rows, ("all", mib(moment["allocated"]), ""))
+    bar = stacked([(which, parts(moment), mib(moment["allocated"]), "")], moment["name"])
+    return html.card(moment["name"], [bar, table, *_beside([moment], gpu)])
 
 
 def _named(category: str) -> Html:

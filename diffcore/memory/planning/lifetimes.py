@@ -45,12 +45,24 @@ def lifetimes(stream: Stream) -> dict[str, Any] | None:
     return {
         "categories": categories,
         "layers": layers,
-        "phases": [{"name": name, "end": end - zero} for name, end in marks[start + 1 :]],
+        "phases": [{"name": name, "end": end - zero} for name, end in _named(marks[start + 1 :])],
         "tensors": [
             [of_category[stream.category[what]], of_layer[stream.layer[what]], size, born, died]
             for born, what, size, died in told
         ],
     }
+
+
+def _named(marks: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Phases of several micro batches by their numbers: what ends with a forward began with a backward."""
+    count, number, found = sum(name == "forward" for name, _ in marks), 0, list[tuple[str, int]]()
+    for name, end in marks:
+        if count > 1 and name in ("forward", "backward"):
+            number += name == "forward"
+            before = f"backward {number - 1}, " if name == "forward" and number > 1 else ""
+            name = f"{before}{name} {number}"
+        found.append((name, end))
+    return found
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,12 @@ def test_the_verdict_is_a_sentence(tree: Tree, words: str) -> None:
 def test_out_of_memory_has_a_verdict_and_a_page_of_both_sides() -> None:
     full = rank(timeline=[], moments=[moment("out of memory", activations=5 * MIB)])
     tree = anatomy([rank()], [full], advice=["out of memory with micro batch 4"])
-    assert reading.verdict(tree).startswith("Peak 5.0 MiB measured, when memory ran out")
+    full["capacity"] = {"bytes": 2**40, "source": "the machine's memory"}
+    words = reading.verdict(tree)
+    assert words.startswith("Peak 5.0 MiB measured, when memory ran out") and "to spare" not in words
     shown = page(tree)
-    assert "<h2>Planned</h2>" in shown and "<h2>Measured</h2>" in shown and "against" not in shown
+    assert shown.index("<h2>Measured</h2>") < shown.index("<h2>Planned</h2>") and "against" not in shown
+    assert "What would help most" in shown
 
 
 @given(st.integers(-(2**45), 2**45), st.integers(0, 2))
@@ -369,6 +372,23 @@ def test_lives_are_the_streams_last_step(given_: list[tuple[int, int, str]], dat
     assert max(sum(point.bytes.values()) for point in points(told)) == highest
     assert len(points(told, 5)) <= 5
     assert sum(change.bytes for change in changes(told)) == sum(after[-1].values())
+
+
+def test_phases_of_several_micro_batches_have_their_numbers() -> None:
+    stream = Stream()
+    for name in ("start", "forward", "forward", "forward", "backward", "step"):
+        stream.allocate("data", 1)
+        stream.mark(name)
+    told = lifetimes(stream)
+    assert told is not None
+    assert [phase["name"] for phase in told["phases"]] == [
+        "forward 1",
+        "backward 1, forward 2",
+        "backward 2, forward 3",
+        "backward 3",
+        "step",
+    ]
+    assert phase_at(told, 2) == "backward 1, forward 2"
 
 
 def test_a_plans_lives_are_its_moments(small: Plan) -> None:
