@@ -10,7 +10,7 @@ from typing import Any
 from diffbase.page.kit import Html, html
 from diffbase.page.svg import Shape, corners, shape
 
-SCRIPT = "timeline.js"
+SCRIPT = "timeline.js.j2"
 """Shows an instant beside the chart at once; without it the browser does after a while, by its title."""
 NOISE = 0.0005
 """Share of the highest total up to which a size is not told of."""
