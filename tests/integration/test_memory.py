@@ -253,7 +253,7 @@ def test_what_lives_at_an_instant_is_shown_by_mouse_and_by_keys(
     assert looking.value("document.querySelector('.now').getBoundingClientRect().left") > box[0] + box[2] - 10
     looking.value("document.querySelector('.plot').focus()")
     looking.press("Home")
-    assert looking.value(READOUT)[0][0] == "forward"
+    assert looking.value(READOUT)[0][0] == "forward 1"  # of two micro batches
     looking.press("ArrowRight")
     looking.press("End")
     assert looking.value(READOUT) == last

@@ -62,19 +62,26 @@ def _drawn(
 
 
 def _beside(found: Sequence[Instant], planned: Sequence[Instant]) -> list[tuple[float, float]]:
-    """The plan's total over the measured step's axis, each phase as long as there; none of other phases."""
-    here, there = phases(found), phases(planned)
-    if [name for name, _ in here] != [name for name, _ in there]:
+    """The plan's total over the measured step's axis, stretched so that the ends of phases meet; none where
+    one side's phases are not among the other's."""
+    here, there = _ends(found), _ends(planned)
+    if not (here.keys() <= there.keys() or there.keys() <= here.keys()):
         return []
-    ends = [begin for _, begin in here] + [found[-1].at]
-    starts = [begin for _, begin in there] + [planned[-1].at]
+    shared = [name for name in here if name in there]
+    to, of = ([side[0].at, *(ends[n] for n in shared)] for side, ends in ((found, here), (planned, there)))
     line = []
     for instant in planned:
-        number = max(i for i, start in enumerate(starts[:-1]) if start <= instant.at)
-        long = starts[number + 1] - starts[number] or 1
-        share = (instant.at - starts[number]) / long
-        line.append((ends[number] + share * (ends[number + 1] - ends[number]), instant.total))
+        number = max(i for i, start in enumerate(of[:-1]) if start <= instant.at)
+        share = (instant.at - of[number]) / ((of[number + 1] - of[number]) or 1)
+        line.append((to[number] + share * (to[number + 1] - to[number]), instant.total))
     return line
+
+
+def _ends(found: Sequence[Instant]) -> dict[str, float]:
+    """Where each phase ends; one of two parts by the name of the second."""
+    begun = phases(found)
+    ends = [*(begin for _, begin in begun[1:]), found[-1].at]
+    return {name.split(", ")[-1]: end for (name, _), end in zip(begun, ends, strict=True)}
 
 
 def instants(rank: dict[str, Any]) -> list[Instant]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from diffcore.memory.planning.stream import Stream
@@ -54,13 +55,15 @@ def lifetimes(stream: Stream) -> dict[str, Any] | None:
 
 
 def _named(marks: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Phases of several micro batches by their numbers: what ends with a forward began with a backward."""
+    """Phases of several micro batches by their numbers. A plan marks only the last one's backward: what ends
+    with another's forward began with a backward."""
     count, number, found = sum(name == "forward" for name, _ in marks), 0, list[tuple[str, int]]()
-    for name, end in marks:
+    for (before, _), (name, end) in pairwise([("", 0), *marks]):
         if count > 1 and name in ("forward", "backward"):
             number += name == "forward"
-            before = f"backward {number - 1}, " if name == "forward" and number > 1 else ""
-            name = f"{before}{name} {number}"
+            name = f"{name} {number}"
+            if before == "forward" == name.split()[0]:
+                name = f"backward {number - 1}, {name}"
         found.append((name, end))
     return found
 

@@ -26,6 +26,7 @@ from diffcore.memory.exports import memory_viz, perfetto
 from diffcore.memory.page.comparison import comparison
 from diffcore.memory.page.modules import nodes_of, tree
 from diffcore.memory.page.page import page
+from diffcore.memory.page.steps import _beside, instants
 from diffcore.memory.planning.lifetimes import changes, lifetimes, phase_at, points
 from diffcore.memory.planning.plan import Data, Plan
 from diffcore.memory.planning.stream import Stream
@@ -374,21 +375,45 @@ def test_lives_are_the_streams_last_step(given_: list[tuple[int, int, str]], dat
     assert sum(change.bytes for change in changes(told)) == sum(after[-1].values())
 
 
-def test_phases_of_several_micro_batches_have_their_numbers() -> None:
+def marked(*names: str, size: int = 1) -> Tree:
+    """Lives of a step with these phases, each of two events."""
     stream = Stream()
-    for name in ("start", "forward", "forward", "forward", "backward", "step"):
-        stream.allocate("data", 1)
+    stream.mark("start")
+    for name in names:
+        stream.brief("data", size)
         stream.mark(name)
     told = lifetimes(stream)
     assert told is not None
-    assert [phase["name"] for phase in told["phases"]] == [
-        "forward 1",
-        "backward 1, forward 2",
-        "backward 2, forward 3",
-        "backward 3",
-        "step",
-    ]
-    assert phase_at(told, 2) == "backward 1, forward 2"
+    return told
+
+
+PLANNED = ("forward", "forward", "backward", "step")
+MEASURED = ("forward", "backward", "forward", "backward", "step")
+
+
+def test_phases_of_several_micro_batches_have_their_numbers() -> None:
+    """As a plan marks them, and as a run does."""
+    told = marked(*PLANNED)
+    names = ["forward 1", "backward 1, forward 2", "backward 2", "step"]
+    assert [phase["name"] for phase in told["phases"]] == names
+    assert phase_at(told, 2) == "forward 1" and phase_at(told, 3) == "backward 1, forward 2"
+    names = ["forward 1", "backward 1", "forward 2", "backward 2", "step"]
+    assert [phase["name"] for phase in marked(*MEASURED)["phases"]] == names
+    assert [phase["name"] for phase in marked("forward", "backward")["phases"]] == ["forward", "backward"]
+
+
+def test_the_plan_is_drawn_over_the_measured_step_where_their_phases_meet() -> None:
+    found, planned = (instants(rank(lifetimes=marked(*names))) for names in (MEASURED, PLANNED))
+    line = _beside(found, planned)
+    ends = {at: total for at, total in line if total == 0}
+    assert {0, 2, 6, 8, 10} <= ends.keys() and len(line) == len(
+        planned
+    )  # forward 2 ends at 6 there, at 4 here
+    assert [at for at, _ in line] == sorted(at for at, _ in line)
+    three = instants(rank(lifetimes=marked(*PLANNED[:1], *PLANNED)))
+    assert _beside(found, three) == []
+    page_of = [rank(lifetimes=marked(*names)) for names in (PLANNED, MEASURED)]
+    assert "dashed" in page(anatomy(page_of[:1], page_of[1:]))
 
 
 def test_a_plans_lives_are_its_moments(small: Plan) -> None:
