@@ -13,6 +13,7 @@ NOISE = 0.0005
 FULL = "out of memory"
 """The moment of an error's report."""
 WHEN = {
+    "forward peak": "in forward",
     "after forward": "at the end of forward",
     "backward peak": "in backward",
     "step peak": "in the optimizer's step",
