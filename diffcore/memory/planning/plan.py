@@ -179,7 +179,7 @@ def plan(
         outside,
         device,
         (data.assumed,) * bool(data.assumed) + (before,) * (begin is not None),
-        stream,
+        stream=stream,
     )
 
 
