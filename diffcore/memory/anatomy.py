@@ -39,6 +39,8 @@ class About(Part):
     offload: Name
     micro_batch: Count
     accumulation: Count
+    strategy: Name | None = None
+    """How the ranks share the work, where that is not a ZeRO stage of a config."""
     name: Name | None = None
     """Of the run folder."""
     date: Name | None = None

@@ -53,6 +53,11 @@ def both(anatomy: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | Non
     return (planned, measured) if same else None
 
 
+def strategy(run: dict[str, Any]) -> str:
+    """How the ranks share the work."""
+    return str(run.get("strategy") or f"ZeRO-{run['zero']}")
+
+
 def on_gpu(rank: dict[str, Any]) -> bool:
     """Whether it is a rank of a GPU."""
     return bool(rank["device"] != "cpu")

@@ -26,7 +26,7 @@ from diffcore.memory.planning.plan import Plan, as_json
 from diffcore.memory.reading import both, fullest, peak, seen
 from diffcore.memory.tables import show
 
-__all__ = ["SCHEMA", "about", "load", "measured", "planned", "save", "savings", "scalars"]
+__all__ = ["SCHEMA", "about", "entries", "load", "measured", "planned", "save", "savings", "scalars"]
 
 MIB = 2**20
 
@@ -61,14 +61,14 @@ def planned(
         "schema": SCHEMA,
         "unit": "bytes",
         "run": about(config, plans[0].world, plans[0].parameters),
-        "planned": [rank | capacity for rank in _as_json(plans)],
+        "planned": [rank | capacity for rank in entries(plans)],
         "measured": [],
         "advice": _ordered(advice, saved),
         "savings": list(saved),
     }
 
 
-def _as_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+def entries(plans: Sequence[Plan]) -> list[dict[str, Any]]:
     """Entries of anatomy.json, the first with each tensor's life."""
     ranks = [as_json(plan) for plan in plans]
     if plans and (stream := plans[0].stream) and (told := lifetimes(stream)):
@@ -127,7 +127,7 @@ def measured(config: Config, ranks: Sequence[dict[str, Any]], advise: bool = Tru
         planner = Planner(config, device=device, outside=outside)
         plans = [planner.plan(config, len(ranks), rank["rank"]) for rank in ranks[:16]]
         plans[0] = planner.with_stages(plans[0], config)
-        tree["planned"] = _as_json(plans)
+        tree["planned"] = entries(plans)
         if advise:
             saved = savings(planner, config, len(ranks))
             tree["savings"], tree["advice"] = saved, _ordered(words(planner, config, len(ranks)), saved)

@@ -11,7 +11,7 @@ from diffbase.tables import Console, TextTable, say
 from diffcore.memory.advise import MOST, Change, Step
 from diffcore.memory.comparing import compared, sentence
 from diffcore.memory.planning.states import CATEGORIES, WORDS
-from diffcore.memory.reading import fullest, mib, same, verdict
+from diffcore.memory.reading import fullest, mib, same, strategy, verdict
 
 MIB = 2**20
 WIDTH = 110
@@ -124,7 +124,7 @@ def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> TextTable
     moments = rank["moments"]
     title = (
         f"Memory {which}, rank {rank['rank']} of {run['world']}: {run['parameters']:,} parameters, "
-        f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
+        f"{strategy(run)}, {run['precision']}, checkpointing {run['checkpointing']}, "
         f"micro batch {run['micro_batch']}"
     )
     table = TextTable(title, "MiB", *(moment["name"] for moment in moments), "bytes / param")

@@ -17,6 +17,7 @@ from diffcore.memory.reading import (
     seen,
     sides,
     size_words,
+    strategy,
     verdict,
 )
 
@@ -27,7 +28,7 @@ def head(anatomy: dict[str, Any]) -> list[Html]:
     ranks = f"rank {rank['rank']} of {run['world']}" if run["world"] > 1 else "one rank"
     about = [_date(run), device(rank) if which == "measured" else f"planned for a {device(rank)}", ranks]
     settings = (
-        f"{run['model']}, {run['parameters']:,} parameters, ZeRO-{run['zero']}, {run['precision']}, "
+        f"{run['model']}, {run['parameters']:,} parameters, {strategy(run)}, {run['precision']}, "
         f"checkpointing {run['checkpointing']}, offload {run['offload']}, "
         f"micro batch {run['micro_batch']} x {run['accumulation']}"
     )
@@ -76,8 +77,8 @@ def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
     heading = "It has room to spare; if it had to take less" if enough else "What would help most"
     saved = anatomy.get("savings") or []
     told = [line for line in anatomy["advice"] if not (saved and " saves " in line)]
-    if room:  # said above
-        told = [line for line in told if not line.startswith("The plan of ")]
+    fits = [line for line in told if line.startswith("The plan of ")]
+    told = [line for line in told if line not in fits]
     if not on_gpu(rank):  # of a file from before advice was of the device
         told = [line for line in told if not line.startswith(("engine.precision", "engine.offload"))]
     found = []
@@ -91,9 +92,8 @@ def _advice(anatomy: dict[str, Any], rank: dict[str, Any]) -> list[Html]:
     elif told:
         found.append(html.card(heading, [html.text(told[0])], "best"))
         told = told[1:]
-    if told:
-        found.append(html.bullets(told))
-    return found
+    told = ([] if room else fits) + told  # the verdict says it of a known device
+    return [*found, html.bullets(told)] if told else found
 
 
 def _others(saved: list[dict[str, Any]]) -> list[Html]:

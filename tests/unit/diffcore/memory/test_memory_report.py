@@ -189,6 +189,17 @@ def test_slow_downs_are_read_off_their_words() -> None:
     assert {0.0, 5.0, 10.0, 33.0, 50.0, 100.0} == set(told.values())
 
 
+def test_advice_without_savings_is_shown_and_the_verdict_not_twice() -> None:
+    lines = ["The plan of 9 MiB fits in 10 MiB.", "use <less>", "and less"]
+    tree = anatomy([rank(device="cuda")], [], advice=lines)
+    tree["run"]["strategy"] = "fsdp2"
+    shown = page(tree)
+    assert "<p>use &lt;less&gt;</p>" in shown and "<li>The plan of 9 MiB" in shown and "<li>and less" in shown
+    assert "parameters, fsdp2, fp32" in shown and "ZeRO" not in shown
+    known = rank(device="cuda", capacity={"bytes": 2**40, "source": "the card given"})
+    assert "The plan of" not in page(anatomy([known], [], advice=lines))
+
+
 def test_older_reports_on_a_cpu_advise_no_bf16_either() -> None:
     lines = ["engine.precision bf16 saves 59 MiB (41%); faster on any GPU", "engine.zero 1 saves 1 MiB (1%)"]
     shown = page(anatomy([rank()], [rank()], advice=lines))
