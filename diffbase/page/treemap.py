@@ -9,6 +9,8 @@ from diffbase.page.kit import Html, html
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, width, height."""
+SMALL = 0.06
+"""Share of the width or height below which no name is printed; on a screen it depends on its size."""
 ASPECT = 16 / 9
 """Width over height of the whole, where the page is wide."""
 
@@ -28,17 +30,20 @@ class Node:
 
 def treemap(nodes: Sequence[Node], title: str) -> Html:
     """``nodes`` as areas in the proportion of their sizes; names where they have room, and all on hover."""
-    return html.treemap(title, list(_tiles(nodes, ASPECT)))
+    return html.treemap(title, list(_tiles(nodes, ASPECT, 1.0, 1.0)))
 
 
-def _tiles(nodes: Sequence[Node], aspect: float) -> Iterator[tuple[object, ...]]:
+def _tiles(nodes: Sequence[Node], aspect: float, wide: float, high: float) -> Iterator[tuple[object, ...]]:
+    """``wide``, ``high``: what these are in, as shares of the whole; where a name has no room it is small."""
     ordered = sorted(nodes, key=lambda node: (-node.size, node.name))
     for node, (x, y, width, height) in zip(
         ordered, squarified([node.size for node in ordered], aspect, 1.0), strict=True
     ):
-        within = list(_tiles(node.within, width / height))
+        across, down = wide * width / aspect, high * height
+        within = list(_tiles(node.within, width / height, across, down))
         share = (x / aspect, y, width / aspect, height)
-        yield (*share, node.color, node.name, node.words, node.hover, within)
+        small = across < SMALL or down < SMALL
+        yield (*share, node.color, node.name, node.words, node.hover, small, within)
 
 
 def squarified(sizes: Sequence[float], width: float, height: float) -> list[Rectangle]:

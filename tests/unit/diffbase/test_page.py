@@ -42,8 +42,8 @@ MACROS: dict[str, Callable[[str], str]] = {
     "rows": lambda t: html.rows(t, [(t, t, [(0, 1, t, t, False)], t, t)]),
     "shaped": lambda t: html.shaped([("text", {"x": t}, t, t)]),
     "timeline": lambda t: html.timeline(t, [], [(0, t)], [(0, 1, t)], t, [(t, t, t)]),
-    "treemap": lambda t: html.treemap(t, [(0, 0, 1, 1, t, t, t, t, [])]),
-    "tiled": lambda t: html.tiled([(0, 0, 1, 1, t, t, t, t, [(0, 0, 1, 1, t, t, t, t, [])])]),
+    "treemap": lambda t: html.treemap(t, [(0, 0, 1, 1, t, t, t, t, False, [])]),
+    "tiled": lambda t: html.tiled([(0, 0, 1, 1, t, t, t, t, True, [(0, 0, 1, 1, t, t, t, t, True, [])])]),
     "svg": lambda t: svg.lines({t: [(1.0, 0.5, t)]}, t, t),
     "stacks": lambda t: svg.stacks(
         [(t, 0.0, [(1.0, "red", t)], t)], t, legend={t: "red"}, tick=lambda _: t
