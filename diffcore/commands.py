@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "plan": Command("diffcore.memory.commands.plan", "what a run will take of each GPU, before it runs"),
         "fit": Command("diffcore.memory.commands.fit", "the largest micro batch of a card"),
         "measure": Command("diffcore.memory.commands.measure", "the same figures of a few real steps, here"),
-        "compare": Command("diffcore.memory.commands.compare", "two memory reports side by side"),
+        "compare": Command("diffcore.memory.commands.compare", "what differs between two memory reports"),
     },
     "Runs": {
         "summary": Command("diffcore.summary", "a run in a few figures, and where its pictures are"),

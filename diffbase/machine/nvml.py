@@ -34,6 +34,8 @@ class DeviceMemory:
     """Whether it is a MIG instance."""
     notes: tuple[str, ...]
     """What is unknown, and why."""
+    total: int = 0
+    """What the device has in all; 0 where NVML does not say."""
 
 
 class DriverError(RuntimeError):
@@ -117,7 +119,7 @@ def device_memory(uuid: str) -> DeviceMemory:
     if instance:
         notes.append("a MIG instance: figures are the instance's, not the whole card's")
     used, driver = int(memory.used), _drivers_share(memory)
-    return DeviceMemory(name, used, others, own, driver, instance, tuple(notes))
+    return DeviceMemory(name, used, others, own, driver, instance, tuple(notes), int(memory.total))
 
 
 def _handle(pynvml: Any, uuid: str) -> tuple[Any, bool]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -34,6 +36,14 @@ class _Macros(Protocol):
 
 html = cast(_Macros, environment.get_template("kit.j2").module)
 """The macros of ``kit.j2`` by their names."""
+
+
+def page(title: str, parts: Sequence[Html], *scripts: str) -> Html:
+    """A whole page with scripts of this kit, by the names of their files; it runs no others."""
+    texts = [environment.get_template(name).render() for name in scripts]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return html.page(title, parts, [Markup(text) for text in texts], allowed)  # ours, not data
 
 
 def percent(share: float, digits: int = 1) -> str:

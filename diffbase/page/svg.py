@@ -43,21 +43,19 @@ def lines(
         across, up = most * i / 4, low + (high - low) * i / 4
         x, y = place(across, up)
         shapes += [
-            _shape("line", x1=LEFT, x2=right, y1=y, y2=y, stroke="#ddd"),
+            shape("line", x1=LEFT, x2=right, y1=y, y2=y, stroke="#ddd"),
             _text(LEFT - 8, y + 4, f"{up:.0%}" if percent else f"{up:.3g}", "end"),
             _text(x, floor + 16, f"{across:,.3g}", "middle"),
         ]
     for i, (name, points) in enumerate(series.items()):
         color, places = COLORS[i % len(COLORS)], [place(x, y) for x, y, _ in points]
-        shapes.append(
-            _shape("polyline", points=_corners(places), fill="none", stroke=color, stroke_width=1.5)
-        )
+        shapes.append(shape("polyline", points=corners(places), fill="none", stroke=color, stroke_width=1.5))
         for (x, y), (_, _, hover) in zip(places, points, strict=True):
-            shapes.append(_shape("circle", hover=f"{name} {hover}", cx=x, cy=y, r=3, fill=color))
+            shapes.append(shape("circle", hover=f"{name} {hover}", cx=x, cy=y, r=3, fill=color))
         shapes.append(_text(right + 12, TOP + 14 + 17 * i, name, fill=color))
     shapes.append(_text((LEFT + right) / 2, height - 6, x_label, "middle"))
     shapes.append(_text(-(TOP + floor) / 2, 14, y_label, "middle", transform="rotate(-90)"))
-    return html.svg(width, height, f"{y_label} over {x_label}", shapes, inline=False)
+    return html.svg(width, height, f"{y_label} over {x_label}", shapes)
 
 
 def stacks(
@@ -67,7 +65,6 @@ def stacks(
     left: int = 190,
     legend: Mapping[str, str] | None = None,
     tick: Callable[[float], str] | None = None,
-    inline: bool = False,
 ) -> Html:
     """One bar per row: its name, where it begins, its stretches, and a text at its end.
 
@@ -79,55 +76,33 @@ def stacks(
     if legend:
         shapes.append(_text(10, 18, title))
         for i, (name, color) in enumerate(legend.items()):
-            shapes.append(_shape("rect", x=10 + 75 * i, y=28, width=12, height=12, fill=color))
+            shapes.append(shape("rect", x=10 + 75 * i, y=28, width=12, height=12, fill=color))
             shapes.append(_text(26 + 75 * i, 38, name))
     for y, (name, begin, stretches, words) in zip(range(top, bottom, 26), rows, strict=True):
         x = left + begin * scale
         shapes.append(_text(10, y + 14, name))
         for length, color, hover in stretches:
             if (long := length * scale) >= 0.01:  # less would be written as no width
-                shapes.append(_shape("rect", hover=hover, x=x, y=y, width=long, height=18, fill=color))
+                shapes.append(shape("rect", hover=hover, x=x, y=y, width=long, height=18, fill=color))
                 x += long
         shapes.append(_text(x + 6, y + 14, words))
     if tick:
         ticks = [span * i / 5 for i in range(6)]
         shapes += [_text(left + t * scale, bottom + 16, tick(t), "middle") for t in ticks]
-    return html.svg(width, bottom + (40 if tick else 4), title, shapes, inline)
+    return html.svg(width, bottom + (40 if tick else 4), title, shapes)
 
 
-def areas(
-    layers: Mapping[str, Sequence[float]], marks: Sequence[tuple[int, str]], most: str, title: str
-) -> Html:
-    """Areas on top of each other, by colour, over as many points; for a page.
-
-    ``marks`` are points with a name, ``most`` is the highest sum in words.
-    """
-    width, height, count = 960, 300, len(next(iter(layers.values())))
-    scale = height / (max(map(sum, zip(*layers.values(), strict=True))) or 1)
-    step, base, shapes = width / max(1, count - 1), [0.0] * count, []
-    for color, values in layers.items():
-        top = [low + value for low, value in zip(base, values, strict=True)]
-        if top != base:
-            edge = [*enumerate(top), *reversed([*enumerate(base)])]
-            places = _corners((i * step, height - value * scale) for i, value in edge)
-            shapes.append(_shape("polygon", points=places, fill=color))
-        base = top
-    for i, name in marks:
-        x, late = i * step, i * step > 0.9 * width  # text on the left of the last lines stays in the picture
-        shapes.append(_shape("line", x1=x, x2=x, y1=0, y2=height + 4, stroke="#444"))
-        shapes.append(_text(x - 4 if late else x + 4, height + 20, name, "end" if late else "start"))
-    shapes.append(_text(4, 14, most))
-    return html.svg(width + 20, height + 30, title, shapes, inline=True)
-
-
-def _shape(tag: str, words: str = "", hover: str = "", **attributes: Any) -> Shape:
-    values = {k.replace("_", "-"): round(v, 2) if isinstance(v, float) else v for k, v in attributes.items()}
+def shape(tag: str, words: str = "", hover: str = "", **attributes: Any) -> Shape:
+    """One of ``html.svg``'s: attributes with dashes for underscores (a last one is left out)."""
+    names = {name: name.rstrip("_").replace("_", "-") for name in attributes}
+    values = {names[k]: round(v, 2) if isinstance(v, float) else v for k, v in attributes.items()}
     return tag, values, words, hover
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start", **attributes: Any) -> Shape:
-    return _shape("text", words, x=x, y=y, text_anchor=anchor, **attributes)
+    return shape("text", words, x=x, y=y, text_anchor=anchor, **attributes)
 
 
-def _corners(places: Iterable[tuple[float, float]]) -> str:
+def corners(places: Iterable[tuple[float, float]]) -> str:
+    """The points of a polygon or of a line."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

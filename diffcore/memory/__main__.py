@@ -1,9 +1,10 @@
-"""python -m diffcore.memory plan | fit | measure | compare | seed-table
+"""python -m diffcore.memory plan | fit | measure | compare | export | seed-table
 
 plan      what a run will take, before it runs; no GPU needed
 fit       the largest micro batch of a card, and what makes a wanted one fit
 measure   the same figures of a few real steps, on this machine
-compare   two reports side by side
+compare   what is different between two reports, the largest first
+export    a step for Perfetto, or for torch's memory_viz
 seed-table  writes docs/seed-memory.md
 
 Every command has --help. Dotted overrides of the config (--model.heads 8) go after the rest.
@@ -17,13 +18,14 @@ from collections.abc import Callable, Sequence
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.line import say
-from diffcore.memory.commands import compare, fit, measure, plan, seed_table
+from diffcore.memory.commands import compare, export, fit, measure, plan, seed_table
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": plan.main,
     "fit": fit.main,
     "measure": measure.main,
     "compare": compare.main,
+    "export": export.main,
     "seed-table": seed_table.main,
 }
 

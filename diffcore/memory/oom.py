@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from diffcore.engine.ranks import World
 from diffcore.memory import advise, report
 from diffcore.memory.measure.counted import Counted
 from diffcore.memory.measure.trace import storage_bytes
-from diffcore.memory.measure.usage import Usage, usage
+from diffcore.memory.measure.usage import CGROUPS, Usage, usage
 from diffcore.memory.planning.plan import as_json
 from diffcore.memory.planning.states import CATEGORIES
 
@@ -40,7 +41,6 @@ ACTIVATIONS = {
 SCRATCH = 0.2
 """Share of the room left to what is not planned on the CPU: its kernels' own buffers, malloc's fragments."""
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
 
 
@@ -143,6 +143,7 @@ def _write(
     entry: dict[str, Any] = {
         "rank": world.rank,
         "device": total.device,
+        **({"capacity": asdict(total.room)} if total.room else {}),
         "parameters": parameters,
         "micro_batch": config.batch.split(world.size)[0],
         "moments": [

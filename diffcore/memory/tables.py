@@ -9,16 +9,20 @@ from typing import Any
 from diffbase.cli import InputError
 from diffbase.tables import Console, TextTable, say
 from diffcore.memory.advise import MOST, Change, Step
-from diffcore.memory.page import fullest
+from diffcore.memory.comparing import compared, sentence
 from diffcore.memory.planning.states import CATEGORIES, WORDS
+from diffcore.memory.reading import fullest, mib, same, strategy, verdict
 
 MIB = 2**20
 WIDTH = 110
+CHANGES = 15
+"""Rows of a part of a comparison."""
 
 
 def show(anatomy: dict[str, Any], console: Console | None = None) -> None:
     """The report (anatomy.json) of at most eight ranks per side."""
     console = console or _console()
+    say(console, verdict(anatomy))
     for which in ("measured", "planned"):
         for rank in anatomy[which][:8]:
             _moments(anatomy["run"], rank, which).print(console)
@@ -86,47 +90,41 @@ def print_fit(
 
 
 def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
-    """Two reports' fullest ranks, moment by moment, category by category; InputError if they share none."""
-    console, rows = _console(), compared(a, b)
-    if not rows:
+    """What differs, settings first, then bytes by size; InputError if there is no moment in common."""
+    console, found = _console(), compared(a, b)
+    if not found["moments"]:
         raise InputError(f"{name_a} and {name_b} have no moment in common, planned or measured")
-    headings = ("moment", "category", "A MiB", "B MiB", "B - A", "change")
-    for which in dict.fromkeys(row["which"] for row in rows):
-        table = TextTable(f"{which}: {name_a} and {name_b}", *headings, text=(0, 1))
-        for row in (row for row in rows if row["which"] == which):
-            x, y, category = row["a"], row["b"], row["category"]
-            cells = (*map(_mib, (x, y, y - x)), f"{y / x - 1:+.1%}" if x else "new")
-            total = category == "allocated"
-            table.add_row(row["moment"], WORDS.get(category, category), *cells, bold=total)
-            if total:
-                table.add_section()
-        table.print(console)
-    changed = {k: (v, b["run"].get(k)) for k, v in a["run"].items() if v != b["run"].get(k)}
-    for name, (x, y) in changed.items():
-        say(console, f"{name}: {x} -> {y}")
-
-
-def compared(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
-    """Bytes of two reports' fullest ranks at the moments that both have, a row per category, then the sum."""
-    rows = []
-    for which in ("measured", "planned"):
-        if not (a[which] and b[which]):
-            continue
-        other = {moment["name"]: moment for moment in fullest(b[which])["moments"]}
-        for first in (moment for moment in fullest(a[which])["moments"] if moment["name"] in other):
-            for category in (*CATEGORIES, "allocated"):
-                x, y = (m["bytes"].get(category, m.get(category, 0)) for m in (first, other[first["name"]]))
-                if x or y:
-                    row = {"which": which, "moment": first["name"], "category": category, "a": x, "b": y}
-                    rows.append(row)
-    return rows
+    say(console, f"A is {name_a}, B is {name_b}. {sentence(a, b)}")
+    for row in found["settings"]:
+        say(console, f"{row['setting']}: {row['a']} -> {row['b']}")
+    parts = {
+        "moments": ("All tensors", ("moment",)),
+        "categories": ("By category", ("moment", "category")),
+        "modules": ("What modules leave for backward", ("module",)),
+        "sum": ("What is no tensor", ("row",)),
+    }
+    for part, (title, named) in parts.items():
+        if rows := found[part]:
+            more = f", the largest {CHANGES} of {len(rows)}" if len(rows) > CHANGES else ""
+            text = range(len(named))
+            table = TextTable(
+                f"{title}, {rows[0]['which']}{more}", *named, "A MiB", "B MiB", "B - A", "change", text=text
+            )
+            for row in rows[:CHANGES]:
+                x, y = row["a"], row["b"]
+                change = "=" if same(x, y, x) else f"{y / x - 1:+.1%}" if x else "new"
+                names = (WORDS.get(row[name], str(row[name])) for name in named)
+                table.add_row(*names, mib(x, 2), mib(y, 2), mib(y - x, 2), change)
+            table.print(console)
+    if not any(found[part] for part in ("categories", "modules", "sum")):
+        say(console, "nothing differs by more than 0.05 % of the whole")
 
 
 def _moments(run: dict[str, Any], rank: dict[str, Any], which: str) -> TextTable:
     moments = rank["moments"]
     title = (
         f"Memory {which}, rank {rank['rank']} of {run['world']}: {run['parameters']:,} parameters, "
-        f"ZeRO-{run['zero']}, {run['precision']}, checkpointing {run['checkpointing']}, "
+        f"{strategy(run)}, {run['precision']}, checkpointing {run['checkpointing']}, "
         f"micro batch {run['micro_batch']}"
     )
     table = TextTable(title, "MiB", *(moment["name"] for moment in moments), "bytes / param")
@@ -173,7 +171,7 @@ def _console() -> Console:
 
 
 def _mib(size: float) -> str:
-    return f"{size / MIB:,.2f}"
+    return mib(size, 2)
 
 
 def _whole(size: float) -> str:

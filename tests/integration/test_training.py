@@ -176,6 +176,14 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
         board.Tags()["scalars"]
     )
     assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [tag for tag in sorted(board.Tags()["scalars"]) if tag.startswith("memory")] == [
+        "memory/after_step_mib",
+        "memory/error_of_the_peak",
+        "memory/peak_measured_mib",
+        "memory/peak_planned_mib",
+        "memory/process_mib",
+        "memory/seen_by_the_system_mib",
+    ]
     assert {"samples/real", "samples/raw", "samples/ema"} == set(board.Tags()["images"])
     assert {"config/text_summary", "samples/labels/text_summary"} <= set(board.Tags()["tensors"])
 

@@ -81,7 +81,7 @@ def test_the_sdist_is_whole_and_the_wheel_has_its_names(built: Path) -> None:
             p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / folder).rglob("*") if p.is_file()
         }
         assert files <= shipped
-    assert {"diffbase/page/kit.j2", PRETRAINED} <= set(names)
+    assert {"diffbase/page/kit.j2", "diffbase/page/timeline.js.j2", PRETRAINED} <= set(names)
 
 
 def test_every_step_away_from_a_checkout(python: Path, place: Path) -> None:

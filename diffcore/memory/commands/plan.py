@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         return
     planned = planner.with_stages(planned, config)
     advice = advise.words(planner, config, given.world, room) if given.device == "cuda" else []
-    anatomy = report.planned(config, [planned], advice)
+    saved = report.savings(planner, config, given.world)
+    anatomy = report.planned(config, [planned], advice, room, saved)
     with cli.answer(given) as give:
         tables.show(anatomy)
         if given.out:

@@ -24,6 +24,7 @@ from diffcore.engine.ema import Ema
 from diffcore.engine.engine import Engine
 from diffcore.memory.measure.counted import Counts, unfollowed
 from diffcore.memory.measure.usage import usage
+from diffcore.memory.planning.lifetimes import lifetimes
 from diffcore.memory.planning.plan import account, moment_json
 from diffcore.memory.planning.stream import Stream
 
@@ -163,7 +164,7 @@ class _Recorder(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self.known or not size:
             return
-        if category == "temporary" and size == self.buckets:
+        if category == "temporary" and size == self.buckets and not self.forward:
             category = "buckets"
         number = self.stream.allocate(category, size, self.stack[-1] if self.stack else "", host)
         self.known[key] = number
@@ -211,9 +212,12 @@ def _entry(engine: Engine, recorder: _Recorder) -> dict[str, Any]:
         {"name": name, "bytes": size, "source": "storages"} for name, size in peak["bytes"].items() if size
     ]
     rows += total.rows(peak["allocated"], entries[-1]["allocated"], recorder.counts.moments.get(peak["name"]))
+    told = lifetimes(stream) if engine.world.main else None  # of one rank: it goes through the network
     return {
         "rank": engine.world.rank,
         "device": total.device,
+        **({"capacity": asdict(total.room)} if total.room else {}),
+        **({"lifetimes": told} if told else {}),
         "parameters": engine.parameters,
         "micro_batch": engine.micro,
         "moments": entries,

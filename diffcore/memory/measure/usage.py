@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,16 @@ import torch
 from diffbase.machine import malloc, nvml
 from diffcore.memory.calibration import ASSUMED, Calibration, calibration
 from diffcore.memory.measure.counted import Counted
+
+CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Room:
+    """The most that there can be."""
+
+    bytes: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class Usage:
     kept: int = 0
     """Of ``used`` freed and kept by malloc, on a CPU."""
     notes: tuple[str, ...] = field(default=())
+    room: Room | None = None
+    """Of the device, or of this machine where there is none."""
 
     def rows(self, peak: int, now: int, counted: Counted | None) -> list[dict[str, Any]]:
         """What stands beside the categories (``peak`` bytes of them, ``now`` at the moment of asking) so that
@@ -67,15 +80,18 @@ class Usage:
 def usage(device: torch.device) -> Usage:
     """The memory of ``device`` as the system sees it. Never raises: without NVML a note says why."""
     if device.type != "cuda":
-        return Usage("cpu", _resident(), "RSS (/proc/self/statm)", kept=malloc.kept())
+        return Usage("cpu", _resident(), "RSS (/proc/self/statm)", kept=malloc.kept(), room=host())
 
     reserved = torch.cuda.memory_reserved(device)
     ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 0
+    properties = torch.cuda.get_device_properties(device)
     try:
-        found = nvml.device_memory(str(torch.cuda.get_device_properties(device).uuid))
+        found = nvml.device_memory(str(properties.uuid))
     except Exception as error:  # a report must not end a run: no driver, no rights, AMD, ...
         why = f"no NVML ({type(error).__name__}: {error}): the sum cannot be closed"
-        return Usage("cuda", reserved, "torch's allocator, reserved", notes=(why,), ranks=ranks)
+        total = int(getattr(properties, "total_memory", 0))
+        room = Room(total, "CUDA, the whole device") if total else None
+        return Usage("cuda", reserved, "torch's allocator, reserved", notes=(why,), ranks=ranks, room=room)
     return Usage(
         found.name,
         found.used,
@@ -87,7 +103,20 @@ def usage(device: torch.device) -> Usage:
         ranks,
         calibration(found.name, torch.version.cuda),
         notes=found.notes,
+        room=Room(found.total, "NVML, MIG instance" if found.instance else "NVML, whole device")
+        if found.total
+        else None,
     )
+
+
+def host() -> Room:
+    """The machine's memory, or the cgroup's limit where that is less."""
+    room = Room(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the machine's memory")
+    for file in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # "max", or no such file
+            if 0 < (limit := int(Path(file).read_text())) < room.bytes:
+                room = Room(limit, "the cgroup's limit")
+    return room
 
 
 def _resident() -> int:

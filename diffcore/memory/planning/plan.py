@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffbase.cli import InputError
@@ -116,6 +116,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     strategy: str = ""
     """How it is trained, where that is not a ZeRO stage of a config."""
+    stream: Stream | None = field(default=None, repr=False, compare=False)
+    """What it was counted from."""
 
     def at(self, name: str) -> Moment:
         """The moment of that name, one of ``MOMENTS``."""
@@ -184,6 +186,7 @@ def plan(
         outside,
         device,
         (data.assumed,) * bool(data.assumed) + (before,) * (begin is not None),
+        stream=stream,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -204,3 +205,19 @@ def test_the_cpu_has_its_resident_set() -> None:
     rows = usage.rows(peak=50 * MIB, now=20 * MIB, counted=None)
     assert usage.used > 50 * MIB and sum(row["bytes"] for row in rows) == usage.used - 50 * MIB
     assert {row["name"]: row["bytes"] for row in rows}["kept by malloc"] == usage.kept
+
+
+def test_the_room_is_the_devices_or_the_machines(gpu: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """NVML's total, what CUDA says without it, and on a CPU the tightest of the machine and its cgroup."""
+    assert measure(gpu, fake({"GPU-abc": {"used": 1}})).room == nvml.Room(TOTAL, "NVML, whole device")
+    properties = SimpleNamespace(uuid="abc", total_memory=TOTAL // 2)
+    gpu.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert measure(gpu, fake({})).room == nvml.Room(TOTAL // 2, "CUDA, the whole device")
+    limit = tmp_path / "memory.max"
+    gpu.setattr(nvml, "CGROUPS", (str(tmp_path / "none"), str(limit)))
+    machine = nvml.host()
+    for text, room in (("max\n", machine), ("12345\n", nvml.Room(12345, "the cgroup's limit"))):
+        limit.write_text(text)
+        assert nvml.host() == room == nvml.usage(torch.device("cpu")).room
+    limit.write_text(str(machine.bytes * 2))
+    assert nvml.host() == machine and machine.bytes > 0

@@ -3,7 +3,6 @@ tests/integration/test_memory.py."""
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace as changed
 from pathlib import Path
@@ -22,7 +21,6 @@ from diffcore.engine.staging import SETS
 from diffcore.memory import __main__ as commands
 from diffcore.memory import advise, report, tables
 from diffcore.memory.calibration import capacity
-from diffcore.memory.page import page
 from diffcore.memory.planning.allocator import ROUND, CachingAllocator, rounded, segment
 from diffcore.memory.planning.plan import MOMENTS, Data, Plan, between, plan, trace_quietly
 from diffcore.memory.planning.recording import Event, Kind, Parameter, Recorder, Trace
@@ -357,38 +355,6 @@ def test_the_largest_batch_that_is_tried_is_said_so(
     assert planner.largest(config, 1, 10**15) == advise.MOST
     tables.print_fit(advise.MOST, 4, 10, 20, [], [])
     assert "4,096 or more" in capsys.readouterr().out
-
-
-def test_a_report_is_written_and_read_back(
-    small: Plan, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    anatomy = report.planned(config, [small], ["use <less>"])
-    html = report.save(tmp_path, anatomy).read_text()
-    assert report.load(tmp_path) == json.loads(json.dumps(anatomy))
-    assert "use &lt;less&gt;" in html and "<less>" not in html
-    assert "<script" not in html and "http" not in html
-    assert "after forward" in (tmp_path / "memory.txt").read_text()
-    tables.print_comparison(anatomy, anatomy, "run[lr=1e-4]", "x[/y]")
-    assert "run[lr=1e-4] and x[/y]" in " ".join(capsys.readouterr().out.split())
-    other = json.loads(json.dumps(anatomy))
-    other["planned"][0]["moments"] = [other["planned"][0]["moments"][0] | {"name": "out of memory"}]
-    with pytest.raises(InputError, match="no moment in common"):
-        tables.print_comparison(anatomy, other, "a", "b")
-    (tmp_path / "anatomy.json").write_text(json.dumps({"schema": report.SCHEMA, "run": {}, "planned": []}))
-    with pytest.raises(InputError, match="no measured and no advice"):
-        report.load(tmp_path)
-    (tmp_path / "anatomy.json").write_text('{"schema": "diffcore.anatomy/0"}')
-    with pytest.raises(InputError, match=r"schema 'diffcore.anatomy/0' is not"):
-        report.load(tmp_path)
-
-
-def test_labels_cannot_break_out_of_the_page(small: Plan, config: Config) -> None:
-    anatomy = report.planned(config, [small])
-    rank = anatomy["planned"][0]
-    rank["layers"][0]["name"] = rank["closure"][0]["name"] = rank["moments"][0]["name"] = "<b onload='x'>"
-    rank["timeline"][0]["phase"] = rank["notes"] = anatomy["run"]["model"] = "</svg><img src=x>"
-    html = page(anatomy)
-    assert "<b onload" not in html and "<img" not in html and "&lt;b onload" in html
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from diffcore.memory.measure.trace import Tracer, _Recorder
 from diffcore.memory.oom import is_out_of_memory
 
 
-def recorder(network: nn.Module, compiled: bool = False) -> _Recorder:
+def recorder(network: nn.Module, compiled: bool = False, bucket: int = 0) -> _Recorder:
     engine: Any = SimpleNamespace(
         network=network,
         compiled=compiled,
         memory=lambda: {"parameters": list(network.parameters())},
-        bucket_bytes=lambda: 0,
+        bucket_bytes=lambda: bucket,
         world=SimpleNamespace(device=torch.device("cpu")),
     )
     ema: Any = SimpleNamespace(memory=[])
@@ -65,6 +65,21 @@ def test_what_forward_leaves_is_activations() -> None:
     sizes = {number: size for number, size in stream.events if size}
     kept = [(stream.layer[n], sizes[n]) for n, c in enumerate(stream.category) if c == "activations"]
     assert kept == [("1", out.nbytes)]  # the linear layer's output is gone: ReLU keeps its own
+
+
+def test_buckets_are_known_by_their_size_in_backward_alone() -> None:
+    """What forward makes may be as large by chance."""
+    x = torch.ones(2, 4)
+    following = recorder(nn.Identity(), bucket=x.nbytes)
+    following.start()
+    held = [x + 1]
+    following.mark("forward")
+    held.append(x + 1)
+    following.mark("backward")
+    held.append(x + 1)
+    following.stop()
+    categories = [following.stream.category[following.known[y.untyped_storage()._cdata]] for y in held]
+    assert categories == ["activations", "buckets", "temporary"]
 
 
 def test_a_micro_batch_that_is_made_in_the_step_is_data() -> None:

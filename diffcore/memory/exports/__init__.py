@@ -1,0 +1,1 @@
+"""A followed or planned step for other programs' viewers."""
