@@ -6,14 +6,19 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.line import say
-from diffbase.machine import launcher
+from diffbase.machine import cards, launcher
+from diffbase.machine.cards import Card
 from diffcore.config import configure
 from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
+
+if TYPE_CHECKING:
+    from diffcore.memory.calibration import Calibration
 
 SHORT = (
     ("engine", "zero", "zero"),
@@ -25,18 +30,27 @@ SHORT = (
 """Settings that have a flag of their own here: section, field, flag."""
 
 
-def gigabytes(text: str) -> float:
-    """``24GB``, ``24G``, ``24`` or a card's name as a number of GB; argparse's error for anything else."""
-    from diffcore.memory.calibration import CARDS, card
+CARD = 'its name, "A100 40GB", "rtx 4090", "H100 1g.10gb", or what it is sold with, 24GB'
+"""Help of ``--gpu``."""
 
-    if (known := card(text)) is not None:
-        return known
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(?:GB|G)?", text, re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.60} is not a size of memory; write it as 24GB, or name a card: {', '.join(CARDS)}"
-        )
-    return float(match[1])
+
+def card(text: str) -> Card:
+    """A card by its name, or by its memory (``24GB``, ``24G``, ``24``); argparse's error for all else."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(?:GB|G)?", text.strip(), re.IGNORECASE)
+    if match and float(match[1]):
+        return cards.of_size(float(match[1]))
+    try:
+        return cards.named(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or write its memory as 24GB") from None
+
+
+def outside(given: argparse.Namespace) -> Calibration:
+    """What is outside torch's allocator: as ``--calibration`` says, or as the card of ``--gpu`` was measured;
+    else what is assumed."""
+    from diffcore.memory.calibration import calibration_named, of_card
+
+    return calibration_named(given.calibration) if given.calibration else of_card(given.gpu)
 
 
 def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
@@ -53,7 +67,9 @@ def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
     parser.add_argument("--offload", choices=list(OFFLOADS))
     if planned:
         parser.add_argument("--world", type=cli.between(1, 10**6), default=1, help="number of ranks")
-        parser.add_argument("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
+        parser.add_argument(
+            "--calibration", metavar="GPU", help="NVML's name of a GPU that was measured, or its JSON"
+        )
     cli.add_answer(parser)
     return parser
 
