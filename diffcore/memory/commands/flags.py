@@ -66,7 +66,8 @@ def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
     parser.add_argument("--checkpointing", choices=["none", "selective", "full"])
     parser.add_argument("--offload", choices=list(OFFLOADS))
     if planned:
-        parser.add_argument("--world", type=cli.between(1, 10**6), default=1, help="number of ranks")
+        words = "number of ranks, one a GPU"
+        parser.add_argument("--world", "--gpus", type=cli.between(1, 10**6), default=1, help=words)
         parser.add_argument(
             "--calibration", metavar="GPU", help="NVML's name of a GPU that was measured, or its JSON"
         )
@@ -77,16 +78,25 @@ def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
 def settings(
     parser: cli.Parser, argv: Sequence[str] | None, planned: bool = True
 ) -> tuple[argparse.Namespace, Config]:
-    """The command's flags, and the config with them and the dotted overrides in it."""
+    """The command's flags, and the config with them and the dotted overrides in it.
+
+    Of the flags ``rest`` are these overrides as given, ``held`` all that was given of ``engine`` and ``batch``.
+    """
     given, rest = parser.parse_known_args(argv)
 
+    if getattr(given, "nodes", None):
+        given.world = given.nodes[1] * given.gpus_per_node
     ranks = given.world if planned else launcher.place().size
+    given.rest = rest
     path, over = configure.command_line(["--config", str(given.config), *rest], prog=parser.prog)
     for section, field, flag in SHORT:
         if getattr(given, flag) is not None and field in over.get(section, {}):
             name = flag.replace("_", "-")
             raise InputError(f"--{name} and --{section}.{field} are one setting: give one of them")
     config = configure.load(path, over)
+    given.held = {
+        field: value for section in ("engine", "batch") for field, value in over.get(section, {}).items()
+    }
     engine = {
         field: getattr(given, flag)
         for section, field, flag in SHORT
@@ -97,6 +107,7 @@ def settings(
     if other and "deepspeed" not in over.get("engine", {}):  # else it is of this stage, or is refused
         engine["deepspeed"] = None
         notes.append(f"engine.deepspeed of the config is left aside: --zero {given.zero}, not {own.zero}")
+    given.held |= {field: value for field, value in engine.items() if field != "deepspeed"}
     if engine:
         config = configure.replace(config, "engine", engine)
     if given.micro_batch:
@@ -109,6 +120,7 @@ def settings(
                     f"a batch.size of {size} for --micro-batch {given.micro_batch}, not {config.batch.size}"
                 )
         config = configure.replace(config, "batch", {"micro": given.micro_batch, "size": size})
+        given.held |= {"micro": given.micro_batch, "size": size}
         config.batch.split(ranks)
     if not given.quiet and launcher.own_rank() == 0:
         say_assumed("; ".join(notes))
