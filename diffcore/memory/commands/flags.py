@@ -36,6 +36,8 @@ CARD = 'its name, "A100 40GB", "rtx 4090", "H100 1g.10gb", or what it is sold wi
 
 def card(text: str) -> Card:
     """A card by its name, or by its memory (``24GB``, ``24G``, ``24``); argparse's error for all else."""
+    if (known := cards.find(text)) is not None:  # first of all: 4090 is no size
+        return known
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*(?:GB|G)?", text.strip(), re.IGNORECASE)
     if match and float(match[1]):
         return cards.of_size(float(match[1]))
@@ -80,7 +82,7 @@ def settings(
 ) -> tuple[argparse.Namespace, Config]:
     """The command's flags, and the config with them and the dotted overrides in it.
 
-    Of the flags ``rest`` are these overrides as given, ``held`` all that was given of ``engine`` and ``batch``.
+    Of the flags ``rest`` are these overrides as given, ``held`` what was given of engine and batch.
     """
     given, rest = parser.parse_known_args(argv)
 

@@ -145,8 +145,8 @@ def _nothing(chooser: Chooser, layouts: Sequence[Layout]) -> str:
     most = max(able, key=lambda layout: layout.world)
     least = chooser.least(most)
     return (
-        f"nothing fits {most.world} x {card.name} with what is held: {least / 2**20:,.0f} MiB at least are "
-        f"planned on each rank, {card.usable / 2**20:,.0f} are there; --find card or --find gpus says what would do"
+        f"nothing fits {most.world} x {card.name} with what is held: {least / 2**20:,.0f} MiB are "
+        f"planned at least, {card.usable / 2**20:,.0f} are there; --find card, or gpus, says what would do"
     )
 
 

@@ -16,7 +16,7 @@ def show(tree: dict[str, Any]) -> None:
     card, work, side = tree["card"], tree["network"], tree["network"]["side"]
     say(
         f"{card['name']}: {card['usable_bytes'] / MIB:,.0f} MiB ({card['usable']}); the network: "
-        f"{work['parameters']:,} parameters, {work['flops'] / 1e9:,.4g} GFLOP an image of {side} x {side} pixels"
+        f"{work['parameters']:,} parameters, {work['flops'] / 1e9:,.4g} GFLOP an image of {side} x {side}"
     )
     if tree["find"]:
         say(_found(tree))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
@@ -14,7 +14,7 @@ from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory.fitting.timing import Layout, Setting
 
-CHOICES = {
+CHOICES: dict[str, Sequence[Any]] = {
     "zero": (0, 1, 2, 3),
     "precision": ("bf16", "fp16", "fp32"),
     "checkpointing": ("none", "selective", "full"),
@@ -32,11 +32,15 @@ class Space:
     """Fields of ``engine``, and "micro", with the value that each keeps."""
 
     def settings(self, card: Card, layout: Layout) -> list[Setting]:
-        """All that may be chosen on such cards, in the order of CHOICES. On one rank ZeRO-2 and 3 without
-        offloading share nothing more than ZeRO-1, and are left out."""
-        free = {name: (self.held[name],) if name in self.held else CHOICES[name] for name in CHOICES}
-        if "precision" not in self.held:
-            free["precision"] = ("bf16" if card.bf16 else "fp16", "fp32")
+        """All that may be chosen on such cards, the config's own values first.
+
+        On one rank ZeRO-2 and 3 without offloading share nothing more than ZeRO-1, and are left out.
+        """
+        free: dict[str, Sequence[Any]] = {**CHOICES, "precision": ("bf16" if card.bf16 else "fp16", "fp32")}
+        for name in free:
+            own = getattr(self.config.engine, name)
+            first = [self.held[name]] if name in self.held else [own] * (own in free[name])
+            free[name] = first if name in self.held else list(dict.fromkeys([*first, *free[name]]))
         found = [Setting(*values) for values in product(*free.values())]
         alone = layout.world == 1 and "zero" not in self.held
         found = [one for one in found if not (alone and one.zero > 1 and one.offload == "none")]
@@ -54,14 +58,14 @@ class Space:
     def thrifty(self, card: Card, layout: Layout) -> list[Setting]:
         """Of each stage those that take least memory: what fits nowhere among them fits nowhere."""
         found = self.settings(card, layout)
-        most = max((CHOICES["checkpointing"].index(one.checkpointing) for one in found), default=0)
-        halves = any(one.precision != "fp32" for one in found)
-        return [
+        again, halves = CHOICES["checkpointing"].index, any(one.precision != "fp32" for one in found)
+        most = max((again(one.checkpointing) for one in found), default=0)
+        least = [
             one
-            for one in reversed(found)
-            if CHOICES["checkpointing"].index(one.checkpointing) == most
-            and (one.precision != "fp32" or not halves)
+            for one in found
+            if again(one.checkpointing) == most and (one.precision != "fp32" or not halves)
         ]
+        return sorted(least, key=lambda one: (-one.zero, -CHOICES["offload"].index(one.offload)))
 
     def micros(self, layout: Layout) -> list[int]:
         """The micro batches that the global batch can be made of on these GPUs, rising; none where it does
