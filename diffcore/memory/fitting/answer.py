@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Asked:
     card: Card
     layouts: Sequence[Layout]
     outside: Calibration
-    held: Mapping[str, Any]
-    """Settings that the command line gives, which stay."""
+    held: Collection[str]
+    """Fields of engine and batch that the command line gives, which stay as they are in ``config``."""
     overrides: Sequence[str] = ()
     """Dotted flags of the command line."""
     find: str | None = None
@@ -83,7 +83,9 @@ def answer(asked: Asked) -> dict[str, Any]:
 
 
 def _chooser(asked: Asked, planner: Planner) -> tuple[Chooser, Measured | None]:
-    held = {name: asked.held[name] for name in (*CHOICES, "micro") if asked.held.get(name) is not None}
+    held = {name: getattr(asked.config.engine, name) for name in CHOICES if name in asked.held}
+    if "micro" in asked.held and asked.config.batch.micro is not None:
+        held["micro"] = asked.config.batch.micro
     if asked.config.engine.deepspeed is not None:  # its JSON is of one stage
         held["zero"] = asked.config.engine.zero
     mfu = MFU if asked.mfu is None else asked.mfu

@@ -74,12 +74,20 @@ class Chooser:
                 heapq.heappush(waiting, (best, order, setting, layout, None))
                 order += 1
         found: list[Candidate] = []
+        able: dict[
+            Layout, bool
+        ] = {}  # asked where the first setting does not fit, before all others are tried
         while waiting and len(found) < most:
             _, order, setting, layout, candidate = heapq.heappop(waiting)
             if candidate is not None:
                 found.append(candidate)
+            elif not able.get(layout, True):
+                continue
             elif (candidate := self.candidate(setting, layout)) is not None:
+                able[layout] = True
                 heapq.heappush(waiting, (candidate.order, order, setting, layout, candidate))
+            elif layout not in able:
+                able[layout] = self.fits_at_all(layout)
         return found
 
     def candidate(self, setting: Setting, layout: Layout) -> Candidate | None:
