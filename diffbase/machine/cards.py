@@ -200,7 +200,7 @@ def near(text: str) -> str:
     by_name = {_plain(name): name for name in CARDS}
     close = difflib.get_close_matches(_plain(text), by_name, n=3, cutoff=0.5)
     return (
-        f"did you mean {' or '.join(by_name[one] for one in close)}?" if close else "none has a name like it"
+        f"did you mean {' or '.join(by_name[one] for one in close)}" if close else "none has a name like it"
     )
 
 

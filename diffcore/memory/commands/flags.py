@@ -44,7 +44,7 @@ def card(text: str) -> Card:
     try:
         return cards.named(text)
     except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error}; or write its memory as 24GB") from None
+        raise argparse.ArgumentTypeError(f"{error}, or write its memory as 24GB") from None
 
 
 def outside(given: argparse.Namespace) -> Calibration:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffbase.cli import InputError
+from diffbase.formats import jsonl
 from diffbase.line import printable
 from diffbase.machine import cards
 from diffbase.machine.cards import Card
 from diffcore.memory import anatomy
 from diffcore.memory.fitting.timing import Clock, Layout, Setting
-from diffcore.runs import metrics
 
 A_NODE = 8
 """GPUs of a node at most, of a run that does not say how many it had."""
@@ -42,8 +42,9 @@ class Measured:
             raise InputError(f"{run}: it trained on a CPU, which says nothing of a GPU's speed")
         if (card := cards.find(device)) is None:
             raise InputError(f"{run}: it trained on {printable(device)!r:.100}, no card that is known here")
-        lines = [line.get("train/images_per_second", 0.0) for line in metrics.read(run)]
-        if not (rates := sorted(rate for rate in lines if rate > 0)):
+        lines = [line.get("train/images_per_second") for line in jsonl.read(run / "metrics.jsonl")]
+        rates = sorted(rate for rate in lines if isinstance(rate, int | float) and 0 < rate < 2**53)
+        if not rates:
             raise InputError(f"{run}: no step was logged yet")
         names = ("zero", "precision", "checkpointing", "offload")
         return cls(

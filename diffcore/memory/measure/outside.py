@@ -7,10 +7,10 @@ libraries, of NCCL, and of cuBLAS's workspaces, which lie inside torch's allocat
 
 from __future__ import annotations
 
-import json
 import os
 from itertools import pairwise
 
+from diffbase.cli import json_text
 from diffbase.machine import nvml
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         steps = {what: after - at for (_, at), (what, after) in pairwise(readings)}
         about = {"gpu": name, "cuda": torch.version.cuda, "torch": torch.__version__, "driver": nvml.driver()}
         sizes = {"ranks": torch.distributed.get_world_size(), "workspaces": workspaces}
-        print(json.dumps({**about, **sizes, **steps}))
+        print(json_text({**about, **sizes, **steps}))
     torch.distributed.destroy_process_group()
 
 

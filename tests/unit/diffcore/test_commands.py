@@ -90,7 +90,7 @@ def test_a_mistyped_flag_is_one_line(command: str) -> None:
         (["--print-completion", "fish"], "--print-completion fish: allowed are bash, zsh, tcsh"),
         (["sample", "--out", "x.png"], "the run is missing: give its folder"),
         (["sample", "a", "--run", "b", "--out", "x.png"], "give the run once"),
-        (["fit", "--config", "demo", "--gpu", "H1"], "'H1' is not a size of memory"),
+        (["fit", "--config", "demo", "--gpu", "H1"], "'H1' is no card that is known here; did you mean H100"),
         (["train", "--config", "no-such"], "no such config file; by name there are avatar, "),
     ],
 )
