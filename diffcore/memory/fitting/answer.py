@@ -65,6 +65,8 @@ def answer(asked: Asked) -> dict[str, Any]:
         candidates = chooser.ranked(layouts, asked.most)
     if not candidates:
         raise InputError(_nothing(chooser, layouts))
+    several = len(layouts) > 1 and asked.find is None
+    best_of = [one for layout in layouts for one in chooser.ranked([layout], 1)] if several else []
     rows = [_row(asked, chooser, one, measured) for one in candidates]
     return {
         "schema": "diffcore.fit/1",
@@ -76,6 +78,7 @@ def answer(asked: Asked) -> dict[str, Any]:
         "as_configured": _as_configured(asked, planner, layouts[0]) if asked.find in (None, "gpus") else None,
         "best": rows[0],
         "candidates": rows,
+        "by_nodes": [_row(asked, chooser, one, measured) for one in best_of] if best_of else rows[:1],
         "times": chooser.clock.source,
         "outside": chooser.planner.outside.source,
         "notes": [*notes, *_notes(asked, chooser, layouts)],

@@ -17,6 +17,13 @@ A_NODE = 8
 """GPUs of a node at most, of a run that does not say how many it had."""
 
 
+def median_rate(run: Path) -> float | None:
+    """Images a second of all ranks, the median of a run's log; None before its first line."""
+    lines = [line.get("train/images_per_second") for line in jsonl.read(run / "metrics.jsonl")]
+    rates = sorted(rate for rate in lines if isinstance(rate, int | float) and 0 < rate < 2**53)
+    return float(rates[len(rates) // 2]) if rates else None
+
+
 @dataclass(frozen=True)
 class Measured:
     """What a run had, and how fast it was."""
@@ -42,14 +49,12 @@ class Measured:
             raise InputError(f"{run}: it trained on a CPU, which says nothing of a GPU's speed")
         if (card := cards.find(device)) is None:
             raise InputError(f"{run}: it trained on {printable(device)!r:.100}, no card that is known here")
-        lines = [line.get("train/images_per_second") for line in jsonl.read(run / "metrics.jsonl")]
-        rates = sorted(rate for rate in lines if isinstance(rate, int | float) and 0 < rate < 2**53)
-        if not rates:
+        if (rate := median_rate(run)) is None:
             raise InputError(f"{run}: no step was logged yet")
         names = ("zero", "precision", "checkpointing", "offload")
         return cls(
             run, card, Setting(*(about[name] for name in names)), about["world"], about["micro_batch"],
-            about["accumulation"], about["parameters"], rates[len(rates) // 2],
+            about["accumulation"], about["parameters"], rate,
         )  # fmt: skip
 
     @property
