@@ -20,6 +20,9 @@ from diffcore.memory.fitting.space import CHOICES, Space
 from diffcore.memory.fitting.timing import MFU, NETWORK, Clock, Layout
 from diffcore.memory.fitting.work import work_of
 
+TIGHT = 0.05
+"""Share of a card: where a plan leaves less, a note says what is not in it."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -81,7 +84,7 @@ def answer(asked: Asked) -> dict[str, Any]:
         "by_nodes": [_row(asked, chooser, one, measured) for one in best_of] if best_of else rows[:1],
         "times": chooser.clock.source,
         "outside": chooser.planner.outside.source,
-        "notes": [*notes, *_notes(asked, chooser, layouts)],
+        "notes": [*notes, *_notes(asked, chooser, layouts), *_tight(chooser, candidates[0])],
     }
 
 
@@ -153,6 +156,17 @@ def _nothing(chooser: Chooser, layouts: Sequence[Layout]) -> str:
         f"nothing fits {most.world} x {card.name} with what is held: {least / 2**20:,.0f} MiB are "
         f"planned at least, {card.usable / 2**20:,.0f} are there; --find card, or gpus, says what would do"
     )
+
+
+def _tight(chooser: Chooser, first: Candidate) -> list[str]:
+    """What a plan that leaves little of the card does not have in it."""
+    left = chooser.room - first.plan.smi
+    if left > TIGHT * chooser.room:
+        return []
+    return [
+        f"{left / 2**20:,.0f} MiB of the card are left: cuDNN's scratch, which is not planned, took up to 5 % "
+        "of a peak on an H200 (docs/gpu.md)"
+    ]
 
 
 def _notes(asked: Asked, chooser: Chooser, layouts: Sequence[Layout]) -> list[str]:

@@ -16,7 +16,7 @@ def show(tree: dict[str, Any]) -> None:
     card, work, side = tree["card"], tree["network"], tree["network"]["side"]
     say(
         f"{card['name']}: {card['usable_bytes'] / MIB:,.0f} MiB ({card['usable']}); the network: "
-        f"{work['parameters']:,} parameters, {work['flops'] / 1e9:,.4g} GFLOP an image of {side} x {side}"
+        f"{work['parameters']:,} parameters, {work['flops'] / 1e9:,.1f} GFLOP an image of {side} x {side}"
     )
     if tree["find"]:
         say(_found(tree))
@@ -45,7 +45,7 @@ def _found(tree: dict[str, Any]) -> str:
         return f"the fewest GPUs that it fits: {where}"
     more = " or more, the most that is tried" if found["most_tried"] else ""
     if tree["find"] == "batch":
-        largest = f"{found['batch']:,}, {found['micro_batch']:,} a GPU"
+        largest = f"{found['batch']:,} ({found['micro_batch']:,} a GPU)"
         return f"the largest batch without accumulation on {where}: {largest}{more}"
     return f"the longest side of an image on {where}: {found['side']:,} pixels{more}"
 
@@ -65,7 +65,12 @@ def _table(tree: dict[str, Any]) -> TextTable:
             *[f"{row['nodes']} x {row['gpus_per_node']}"] * several,
             str(row["zero"]), row["precision"], row["checkpointing"], row["offload"],
             f"{row['micro_batch']} x {row['accumulation']}", f"{row['planned_bytes'] / MIB:,.0f}",
-            f"{1e3 * seconds['step']:,.1f}", f"{row['images_per_second']:,.0f}{mark}",
+            f"{1e3 * seconds['step']:,.1f}", f"{rate_words(row['images_per_second'])}{mark}",
             *(f"{seconds[name] / seconds['step']:.0%}" for name in PARTS),
         )  # fmt: skip
     return table
+
+
+def rate_words(rate: float) -> str:
+    """Images a second: whole ones, or three digits of few."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
