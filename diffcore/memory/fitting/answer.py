@@ -164,8 +164,8 @@ def _tight(chooser: Chooser, first: Candidate) -> list[str]:
     if left > TIGHT * chooser.room:
         return []
     return [
-        f"{left / 2**20:,.0f} MiB of the card are left: cuDNN's scratch, which is not planned, took up to 5 % of "
-        "a peak on an H200 (docs/gpu.md)"
+        f"{left / 2**20:,.0f} MiB of the card are left: cuDNN's scratch, which is not planned, took up to "
+        "5 % of a peak on an H200 (docs/gpu.md)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""``submit --auto`` on a real Slurm: its forecasts of several sizes, the one that is submitted, and the promise."""
+"""``submit --auto`` on a real Slurm: its forecasts of several sizes, the one submitted, and the promise."""
 
 from __future__ import annotations
 

@@ -16,15 +16,16 @@ from diffbase.machine.cards import MIB, Card
 from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.memory import __main__ as commands
-from diffcore.memory.advise import MOST, Planner
+from diffcore.memory.advise import MOST, Planner, settled
 from diffcore.memory.calibration import ASSUMED
 from diffcore.memory.fitting import find
 from diffcore.memory.fitting.choose import Chooser
 from diffcore.memory.fitting.space import Space
-from diffcore.memory.fitting.timing import Clock, Layout
+from diffcore.memory.fitting.timing import Clock, Layout, Setting
 from diffcore.memory.fitting.work import work_of
-from diffcore.memory.planning.plan import Data
+from diffcore.memory.planning.plan import Data, between, plan, trace_quietly
 from shards.schema import CARTOON_SET
+from tests.support.gpu_run import a_run
 
 DATA = Data(tuple(CARTOON_SET), 16)
 ONE, TWO, FOUR = Layout(1, 1), Layout(1, 2), Layout(2, 2)
@@ -156,6 +157,7 @@ def test_the_longest_side_and_the_next(chooser: Chooser) -> None:
         find.longest_side(replace(here, clock=replace(here.clock, card=card(1))), TWO)
 
 
+@pytest.mark.slow
 def test_the_answer_is_what_its_command_starts(
     memory_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +194,7 @@ def test_the_answer_is_what_its_command_starts(
     assert "modelled" in said and "as the config is: micro batch 4" in said
 
 
+@pytest.mark.slow
 def test_several_nodes_are_put_in_one_order(memory_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = ["fit", "--config", str(memory_config), "--gpu", "24GB", "--nodes", "1-4", "--gpus-per-node", "2"]
     held = ["--zero", "1", "--precision", "bf16", "--checkpointing", "none", "--offload", "none"]
@@ -201,6 +204,56 @@ def test_several_nodes_are_put_in_one_order(memory_config: Path, capsys: pytest.
     assert any("a node sends 12.5 GB/s" in note for note in tree["notes"])
     assert any("rates of A10G: of the card only the memory is known" in note for note in tree["notes"])
     assert all("--batch.size 64" in row["command"] for row in tree["candidates"])
+    assert [row["nodes"] for row in tree["by_nodes"]] == [1, 2, 4]
+    assert sorted(tree["by_nodes"], key=lambda row: -row["images_per_second"]) == tree["candidates"]
+    commands.main([*fit, *held, "--batch.size", "64", "--batch.micro", "4"])
+    said = capsys.readouterr().out
+    assert "nodes x GPUs" in said and "4 x 2" in said
+
+
+@pytest.mark.slow
+def test_a_measured_run_says_how_long_a_step_takes(
+    memory_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The row that is the run itself takes what the run took, and is marked so; other cards follow it."""
+    run = a_run(tmp_path / "run", rate=500.0, parameters=131_171)
+    fit = [
+        "fit",
+        "--config",
+        str(memory_config),
+        "--from",
+        str(run),
+        "--batch.size",
+        "128",
+        "--checkpointing",
+    ]
+    held = ["none", "--precision", "bf16", "--offload", "none", "--micro-batch", "128"]
+    commands.main([*fit, *held, "--gpu", "H200", "--json"])
+    rows = json.loads(capsys.readouterr().out)["candidates"]
+    assert {row["zero"]: row["timed"] for row in rows} == {0: "modelled", 1: "measured"}
+    own = next(row for row in rows if row["zero"] == 1)
+    assert own["images_per_second"] == pytest.approx(500) and own["seconds"]["step"] == pytest.approx(0.256)
+    commands.main([*fit, *held, "--gpu", "H200"])
+    said = capsys.readouterr().out
+    assert (
+        " * " in said and "but for the row marked * (measured)" in said and f"that {run} on H200 took" in said
+    )
+    commands.main([*fit, *held, "--gpu", "T4", "--precision", "fp16", "--json"])
+    there = json.loads(capsys.readouterr().out)["candidates"]
+    assert {row["timed"] for row in there} == {"modelled"}
+    assert there[0]["images_per_second"] <= own["images_per_second"]
+
+
+def test_traces_of_autocast_are_scaled(chooser: Chooser) -> None:
+    """What is freed at once is in one order, so that a third micro batch's trace follows from two."""
+    config = chooser.space.with_choice(Setting(0, "bf16", "none", "none"), 2)
+    found = [settled(trace_quietly(config, DATA, micro)) for micro in (2, 4, 16)]
+    scaled = between(found[0], found[1], 16)
+    assert scaled is not None and scaled.events == found[2].events
+    raw = trace_quietly(config, DATA, 2)
+    assert (
+        plan(config, 1, data=DATA, traced=raw).moments == plan(config, 1, data=DATA, traced=found[0]).moments
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffcore.memory.fitting.command import command
 from diffcore.memory.fitting.layouts import doubling, laid_out
 from diffcore.memory.fitting.measured import Measured
 from diffcore.memory.fitting.timing import AGAIN, Clock, Layout, Setting, Times, Work, step, traffic
+from tests.support.gpu_run import a_run
 
 AVATAR = Work(flops=96.05e9, optimizer=0, parameters=76_902_915, tensors=162, kernels=631)
 H200 = CARDS["H200"]
@@ -139,27 +139,6 @@ def test_the_command_says_the_settings(
     }  # fmt: skip
     batch = {"micro": str(micro)} | ({} if size is None else {"size": str(size)})
     assert over == {"engine": engine, "batch": batch, "data": {"threads": "3"}, "seed": str(micro)}
-
-
-def a_run(
-    folder: Path, device: str = "NVIDIA H200", rate: float = 1303.0, parameters: int = 76_902_915
-) -> Path:
-    folder.mkdir()
-    moment = {"name": "after step", "bytes": {}, "host": 0, "allocated": 0, "reserved": 0}
-    rank = {
-        "rank": 0, "device": device, "parameters": parameters, "micro_batch": 128, "moments": [moment],
-        "layers": [], "timeline": [], "closure": [], "notes": [],
-    }  # fmt: skip
-    about = {
-        "model": "avatar", "parameters": parameters, "world": 1, "zero": 1, "precision": "bf16",
-        "checkpointing": "none", "offload": "none", "micro_batch": 128, "accumulation": 1,
-    }  # fmt: skip
-    tree = {"schema": "diffcore.anatomy/1", "unit": "bytes", "run": about, "planned": [], "measured": [rank],
-            "advice": []}  # fmt: skip
-    (folder / "anatomy.json").write_text(json.dumps(tree))
-    lines = [{"step": n, "train/images_per_second": rate + n - 2} for n in (1, 2, 3)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
 
 
 def test_a_run_says_how_fast_a_step_is(tmp_path: Path) -> None:
