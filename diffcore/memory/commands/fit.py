@@ -27,7 +27,7 @@ def nodes(text: str) -> tuple[int, int]:
 def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags; others override the config, and what they give stays."""
     words = "What fits a card, fastest first. Settings that are given stay; the others are chosen."
-    parser = flags.parser(prog, words)
+    parser = flags.parser(prog, words, ranks=("--world", "--gpus"))
     add = parser.add_argument
     add("--gpu", type=card, help=CARD)
     add("--nodes", type=nodes, metavar="N", help="instead of --gpus: nodes, or a range of them, 1-4")

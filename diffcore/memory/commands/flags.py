@@ -44,7 +44,7 @@ def card(text: str) -> Card:
     try:
         return cards.named(text)
     except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or write its memory as 24GB") from None
+        raise argparse.ArgumentTypeError(f"{error}, or write it as 24GB") from None
 
 
 def outside(given: argparse.Namespace) -> Calibration:
@@ -55,10 +55,10 @@ def outside(given: argparse.Namespace) -> Calibration:
     return calibration_named(given.calibration) if given.calibration else of_card(given.gpu)
 
 
-def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
+def parser(prog: str, words: str, planned: bool = True, ranks: Sequence[str] = ("--world",)) -> cli.Parser:
     """The parser of a command on a config: its file, and the settings of the engine as flags.
 
-    ``planned``: for any number of ranks and any card, not for those that run it.
+    ``planned``: for any number of ranks and any card, not for those that run it. ``ranks``: the flag's names.
     """
     parser = cli.Parser(prog=prog, description=words, allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=configure.WHICH)
@@ -69,7 +69,7 @@ def parser(prog: str, words: str, planned: bool = True) -> cli.Parser:
     parser.add_argument("--offload", choices=list(OFFLOADS))
     if planned:
         words = "number of ranks, one a GPU"
-        parser.add_argument("--world", "--gpus", type=cli.between(1, 10**6), default=1, help=words)
+        parser.add_argument(*ranks, type=cli.between(1, 10**6), default=1, help=words)
         parser.add_argument(
             "--calibration", metavar="GPU", help="NVML's name of a GPU that was measured, or its JSON"
         )

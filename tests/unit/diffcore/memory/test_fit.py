@@ -259,7 +259,7 @@ def test_traces_of_autocast_are_scaled(chooser: Chooser) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--gpu", "A100"], "it may be A100 40GB or .*write its memory as 24GB"),
+        (["--gpu", "A100"], "it may be A100 40GB or .*write it as 24GB"),
         ([], "--gpu is missing"),
         (["--find", "card", "--gpu", "24"], "--find card looks for the card"),
         (["--find", "gpus", "--gpu", "24", "--gpus", "2"], "--find gpus looks for their number"),
