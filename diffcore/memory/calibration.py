@@ -144,6 +144,6 @@ def calibration_named(gpu: str | None) -> Calibration:
         there = ", ".join(known) or "none yet"
         raise InputError(
             f"calibration {gpu}: no GPU of that name was measured; known: {there}; a file that "
-            "diffcore measure --calibrate wrote is taken too"
+            "diffcore measure wrote is taken too"
         )
     return calibration(gpu)

@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         raise InputError(
             "--find card looks for the card: leave --gpu out" if given.gpu else f"--gpu is missing: {CARD}"
         )
+    if given.find == "card" and given.calibration:
+        raise InputError("--find card takes each card's own calibration: leave --calibration out")
     if given.find == "gpus" and (given.world > 1 or given.nodes):
         raise InputError("--find gpus looks for their number: leave --gpus and --nodes out")
     if given.mfu is not None and (not 0 < given.mfu <= 1 or given.run):

@@ -262,6 +262,7 @@ def test_traces_of_autocast_are_scaled(chooser: Chooser) -> None:
         (["--gpu", "A100"], "it may be A100 40GB or .*write it as 24GB"),
         ([], "--gpu is missing"),
         (["--find", "card", "--gpu", "24"], "--find card looks for the card"),
+        (["--find", "card", "--calibration", "NVIDIA H200"], "leave --calibration out"),
         (["--find", "gpus", "--gpu", "24", "--gpus", "2"], "--find gpus looks for their number"),
         (["--gpu", "24", "--nodes", "4-2"], "a number of nodes, or a range"),
         (["--gpu", "24", "--gpus", "12"], "not whole nodes of 8"),

@@ -16,6 +16,7 @@ from diffbase import ledger
 from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffbase.machine import cards, nvml
+from diffbase.tables import show as show_blocks
 from diffcore.config.tree import Config
 from diffcore.memory import promise
 from diffcore.runs import figures
@@ -263,6 +264,9 @@ def test_the_promise_stands_beside_what_was_delivered(
     blocks, tree, _ = show.see_status([run], ask=lambda runs: Known())
     assert tree["promise"] == json.loads(json.dumps(promise.beside(run))) and blocks
     assert Run.read(run).job == "12"
+    show_blocks(blocks)
+    said = capsys.readouterr().out
+    assert rows["promised"] in said and rows["delivered"] in said
     delivered(run, told, "cpu")
     assert promise.rows(promise.beside(run) or {})["delivered"].endswith("on the CPU")
 
