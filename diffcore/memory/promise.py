@@ -104,7 +104,7 @@ def rows(tree: Mapping[str, Any]) -> dict[str, str]:
     start = f", start {when(told['start'])}" if told["start"] else ""
     promised = (
         f"{mib(told['planned_bytes'])} of each {told['card']}, tensors {mib(told['peak_bytes'])}; "
-        f"{told['images_per_second']:,.0f} images/s on {told['world']} ranks ({told['timed']}){start}"
+        f"{told['images_per_second']:,.4g} images/s on {ranks(told['world'])} ({told['timed']}){start}"
     )
     words = []
     if had["total_bytes"] is not None:
@@ -119,10 +119,15 @@ def rows(tree: Mapping[str, Any]) -> dict[str, str]:
         apart = f" ({clock(abs(late))} {'later' if late >= 0 else 'earlier'})" if told["start"] else ""
         words.append(f"start {when(had['start'])}{apart}")
     if had["world"] not in (None, told["world"]):
-        words.append(f"on {had['world']} ranks")
+        words.append(f"on {ranks(had['world'])}")
     if had["device"] == "cpu":
         words.append("on the CPU")
     return {"promised": promised, "delivered": "; ".join(words) or "nothing yet"}
+
+
+def ranks(world: int) -> str:
+    """How many."""
+    return f"{world} rank{'s' if world != 1 else ''}"
 
 
 def mib(size: float) -> str:

@@ -17,9 +17,10 @@ from diffbase.cli import InputError
 from diffbase.files import REPOSITORY
 from diffbase.machine import cards, nvml
 from diffbase.tables import show as show_blocks
+from diffcore.config import configure
 from diffcore.config.tree import Config
 from diffcore.memory import promise
-from diffcore.runs import figures
+from diffcore.runs import figures, run_folder
 from launch import submit
 from launch.ask import profile
 from launch.ask.card import card_of
@@ -115,6 +116,7 @@ def test_what_it_chose_and_why_is_said_before_it_submits(
     spec = json.loads((place / "job.json").read_text())
     assert (spec["nodes"], spec["nodes_min"]) == (2, 2)
     assert stat.S_IMODE((tmp_path / "run" / "promise.json").stat().st_mode) == 0o600
+    run_folder.check(configure.load(place / "config.yaml"), {})  # a run may begin there
 
 
 def test_the_first_that_is_done_is_chosen(
