@@ -14,7 +14,6 @@ from diffcore.runs import figures
 from tests.integration.box.checkout import Checkout, make_checkout
 from tests.integration.box.conftest import REPOSITORY, RunningBox, wait_for
 
-
 SMALL = [
     "--model.channels", "16,32", "--model.attention_levels", "1", "--train.steps", "4", "--batch.size", "8",
     "--train.log_every", "1", "--sampling.steps", "2", "--sampling.count", "4",
