@@ -23,9 +23,12 @@ OTHERS = 930
 SLICE = 0.91
 """Of its share of a card's memory what a MIG slice has: the H200's 1g.18gb has 16.0 GiB of 139.8 / 8, the
 least that is known (an A100's 1g.5gb has 0.96 of its eighth)."""
-SLICES = {("A100 40GB", "1g.5gb"): 4_864, ("A100 40GB", "2g.10gb"): 9_984, ("A100 40GB", "3g.20gb"): 20_090,
-          ("A100 40GB", "4g.20gb"): 20_090, ("H200", "1g.18gb"): 16_384}  # fmt: skip
-"""MiB of slices that are known: NVIDIA's MIG user guide (nvidia-smi mig -lgip), and for the H200 a user's."""
+SLICES = {
+    ("A100 40GB", "1g.5gb"): 4_864, ("A100 40GB", "1g.10gb"): 9_984, ("A100 40GB", "2g.10gb"): 9_984,
+    ("A100 40GB", "3g.20gb"): 20_090, ("A100 40GB", "4g.20gb"): 20_090, ("A100 80GB", "1g.10gb"): 9_728,
+    ("A100 80GB", "1g.20gb"): 19_968, ("H100", "1g.10gb"): 9_984, ("H200", "1g.18gb"): 16_384,
+}  # fmt: skip
+"""MiB of slices that are known, from what nvidia-smi mig -lgip printed on such a card."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ _ROWS: dict[str, tuple[float, float, float, float, float, float, float, int | No
     "H200 NVL": (141, 835, 417, 60, 4800, 64, 64, None, ()),
     "GH200": (96, 989, 494, 67, 4000, 450, 450, None, ("NVIDIA GH200 480GB",)),
     "B100": (180, 1750, 875, 60, 8000, 900, 64, None, ()),
-    "B200": (180, 2250, 1125, 75, 8000, 900, 64, None, ()),
+    "B200": (180, 2250, 1100, 80, 8000, 900, 64, None, ()),
     # Workstations.
     "RTX A4000": (16, 76.7, 38.3, 19.2, 448, 32, 32, None, ()),
     "RTX A4500": (20, 94.6, 47.3, 23.7, 640, 32, 32, None, ()),
