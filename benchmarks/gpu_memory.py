@@ -2,8 +2,8 @@
 
 On a GPU, within ten minutes: predicted against measured peaks for the cells of a table, the sum closed
 against NVML with every part outside torch's allocator measured as a difference of NVML readings, and the
-overhead of following a step. Prints an entry for diffcore/memory/calibration.py and writes JSON and the
-report of the last cell.
+overhead of following a step. Writes JSON, the report of the last cell, and a calibration for
+diffcore/memory/calibrations (alone: diffcore measure --calibrate).
 
 Each cell and each difference is a process of its own, so that none inherits another's memory; the same
 command measures what is missing. ``--rehearse`` runs the same program on the CPU with small networks: there
@@ -24,6 +24,11 @@ from memory_trace import overhead
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
+
+from diffbase.cli import InputError  # noqa: E402
+from diffbase.files import write_json  # noqa: E402
+from diffcore.memory.calibration import file_of  # noqa: E402
+from diffcore.memory.measure.calibrate import differences, tree_of  # noqa: E402
 
 MIB = 2**20
 AVATAR, DDPM, DIFFUSERS = (
@@ -48,45 +53,6 @@ SMALL = [
     ("configs/demo-adamw.yaml", "--zero 2 --micro-batch 4 --checkpointing full"),
     ("configs/demo-adamw.yaml", "--zero 1 --micro-batch 4 --engine.channels_last true"),
 ]
-DIFFERENCES = """
-import json, os, pynvml
-from diffbase.machine.nvml import handle_of, shown_devices
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-pynvml.nvmlInit()
-# The order of nvidia-smi, for indices; torch is asked nothing yet, which would make the context.
-os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-handle = handle_of(pynvml, shown_devices(pynvml.nvmlDeviceGetCount())[0])
-readings = [("nothing", pynvml.nvmlDeviceGetMemoryInfo(handle).used)]
-
-import torch
-
-def read(name):
-    torch.cuda.synchronize()
-    readings.append((name, pynvml.nvmlDeviceGetMemoryInfo(handle).used - torch.cuda.memory_reserved()))
-
-a = torch.zeros(1, device="cuda")
-read("context")
-layer, x = torch.nn.Linear(64, 64, device="cuda"), torch.randn(64, 64, device="cuda", requires_grad=True)
-before = torch.cuda.memory_allocated()
-y = layer(x).sum()
-y.backward()
-read("cublas")
-made = [y, x.grad, layer.weight.grad, layer.bias.grad]
-workspaces = torch.cuda.memory_allocated() - before - sum(-(-t.nbytes // 512) * 512 for t in made)
-c = torch.nn.Conv2d(16, 16, 3, device="cuda")
-c(torch.randn(2, 16, 32, 32, device="cuda")).sum().backward()
-read("cudnn")
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577", RANK="0", WORLD_SIZE="1")
-torch.distributed.init_process_group("nccl")
-torch.distributed.all_reduce(a)
-read("nccl")
-steps = {name: after - before for (_, before), (name, after) in zip(readings, readings[1:])}
-name = pynvml.nvmlDeviceGetName(handle)
-name = name if isinstance(name, str) else name.decode()
-print(json.dumps({"gpu": name, "cuda": torch.version.cuda, "workspaces": workspaces, **steps}))
-torch.distributed.destroy_process_group()
-"""
 
 
 def main() -> None:
@@ -104,7 +70,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     written = out / "gpu-memory.json"
     before = json.loads(written.read_text()) if written.exists() else {}
-    outside = None if given.rehearse else before.get("outside") or differences()
+    outside = None if given.rehearse else before.get("outside") or outside_torch()
     result: dict[str, Any] = {
         "schema": "diffcore.gpu-memory/1",
         "outside": outside,
@@ -147,19 +113,19 @@ def main() -> None:
         print(f"memory.trace costs {cost['ratio']:.2%} of a run")
     save()
     if outside:
-        print(entry(outside))
+        tree = tree_of(outside, "benchmarks/gpu_memory.py")
+        write_json(out / file_of(tree), tree, sort_keys=True)
+        print(f"for diffcore/memory/calibrations: {out / file_of(tree)}")
     sys.exit(bool(result["failed"] or (outside is None and not given.rehearse)))
 
 
-def differences() -> dict[str, Any] | None:
-    """NVML's readings around the context, cuBLAS, cuDNN and NCCL, less what torch's allocator holds; None if
-    they could not be taken."""
-    done = subprocess.run([sys.executable, "-c", DIFFERENCES], cwd=REPOSITORY, capture_output=True, text=True)
-    if done.returncode:
-        print(f"no differences: {failure(done)}")
+def outside_torch() -> dict[str, Any] | None:
+    """What the process holds beside torch's allocator; None if it could not be taken."""
+    try:
+        return differences()
+    except InputError as error:
+        print(f"no differences: {error}")
         return None
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def cell(config: str, flags: str, out: Path, outside: dict[str, Any] | None) -> dict[str, Any]:
@@ -214,15 +180,6 @@ def row_line(row: dict[str, Any]) -> str:
     return (
         f"{row['config']:28} {row['flags']:66} planned {figures[0]} measured {figures[1]} "
         f"{row['error']:+.2%}  total {figures[2]} residual {row['residual']:+.2%}"
-    )
-
-
-def entry(outside: dict[str, Any]) -> str:
-    """For CALIBRATIONS; NCCL's share is that of a group of one rank."""
-    context = outside["context"] + outside["cublas"] + outside["cudnn"]
-    return (
-        f"for diffcore/memory/calibration.py:\n    ({outside['gpu']!r}, {outside['cuda']!r}): Calibration("
-        f"{context}, {outside['workspaces']}, {outside['nccl']}, 'benchmarks/gpu_memory.py', measured=True),"
     )
 
 

@@ -48,7 +48,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Memory": {
         "plan": Command("diffcore.memory.commands.plan", "what a run will take of each GPU, before it runs"),
-        "fit": Command("diffcore.memory.commands.fit", "the largest micro batch of a card"),
+        "fit": Command("diffcore.memory.commands.fit", "what fits a card, fastest first; and turned round"),
         "measure": Command("diffcore.memory.commands.measure", "the same figures of a few real steps, here"),
         "compare": Command("diffcore.memory.commands.compare", "what differs between two memory reports"),
     },

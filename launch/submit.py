@@ -51,16 +51,17 @@ def _submit(
     cluster = choose_cluster(flags, here)
     config = configure.parse(["--config", str(flags.config), *overrides], prog=prog)
     bad = [] if cluster.is_local else list(registry.excluded(cluster.name))
-    group = config.trust == "group"
-    spec = from_flags(flags, cluster, default_name(config), here, bad, group)
+    spec = from_flags(flags, cluster, default_name(config), here, bad, config.trust == "group")
 
     # Submitting knows submitit, which takes a tenth of a second to load: after the mistakes above.
     from launch.ask import fits, sweep
+    from launch.auto import choose as auto
     from launch.hand_over import submission
 
     points = sweep.load(flags.sweep, flags.config, overrides) if flags.sweep else [sweep.Point(config)]
-    if not here:
-        spec = without_excluded(spec, [point.config.batch for point in points])
+    spec, promised = spec if here else without_excluded(spec, [point.config.batch for point in points]), None
+    if flags.auto:
+        points, spec, promised = auto.choose(flags, points, spec, overrides, here)
     for point in points:
         check(point.config, spec, strict=not flags.dry_run)
     if bad:
@@ -69,9 +70,9 @@ def _submit(
     if not flags.dry_run:
         for point in points:
             submission.refuse_second(point.config.run, spec)
-        if not (flags.force or flags.test_only):
+        if not (flags.force or flags.test_only or flags.auto):
             fits.check([point.config for point in points], spec)
-    return submission.carry_out(flags, points, spec, config.run, here, give)
+    return submission.carry_out(flags, points, spec, config.run, here, give, promised)
 
 
 if __name__ == "__main__":

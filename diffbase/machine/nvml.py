@@ -98,6 +98,26 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def first_shown() -> tuple[str, int]:
+    """Name and used bytes of the first GPU, or MIG instance, that CUDA_VISIBLE_DEVICES shows.
+
+    Makes no CUDA context. Raises what pynvml raises.
+    """
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = handle_of(pynvml, shown_devices(int(pynvml.nvmlDeviceGetCount()))[0])
+    return _text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+
+
+def driver() -> str:
+    """The driver's version. Raises what pynvml raises."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return _text(pynvml.nvmlSystemGetDriverVersion())
+
+
 def device_memory(uuid: str) -> DeviceMemory:
     """Of the device with this UUID of torch's. Raises what pynvml raises: no driver, no rights, no device."""
     import pynvml

@@ -1,8 +1,8 @@
 """python -m diffcore.memory plan | fit | measure | compare | export | seed-table
 
 plan      what a run will take, before it runs; no GPU needed
-fit       the largest micro batch of a card, and what makes a wanted one fit
-measure   the same figures of a few real steps, on this machine
+fit       what fits a card, fastest first; the smallest card, fewest GPUs, largest batch, longest side
+measure   the same figures of a few real steps, on this machine; --calibrate: of a GPU, beside torch
 compare   what is different between two reports, the largest first
 export    a step for Perfetto, or for torch's memory_viz
 seed-table  writes docs/seed-memory.md

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from diffbase.cli import InputError
@@ -16,7 +17,7 @@ from diffcore.config.offload import OFFLOADS
 from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, GPUS, Calibration, capacity
 from diffcore.memory.planning.plan import Data, Plan, between, plan, trace_quietly
-from diffcore.memory.planning.recording import Trace
+from diffcore.memory.planning.recording import Event, Kind, Trace
 
 MOST = 4096
 """Largest micro batch that is tried."""
@@ -78,7 +79,7 @@ class Planner:
         if micro not in traces:
             two = sorted([count for count in traces if count > 1][:2])  # one sample takes other steps
             scaled = between(traces[two[0]], traces[two[1]], micro) if len(two) == 2 else None
-            traces[micro] = scaled or trace_quietly(config, self.data, micro, self.device)
+            traces[micro] = scaled or settled(trace_quietly(config, self.data, micro, self.device))
         return traces[micro]
 
     def plan(self, config: Config, world: int, rank: int = 0) -> Plan:
@@ -131,6 +132,18 @@ class Planner:
         for change in CHANGES:
             if changed := changed_by(self.config, change, world):
                 yield change, changed
+
+
+def settled(traced: Trace) -> Trace:
+    """The trace with what is freed at once in the order in which it was made.
+
+    autocast drops its casts of the weights in another order each time, so that no two traces were alike.
+    """
+    events: list[Event] = []
+    for frees, group in groupby(traced.events, key=lambda event: event.kind == Kind.FREE):
+        alike = list(group)
+        events += sorted(alike, key=lambda event: event.what) if frees else alike
+    return replace(traced, events=events)
 
 
 def changed_by(config: Config, change: Change, world: int) -> Config | None:

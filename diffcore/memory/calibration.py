@@ -1,16 +1,34 @@
 """What a GPU's process holds beside torch's tensors: the CUDA context, libraries, NCCL. Never derived, only
-measured: ``benchmarks/gpu_memory.py`` takes NVML differences around each and prints an entry for this table.
+measured: ``diffcore measure --calibrate`` takes NVML differences around each and writes one JSON.
 
-Figures that nobody measured with this toolkit are marked as assumed, with where they come from.
+``calibrations/`` has one a GPU and version of CUDA. Figures that nobody measured with this toolkit are marked
+as assumed, with where they come from. Imports no torch.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from diffbase.cli import InputError
+from diffbase.explain import validated
+from diffbase.formats import json_file
+from diffbase.machine import cards
+from diffbase.machine.cards import capacity
+
+__all__ = ["ASSUMED", "GPUS", "Calibration", "calibration", "calibration_named", "capacity", "of_card"]
 
 MIB = 2**20
+SCHEMA = "diffcore.calibration/1"
+FOLDER = Path(__file__).parent / "calibrations"
+LARGEST = 10_000
+"""Bytes of a file."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +65,85 @@ ASSUMED = Calibration(
     nccl=600 * MIB,
     source="assumed: this GPU was not measured; NCCL's issue 964 reports 544 to 688 MB per group",
 )
-CALIBRATIONS: dict[tuple[str, str], Calibration] = {
-    ("NVIDIA H200", "13.0"): Calibration(
-        context=731_447_296,
-        workspaces=65 * MIB,
-        nccl=558 * MIB,
-        source="benchmarks/gpu_memory.py, docs/gpu.md",
-        measured=True,
-    ),
-}
-"""(NVML's name of the GPU, torch.version.cuda) -> what was measured on it."""
 
 GPUS = {"24GB": 24, "40GB": 40, "80GB": 80, "141GB": 141}
 """Cards by the memory that they are sold with: A10G and RTX 4090, A100, A100 and H100, H200."""
 
-CARDS = {
-    "T4": 16, "V100": 32, "A10": 24, "A10G": 24, "L4": 24, "RTX3090": 24, "RTX4090": 24, "RTX5090": 32,
-    "A100-40GB": 40, "A100-80GB": 80, "A6000": 48, "L40S": 48, "H100": 80, "H100-NVL": 94, "H200": 141,
-}  # fmt: skip
-"""GB that well-known cards are sold with; a card sold in two sizes is named with its size."""
+Size = Annotated[int, Field(ge=0, le=2**40)]
 
-TOTAL = {24: 22_510, 40: 40_338, 48: 45_590, 80: 81_000, 94: 95_230, 141: 143_156}
-"""MiB that CUDA says a card has (cudaMemGetInfo), of those sold with as many GB the one with least: A10 and
-A10G, A100, L40S, H100, H100 NVL, H200. Other sizes: OTHERS per GB."""
-OTHERS = 930
-"""MiB per GB: a T4's 14.56 GiB of 16 GB, the least that is known."""
+
+class Measured(BaseModel):
+    """A file of ``calibrations/``: sizes in bytes."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    schema_: Annotated[Literal["diffcore.calibration/1"], Field(alias="schema")]
+    gpu: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,200}$")]
+    """NVML's name."""
+    cuda: Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}$")]
+    """torch.version.cuda."""
+    context: Size
+    workspaces: Size
+    nccl: Size
+    nccl_ranks: Annotated[int, Field(ge=1, le=10**6)]
+    """Of the group that NCCL's buffers were measured in."""
+    source: Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,1000}$")]
+    """Who measured it, and under which driver and torch."""
+
+    @property
+    def entry(self) -> Calibration:
+        """As the plans read it."""
+        several = self.nccl_ranks > 1
+        return Calibration(self.context, self.workspaces, self.nccl, self.source, True, several)
+
+
+def load(path: Path) -> Measured:
+    """One file. InputError, which names it, for what is none."""
+    return validated(Measured, json_file.read(path, "no such calibration", most=LARGEST), str(path))
+
+
+def file_of(found: Mapping[str, Any]) -> str:
+    """The name of the file for a GPU and a version of CUDA: ``nvidia-h200-13.0.json``."""
+    return re.sub(r"[^a-z0-9.]+", "-", f"{found['gpu']}-{found['cuda']}".lower()).strip("-.") + ".json"
+
+
+@cache
+def shipped() -> dict[tuple[str, str], Calibration]:
+    """(NVML's name of the GPU, torch.version.cuda) -> what was measured on it."""
+    files = [load(path) for path in sorted(FOLDER.glob("*.json"))]
+    return {(one.gpu, one.cuda): one.entry for one in files}
 
 
 def calibration(gpu: str | None = None, cuda: str | None = None) -> Calibration:
     """The entry of a GPU by its NVML name and CUDA's version; of another version, said in its source, where
     that is all there is; what is assumed where there is none."""
-    found = {version: entry for (name, version), entry in CALIBRATIONS.items() if name == gpu}
+    found = {version: entry for (name, version), entry in shipped().items() if name == gpu}
     if not found:
         return ASSUMED
+    version = max(found, key=lambda text: [int(part) for part in text.split(".")])
     if cuda is None or cuda in found:
-        return found[cuda or max(found)]
-    version = max(found)
+        return found[cuda or version]
     return replace(found[version], source=f"{found[version].source}, under CUDA {version}", measured=False)
 
 
-def card(text: str) -> float | None:
-    """GB of the known card that ``text`` names ("H100", "rtx 4090", "a100 80gb"), None if it names none."""
-
-    def plain(name: str) -> str:
-        return "".join(c for c in name.upper() if c.isalnum())
-
-    return {plain(name): float(size) for name, size in CARDS.items()}.get(plain(text))
+def of_card(card: cards.Card | None) -> Calibration:
+    """The entry of a card of the table, or of a slice's own, where one was measured; else what is assumed."""
+    names = sorted({gpu for gpu, _ in shipped() if card is not None and cards.find(gpu) == card})
+    return calibration(names[0]) if names else ASSUMED
 
 
 def calibration_named(gpu: str | None) -> Calibration:
-    """The entry of a GPU by its NVML name; None: what is assumed. InputError for a GPU not measured."""
-    known = sorted({name for name, _ in CALIBRATIONS})
-    if gpu is not None and gpu not in known:
-        there = ", ".join(known) or "none yet; benchmarks/gpu_memory.py makes one"
-        raise InputError(f"calibration {gpu}: no GPU of that name was measured; known: {there}")
+    """The entry of a GPU by its NVML name, or of a file; None: what is assumed. InputError for a GPU not
+    measured, and for a file that is none."""
+    if gpu is None:
+        return ASSUMED
+    if gpu.endswith(".json"):
+        return load(Path(gpu)).entry
+    known = sorted({name for name, _ in shipped()})
+    if gpu not in known:
+        there = ", ".join(known) or "none yet"
+        raise InputError(
+            f"calibration {gpu}: no GPU of that name was measured; known: {there}; a file that "
+            "diffcore measure wrote is taken too"
+        )
     return calibration(gpu)
-
-
-def capacity(gigabytes: float) -> int:
-    """Bytes that a process may use of a card that is sold as ``gigabytes`` GB."""
-    return TOTAL.get(int(gigabytes), int(gigabytes * OTHERS)) * MIB

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from diffbase.cli import InputError
 from diffbase.tables import Console, TextTable, say
-from diffcore.memory.advise import MOST, Change, Step
 from diffcore.memory.comparing import compared, sentence
 from diffcore.memory.planning.states import CATEGORIES, WORDS
 from diffcore.memory.reading import fullest, mib, same, strategy, verdict
@@ -52,41 +51,6 @@ def print_table(rows: Iterable[dict[str, Any]]) -> None:
         fits = f"from {row['fits'][0]}" if row["fits"] else "none"
         table.add_row(*map(str, group), str(row["world"]), *sizes, fits)
     table.print(_console())
-
-
-def print_fit(
-    largest: int,
-    micro: int,
-    have: int,
-    room: int,
-    steps: Sequence[Step],
-    alone: Sequence[tuple[Change, int, int]],
-) -> None:
-    """The largest micro batch in ``room`` bytes, and what would make ``micro``, planned at ``have``, fit.
-
-    ``alone``: each change with its plan in bytes and its largest micro batch; ``steps``: changes together.
-    """
-    console = _console()
-    fits = "fits" if have <= room else "does not fit"
-    say(
-        console,
-        f"largest micro batch in {_whole(room)} MiB with these settings: {_micro(largest)}; "
-        f"micro batch {micro} is planned at {_whole(have)} MiB and {fits}",
-    )
-    headings = ("change", "saves MiB", "then", "largest micro batch", "slower by")
-    table = TextTable("Each change alone", *headings, text=(0, 4))
-    for change, smi, most in alone:
-        table.add_row(change.setting, _whole(have - smi), _whole(smi), _micro(most), change.slower)
-    table.print(console)
-    if have > room:
-        words = "together, cheapest first" if steps and steps[-1].fits else "together: it still does not fit"
-        headings = ("settings", "saves MiB", "then", "fits", "slower by")
-        table = TextTable(f"What makes micro batch {micro} fit, {words}", *headings, text=(0, 3, 4))
-        for step in steps:
-            fits = "yes" if step.fits else "no"
-            settings, slower = ", ".join(step.settings), "; ".join(step.slower)
-            table.add_row(settings, _whole(step.saved), _whole(step.smi), fits, slower)
-        table.print(console)
 
 
 def print_comparison(a: dict[str, Any], b: dict[str, Any], name_a: str, name_b: str) -> None:
@@ -176,7 +140,3 @@ def _mib(size: float) -> str:
 
 def _whole(size: float) -> str:
     return f"{size / MIB:,.0f}"
-
-
-def _micro(largest: int) -> str:
-    return f"{largest:,} or more" if largest == MOST else f"{largest:,}" if largest else "none"

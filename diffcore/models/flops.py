@@ -9,26 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffbase.machine import cards
 from diffcore import models
 from diffcore.config.models import Model
 from diffcore.config.tree import Optimizer
 from diffcore.engine.orthogonal.matrices import matrices
 from diffcore.engine.orthogonal.newton_schulz import flops
 from shards.schema import Attribute
-
-# Dense peaks in TFLOP/s, from the maker's data sheets: part of the device's name, bf16 and fp16, fp32.
-PEAKS = [
-    ("H200", 989.0, 67.0),
-    ("H100 PCIe", 756.0, 51.0),
-    ("H100", 989.0, 67.0),
-    ("A100", 312.0, 19.5),
-    ("A10G", 70.0, 35.0),
-    ("A10", 125.0, 31.2),
-    ("L40S", 362.0, 91.6),
-    ("L4", 121.0, 30.3),
-    ("V100", 125.0, 15.7),
-    ("T4", 65.0, 8.1),
-]
 
 
 def training_flops(model: Model, schema: Sequence[Attribute], size: int) -> int:
@@ -62,8 +49,5 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """FLOP/s that the device can do at most; None where its data sheet is not known here, as for CPUs."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    for part, half, single in PEAKS:
-        if part in name:
-            return (single if precision == "fp32" else half) * 1e12
-    return None
+    card = cards.find(torch.cuda.get_device_name(device))
+    return (card.fp32 if precision == "fp32" else card.half) * 1e12 if card else None

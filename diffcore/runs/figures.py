@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.formats import json_file
-from diffcore.memory import anatomy
+from diffcore.memory import anatomy, promise
 from diffcore.runs import metrics
 
 NEEDED = {"train/loss", "train/images_per_second", "train/samples"}
@@ -68,6 +68,8 @@ def figures(run: Path) -> dict[str, Any]:
         result["parameters"] = ranks[0]["parameters"]
         result["peak_bytes"] = peak["allocated"]
         result["peak_activation_bytes"] = peak["bytes"].get("activations", 0)
+    if (beside := promise.beside(run)) is not None:
+        result["promise"] = beside
     if (colors := run / "colors.json").exists():
         told = validated(Colors, json_file.read(colors), str(colors))
         result["colors"] = told.model_dump(exclude_unset=True)["agreement"]
@@ -124,7 +126,7 @@ def numbers(figures: dict[str, Any]) -> dict[str, str]:
             f"{f['peak_bytes'] / 2**20:,.0f} MiB of tensors at rank 0's peak, "
             f"{f['peak_activation_bytes'] / 2**20:,.0f} MiB of them activations"
         )
-    return result
+    return result | (promise.rows(f["promise"]) if "promise" in f else {})
 
 
 def agreed(row: Mapping[str, Any]) -> str:

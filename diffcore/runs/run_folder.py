@@ -28,13 +28,14 @@ from diffbase.version import VERSION
 from diffcore.config.configure import replace
 from diffcore.config.diffusion import FIRST_DRAWS, NEWEST_DRAWS
 from diffcore.config.tree import Access, Config, OrderName
+from diffcore.memory import promise
 from shards.schema import Attribute
 
 if TYPE_CHECKING:
     from shards.table import Index
 
 LOCK = ".lock"
-EARLY = ("job", "events.jsonl", "heartbeat.json", "stacks")
+EARLY = ("job", "events.jsonl", "heartbeat.json", "stacks", promise.FILE)
 """What a launcher, or a hang, may have put into the folder before there is a run."""
 DRAWS, ORDER = "diffusion.draws", "data.order"
 FIRST: dict[str, Any] = {DRAWS: FIRST_DRAWS, ORDER: "full"}

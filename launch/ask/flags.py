@@ -47,6 +47,10 @@ def parser(prog: str = "submit.py") -> Parser:
     how.add_argument(
         "--parallel", type=int, default=PARALLEL, metavar="N", help="jobs of a sweep at once (4)"
     )
+    how.add_argument(
+        "--auto", action="store_true", help="choose ZeRO stage, micro batch and checkpointing by the memory "
+        "plan and, of --nodes A-B, how many by the queue; flags that are given stay"
+    )  # fmt: skip
     how.add_argument("--no-preflight", action="store_true", help="do not check the nodes first")
     how.add_argument(
         "--force", action="store_true", help="submit though the memory plan does not fit the profile's GPUs"

@@ -22,7 +22,7 @@ from diffbase.cli import InputError
 from diffbase.explain import validated
 from diffbase.files import path_of
 from diffbase.formats import yaml_file
-from diffbase.machine import home
+from diffbase.machine import cards, home
 from diffbase.shipped import shipped
 from diffcore.config.section import Section
 from diffcore.config.tree import Access
@@ -41,6 +41,16 @@ class Gpus(Section):
     """GPU type in that request (gpu:TYPE:N), where the site names them."""
     memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     """Memory of one GPU, GB as it is sold: a run whose memory plan does not fit is not submitted."""
+    card: str | None = Field(default=None, max_length=100)
+    """Instead: which card it is, "A100 40GB" or "H100 1g.10gb" (a MIG slice); submit --auto chooses by it."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.card is not None and self.memory_gb is not None:
+            raise ValueError("card says the memory too: leave memory_gb out")
+        if self.card is not None and cards.find(self.card) is None:
+            raise ValueError(f"card {self.card!r} is not known here: {cards.near(self.card)}")
+        return self
 
 
 class Network(Section):

@@ -12,6 +12,7 @@ from diffbase.cli import InputError, one_line
 from diffbase.files import write_atomic
 from diffbase.line import say
 from diffbase.tables import Block, TextTable, show
+from diffcore.memory import promise
 from diffcore.runs.figures import spent_words
 from launch.follow import goodput
 from launch.follow.faults import faults, others
@@ -87,7 +88,11 @@ def see_status(runs: Sequence[Path], ask: Ask = ask) -> tuple[list[Block], Any, 
     for run, own, read_points in zip(found, inner, there, strict=True):
         of_points = [glance(one, known) for one in read_points]
         at = of_sweep(glance(run, known), of_points)
-        events = {"events": run.events[-6:], "faults": [asdict(f) for f in faults(run.events)[-FAULTS:]]}
+        events: dict[str, Any] = {
+            "events": run.events[-6:],
+            "faults": [asdict(f) for f in faults(run.events)[-FAULTS:]],
+        }
+        events["promise"] = promise.beside(run.folder)
         trees.append(at.tree() | events | {"points": _trees(own, of_points)})
         words.append(at.condition)
         if len(found) > 1 or own:
@@ -144,6 +149,8 @@ def _detail(run: Run, at: Glance) -> list[Block]:
     table.add_row("attempts", f"{at.attempts} ({at.failed} failed, {at.stopped} stopped)")
     table.add_row("goodput", "-" if at.goodput is None else f"{at.goodput:.1%} of the time on the nodes")
     table.add_row("last fault", fault_words(at.fault))
+    for name, words in promise.rows(kept).items() if (kept := promise.beside(run.folder)) else ():
+        table.add_row(name, words)
     if at.slow:
         slowest = sorted(at.slow.items(), key=lambda one: -one[1])[:SLOW]
         more = f" and {len(at.slow) - SLOW} more" if len(at.slow) > SLOW else ""

@@ -6,7 +6,7 @@ import os
 import shlex
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffbase.cli import InputError
 from diffbase.files import write_atomic
 from diffbase.line import printable, say
 from diffbase.trust import is_shown
+from diffcore.memory import promise
 from diffcore.runs import run_folder
 from launch.ask.profile import LOCAL
 from launch.ask.request import fingerprint_of
@@ -61,13 +62,18 @@ def carry_out(
     run: Path,
     here: bool,
     give: Callable[[Any], None],
+    promised: Mapping[str, Any] | None = None,
 ) -> int:
-    """What ``--dry-run``, ``--test-only`` or neither asks for, told to ``give`` too; the exit code."""
+    """What ``--dry-run``, ``--test-only`` or neither asks for, told to ``give`` too; the exit code.
+
+    ``promised``: what ``--auto`` promises, which is kept in the run folder.
+    """
     if not (flags.dry_run or flags.test_only):
-        return submit(points, spec, run, here, flags.follow, give if flags.json else None)
+        return submit(points, spec, run, here, flags.follow, give if flags.json else None, promised)
     said = text(points, spec, run) if flags.dry_run else test_only(points, spec, run)
     say(said, end="" if flags.dry_run else "\n")
-    give(asked(points, spec, run) | {"dry_run" if flags.dry_run else "test_only": said})
+    tree = asked(points, spec, run) | {"dry_run" if flags.dry_run else "test_only": said}
+    give(tree | ({"auto": promised} if promised else {}))
     return 0
 
 
@@ -90,6 +96,7 @@ def submit(
     here: bool,
     follow: bool,
     give: Callable[[Any], None] | None = None,
+    promised: Mapping[str, Any] | None = None,
 ) -> int:
     """Submit; returns the exit code for the shell: the job's, if it was followed.
 
@@ -122,6 +129,9 @@ def submit(
         jobs = [] if spec.cluster.is_local or here else hand_over(spec, place, tasks, array=sweeps)
 
     tree = asked(points, spec, run) | {"folder": str(place.folder)}
+    if promised:
+        tree["auto"] = promised
+        promise.write(run, promised)
     if spec.cluster.is_local:
         code, job = local.start(place, spec, tasks[0], follow)
     elif here:

@@ -104,8 +104,17 @@ def when_it_would_start(script: Path) -> str:
     except FileNotFoundError:
         raise InputError("--test-only: there is no sbatch here") from None
     if done.returncode:
-        raise InputError(f"sbatch: {done.stderr.strip()}")
+        raise InputError(f"sbatch: {done.stderr.strip().removeprefix('sbatch: error: ')}")
     return done.stderr.strip() or done.stdout.strip()
+
+
+def start_in(forecast: str) -> float | None:
+    """The start that a forecast of ``when_it_would_start`` names, in seconds since 1970; None for none."""
+    found = re.search(r"to start at (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", forecast)
+    try:
+        return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S")) if found else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def lost_among(nodes: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from diffbase.version import VERSION
 from tests.integration.conftest import REPOSITORY, Finished, run
 
 IMPORT_NAMES = {"diffbase", "shards", "diffcore", "launch"}
+CALIBRATIONS = REPOSITORY / "diffcore" / "memory" / "calibrations"
 PRETRAINED = "diffcore/runs/pretrained/tried.safetensors"
 SMALL = [
     "--model.channels", "8,16", "--model.attention_levels", "1", "--train.steps", "2", "--batch.size", "4",
@@ -81,7 +82,10 @@ def test_the_sdist_is_whole_and_the_wheel_has_its_names(built: Path) -> None:
             p.relative_to(REPOSITORY).as_posix() for p in (REPOSITORY / folder).rglob("*") if p.is_file()
         }
         assert files <= shipped
-    assert {"diffbase/page/kit.j2", "diffbase/page/timeline.js.j2", PRETRAINED} <= set(names)
+    calibrations = {f"diffcore/memory/calibrations/{path.name}" for path in CALIBRATIONS.glob("*.json")}
+    assert calibrations and {
+        "diffbase/page/kit.j2", "diffbase/page/timeline.js.j2", PRETRAINED, *calibrations
+    } <= set(names)  # fmt: skip
 
 
 def test_every_step_away_from_a_checkout(python: Path, place: Path) -> None:

@@ -10,7 +10,7 @@ from diffbase import cli
 from diffbase.cli import InputError
 from diffbase.files import check_writable
 from diffbase.line import say
-from diffcore.memory.commands.flags import gigabytes
+from diffcore.memory.commands.flags import CARD, card, outside
 
 PROG = "python -m diffcore.memory plan"
 WORDS = """What training a network takes on a rank, at the moments of a step.
@@ -43,9 +43,9 @@ def parser(prog: str = PROG) -> cli.Parser:
     add("--ema", action="store_true", help="an fp32 average of the weights beside them")
     add("--deepspeed", type=Path, metavar="FILE", help="DeepSpeed's JSON: bucket sizes")
     add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
-    add("--gpu", type=gigabytes, help="a card, 24GB or RTX4090: does it fit, and what does if not")
+    add("--gpu", type=card, help=f"does it fit this card, and what does if not: {CARD}")
     add("--largest", action="store_true", help="with --gpu: the largest micro batch, too")
-    add("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured")
+    add("--calibration", metavar="GPU", help="NVML's name of a GPU that was measured, or its JSON")
     add("--out", type=Path, help="folder for anatomy.json and report.html")
     cli.add_answer(result)
     return result
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.memory.modules import asked
 
     with cli.answer(given) as give:
-        anatomy = asked.anatomy(given)
+        anatomy = asked.anatomy(given, outside(given))
         tables.show(anatomy)
         if given.out:
             say(f"report: {report.save(given.out, anatomy)}")

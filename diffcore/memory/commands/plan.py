@@ -11,7 +11,7 @@ from diffbase.cli import InputError
 from diffbase.files import check_writable
 from diffbase.line import say
 from diffcore.memory.commands import flags, module
-from diffcore.memory.commands.flags import gigabytes, say_assumed, settings
+from diffcore.memory.commands.flags import CARD, card, outside, say_assumed, settings
 
 PROG = "python -m diffcore.memory plan"
 OWN = ("rank", "world", "device", "gpu", "check", "out")
@@ -24,8 +24,7 @@ def parser(prog: str = PROG) -> cli.Parser:
     add = parser.add_argument
     add("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
     add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")
-    card = "what the card is sold with, 24GB, or its name, RTX4090"
-    add("--gpu", "--gpu-memory", type=gigabytes, help=card)
+    add("--gpu", "--gpu-memory", type=card, help=CARD)
     add("--check", action="store_true", help="say in one line whether it fits --gpu")
     add("--table", action="store_true", help="every stage, precision, checkpointing, world")
     add("--out", type=Path, help="folder for anatomy.json and report.html")
@@ -44,10 +43,9 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         check_writable(given.out)
 
     from diffcore.memory import advise, report, tables
-    from diffcore.memory.calibration import calibration_named, capacity
 
-    planner = advise.Planner(config, device=given.device, outside=calibration_named(given.calibration))
-    room = capacity(given.gpu) if given.gpu else None
+    planner = advise.Planner(config, device=given.device, outside=outside(given))
+    room = given.gpu.usable if given.gpu else None
     if given.table:
         for flag in OWN:
             if getattr(given, flag) != known.get_default(flag):

@@ -5,24 +5,26 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+from diffcore.memory import report
 from diffcore.memory.anatomy import SCHEMA
-from diffcore.memory.calibration import calibration_named, capacity
+from diffcore.memory.calibration import Calibration
 from diffcore.memory.modules import answers, inputs, libraries, optimizers
 from diffcore.memory.modules.job import Job
 from diffcore.memory.modules.plan import job_of, loss_of, plan_of, settings
-from diffcore.memory.planning.plan import Plan, as_json
+from diffcore.memory.planning.plan import Plan
 
 SIZES = ("length", "side")
 MIB = 2**20
 
 
-def anatomy(given: Namespace) -> dict[str, Any]:
+def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
     """The report. InputError where the network cannot be planned."""
-    job, outside = job_asked(given), calibration_named(given.calibration)
+    job = job_asked(given)
     planned = plan_of(job, outside)
-    advice: list[str] = []
+    advice, capacity = list[str](), dict[str, Any]()
     if given.gpu is not None:
-        room = capacity(given.gpu)
+        room = given.gpu.usable
+        capacity = {"capacity": {"bytes": room, "source": "the card given"}}
         advice.append(_verdict(planned, room))
         if planned.smi > room:
             for other in answers.alternatives(job, outside):
@@ -36,7 +38,7 @@ def anatomy(given: Namespace) -> dict[str, Any]:
         "schema": SCHEMA,
         "unit": "bytes",
         "run": about(job, planned),
-        "planned": [as_json(planned)],
+        "planned": [rank | capacity for rank in report.entries([planned])],
         "measured": [],
         "advice": advice,
     }

@@ -139,6 +139,7 @@ def plan_of(job: Job, outside: Calibration = ASSUMED) -> Plan:
         outside,
         device,
         strategy=job.strategy,
+        stream=recorded.stream,
     )
 
 

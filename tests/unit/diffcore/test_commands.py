@@ -16,12 +16,12 @@ from diffbase import cli
 from diffbase.version import VERSION
 from diffcore import __main__ as door
 from diffcore.commands import COMMANDS
-from diffcore.memory import advise
 from tests.unit.test_house import COMMANDS as FILES
 from tests.unit.test_house import REPOSITORY, name
 
 INTERNAL = {
-    "diffcore/__main__.py", "diffcore/memory/__main__.py", "launch/notify/__main__.py",
+    "diffcore/__main__.py", "diffcore/memory/__main__.py", "diffcore/memory/measure/outside.py",
+    "launch/notify/__main__.py",
     "launch/notify/textfile.py", "launch/ranks.py",
     "launch/supervise/allreduce.py", "launch/supervise/probe/check_data.py", "launch/supervise/probe/rank.py",
     "launch/supervise/start.py",
@@ -90,7 +90,7 @@ def test_a_mistyped_flag_is_one_line(command: str) -> None:
         (["--print-completion", "fish"], "--print-completion fish: allowed are bash, zsh, tcsh"),
         (["sample", "--out", "x.png"], "the run is missing: give its folder"),
         (["sample", "a", "--run", "b", "--out", "x.png"], "give the run once"),
-        (["fit", "--config", "demo", "--gpu", "H1"], "'H1' is not a size of memory"),
+        (["fit", "--config", "demo", "--gpu", "H1"], "'H1' is no card that is known here; did you mean H100"),
         (["train", "--config", "no-such"], "no such config file; by name there are avatar, "),
     ],
 )
@@ -172,7 +172,11 @@ def test_an_error_is_said_though_it_is_quiet(capsys: pytest.CaptureFixture[str])
     [
         ("plan", ["--device", "cpu"], {"planned", "measured", "run", "advice"}),
         ("plan", ["--check", "--gpu", "rtx 4090"], {"fits", "planned_bytes", "room_bytes"}),
-        ("fit", ["--gpu", "A100-80GB"], {"largest_micro_batch", "changes", "together"}),
+        (
+            "fit",
+            ["--gpu", "A100-80GB", "--zero", "1", "--top", "1"],
+            {"card", "best", "candidates"},
+        ),
     ],
 )
 def test_json_is_all_that_is_printed(
@@ -183,8 +187,6 @@ def test_json_is_all_that_is_printed(
     monkeypatch: pytest.MonkeyPatch,
     memory_config: Path,
 ) -> None:
-    monkeypatch.setattr("diffcore.memory.advise.MOST", 2)  # a search among fewer, for the sake of time
-    monkeypatch.setattr("diffcore.memory.advise.CHANGES", advise.CHANGES[:2])
     door.main([command, "--config", str(memory_config), *words, "--json"])
     assert keys <= json.loads(capsys.readouterr().out).keys()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffcore.memory.calibration import ASSUMED, CALIBRATIONS, Calibration, calibration
+from diffcore.memory.calibration import ASSUMED, Calibration, calibration, shipped
 from diffcore.memory.measure import usage as nvml
 from diffcore.memory.measure.counted import Counted, Counts, unfollowed
 
@@ -119,7 +119,7 @@ def test_a_list_of_processes_that_is_refused_is_a_note(gpu: pytest.MonkeyPatch) 
 
 def test_a_calibration_is_of_a_gpu_and_a_version(gpu: pytest.MonkeyPatch) -> None:
     mine = Calibration(300 * MIB, 32 * MIB, ASSUMED.nccl, "seen", measured=True)
-    gpu.setitem(CALIBRATIONS, ("NVIDIA A10G", "12.8"), mine)
+    gpu.setitem(shipped(), ("NVIDIA A10G", "12.8"), mine)
     assert calibration("NVIDIA A10G", "12.8") == calibration("NVIDIA A10G") == mine
     # One GPU says nothing of NCCL between several.
     assert mine.source_nccl(1) == "seen" and mine.source_nccl(8) == "seen, of a group of one rank"
