@@ -9,6 +9,9 @@ in the forward pass, the backward pass and the optimizer's step of the third tra
 workspaces, which are in all of them. ``allocated`` is the same in the allocator's blocks of 512 bytes. A cell
 is a process of its own, so that one that a kernel ends takes no other along.
 ``--rehearse`` runs the same program small on a CPU, where nothing is counted.
+
+``--against FILE`` plans the cells of a file that a GPU wrote, on any machine, and prints how far each plan is
+from what was counted, as a table and as JSON.
 """
 
 from __future__ import annotations
@@ -245,6 +248,42 @@ def apart(name: str, how: str, small: bool) -> dict[str, Any]:
     return found
 
 
+WORKSPACES = 32 * 2**20
+"""Bytes of cuBLAS's second workspace: backward's thread has its own, which the first probe did not see."""
+MOMENTS = (
+    ("after step", "after", "current"), ("forward peak", "forward", "peak"),
+    ("backward peak", "backward", "peak"), ("step peak", "optimizer", "peak"),
+)  # fmt: skip
+
+
+def against(path: Path, only: str) -> None:
+    """Plans beside what a GPU counted."""
+    from diffcore.memory import plan
+
+    found = json.loads(path.read_text())
+    rows: dict[str, dict[str, float]] = {}
+    for key, cell in found["cells"].items():
+        if "failed" in cell or only not in key:
+            continue
+        name, _, how = key.partition(" ")
+        factory, batch, micro = networks(False)[name]
+        made = plan(
+            factory, batch, micro=micro, loss=mean_square, optimizer="adamw-fused",
+            strategy="fsdp2" if how.startswith("fsdp") else "plain",
+            precision="bf16" if "bf16" in how else "fp32", checkpointing="checkpointing" in how,
+            blocks=(lambda network: []) if name in WHOLE else None,
+        )  # fmt: skip
+        rows[key] = {}
+        words = []
+        for moment, part, kind in MOMENTS:
+            real = cell[part][f"requested_{kind}"] - found["workspaces"] - WORKSPACES
+            rows[key][moment] = made.at(moment).allocated / real - 1
+            words.append(f"{real / 2**20:,.0f} | {rows[key][moment]:+.2%}")
+        print(f"| {key} | {' | '.join(words)} |", flush=True)
+    worst = {moment: max(abs(row[moment]) for row in rows.values()) for moment, *_ in MOMENTS}
+    print(json.dumps({"device": found["device"], "cells": len(rows), "worst": worst}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -253,10 +292,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cells whose name has this")
     parser.add_argument("--seconds", type=float, default=300.0, help="after which no cell is begun")
     parser.add_argument("--rehearse", action="store_true", help="small, on a CPU")
+    parser.add_argument("--against", type=Path, help="plan the cells of this file")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.cell:
         print(json.dumps(cell(*a.cell, a.rehearse)))
+        return
+    if a.against:
+        against(a.against, a.only)
         return
     began = time.monotonic()
     found: dict[str, Any] = {

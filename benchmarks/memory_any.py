@@ -78,6 +78,17 @@ def cells() -> list[Cell]:
     return found
 
 
+def few() -> list[Cell]:
+    """One cell of each network, the strategies in turns; and optimizers that step otherwise."""
+    strategies = ("plain", "fsdp2", "zero2", "ddp", "zero3", "zero1")
+    found = cells()
+    picked = []
+    for i, network in enumerate(NETWORKS):
+        of_it = [c for c in found if (c.network, c.strategy) == (network, strategies[i % len(strategies)])]
+        picked.append(of_it[i // len(strategies) % len(of_it)])
+    return picked + [c for c in found if c.optimizer in ("muon", "adafactor") and c.strategy == "plain"]
+
+
 def networks() -> dict[str, tuple[Callable[[], Any], dict[str, str], int]]:
     """(factory, inputs as text, micro batch) by name."""
     import diffusers
@@ -495,6 +506,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="only cells whose line has this text")
+    parser.add_argument(
+        "--ci", action="store_true", help="a few cells, in which every network and strategy is"
+    )
     parser.add_argument("--json", type=Path, help="every figure; what is in it is not measured again")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so many")
     parser.add_argument("--settle", type=float, default=0.01, help="seconds to wait after a collective")
@@ -504,7 +518,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     if a.job:
         work(json.loads(a.job.read_text()))
-    wanted = [cell for cell in cells() if a.only in str(cell)]
+    wanted = [cell for cell in (few() if a.ci else cells()) if a.only in str(cell)]
     rows: dict[Cell, dict[str, Any]] = {}
     if a.json and a.json.exists():
         there = {Cell(**row["cell"]): row for row in json.loads(a.json.read_text())["rows"]}

@@ -11,8 +11,9 @@ measured, and after forward of the activations alone too.
 
 ``ci`` is pairwise cells of small networks: every two settings that can meet do in one of them. ``table`` has
 those, pairwise cells with 4 processes and 1024 ranks too, and 600 more drawn from the whole product; ``full``
-the seeds' networks at their own size. With --seconds no further cell is begun after so many; the same command
-with --json goes on where it stopped. On a machine that is busy gloo's own thread may free a tensor, which the
+the seeds' networks at their own size; ``any`` other people's networks (memory_any.py). With --seconds no
+further cell is begun after so many; the same command with --json goes on where it stopped. On a machine that
+is busy gloo's own thread may free a tensor, which the
 profiler then takes for alive: --again 0.001 --settle 0.03 measures such cells once more. What a CPU kernel
 allocates and frees inside itself is counted apart.
 """
@@ -34,6 +35,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import memory_any
 import memory_cells
 from memory_cells import MODELS, Cell, config_of
 
@@ -50,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cells", choices=["ci", "table", "full"], default="ci")
+    parser.add_argument("--cells", choices=["ci", "table", "full", "any"], default="ci")
     parser.add_argument("--only", default="", help="only cells whose line has this text")
     parser.add_argument("--json", type=Path, help="every figure; what is in it is not measured again")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing after so many")
@@ -59,6 +61,10 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=0.003, help="seconds to wait after a collective")
     parser.add_argument("--groups", type=int, default=2, help="process groups at a time")
     given = parser.parse_args()
+    if given.cells == "any":
+        words = ["--only", given.only, *(["--json", str(given.json)] if given.json else [])]
+        memory_any.main([*words, "--seconds", str(given.seconds)])
+        return
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
     began = time.monotonic()
