@@ -25,7 +25,6 @@ def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
     if given.gpu is not None:
         room = given.gpu.usable
         capacity = {"capacity": {"bytes": room, "source": "the card given"}}
-        advice.append(_verdict(planned, room))
         if planned.smi > room:
             for other in answers.alternatives(job, outside):
                 fits = "fits" if other.plan.smi <= room else "does not fit"
@@ -84,9 +83,3 @@ def about(job: Job, planned: Plan) -> dict[str, Any]:
         "accumulation": job.accumulation,
     }
 
-
-def _verdict(planned: Plan, room: int) -> str:
-    size, most = f"{planned.smi / MIB:,.0f}", f"{room / MIB:,.0f}"
-    if planned.smi <= room:
-        return f"fits: {size} of {most} MiB are planned on each rank"
-    return f"does not fit: {size} MiB are planned on each rank, and there are {most}"
