@@ -85,7 +85,8 @@ class Room:
     received: int
     """Under ZeRO-1 to 3 on several ranks: pieces of the matrices that are its to orthogonalize."""
     joined: int
-    """The largest matrix that comes in several pieces."""
+    """The largest matrix, in one piece and from an aligned address on: some CPUs' kernels add up otherwise
+    where they begin between."""
     largest: int
     """The largest matrix; on a GPU in halves, matrices of one shape in bf16 and what becomes of them."""
     squares: int
@@ -99,7 +100,7 @@ class Room:
         mine = [m for m, owner in zip(matrices, of, strict=True) if owner == rank]
         cut = any(matrix.pieces for matrix in matrices)
         squares = SQUARES * max((m.side for m in mine), default=0) ** 2
-        joined = max((m.numel for m in mine if len(m.pieces) > 1), default=0)
+        joined = max((m.numel for m in mine), default=0)
         if together:
             joined, squares = 0, max((len(g) * mine[g[0]].side ** 2 for g in alike(mine)), default=0)
         return cls(
@@ -185,16 +186,14 @@ class Orthogonalization:
         squares = torch.empty(room.squares, device=device)
         for matrix, pieces in mine:
             shape = (matrix.rows, matrix.columns)
-            flat = pieces[0] if len(pieces) == 1 else joined.narrow(0, 0, matrix.numel)
-            if len(pieces) > 1:
-                torch.cat(pieces, out=flat)
+            flat = joined.narrow(0, 0, matrix.numel)
+            torch.cat(pieces, out=flat)
             scale = RMS * sqrt(max(shape))
             done = orthogonalize(
                 flat.view(shape), out.narrow(0, 0, matrix.numel).view(shape), squares, self.steps, scale
             ).view(-1)
-            if len(pieces) > 1 or done.data_ptr() != flat.data_ptr():
-                for piece, part in zip(pieces, done.split([len(piece) for piece in pieces]), strict=True):
-                    piece.copy_(part)
+            for piece, part in zip(pieces, done.split([len(piece) for piece in pieces]), strict=True):
+                piece.copy_(part)
 
     def _work_together(self, mine: Sequence[tuple[Matrix, list[Tensor]]]) -> None:
         """``_work`` in bf16, matrices of one shape at once."""

@@ -57,7 +57,8 @@ def _changes(job: Job) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def largest(job: Job, room: int, outside: Calibration) -> int:
     """The largest micro batch whose plan is within ``room`` bytes, 0 if not one sample's is.
 
-    What a plan takes is nearly linear in the micro batch, so that the next guess is a line's.
+    What a plan takes is nearly linear in the micro batch: the next guess is where a line through two plans
+    meets ``room``, and every third one the middle of what is open.
     """
     known: dict[int, int] = {}
 
@@ -71,17 +72,12 @@ def largest(job: Job, room: int, outside: Calibration) -> int:
     low, high = 1, MOST + 1
     while high - low > 1:
         guess = 2 * low
-        if len(known) > 1:
-            first, last = sorted(known)[0], sorted(known)[-1]
-            slope = (known[last] - known[first]) / (last - first)
-            guess = low + int((room - known[low]) / slope) if slope > 0 else 2 * low
+        if others := known.keys() - {low}:
+            other = max(others)
+            slope = (known[other] - known[low]) / (other - low)
+            guess = low + int((room - known[low]) / max(slope, 1.0))
+        if len(known) % 3 == 0 and high <= MOST:
+            guess = (low + high) // 2
         guess = min(max(guess, low + 1), high - 1)
-        if smi(guess) <= room:
-            low = guess
-        else:
-            high = guess
-        if high == MOST + 1 and low == MOST:
-            return MOST
-        if high - low > 1 and guess == low and low + 1 < high and smi(low + 1) > room:
-            return low
+        low, high = (guess, high) if smi(guess) <= room else (low, guess)
     return low

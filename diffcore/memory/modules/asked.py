@@ -82,4 +82,3 @@ def about(job: Job, planned: Plan) -> dict[str, Any]:
         "micro_batch": job.micro,
         "accumulation": job.accumulation,
     }
-
