@@ -75,6 +75,11 @@ def cells() -> list[Cell]:
         if optimizer != "muon":  # two optimizers, which DeepSpeed does not take
             found.append(Cell("gpt2", "zero2", optimizer=optimizer, world=2))
     found.append(Cell("gpt2", "fsdp2", optimizer="sgd-momentum", backend="fake", world=2))
+    for strategy in ("plain", "ddp", "fsdp2", "zero1", "zero2", "zero3"):
+        world, backend = (1 if strategy == "plain" else 2), "fake" if strategy == "fsdp2" else "gloo"
+        found.append(Cell("frozen", strategy, world=world, backend=backend))
+    found += [Cell("gpt2", "zero3", "bf16", world=2, offload=what) for what in OFFLOADED]
+    found.append(Cell("gpt2", "zero2", world=2, offload="optimizer"))
     return found
 
 
@@ -164,9 +169,16 @@ def networks() -> dict[str, tuple[Callable[[], Any], dict[str, str], int]]:
             up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, sample_size=32, latent_channels=4,
         )  # fmt: skip
 
+    def frozen() -> Any:
+        network = gpt2()
+        network.transformer.h[0].requires_grad_(False)
+        network.transformer.wpe.requires_grad_(False)
+        return network
+
     words = {"input_ids": "int64[B,64]", "labels": "int64[B,64]"}
     return {
         "gpt2": (gpt2, words, 4),
+        "frozen": (frozen, words, 4),
         "llama": (llama, words, 4),
         "t5": (t5, words, 4),
         "bert": (bert, words, 4),
@@ -207,6 +219,7 @@ def networks() -> dict[str, tuple[Callable[[], Any], dict[str, str], int]]:
 
 
 NETWORKS = ("gpt2", "llama", "t5", "bert", "vit", "whisper", "unet", "dit", "sd3", "flux", "vae")
+OFFLOADED = ("optimizer", "parameters")
 WHOLE = ("dit",)
 """Sharded as one by FSDP2: its forward reaches into its blocks."""
 
@@ -242,6 +255,8 @@ def settings(cell: Cell) -> dict[str, Any] | None:
         zero |= {"stage3_prefetch_bucket_size": BUCKET, "stage3_param_persistence_threshold": 1000}
     if cell.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
+    if cell.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu"}
     return {"zero_optimization": zero}
 
 
@@ -388,7 +403,10 @@ class Training:
             self.network = torch.nn.parallel.DistributedDataParallel(self.network)
         if cell.strategy == "fsdp2":
             self._sharded()
-        self.optimizer = optimizer_of(cell.optimizer)(self.network.parameters())
+        self.optimizer = optimizer_of(cell.optimizer)(self._trained())
+
+    def _trained(self) -> list[Any]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def _sharded(self) -> None:
         import torch
@@ -409,10 +427,11 @@ class Training:
         tree |= {
             "train_micro_batch_size_per_gpu": micro, "gradient_accumulation_steps": self.cell.accumulation,
             "steps_per_print": 2**62, "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
         }  # fmt: skip
         if half:
             tree["bf16"] = {"enabled": True}
-        optimizer = optimizer_of(self.cell.optimizer)(self.network.parameters())
+        optimizer = optimizer_of(self.cell.optimizer)(self._trained())
         self.engine, *_ = deepspeed.initialize(model=self.network, optimizer=optimizer, config=tree)
 
     def forward(self, turn: int) -> Any:

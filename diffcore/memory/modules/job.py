@@ -51,6 +51,8 @@ class Job:
     """FSDP2 frees gathered weights after forward (None: those of blocks, not those of the whole's own)."""
     blocks: Callable[[nn.Module], list[nn.Module]] | None = None
     """FSDP2: modules that are groups of their own beside the whole (None: members of the outermost lists)."""
+    policy: Any = None
+    """FSDP2: a ``MixedPrecisionPolicy`` (None: gathered and computed in ``precision``, reduced in fp32)."""
     bucket_view: bool = False
     """DDP: ``gradient_as_bucket_view``."""
     deepspeed: Mapping[str, Any] = field(default_factory=dict)

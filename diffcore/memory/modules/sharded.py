@@ -38,8 +38,8 @@ def shard(network: nn.Module, job: Job, mesh: Any) -> None:
     """``fully_shard`` each block, and then the whole."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    policy = MixedPrecisionPolicy()
-    if job.precision in ("bf16", "fp16"):
+    policy = job.policy or MixedPrecisionPolicy()
+    if job.policy is None and job.precision in ("bf16", "fp16"):
         policy = MixedPrecisionPolicy(param_dtype=PRECISIONS[job.precision], reduce_dtype=torch.float32)
     for block in (job.blocks or blocks)(network):
         if block is not network:
