@@ -208,11 +208,12 @@ def near(text: str) -> str:
 
 
 def of_size(gigabytes: float) -> Card:
-    """A card of which only the memory is known: it has the rates of the slowest of the nearest size."""
+    """A card of which only the memory is known: it has the rates of the slowest of the nearest size, and
+    bf16, as most cards since 2020."""
     like = min(CARDS.values(), key=lambda card: (abs(card.gb - gigabytes), card.half, card.name))
     return replace(
         like, name=f"{gigabytes:g}GB", gb=gigabytes, mib=capacity(gigabytes) // MIB, known=False, nvml=(),
-        profiles=(), like=like.name,
+        profiles=(), like=like.name, bf16=True,
     )  # fmt: skip
 
 

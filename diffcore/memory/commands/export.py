@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.cli import InputError
 from diffbase.files import check_writable, write_atomic, write_json
 from diffbase.line import say
 
 PROG = "python -m diffcore.memory export"
+KEPT = ("anatomy.json", "report.html", "memory.txt")
+"""Files of a report, which no export takes the place of."""
 FORMATS = {
     "perfetto": "a Chrome trace (JSON), for https://ui.perfetto.dev",
     "memory_viz": "a snapshot of torch's allocator (pickle), for https://pytorch.org/memory_viz",
@@ -28,6 +31,11 @@ def parser(prog: str = PROG) -> cli.Parser:
     return parser
 
 
+def folder_of(report: Path) -> Path:
+    """Where a report's files are."""
+    return report if report.is_dir() else report.parent
+
+
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     """Write the file, and print its path."""
     given = parser(prog).parse_args(argv)
@@ -37,6 +45,10 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     from diffcore.memory.exports import memory_viz, perfetto
 
     told = anatomy.load(given.report)
+    if given.out.is_dir():
+        raise InputError(f"--out {given.out}: is a folder; give a file's name")
+    if given.out.name in KEPT and given.out.resolve().parent == folder_of(given.report).resolve():
+        raise InputError(f"--out {given.out}: is the report's own; give another name")
     with cli.answer(given):
         given.out.parent.mkdir(parents=True, exist_ok=True)
         if given.to == "perfetto":

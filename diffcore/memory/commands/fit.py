@@ -54,6 +54,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
         raise InputError("--find card takes each card's own calibration: leave --calibration out")
     if given.find == "gpus" and (given.world > 1 or given.nodes):
         raise InputError("--find gpus looks for their number: leave --gpus and --nodes out")
+    if given.left_aside:  # no command line that is printed could leave it aside
+        raise InputError(
+            f"--zero: {given.config} has an engine.deepspeed of another stage; take it out there"
+        )
+    if given.find == "batch" and {"micro", "size"} & given.held.keys():
+        raise InputError("--find batch looks for it: leave --micro-batch, --batch.micro and --batch.size out")
+    if given.find in ("batch", "card", "side") and given.nodes and given.nodes[0] < given.nodes[1]:
+        raise InputError(f"--find {given.find} is of one number of nodes: give --nodes {given.nodes[0]}, say")
     if given.mfu is not None and (not 0 < given.mfu <= 1 or given.run):
         raise InputError("--mfu: a share above 0 and up to 1, and not beside --from, which measures it")
     if given.network is not None and given.network <= 0:

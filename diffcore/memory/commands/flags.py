@@ -109,6 +109,7 @@ def settings(
     if other and "deepspeed" not in over.get("engine", {}):  # else it is of this stage, or is refused
         engine["deepspeed"] = None
         notes.append(f"engine.deepspeed of the config is left aside: --zero {given.zero}, not {own.zero}")
+    given.left_aside = "deepspeed" in engine
     given.held |= {field: value for field, value in engine.items() if field != "deepspeed"}
     if engine:
         config = configure.replace(config, "engine", engine)

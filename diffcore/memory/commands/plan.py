@@ -14,13 +14,15 @@ from diffcore.memory.commands import flags, module
 from diffcore.memory.commands.flags import CARD, card, outside, say_assumed, settings
 
 PROG = "python -m diffcore.memory plan"
+WORDS = """What a run will take on a rank, at the moments of a step. Of any other network:
+plan package.module:function, or plan FOLDER with a config.json (plan TARGET --help)."""
 OWN = ("rank", "world", "device", "gpu", "check", "out")
 """Flags that --table has no use for."""
 
 
 def parser(prog: str = PROG) -> cli.Parser:
     """The command's flags; others override the config."""
-    parser = flags.parser(prog, "What a run will take on a rank, at four moments of a step.")
+    parser = flags.parser(prog, WORDS)
     add = parser.add_argument
     add("--rank", type=int, default=0, help="the rank that is planned (shares differ little)")
     add("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: no CUDA allocator")

@@ -173,6 +173,8 @@ def _notes(asked: Asked, chooser: Chooser, layouts: Sequence[Layout]) -> list[st
     card, found = chooser.clock.card, []
     if chooser.planner.data.assumed:
         found.append(chooser.planner.data.assumed)
+    if chooser.space.held.get("precision") == "bf16" and not card.bf16:
+        found.append(f"{card.name} has no bf16 units: it is far slower there than the rates that are taken")
     if card.like:
         found.append(f"rates of {card.like}: of the card only the memory is known")
     if max(layout.nodes for layout in layouts) > 1:

@@ -1,6 +1,7 @@
 """``fit`` turned round: the smallest card, the fewest GPUs, the largest batch, the longest side of an image.
 
-Each is a search among what rises in memory, so that what was found fits and its neighbour does not.
+Each but the number of GPUs, which is counted up, is a search among what rises in memory: what was found fits,
+and its neighbour does not.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def on(chooser: Chooser, card: Card) -> Chooser:
 
 def smallest_card(chooser: Chooser, layout: Layout) -> Chooser:
     """The smallest card on which a setting fits, one a rank. InputError where none of the table is enough."""
-    card = next((card for card in by_size() if on(chooser, card).fits_at_all(layout)), None)
+    wanted = chooser.space.held.get("precision") == "bf16"
+    cards = [card for card in by_size() if card.bf16 or not wanted]
+    card = next((card for card in cards if on(chooser, card).fits_at_all(layout)), None)
     if card is None:
         raise InputError(f"fits no card that is known here, on {layout.world} of it")
     return on(chooser, card)
@@ -63,7 +66,8 @@ def fewest_gpus(chooser: Chooser, per_node: int, network: float) -> Layout:
         for world in range(1, min(size, GPUS) + 1)
         if (layout := laid_out(world, per_node, network)) is not None and chooser.space.micros(layout)
     ]
-    found = first(layouts, chooser.fits_at_all)
+    # One by one: a GPU more can take more, by the buckets that one alone does not need.
+    found = next((layout for layout in layouts if chooser.fits_at_all(layout)), None)
     if found is None:
         raise InputError(
             f"fits no number of {chooser.clock.card.name} that batch.size {size} divides among, up to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from diffbase.cli import InputError
 from diffbase.machine.cards import CARDS, Card
@@ -16,7 +17,8 @@ def any_card() -> Card:
 
 
 def asked(given: Namespace, config: Config) -> list[Layout]:
-    """Of ``--nodes`` and ``--gpus-per-node``, or ``--gpus``: of a range those that double, and its end.
+    """Of ``--nodes`` and ``--gpus-per-node``, or ``--gpus``: of a range those by which the
+    batch divides, each twice the one before, and the last.
 
     InputError where the global batch does not divide among any of them, or nodes would not be whole.
     """
@@ -29,7 +31,9 @@ def asked(given: Namespace, config: Config) -> list[Layout]:
             raise InputError(f"--gpus {given.world}: not whole nodes of {per_node}; give --gpus-per-node")
         sizes = [layout]
     else:
-        sizes = [Layout(count, per_node, network) for count in doubling(*given.nodes)]
+        counts = range(given.nodes[0], given.nodes[1] + 1)
+        dividing = [count for count in counts if config.batch.size % (count * per_node) == 0]
+        sizes = [Layout(count, per_node, network) for count in thinned(dividing or doubling(*given.nodes))]
     able = [layout for layout in sizes if config.batch.size % layout.world == 0]
     if not able and given.find != "batch":
         config.batch.model_copy(update={"micro": None}).split(sizes[-1].world)  # says what would do
@@ -41,6 +45,15 @@ def laid_out(world: int, per_node: int, network: float) -> Layout | None:
     if world <= per_node:
         return Layout(1, world, network)
     return None if world % per_node else Layout(world // per_node, per_node, network)
+
+
+def thinned(counts: Sequence[int]) -> list[int]:
+    """Of rising numbers the first, each that is at least twice the one before, and the last."""
+    found = list(counts[:1])
+    for count in counts[1:]:
+        if count >= 2 * found[-1]:
+            found.append(count)
+    return found if found[-1] == counts[-1] else [*found, counts[-1]]
 
 
 def doubling(low: int, high: int) -> list[int]:

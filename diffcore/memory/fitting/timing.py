@@ -6,8 +6,9 @@
   kernels (a roofline whose floor is the host). Checkpointing computes again: full one forward more, 4 of 3
   passes (Chen et al. 2016); selective what is cheap in FLOPs (Korthikanti et al. 2022, section 5).
 - Communication: bytes that each of N ranks sends, closed forms of the ZeRO paper (Rajbhandari et al. 2020,
-  section 7): with f = (N - 1) / N and P parameters 2 f P under ZeRO-0 and 1, f P (accumulation + 1) under
-  ZeRO-2, which reduces each micro batch's gradients, 3 f P accumulation under ZeRO-3. Over the slowest link:
+  section 7): with f = (N - 1) / N and P parameters 2 f P under ZeRO-0, 3 f P accumulation under ZeRO-3.
+  Under ZeRO-1 and 2 DeepSpeed sums whole buckets over all ranks (``use_multi_rank_bucket_allreduce``, its
+  default), where the paper scatters the sum: 3 f P, and f P (2 accumulation + 1). Over the slowest link:
   between a node's GPUs, or what a node sends to others, which a ring crosses once. Nothing overlaps.
 - Offload: gradients and weights over the host's bus, and Adam over the host's memory.
 - Optimizer: a rank's states through its memory, but no less than the host needs; Muon's products.
@@ -148,5 +149,5 @@ def step(
 def traffic(setting: Setting, parameters: int, world: int, accumulation: int) -> float:
     """Bytes that one rank sends in a step of ``accumulation`` micro batches."""
     width = arithmetic(setting.zero, setting.precision).itemsize  # type: ignore[arg-type]
-    times = {0: 2, 1: 2, 2: accumulation + 1, 3: 3 * accumulation}[setting.zero]
+    times = {0: 2, 1: 3, 2: 2 * accumulation + 1, 3: 3 * accumulation}[setting.zero]
     return times * parameters * width * (world - 1) / world

@@ -8,9 +8,9 @@ from typing import Any
 from diffcore.memory import report
 from diffcore.memory.anatomy import SCHEMA
 from diffcore.memory.calibration import Calibration
-from diffcore.memory.modules import answers, inputs, libraries, optimizers
+from diffcore.memory.modules import answers, inputs, libraries
 from diffcore.memory.modules.job import Job
-from diffcore.memory.modules.plan import job_of, loss_of, plan_of, settings
+from diffcore.memory.modules.plan import job_of, loss_of, optimizer_of, plan_of, settings
 from diffcore.memory.planning.plan import Plan
 
 SIZES = ("length", "side")
@@ -32,7 +32,9 @@ def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
                 advice.append(f"{other.flag}: {size}, {fits}; slower by {other.slower}")
         if given.largest:
             most = answers.largest(job, room, outside)
-            advice.append(f"largest micro batch with these settings: {most or 'none, not even one sample'}")
+            more = " or more" * (most == answers.MOST)
+            found = f"{most}{more}" if most else "none, not even one sample"
+            advice.append(f"largest micro batch with these settings: {found}")
     return {
         "schema": SCHEMA,
         "unit": "bytes",
@@ -45,16 +47,13 @@ def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
 
 def job_asked(given: Namespace) -> Job:
     """What the flags ask for, checked."""
-    optimizer = given.optimizer
     return job_of(
         given.target,
         inputs.named(given.inputs) if given.inputs else None,
         {name: getattr(given, name) for name in SIZES if getattr(given, name) is not None},
         given.micro_batch,
         loss=loss_of(libraries.named(given.loss, "--loss") if given.loss else None),
-        optimizer=libraries.named(optimizer, "--optimizer")
-        if ":" in optimizer
-        else optimizers.named(optimizer),
+        optimizer=optimizer_of(given.optimizer),
         strategy=given.strategy,
         precision=given.precision,
         checkpointing=given.checkpointing,

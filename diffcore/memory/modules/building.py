@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
+import logging
+import random
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeCopyMode,
     FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
@@ -36,7 +42,7 @@ def network_of(job: Job) -> nn.Module:
     A factory that looks into tensors as it builds is run on the meta device, where ranges, and what it asks
     for on the CPU, have values. InputError for a factory that makes no module, or has no checkpointing.
     """
-    with told(job.name):
+    with told(job.name), Here(), converted():
         try:
             network = job.factory()
         except DEPENDS:
@@ -44,6 +50,12 @@ def network_of(job: Job) -> nn.Module:
                 network = job.factory()
     if not isinstance(network, nn.Module):
         raise InputError(f"{job.name}: gives {type(network).__name__!r:.80}, not a torch.nn.Module")
+    if isinstance(network, torch.jit.ScriptModule) or hasattr(network, "_orig_mod"):
+        raise InputError(f"{job.name}: is compiled, of which nothing is seen; give the network itself")
+    mode = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+    if any(map(_is_real, [*network.parameters(), *network.buffers()])):  # somebody's own: it stays as it is
+        with told(job.name), FakeCopyMode(mode):
+            network = copy.deepcopy(network)
     _to_fake(network, job.weights, buffers=job.precision == "pure-bf16")
     network.train()
     if not any(p.requires_grad for p in network.parameters()):
@@ -124,9 +136,21 @@ def inputs_of(job: Job) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return arguments, named
 
 
+def taken(network: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """Of the named inputs those that forward has; the others are the loss's."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return named
+    names = {p.name for p in parameters}
+    return {name: value for name, value in named.items() if name in names}
+
+
 @contextlib.contextmanager
 def told(name: str) -> Iterator[None]:
     """What cannot be traced, or goes wrong in the network's own code, as one line that says where."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it prints a failing operator's traceback
     try:
         yield
     except DEPENDS as error:
@@ -147,6 +171,8 @@ def told(name: str) -> Iterator[None]:
                 raise error.__cause__ from None
         text = " ".join(str(error).split())
         raise InputError(f"{name}: {where(error)}: {type(error).__name__}: {text:.300}") from error
+    finally:
+        log.setLevel(level)
 
 
 def where(error: BaseException) -> str:
@@ -157,6 +183,60 @@ def where(error: BaseException) -> str:
         return "in torch"
     last = frames[-1]
     return f"{last.filename}:{last.lineno} in {last.name}"
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
+
+
+@contextlib.contextmanager
+def converted() -> Iterator[None]:
+    """``Module.to`` puts new parameters in the place of fake ones, whose data cannot be swapped; tied ones
+    stay tied."""
+    own, made = nn.Module._apply, dict[int, tuple[Tensor, Tensor]]()
+
+    def apply(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for child in module.children() if recurse else ():
+            apply(child, fn)
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = fn(tensor.detach())
+                    if isinstance(tensor, nn.Parameter):
+                        new = nn.Parameter(new, tensor.requires_grad)
+                    made[id(tensor)] = (tensor, new)
+                tensors[name] = made[id(tensor)][1]  # type: ignore[assignment]
+        return module
+
+    def outer(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        made.clear()
+        return apply(module, fn, recurse)
+
+    nn.Module._apply = outer  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = own  # type: ignore[method-assign]
+
+
+class Here(TorchFunctionMode):
+    """What is put on a GPU stays where it is: the fake device stands for it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """As ``func`` with cpu for cuda."""
+        if func is Tensor.cuda:
+            return args[0]
+        return func(*map(_here, args), **{name: _here(value) for name, value in (kwargs or {}).items()})
+
+
+def _here(value: Any) -> Any:
+    if isinstance(value, torch.device | str) and str(value).partition(":")[0] == "cuda":
+        return torch.device("cpu")
+    return value
 
 
 class Ranges(TorchFunctionMode):
@@ -170,17 +250,47 @@ class Ranges(TorchFunctionMode):
         return func(*args, **(here | (kwargs or {})))
 
 
-class NoneLeftOut(TorchFunctionMode):
-    """A single random number is 1: layers that are left out by chance (``torch.rand([]) < layerdrop``, Huang
-    et al. 2016) are all there, as in the step that takes most."""
+class Chance(TorchFunctionMode):
+    """Single random numbers are all ``value``: what leaves layers out by chance (``torch.rand([]) < rate``,
+    Huang et al. 2016) goes one way everywhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.seen = value, False
+
+    def draw(self) -> float:
+        """A number."""
+        self.seen = True
+        return self.value
+
+    def _single(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: own(*args, **kwargs) if args or kwargs else self.draw()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """As ``func``, or 1.0."""
-        if func is torch.rand and args and not isinstance(args[0], int) and not len(args[0]):
-            return torch.tensor(1.0)
+        """As ``func``, or a tensor of the number."""
+        if func is torch.rand:
+            shape = args[0] if args and not isinstance(args[0], int) else args
+            if torch.Size(shape).numel() == 1:
+                return torch.tensor(self.draw()).reshape(tuple(shape))
         return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Any:
+        """Python's own numbers and numpy's, too."""
+        self.places = [(random, "random")] + [
+            (np.random, name) for name in ("rand", "random", "random_sample")
+        ]
+        self.own = [getattr(place, name) for place, name in self.places]
+        for (place, name), own in zip(self.places, self.own, strict=True):
+            setattr(place, name, self._single(own))
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> Any:
+        """As it was."""
+        for (place, name), own in zip(self.places, self.own, strict=True):
+            setattr(place, name, own)
+        return super().__exit__(*error)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

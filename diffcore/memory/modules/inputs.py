@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,8 +65,8 @@ def tensor(text: str, micro: int) -> Tensor:
     for size in filter(None, (part.strip() for part in match[2].split(","))):
         if size != "B" and not (size.isdecimal() and size.isascii()):
             raise InputError(f"inputs {text!r:.80}: {size!r:.40} is neither a size nor B, the micro batch")
-        shape.append(micro if size == "B" else int(size))
-    if torch.Size(shape).numel() > MOST:
+        shape.append(micro if size == "B" else min(int(size), MOST + 1))
+    if math.prod(shape) > MOST:
         raise InputError(f"inputs {text!r:.80}: more than 2^40 elements")
     return torch.zeros(shape, dtype=DTYPES[dtype])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,8 @@ class Job:
     gloo: bool = True
     """On a CPU: collectives are gloo's, which work on copies."""
     name: str = "network"
+    chance: Any = field(default_factory=contextlib.nullcontext)
+    """What decides where chance does (``building.Chance``)."""
 
     def __post_init__(self) -> None:
         _one_of("strategy", self.strategy, STRATEGIES)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore.memory.modules import libraries, sharded
-from diffcore.memory.modules.building import NoneLeftOut, counted_rng_states, inputs_of, network_of, told
+from diffcore.memory.modules.building import Here, counted_rng_states, inputs_of, network_of, taken, told
 from diffcore.memory.modules.job import Job
 from diffcore.memory.modules.on_cuda import INSIDE, OnCuda, backward
 from diffcore.memory.modules.optimizers import AnyNumber, as_on_cuda, states_of
@@ -42,6 +42,8 @@ class Recorded:
     """Elements of all parameters, of the whole network."""
     layers: tuple[tuple[str, int], ...]
     """Modules and the bytes that they leave for backward in a micro batch, largest first."""
+    recurrent: tuple[str, ...] = ()
+    """Names of the layers in it whose kernels keep what no shape tells."""
 
 
 def record(job: Job) -> Recorded:
@@ -65,17 +67,36 @@ def record(job: Job) -> Recorded:
             for _ in range(STEPS):
                 loop.step()
         recorder.done = True
-    return Recorded(_stream(trace, recorder), loop.parameters, _left(trace, recorder))
+    left = _left(trace, recorder)
+    return Recorded(_stream(trace, recorder), loop.parameters, left, recurrent(loop.network))
 
 
 @contextlib.contextmanager
 def functions(job: Job) -> Iterator[None]:
     """Torch's functions, and the libraries' own, as they run in the training that is planned."""
-    with libraries.as_trained(), NoneLeftOut(), contextlib.ExitStack() as stack:
+    with libraries.as_trained(), unlooked(), job.chance, Here(), contextlib.ExitStack() as stack:
         if job.cuda:
             stack.enter_context(replaced(INSIDE))
             stack.enter_context(OnCuda())
         yield
+
+
+@contextlib.contextmanager
+def unlooked() -> Iterator[None]:
+    """torch's transformer looks whether a mask is the causal one; here it is one of somebody's."""
+    from torch.nn.modules import transformer
+
+    own = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = own
+
+
+def recurrent(network: nn.Module) -> tuple[str, ...]:
+    """Fused recurrent layers: their workspace is the library's (oneDNN, cuDNN)."""
+    return tuple(sorted({type(m).__name__ for m in network.modules() if isinstance(m, nn.RNNBase)}))
 
 
 class _Loop:
@@ -92,6 +113,7 @@ class _Loop:
         claim("data", self.network.buffers())
         with told(job.name):
             self.arguments = inputs_of(job)
+            self.taken = taken(self.network, self.arguments[1])
         claim("data", (x for x in torch.utils._pytree.tree_leaves(self.arguments) if isinstance(x, Tensor)))
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         self.buckets = self._buckets() if job.strategy == "ddp" else []
@@ -113,8 +135,8 @@ class _Loop:
         for _ in range(min(job.accumulation, MOST)):
             lower = job.autocast
             with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
-                arguments, named = self.arguments
-                loss = job.loss(self.network(*arguments, **named), self.arguments)
+                arguments, _ = self.arguments
+                loss = job.loss(self.network(*arguments, **self.taken), self.arguments)
             recorder.trace.events.append(Event(Kind.TURN, 0))
             self.mark("forward")
             recorder.recomputing = True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -16,6 +17,7 @@ from diffbase.formats import json_file
 from diffcore.memory.calibration import ASSUMED, Calibration
 from diffcore.memory.modules import inputs as examples
 from diffcore.memory.modules import libraries, loop, optimizers, zero
+from diffcore.memory.modules.building import Chance
 from diffcore.memory.modules.job import Inputs, Job
 from diffcore.memory.planning.plan import Plan, account
 
@@ -73,7 +75,7 @@ def plan(
         inputs,
         sizes,
         loss=loss_of(loss),
-        optimizer=optimizers.named(optimizer) if isinstance(optimizer, str) else optimizer,
+        optimizer=optimizer_of(optimizer),
         strategy=strategy,
         precision=precision,
         checkpointing=checkpointing,
@@ -118,12 +120,29 @@ def job_of(
     )
 
 
+def optimizer_of(given: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A name, ``module:class`` or the class itself. InputError for what makes none."""
+    if isinstance(given, str):
+        found = libraries.named(given, "optimizer") if ":" in given else optimizers.named(given)
+        return cast("Callable[[Any], Any]", found)
+    if not callable(given):
+        raise InputError(f"optimizer: give the class {type(given).__name__}, not one of some parameters")
+    return given
+
+
 def plan_of(job: Job, outside: Calibration = ASSUMED) -> Plan:
     """The plan of a job."""
-    with _undisturbed():
-        recorded = loop.record(job) if job.stage is None else zero.record(job)
     device = "cuda" if job.cuda else "cpu"
-    moments, ended, timeline = account(recorded.stream, device)
+    record = loop.record if job.stage is None else zero.record
+    tried = []
+    for value in (1.0, 0.0):
+        chance = Chance(value)
+        with _undisturbed():
+            recorded = record(replace(job, chance=chance))
+        tried.append((recorded, *account(recorded.stream, device)))
+        if not chance.seen:
+            break
+    recorded, moments, ended, timeline = max(tried, key=lambda one: max(m.allocated for m in one[1]))
     return Plan(
         job.rank,
         job.world,
@@ -140,9 +159,22 @@ def plan_of(job: Job, outside: Calibration = ASSUMED) -> Plan:
         timeline,
         outside,
         device,
+        _notes(recorded, len(tried) > 1),
         strategy=job.strategy,
         stream=recorded.stream,
     )
+
+
+def _notes(recorded: loop.Recorded, by_chance: bool) -> tuple[str, ...]:
+    found = []
+    if by_chance:
+        found.append(
+            "chance decides in this network: with every number drawn 0, or every one 1, this takes more"
+        )
+    if recorded.recurrent:
+        kinds = ", ".join(recorded.recurrent)
+        found.append(f"what fused {kinds} layers keep for backward is not planned: it can be half of them")
+    return tuple(found)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Storages that FSDP2 empties and fills again in place are seen by their ``resize_
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +28,13 @@ def fake_group(rank: int, world: int) -> Iterator[Any]:
 
     if dist.is_initialized():
         raise InputError("a plan of FSDP2 needs a process of its own: here is a process group already")
+    hook = sys.excepthook  # a group of torch's puts its rank before every traceback
     dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
     try:
         yield init_device_mesh("cpu", (world,))
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
 
 
 def shard(network: nn.Module, job: Job, mesh: Any) -> None:

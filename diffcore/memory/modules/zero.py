@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from diffbase.cli import InputError
 from diffcore.config.buckets import filled
-from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, told
+from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, taken, told
 from diffcore.memory.modules.job import Job
-from diffcore.memory.modules.loop import Recorded, functions
+from diffcore.memory.modules.loop import Recorded, functions, recurrent
 from diffcore.memory.modules.on_cuda import backward
 from diffcore.memory.modules.optimizers import work_of
 from diffcore.memory.planning.activations import zero3_linear
@@ -41,15 +41,15 @@ BUCKET = 500_000_000
 
 def record(job: Job) -> Recorded:
     """Two steps under DeepSpeed. InputError where the network cannot be traced."""
-    trace = traced(job)
+    trace, kinds = traced(job)
     sharing = sharing_of(job, trace)
     work = _work(job, trace, sharing)
     stream = replay(trace, sharing, optimizer=work)
-    return Recorded(stream, sum(p.numel for p in trace.parameters), layers(trace))
+    return Recorded(stream, sum(p.numel for p in trace.parameters), layers(trace), kinds)
 
 
-def traced(job: Job) -> Trace:
-    """One micro batch, with where its modules begin and end."""
+def traced(job: Job) -> tuple[Trace, tuple[str, ...]]:
+    """One micro batch, with where its modules begin and end; and names of its recurrent layers."""
     dtype = job.weights or torch.float32
     with contextlib.ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -78,13 +78,13 @@ def traced(job: Job) -> Trace:
         with told(job.name):
             lower = job.autocast
             with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
-                loss = job.loss(network(*arguments[0], **arguments[1]), arguments)
+                loss = job.loss(network(*arguments[0], **taken(network, arguments[1])), arguments)
             result.events.append(Event(Kind.TURN, 0))
             recorder.recomputing = True
             backward(loss)
             del loss
         recorder.done = True
-    return result
+    return result, recurrent(network)
 
 
 def sharing_of(job: Job, trace: Trace) -> Sharing:

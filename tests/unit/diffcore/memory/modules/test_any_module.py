@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -316,6 +318,7 @@ def test_bad_settings_are_one_line(wrong: dict[str, Any], said: str) -> None:
         ("float32[B,x]", "neither a size nor B"),
         ("float32", "expected DTYPE"),
         (3, "is no tensor"),
+        ("float32[B,99999999999999999999,8]", "more than 2^40"),
         ("float32[B,9]", "RuntimeError"),
         (None, "give them"),
     ],
@@ -327,11 +330,74 @@ def test_bad_inputs_are_one_line(inputs: Any, said: str) -> None:
 
 
 def test_what_makes_no_network() -> None:
-    for make, said in ((lambda: 3, "not a torch.nn.Module"), (mlp(4, 4)(), "what makes the network")):
+    for make, said in (
+        (lambda: 3, "not a torch.nn.Module"),
+        (lambda: torch.jit.script(nn.Linear(4, 4)), "is compiled"),
+    ):
         with pytest.raises(InputError, match=said):
             planned(make)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nothing is trained"):
         planned(lambda: mlp(WIDE, 4)().requires_grad_(False))
+
+
+def test_a_network_that_is_there_stays_as_it_is() -> None:
+    net = mlp(WIDE, 4)()
+    before = [p.clone() for p in net.parameters()]
+    made = [planned(net), planned(lambda: nn.Sequential(net))]  # type: ignore[arg-type]
+    assert [m.parameters for m in made] == [sum(p.numel() for p in before)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    net(torch.zeros(2, WIDE)).sum().backward()
+    assert not net._forward_pre_hooks and not net[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("way", "width"),
+    [
+        (lambda n: n.to(torch.bfloat16), 2),
+        (lambda n: n.half(), 2),
+        (lambda n: n.to("cpu"), 4),
+        (lambda n: n.cuda(), 4),
+        (lambda n: n.to("cuda:0", torch.bfloat16), 2),
+        (lambda n: n.to(memory_format=torch.channels_last), 4),
+    ],
+)
+def test_factories_may_convert_and_place(way: Callable[[nn.Module], nn.Module], width: int) -> None:
+    made = plan(lambda: way(Tied()), "int64[B,5]", device="cpu")
+    assert made.parameters == 50 * WIDE  # tied still
+    assert made.at("after step").bytes["parameters"] == width * 50 * WIDE
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: torch.rand([]), lambda: torch.rand(1).item(), lambda: random.random(), lambda: np.random.rand()],
+)
+def test_chance_goes_the_way_that_takes_more(draw: Callable[[], Any], keeps: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(WIDE, WIDE) for _ in range(3))
+            self.out = nn.Linear(WIDE, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                if (draw() < 0.5) == keeps:
+                    x = layer(x)
+            return self.out(x)
+
+    made = planned(Net)
+    assert made.gradients == 4 * (3 * (WIDE + 1) * WIDE + WIDE + 1) and "chance" in made.notes[0]
+
+
+def test_what_is_the_losss_alone_and_recurrent_layers_are_told() -> None:
+    inputs = {"input": f"float32[B,9,{WIDE}]", "label": "int64[B]"}
+
+    def own(output: Any, given: Any) -> Tensor:
+        return nn.functional.cross_entropy(output[0][:, -1], given["label"])
+
+    made = plan(lambda: nn.LSTM(WIDE, 8, batch_first=True), inputs, loss=own, micro=2, device="cpu")
+    assert made.at("after step").bytes["data"] == 4 * 2 * 9 * WIDE + 8 * 2
+    assert "LSTM" in made.notes[0]
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
