@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +55,27 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """Every network under every strategy; precision, checkpointing and the rest in turns."""
+    """Every network under every strategy, in both precisions, with and without checkpointing; ranks, process
+    group and accumulation in turns."""
     found = []
-    precisions = ("fp32", "bf16")
-    for i, network in enumerate(NETWORKS):
-        for j, strategy in enumerate(("plain", "ddp", "fsdp2", "zero1", "zero2", "zero3")):
-            for k, checkpointing in enumerate((False, True)):
-                alone = strategy == "plain"
-                # gloo's own thread frees what FSDP2 hands it, which the profiler does not see.
-                fake = strategy == "fsdp2" or (not alone and strategy != "ddp" and (i + j + k) % 2 == 1)
-                found.append(
-                    Cell(
-                        network, strategy, precisions[(i + j + k) % 2], checkpointing,
-                        world=1 if alone else 8 if fake and (i + j + k) % 2 else 2,
-                        backend="fake" if fake else "gloo", accumulation=1 + (i + k) % 2,
-                    )
-                )  # fmt: skip
+    kinds = product(enumerate(NETWORKS), enumerate(STRATEGIES), (False, True), (0, 1))
+    for (i, network), (j, strategy), checkpointing, other in kinds:
+        odd = (i + j + checkpointing) % 2
+        # gloo's own thread frees what FSDP2 hands it, which the profiler does not see.
+        fake = strategy == "fsdp2" or (odd and strategy not in ("plain", "ddp"))
+        found.append(
+            Cell(
+                network, strategy, ("fp32", "bf16")[(odd + other) % 2], checkpointing,
+                world=1 if strategy == "plain" else 8 if fake and odd else 2,
+                backend="fake" if fake else "gloo", accumulation=1 + (i + checkpointing + other) % 2,
+            )
+        )  # fmt: skip
     for optimizer in ("sgd-momentum", "adafactor", "muon", "adam"):
         found.append(Cell("gpt2", optimizer=optimizer))
         if optimizer != "muon":  # two optimizers, which DeepSpeed does not take
             found.append(Cell("gpt2", "zero2", optimizer=optimizer, world=2))
     found.append(Cell("gpt2", "fsdp2", optimizer="sgd-momentum", backend="fake", world=2))
-    for strategy in ("plain", "ddp", "fsdp2", "zero1", "zero2", "zero3"):
+    for strategy in STRATEGIES:
         world, backend = (1 if strategy == "plain" else 2), "fake" if strategy == "fsdp2" else "gloo"
         found.append(Cell("frozen", strategy, world=world, backend=backend))
     found += [Cell("gpt2", "zero3", "bf16", world=2, offload=what) for what in OFFLOADED]
@@ -219,6 +219,7 @@ def networks() -> dict[str, tuple[Callable[[], Any], dict[str, str], int]]:
 
 
 NETWORKS = ("gpt2", "llama", "t5", "bert", "vit", "whisper", "unet", "dit", "sd3", "flux", "vae")
+STRATEGIES = ("plain", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 OFFLOADED = ("optimizer", "parameters")
 WHOLE = ("dit",)
 """Sharded as one by FSDP2: its forward reaches into its blocks."""

@@ -146,7 +146,7 @@ def plan_memory(
 
     All sizes are bytes: ``plan.smi`` is the number that nvidia-smi will show; ``plan.peak.allocated`` and
     ``plan.peak.bytes`` are the tensors at the fullest moment, in all and by category; ``plan.moments`` has
-    the four moments of a step. ``plan.fits(80)`` says whether a card of 80 GB holds it.
+    the moments of a step. ``plan.fits(80)`` says whether a card of 80 GB holds it.
 
     ``overrides`` and ``more`` are those of ``load_config``. ``device`` "cpu": a run over gloo, without CUDA's
     allocator. ``calibration``: NVML's name of a GPU that was measured. Needs no GPU and no shards; where

@@ -78,9 +78,12 @@ def capacity(gigabytes: float) -> int:
 # lanes are 16, 32 and 64 GB/s a direction, NVLink half of what the data sheet has for both.
 _ROWS: dict[str, tuple[float, float, float, float, float, float, float, int | None, tuple[str, ...]]] = {
     # Volta, Pascal and Turing: fp16 alone, and no TF32.
-    "P100": (16, 18.7, 9.3, 9.3, 732, 16, 16, None, ("Tesla P100-PCIE-16GB", "Tesla P100-SXM2-16GB")),
-    "V100 16GB": (16, 125, 15.7, 15.7, 900, 150, 16, 16_120, ("V100-SXM2-16GB", "V100-PCIE-16GB")),
-    "V100 32GB": (32, 125, 15.7, 15.7, 900, 150, 16, None, ("V100-SXM2-32GB", "V100-PCIE-32GB")),
+    "P100": (16, 18.7, 9.3, 9.3, 732, 16, 16, None, ("Tesla P100-PCIE-16GB",)),
+    "P100 SXM2": (16, 21.2, 10.6, 10.6, 732, 80, 16, None, ("Tesla P100-SXM2-16GB",)),
+    "V100 16GB": (16, 125, 15.7, 15.7, 900, 150, 16, 16_120, ("V100-SXM2-16GB",)),
+    "V100 16GB PCIe": (16, 112, 14, 14, 900, 16, 16, 16_120, ("V100-PCIE-16GB",)),
+    "V100 32GB": (32, 125, 15.7, 15.7, 900, 150, 16, None, ("V100-SXM2-32GB",)),
+    "V100 32GB PCIe": (32, 112, 14, 14, 900, 16, 16, None, ("V100-PCIE-32GB",)),
     "T4": (16, 65, 8.1, 8.1, 320, 16, 16, 14_909, ("Tesla T4",)),
     "RTX 2080 Ti": (11, 53.8, 13.4, 13.4, 616, 16, 16, None, ()),
     # Data centres.
@@ -98,6 +101,7 @@ _ROWS: dict[str, tuple[float, float, float, float, float, float, float, int | No
     "H100": (80, 989, 494, 67, 3350, 450, 64, 81_000, ("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM5")),
     "H100 PCIe": (80, 756, 378, 51, 2000, 64, 64, 81_000, ()),
     "H100 NVL": (94, 835, 417, 60, 3900, 64, 64, 95_230, ()),
+    "H20": (96, 148, 74, 44, 4000, 450, 64, None, ("NVIDIA H20",)),
     "H200": (141, 989, 494, 67, 4800, 450, 64, 143_156, ("NVIDIA H200 SXM",)),
     "H200 NVL": (141, 835, 417, 60, 4800, 64, 64, None, ()),
     "GH200": (96, 989, 494, 67, 4000, 450, 450, None, ("NVIDIA GH200 480GB",)),
@@ -140,7 +144,9 @@ _ROWS: dict[str, tuple[float, float, float, float, float, float, float, int | No
     "RTX 5080": (16, 112.6, 56.3, 56.3, 960, 64, 64, None, ()),
     "RTX 5090": (32, 209.5, 104.8, 104.8, 1792, 64, 64, 32_105, ()),
 }  # fmt: skip
-_WITHOUT_BF16 = ("P100", "V100 16GB", "V100 32GB", "T4", "RTX 2080 Ti")
+_WITHOUT_BF16 = (
+    "P100", "P100 SXM2", "V100 16GB", "V100 16GB PCIe", "V100 32GB", "V100 32GB PCIe", "T4", "RTX 2080 Ti",
+)  # fmt: skip
 # A profile is its share of the SMs and its GB; NVIDIA's MIG user guide lists them.
 _PROFILES = {
     "A30": "1g.6gb 2g.12gb 4g.24gb",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffbase import cli
+from diffbase.cli import InputError
 from diffbase.files import check_writable, write_atomic
 from diffbase.line import say
 
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> None:
     given = parser(prog).parse_args(argv)
     if given.out:
         check_writable(given.out.parent)
+        if given.out.suffix != ".html" or given.out.name == "report.html":
+            raise InputError(f"--out {given.out}: a page, FILE.html, and not a report's own")
 
     from diffcore.memory import anatomy, comparing, tables
     from diffcore.memory.page.comparison import comparison

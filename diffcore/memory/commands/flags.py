@@ -87,6 +87,8 @@ def settings(
     given, rest = parser.parse_known_args(argv)
 
     if getattr(given, "nodes", None):
+        if given.world > 1:
+            raise InputError("--gpus and --nodes both say how many GPUs: give one of them")
         given.world = given.nodes[1] * given.gpus_per_node
     ranks = given.world if planned else launcher.place().size
     given.rest = rest

@@ -1,4 +1,4 @@
-"""The memory of a run before the run: every category on one rank at four moments of a step.
+"""The memory of a run before the run: every category on one rank at the moments of a step.
 
 The micro batch is traced with fake tensors (activations.py), placed inside DeepSpeed's step (replay.py,
 states.py) and given to a model of CUDA's allocator (allocator.py); what is outside torch comes from a

@@ -49,7 +49,7 @@ def test_names_as_people_and_nvml_write_them(text: str, name: str) -> None:
     ("text", "says"),
     [
         ("A100", "it may be A100 40GB or A100 40GB PCIe or A100 80GB"),
-        ("V100", "it may be V100 16GB or V100 32GB"),
+        ("V100", "it may be V100 16GB or V100 16GB PCIe or V100 32GB"),
         ("RTX 4091", "did you mean RTX 4090"),
         ("H100 3g.41gb", "no MIG profile of one card; there are: H100: 1g.10gb, .*3g.40gb"),
         ("RTX 4090 1g.5gb", "RTX 4090: none"),
