@@ -192,7 +192,7 @@ def test_a_run_folder_holds_what_is_needed(train: Train, small: Path) -> None:
     assert report["schema"] == "diffcore.anatomy/1"
     assert [rank["rank"] for rank in report["measured"]] == [0, 1]
     for rank, planned in zip(report["measured"], report["planned"], strict=True):
-        forward, backward, step, after = (m["bytes"] for m in rank["moments"])
+        _, forward, backward, step, after = (m["bytes"] for m in rank["moments"])
         assert rank["parameters"] == count
         assert 4 * count <= forward["parameters"] <= 4 * count + 64  # a flat buffer, padded
         assert forward["activations"] > 100 * after["activations"]
