@@ -46,12 +46,18 @@ class Cell:
     backend: str = "gloo"
     world: int = 1
     offload: str = "none"
+    bucket_view: bool = False
 
     def __str__(self) -> str:
         place = "" if self.strategy == "plain" else f" {self.backend} x {self.world}"
         words = [self.network, self.strategy, self.precision, "checkpointing" * self.checkpointing]
         more = [self.optimizer, f"x {self.accumulation}" * (self.accumulation > 1)]
-        return " ".join(filter(None, words + more)) + place + f" {self.offload}" * (self.offload != "none")
+        return (
+            " ".join(filter(None, words + more))
+            + place
+            + f" {self.offload}" * (self.offload != "none")
+            + " view" * self.bucket_view
+        )
 
 
 def cells() -> list[Cell]:
@@ -80,6 +86,7 @@ def cells() -> list[Cell]:
         found.append(Cell("frozen", strategy, world=world, backend=backend))
     found += [Cell("gpt2", "zero3", "bf16", world=2, offload=what) for what in OFFLOADED]
     found.append(Cell("gpt2", "zero2", world=2, offload="optimizer"))
+    found += [Cell(name, "ddp", world=2, accumulation=2, bucket_view=True) for name in ("gpt2", "vae")]
     return found
 
 
@@ -232,7 +239,7 @@ def planned(cell: Cell) -> dict[str, Any]:
     job = job_of(
         factory, inputs, {}, micro, loss=loss_of(None), optimizer=optimizer_of(cell.optimizer),
         strategy=cell.strategy, precision=cell.precision, checkpointing=cell.checkpointing,
-        accumulation=cell.accumulation, world=cell.world, offload=cell.offload,
+        accumulation=cell.accumulation, world=cell.world, offload=cell.offload, bucket_view=cell.bucket_view,
         deepspeed=settings(cell) or {}, cuda=False, gloo=cell.backend == "gloo",
         blocks=(lambda network: []) if cell.network in WHOLE else None,
     )  # fmt: skip
@@ -401,7 +408,9 @@ class Training:
             self._under_deepspeed(half, micro)
             return
         if cell.strategy == "ddp":
-            self.network = torch.nn.parallel.DistributedDataParallel(self.network)
+            self.network = torch.nn.parallel.DistributedDataParallel(
+                self.network, gradient_as_bucket_view=cell.bucket_view
+            )
         if cell.strategy == "fsdp2":
             self._sharded()
         self.optimizer = optimizer_of(cell.optimizer)(self._trained())

@@ -56,11 +56,22 @@ def planned(
     saved: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """anatomy.json of plans alone. ``room``: bytes of the card that they are for; ``saved``: ``savings``."""
+    return tree_of(about(config, plans[0].world, plans[0].parameters), plans, advice, room, saved)
+
+
+def tree_of(
+    run: dict[str, Any],
+    plans: Sequence[Plan],
+    advice: Sequence[str] = (),
+    room: int | None = None,
+    saved: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """As ``planned``, of any network: ``run`` has the settings."""
     capacity = {"capacity": {"bytes": room, "source": "the card given"}} if room else {}
     return {
         "schema": SCHEMA,
         "unit": "bytes",
-        "run": about(config, plans[0].world, plans[0].parameters),
+        "run": run,
         "planned": [rank | capacity for rank in entries(plans)],
         "measured": [],
         "advice": _ordered(advice, saved),

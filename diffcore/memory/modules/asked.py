@@ -6,7 +6,6 @@ from argparse import Namespace
 from typing import Any
 
 from diffcore.memory import report
-from diffcore.memory.anatomy import SCHEMA
 from diffcore.memory.calibration import Calibration
 from diffcore.memory.modules import answers, inputs, libraries
 from diffcore.memory.modules.job import Job
@@ -21,10 +20,8 @@ def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
     """The report. InputError where the network cannot be planned."""
     job = job_asked(given)
     planned = plan_of(job, outside)
-    advice, capacity = list[str](), dict[str, Any]()
-    if given.gpu is not None:
-        room = given.gpu.usable
-        capacity = {"capacity": {"bytes": room, "source": "the card given"}}
+    advice, room = list[str](), given.gpu.usable if given.gpu else None
+    if room is not None:
         if planned.smi > room:
             for other in answers.alternatives(job, outside):
                 fits = "fits" if other.plan.smi <= room else "does not fit"
@@ -35,14 +32,7 @@ def anatomy(given: Namespace, outside: Calibration) -> dict[str, Any]:
             more = " or more" * (most == answers.MOST)
             found = f"{most}{more}" if most else "none, not even one sample"
             advice.append(f"largest micro batch with these settings: {found}")
-    return {
-        "schema": SCHEMA,
-        "unit": "bytes",
-        "run": about(job, planned),
-        "planned": [rank | capacity for rank in report.entries([planned])],
-        "measured": [],
-        "advice": advice,
-    }
+    return report.tree_of(about(job, planned), [planned], advice, room)
 
 
 def job_asked(given: Namespace) -> Job:

@@ -9,7 +9,7 @@ copied into them, or are views of them (Li et al. 2020, section 4.2; torch/csrc/
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffcore.memory.modules import libraries, sharded
 from diffcore.memory.modules.building import Here, counted_rng_states, inputs_of, network_of, taken, told
-from diffcore.memory.modules.job import Job
+from diffcore.memory.modules.job import Inputs, Job
 from diffcore.memory.modules.on_cuda import INSIDE, OnCuda, backward
 from diffcore.memory.modules.optimizers import AnyNumber, as_on_cuda, states_of
 from diffcore.memory.planning.activations import replaced
-from diffcore.memory.planning.recording import Event, Kind, Recorder, Trace, name_layers
+from diffcore.memory.planning.plan import layers
+from diffcore.memory.planning.recording import Event, Kind, Recorder, Trace, kept, name_layers
 from diffcore.memory.planning.stream import Stream
 
 PHASES = ("start", "forward", "backward", "step")
@@ -67,7 +68,7 @@ def record(job: Job) -> Recorded:
             for _ in range(STEPS):
                 loop.step()
         recorder.done = True
-    left = _left(trace, recorder)
+    left = layers(trace, recorder.categories)
     return Recorded(_stream(trace, recorder), loop.parameters, left, recurrent(loop.network))
 
 
@@ -94,6 +95,24 @@ def unlooked() -> Iterator[None]:
         transformer._detect_is_causal_mask = own
 
 
+def micro_batch(
+    job: Job,
+    network: nn.Module,
+    arguments: Inputs,
+    recorder: Recorder,
+    turned: Callable[[], None] = lambda: None,
+) -> None:
+    """Forward under autocast, loss and backward; ``turned`` is called between them."""
+    lower = job.autocast
+    with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
+        loss = job.loss(network(*arguments[0], **taken(network, arguments[1])), arguments)
+    recorder.trace.events.append(Event(Kind.TURN, 0))
+    turned()
+    recorder.recomputing = True
+    backward(loss)
+    recorder.recomputing = False
+
+
 def recurrent(network: nn.Module) -> tuple[str, ...]:
     """Fused recurrent layers: their workspace is the library's (oneDNN, cuDNN)."""
     return tuple(sorted({type(m).__name__ for m in network.modules() if isinstance(m, nn.RNNBase)}))
@@ -113,11 +132,12 @@ class _Loop:
         claim("data", self.network.buffers())
         with told(job.name):
             self.arguments = inputs_of(job)
-            self.taken = taken(self.network, self.arguments[1])
         claim("data", (x for x in torch.utils._pytree.tree_leaves(self.arguments) if isinstance(x, Tensor)))
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         self.buckets = self._buckets() if job.strategy == "ddp" else []
         claim("buckets", self.buckets)
+        if self.buckets and job.bucket_view:
+            self._as_views(self.buckets[0])
         with told(job.name):
             self.optimizer = job.optimizer(self.trained)
         self.averages = [sharded.local(p).detach().float().clone() for p in self.trained] if job.ema else []
@@ -129,21 +149,24 @@ class _Loop:
         used = [torch.empty(len(self.trained), dtype=torch.int32) for _ in range(1 + (not self.job.cuda))]
         return [flat, *used]
 
+    def _as_views(self, flat: Tensor) -> None:
+        """In the last micro batch each gradient is copied into its part of the buckets when it is there, and
+        is that part then; those before are accumulated beside them (``no_sync``)."""
+        for p, part in zip(self.trained, flat.split([p.numel() for p in self.trained]), strict=True):
+
+            def put(p: Tensor, part: Tensor = part) -> None:
+                if self.last:
+                    p.grad = part.view(p.shape)
+
+            p.register_post_accumulate_grad_hook(put)
+
     def step(self) -> None:
         job, recorder = self.job, self.recorder
         self.mark("start")
-        for _ in range(min(job.accumulation, MOST)):
-            lower = job.autocast
-            with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
-                arguments, _ = self.arguments
-                loss = job.loss(self.network(*arguments, **self.taken), self.arguments)
-            recorder.trace.events.append(Event(Kind.TURN, 0))
-            self.mark("forward")
-            recorder.recomputing = True
-            backward(loss)
-            recorder.recomputing = False
-            del loss
-            self.as_views()
+        count = min(job.accumulation, MOST)
+        for number in range(count):
+            self.last = number == count - 1
+            micro_batch(job, self.network, self.arguments, recorder, lambda: self.mark("forward"))
             recorder.claim("gradients", (sharded.local(p.grad) for p in self.trained if p.grad is not None))
             self.mark("backward")
         with AnyNumber():
@@ -157,34 +180,13 @@ class _Loop:
         recorder.claim("parameters", map(sharded.local, self.network.parameters()))
         self.mark("step")
 
-    def as_views(self) -> None:
-        """DDP's gradients as views of its buckets, where they are to be."""
-        if self.buckets and self.job.bucket_view:
-            parts = self.buckets[0].split([p.numel() for p in self.trained])
-            for p, part in zip(self.trained, parts, strict=True):
-                p.grad = part.view(p.shape)
-
     def mark(self, phase: str) -> None:
         self.recorder.trace.events.append(Event(Kind.MARK, PHASES.index(phase)))
 
 
-def _saved(trace: Trace) -> set[int]:
-    """Storages that are there when a backward begins."""
-    alive: set[int] = set()
-    saved: set[int] = set()
-    for event in trace.events:
-        if event.kind == Kind.ALLOCATE:
-            alive.add(event.what)
-        elif event.kind == Kind.FREE:
-            alive.discard(event.what)
-        elif event.kind == Kind.TURN:
-            saved |= alive
-    return saved
-
-
 def _stream(trace: Trace, recorder: Recorder) -> Stream:
     """The events with a category each."""
-    saved = _saved(trace) | trace.recomputed
+    saved = trace.recomputed.union(*kept(trace))
     stream = Stream()
     numbers: dict[int, int] = {}
     for event in trace.events:
@@ -199,20 +201,3 @@ def _stream(trace: Trace, recorder: Recorder) -> Stream:
         elif event.kind == Kind.MARK:
             stream.mark(PHASES[event.what])
     return stream
-
-
-def _left(trace: Trace, recorder: Recorder) -> tuple[tuple[str, int], ...]:
-    """What each module leaves for the last backward."""
-    alive: dict[int, int] = {}
-    sizes: dict[str, int] = {}
-    for event in trace.events:
-        if event.kind == Kind.ALLOCATE and event.what not in recorder.categories:
-            alive[event.what] = event.size
-        elif event.kind == Kind.FREE:
-            alive.pop(event.what, None)
-        elif event.kind == Kind.TURN:
-            sizes = {}
-            for what, size in alive.items():
-                name = trace.layers[what] or "(loss)"
-                sizes[name] = sizes.get(name, 0) + size
-    return tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))

@@ -16,16 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from diffbase.cli import InputError
 from diffcore.config.buckets import filled
-from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, taken, told
+from diffcore.memory.modules.building import counted_rng_states, inputs_of, network_of, told
 from diffcore.memory.modules.job import Job
-from diffcore.memory.modules.loop import Recorded, functions, recurrent
-from diffcore.memory.modules.on_cuda import backward
+from diffcore.memory.modules.loop import Recorded, functions, micro_batch, recurrent
 from diffcore.memory.modules.optimizers import work_of
 from diffcore.memory.planning.activations import zero3_linear
 from diffcore.memory.planning.plan import layers
 from diffcore.memory.planning.recording import (
-    Event,
-    Kind,
     Parameter,
     Recorder,
     Trace,
@@ -76,13 +73,7 @@ def traced(job: Job) -> tuple[Trace, tuple[str, ...]]:
         stack.enter_context(functions(job))
         stack.enter_context(recorder)
         with told(job.name):
-            lower = job.autocast
-            with torch.autocast("cpu", lower or torch.bfloat16, enabled=lower is not None):
-                loss = job.loss(network(*arguments[0], **taken(network, arguments[1])), arguments)
-            result.events.append(Event(Kind.TURN, 0))
-            recorder.recomputing = True
-            backward(loss)
-            del loss
+            micro_batch(job, network, arguments, recorder)
         recorder.done = True
     return result, recurrent(network)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from diffcore.config.tree import Config
 from diffcore.memory.calibration import ASSUMED, Calibration, capacity
 from diffcore.memory.planning.activations import trace
 from diffcore.memory.planning.allocator import CachingAllocator
-from diffcore.memory.planning.recording import Event, Kind, Trace
+from diffcore.memory.planning.recording import Event, Kind, Trace, kept
 from diffcore.memory.planning.replay import replay
 from diffcore.memory.planning.start import start_peak
 from diffcore.memory.planning.states import CATEGORIES, Sharing
@@ -288,19 +289,16 @@ def _thinned(timeline: list[tuple[str, dict[str, int]]], most: int = 400) -> lis
     return [max(points, key=lambda point: sum(point[1].values())) for points in runs]
 
 
-def layers(traced: Trace) -> tuple[tuple[str, int], ...]:
-    """What each module leaves for backward, largest first; "network" is what it does itself."""
-    alive: dict[int, int] = {}
-    for event in traced.events:
-        if event.kind == Kind.ALLOCATE:
-            alive[event.what] = event.size
-        elif event.kind == Kind.FREE:
-            alive.pop(event.what, None)
-        elif event.kind == Kind.TURN:
-            break
+def layers(traced: Trace, states: Container[int] = ()) -> tuple[tuple[str, int], ...]:
+    """What each module leaves for the last backward, largest first; "network" is what it does itself.
+
+    ``states``: storages that are not of the micro batch.
+    """
     sizes: dict[str, int] = defaultdict(int)
-    for storage, size in alive.items():
-        sizes[traced.layers[storage] or "(loss)"] += size
+    *_, last = {}, *kept(traced)
+    for storage, size in last.items():
+        if storage not in states:
+            sizes[traced.layers[storage] or "(loss)"] += size
     return tuple(sorted(sizes.items(), key=lambda item: -item[1]))
 
 

@@ -8,7 +8,7 @@ Bytes are the tensors' own; what a device's allocator makes of them is allocator
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -94,6 +94,18 @@ class Trace:
     def itemsize(self) -> int:
         """Bytes of one element of a weight."""
         return self.dtype.itemsize
+
+
+def kept(trace: Trace) -> Iterator[dict[int, int]]:
+    """Storages that are there, and their bytes, each time that a backward begins: what autograd saved."""
+    alive: dict[int, int] = {}
+    for event in trace.events:
+        if event.kind == Kind.ALLOCATE:
+            alive[event.what] = event.size
+        elif event.kind == Kind.FREE:
+            alive.pop(event.what, None)
+        elif event.kind == Kind.TURN:
+            yield dict(alive)
 
 
 class Recorder(TorchDispatchMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffcore.memory.planning import muon
-from diffcore.memory.planning.recording import Event, Kind, Trace
+from diffcore.memory.planning.recording import Event, Kind, Trace, kept
 from diffcore.memory.planning.states import FULL, Sharing, Work
 from diffcore.memory.planning.stream import Stream
 
@@ -26,19 +26,7 @@ class Plain:
         self.size = [n * sharing.itemsize for n in self.numels]
         self.first = True
         self.holders = {e.size for e in trace.events if e.kind == Kind.GRADIENT}
-        self.saved = self._saved()
-
-    def _saved(self) -> set[int]:
-        """Storages of forward that are still there when backward begins: what autograd saved."""
-        alive: set[int] = set()
-        for event in self.trace.events:
-            if event.kind == Kind.ALLOCATE:
-                alive.add(event.what)
-            elif event.kind == Kind.FREE:
-                alive.discard(event.what)
-            elif event.kind == Kind.TURN:
-                break
-        return alive
+        self.saved: set[int] = set().union(*kept(trace))
 
     def _category(self, storage: int) -> str:
         if storage in self.holders:

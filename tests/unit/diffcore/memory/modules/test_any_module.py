@@ -340,6 +340,18 @@ def test_what_makes_no_network() -> None:
         planned(lambda: mlp(WIDE, 4)().requires_grad_(False))
 
 
+def test_gradients_as_views_of_ddps_buckets_are_there_once() -> None:
+    apart, views = (
+        planned(mlp(WIDE, 300, 300, 8), strategy="ddp", world=2, gradient_as_bucket_view=on)
+        for on in (False, True)
+    )
+    assert apart.gradients == views.gradients == 4 * apart.parameters  # which are the buckets, or beside them
+    assert views.at("step peak").bytes["buckets"] < apart.at("step peak").bytes["buckets"]
+    saved = apart.at("step peak").allocated - views.at("step peak").allocated
+    assert saved == 4 * apart.parameters
+    assert views.at("backward peak").allocated < apart.at("backward peak").allocated
+
+
 def test_a_network_that_is_there_stays_as_it_is() -> None:
     net = mlp(WIDE, 4)()
     before = [p.clone() for p in net.parameters()]
